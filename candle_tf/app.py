@@ -1,0 +1,99 @@
+"""What every main shares: flags made from `Config`, and errors told as one message.
+
+    def main(config: Config) -> None: ...
+
+    if __name__ == "__main__":
+        app.define_config_flags()
+        app.run(lambda _: main(app.config_from_flags()))
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+
+from absl import app as absl_app
+from absl import flags, logging
+
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+
+_CONFIG_FILE = "config"
+
+
+def define_config_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines one flag per setting of `Config`, and --config to begin from a run's config.json."""
+    flags.DEFINE_string(
+        _CONFIG_FILE,
+        None,
+        "a run's config.json to begin from; flags given beside it win",
+        flag_values=flag_values,
+    )
+    define = {
+        bool: flags.DEFINE_boolean,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
+    for field in dataclasses.fields(Config):
+        choices = field.metadata["choices"]
+        text = field.metadata["help"] + (f": one of {', '.join(choices)}" if choices else "")
+        if isinstance(field.default, tuple):
+            default = [str(item) for item in field.default]
+            flags.DEFINE_list(field.name, default, text, flag_values=flag_values)
+        else:
+            kind = type(field.default)
+            define[kind](field.name, field.default, text, flag_values=flag_values)
+
+
+def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
+    """The settings that the command line (and --config, under it) asks for.
+
+    Raises:
+        UserError: for values that `Config` refuses.
+    """
+    begin_from = flag_values[_CONFIG_FILE].value
+    values = Config.from_json(begin_from).to_dict() if begin_from else {}
+    for field in dataclasses.fields(Config):
+        flag = flag_values[field.name]
+        if flag.present or field.name not in values:
+            values[field.name] = (
+                _integers(field.name, flag.value) if isinstance(flag.value, list) else flag.value
+            )
+    return Config.from_dict(values, "The command line")
+
+
+def _integers(name: str, items: list[str]) -> list[int]:
+    try:
+        return [int(item) for item in items]
+    except ValueError as error:
+        raise UserError(
+            f"--{name}={','.join(items)} is not a list of whole numbers such as 96,128,160."
+        ) from error
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a main under absl; a `UserError` ends it with one message and exit code 2."""
+
+    def guarded(argv: list[str]) -> None:
+        logging.use_absl_handler()
+        logging.set_verbosity(logging.INFO)
+        logging.get_absl_handler().setFormatter(None)
+        if len(argv) > 1:
+            _fail(f"{argv[1]!r} is not a flag; flags begin with --.")
+        try:
+            main(argv)
+        except UserError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("Stopped. The same command goes on from the last checkpoint.", code=130)
+
+    try:
+        absl_app.run(guarded)
+    except flags.Error as error:  # absl lets a flagfile that cannot be opened through
+        _fail(f"{error}")
+
+
+def _fail(message: str, code: int = 2) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+

@@ -1,0 +1,272 @@
+"""The whole of a run's settings as one frozen, validated value.
+
+    config = Config(dataset="digits", run_dir="runs/digits")
+    config.to_json("runs/digits/config.json")
+    again = Config.from_json("runs/digits/config.json")
+
+Each field is a command-line flag of the same name (`candle_tf.app` derives the flags from here), so
+a flag's help, default and allowed values stand in one place.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+
+DATASETS = ("digits", "folder")
+PROFILES = ("natural", "exponential", "step")
+AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
+TEACHER_VIEWS = ("whole", "same")
+CALIBRATION_LOSSES = (
+    "cross_entropy",
+    "balanced_softmax",
+    "logit_adjustment",
+    "label_aware_smoothing",
+)
+METHODS = ("candle", "cross_entropy", "balanced_softmax")
+STUDENT_NAMES = ("reactnet_a",)
+BALANCES = ("adversarial", "plain", "fixed")
+EPOCH_CHOICES = ("best", "last")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> Any:
+    """A field of `Config` with its help text and the values it may take."""
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    metadata = {"help": help, "choices": choices, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of a run. See each field's help; `__post_init__` refuses what cannot work.
+
+    Raises:
+        UserError: for a value out of range, an unknown name, or two values that contradict each
+            other; the message names the flag, the value and what is allowed.
+    """
+
+    # Data.
+    dataset: str = setting("digits", "where the pictures come from", choices=DATASETS)
+    data_dir: str = setting("", "for --dataset=folder: a folder, or a ZIP of one")
+    profile: str = setting(
+        "exponential", "how the training set is made long-tailed", choices=PROFILES
+    )
+    imbalance_factor: float = setting(
+        100.0, "pictures of the largest class per picture of the smallest", at_least=1
+    )
+    validation_fraction: float = setting(
+        0.1, "part of each training class held out to choose the epoch", at_least=0, below=1
+    )
+    test_fraction: float = setting(
+        0.2, "part of each class held out as test set where the data has none", above=0, below=1
+    )
+    image_size: int = setting(64, "side of the student's input in pixels", at_least=8)
+    augmentation: str = setting(
+        "pad_crop_flip", "the student's training views", choices=AUGMENTATIONS
+    )
+
+    # Teacher and calibration.
+    teacher: str = setting(
+        "efficientnet_lite0",
+        "efficientnet_lite0 (offline), keras_cv:<preset> or keras_applications:<Name>",
+    )
+    teacher_weights: str = setting("", "a weights file for the teacher, instead of its own")
+    teacher_weights_sha256: str = setting("", "the SHA-256 which that file must have")
+    teacher_view: str = setting(
+        "whole",
+        "what the teacher looks at: the whole picture, or the same views as the student",
+        choices=TEACHER_VIEWS,
+    )
+    views: int = setting(
+        4, "for --teacher_view=same: fixed views of each picture, taken in turn", at_least=1
+    )
+    calibration_resolutions: tuple[int, ...] = setting(
+        (96, 128, 160), "sides in pixels at which the teacher sees each view", at_least=32
+    )
+    calibration_loss: str = setting(
+        "balanced_softmax", "loss of the teacher's new classifier", choices=CALIBRATION_LOSSES
+    )
+    calibration_epochs: int = setting(30, "epochs of calibration", at_least=1)
+    calibration_batch_size: int = setting(256, "batch size of calibration", at_least=1)
+    calibration_learning_rate: float = setting(1e-3, "Adam's peak rate in calibration", above=0)
+    logit_adjustment_tau: float = setting(1.0, "tau of the logit adjustment", at_least=0)
+    smoothing_head: float = setting(
+        0.2, "label_aware_smoothing of the largest class", at_least=0, below=1
+    )
+    smoothing_tail: float = setting(
+        0.0, "label_aware_smoothing of the smallest class", at_least=0, below=1
+    )
+
+    # Student.
+    student: str = setting("reactnet_a", "architecture of the student", choices=STUDENT_NAMES)
+    width: float = setting(1.0, "multiplier of the student's channels", above=0, at_most=4)
+    stem_stride: int = setting(2, "stride of the student's stem: 2 as published, 1 for small pictures",
+                               at_least=1, at_most=2)  # fmt: skip
+
+    # Training of the student.
+    method: str = setting("candle", "how the student learns", choices=METHODS)
+    epochs: int = setting(100, "epochs of the student", at_least=1)
+    batch_size: int = setting(64, "pictures in a step", at_least=1)
+    learning_rate: float = setting(5e-3, "Adam's peak rate, falling along a cosine", above=0)
+    warmup_fraction: float = setting(
+        0.02, "part of the training in which the rate rises linearly", at_least=0, below=1
+    )
+    select_epoch: str = setting(
+        "best",
+        "which epoch is exported: best by mean class accuracy on the validation part, or last",
+        choices=EPOCH_CHOICES,
+    )
+    temperature: float = setting(2.0, "T of the KL term", above=0)
+    balance: str = setting(
+        "adversarial",
+        "lambda: adversarial (relative terms, entropy), plain (the bare min-max) or fixed",
+        choices=BALANCES,
+    )
+    fixed_lambda: float = setting(
+        0.5, "for --balance=fixed: weight of the KL term", at_least=0, at_most=1
+    )
+    balance_entropy: float = setting(
+        0.2, "for --balance=adversarial: weight tau of lambda's entropy", above=0
+    )
+    balance_learning_rate: float = setting(1e-3, "Adam's rate of the balancing network", above=0)
+    center_features: bool = setting(
+        True, "subtract the training mean from the teacher's features before the cosine"
+    )
+    seed: int = setting(0, "seed of everything random", at_least=0, below=2**31)
+
+    # Where results go.
+    run_dir: str = setting("runs/run", "folder of everything the run writes")
+    cache_dir: str = setting(
+        "", "folder of decoded pictures and teacher features, shared by runs; run_dir/cache if empty"
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_setting(field, getattr(self, field.name))
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.dataset == "folder" and not self.data_dir:
+            raise UserError(
+                "--data_dir is empty, but --dataset=folder needs the path of a folder or ZIP."
+            )
+        if self.dataset == "digits" and self.data_dir:
+            raise UserError(
+                f"--data_dir={self.data_dir} contradicts --dataset=digits, which ships with "
+                "scikit-learn; give --dataset=folder or leave --data_dir empty."
+            )
+        if self.teacher_weights_sha256 and not self.teacher_weights:
+            raise UserError(
+                f"--teacher_weights_sha256={self.teacher_weights_sha256} is given, but "
+                "--teacher_weights, the file it belongs to, is empty."
+            )
+        if not self.calibration_resolutions:
+            raise UserError("--calibration_resolutions is empty; give one or more sides in pixels.")
+        if self.select_epoch == "best" and self.validation_fraction == 0:
+            raise UserError(
+                "--select_epoch=best contradicts --validation_fraction=0: there is nothing to "
+                "choose by. Give --select_epoch=last or a --validation_fraction above 0."
+            )
+
+    @property
+    def cache_path(self) -> Path:
+        """Folder of decoded pictures and teacher features."""
+        return Path(self.cache_dir) if self.cache_dir else Path(self.run_dir) / "cache"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON-ready values, by flag name."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes the settings as readable JSON."""
+        write_atomically(Path(path), (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], origin: str) -> "Config":
+        """Settings from JSON values, e.g. those of a run's config.json.
+
+        Raises:
+            UserError: for a name that is no setting or a value of the wrong type; names `origin`.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise UserError(f"{origin} holds {unknown[0]!r}, which is not a setting.")
+        return cls(
+            **{name: _typed(fields[name], value, origin) for name, value in values.items()}
+        )
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "Config":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            UserError: where the file is missing, is not JSON, or holds what no run can use.
+        """
+        try:
+            values = json.loads(Path(path).read_text())
+        except FileNotFoundError as error:
+            raise UserError(f"There is no settings file {path}.") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"The settings file {path} cannot be read: {error}.") from error
+        if not isinstance(values, dict):
+            raise UserError(f"The settings file {path} does not hold one JSON object.")
+        return cls.from_dict(values, str(path))
+
+
+T = TypeVar("T")
+
+
+def _typed(field: "dataclasses.Field[T]", value: Any, origin: str) -> Any:
+    """`value` as the field's type, refusing what JSON cannot mean by it."""
+    kind = type(field.default)
+    accepts: Callable[[Any], bool] = {
+        bool: lambda v: isinstance(v, bool),
+        int: lambda v: isinstance(v, int) and not isinstance(v, bool),
+        float: lambda v: isinstance(v, int | float) and not isinstance(v, bool),
+        str: lambda v: isinstance(v, str),
+        tuple: lambda v: isinstance(v, list)
+        and all(isinstance(item, int) and not isinstance(item, bool) for item in v),
+    }[kind]
+    if not accepts(value):
+        raise UserError(f"{origin} gives {field.name}={value!r}, which is no {kind.__name__}.")
+    return kind(value)
+
+
+def _check_setting(field: "dataclasses.Field[Any]", value: Any) -> None:
+    choices, bounds = field.metadata["choices"], field.metadata["bounds"]
+    if choices and value not in choices:
+        raise UserError(f"--{field.name}={value} is not known; it is one of {', '.join(choices)}.")
+    if not isinstance(value, tuple | int | float) or isinstance(value, bool):
+        return
+    for number in value if isinstance(value, tuple) else (value,):
+        allowed = (
+            math.isfinite(number)
+            and bounds["above"] < number < bounds["below"]
+            and bounds["at_least"] <= number <= bounds["at_most"]
+        )
+        if not allowed:
+            raise UserError(f"--{field.name}={number} is out of range; it must be {_range(bounds)}.")
+
+
+def _range(bounds: dict[str, float]) -> str:
+    words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
+    said = [f"{words[name]} {bound:g}" for name, bound in bounds.items() if math.isfinite(bound)]
+    return " and ".join(said) or "finite"

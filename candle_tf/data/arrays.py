@@ -1,0 +1,129 @@
+"""Large arrays on disk that are computed once, block by block, and never used when stale.
+
+    features = stored_array(
+        folder, name="features", key={"teacher": ..., "resolution": 160},
+        shape=(12000, 1280), dtype="float16", block=256, compute=lambda start, stop: ...,
+    )
+
+The array is a memory-mapped .npy file; beside it stands a JSON file with the key it was computed
+from and a checksum of each finished block. An interrupted computation goes on after its last
+finished block, a block whose checksum is wrong is computed anew, and another key is another file.
+"""
+
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+
+Compute = Callable[[int, int], np.ndarray]
+
+
+def key_digest(key: Mapping[str, Any]) -> str:
+    """SHA-256 over a JSON-ready mapping, independent of its order."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def stored_array(
+    folder: Path,
+    name: str,
+    key: Mapping[str, Any],
+    shape: tuple[int, ...],
+    dtype: str,
+    block: int,
+    compute: Compute,
+) -> np.ndarray:
+    """Opens the array that `key` stands for, computing what of it is not there yet.
+
+    Args:
+        folder: where arrays are kept.
+        name: beginning of the file's name, for people who look into the folder.
+        key: everything the values depend on; JSON-ready.
+        shape: shape of the array, rows first.
+        dtype: its NumPy type.
+        block: rows to compute, check and keep at a time.
+        compute: gives rows [start, stop) as an array of shape [stop - start, ...].
+
+    Returns:
+        Read-only memory map of the given shape and dtype.
+
+    Raises:
+        UserError: where the disk is too full for the array.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{key_digest(key)[:16]}.npy"
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    checksums = _finished_blocks(path, shape, dtype, block)
+    if not checksums:
+        _require_disk(folder, size, name)
+        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+    starts = [start for start in range(0, shape[0], block) if str(start) not in checksums]
+    if starts:
+        logging.info("%s: computing %d rows (%.0f MB)", name, shape[0], size / 1e6)
+        _compute_blocks(path, key, starts, block, checksums, compute)
+    return np.load(path, mmap_mode="r")
+
+
+def _compute_blocks(
+    path: Path,
+    key: Mapping[str, Any],
+    starts: list[int],
+    block: int,
+    checksums: dict[str, int],
+    compute: Compute,
+) -> None:
+    array = np.load(path, mmap_mode="r+")
+    for done, start in enumerate(starts, start=1):
+        stop = min(start + block, len(array))
+        array[start:stop] = compute(start, stop)
+        array.flush()
+        checksums[str(start)] = _checksum(array[start:stop])
+        record = {"key": dict(key), "block": block, "checksums": checksums}
+        write_atomically(path.with_suffix(".json"), json.dumps(record).encode())
+        if done % max(1, len(starts) // 10) == 0:
+            logging.info("%s: %d of %d rows", path.stem, stop, len(array))
+
+
+def _finished_blocks(path: Path, shape: tuple[int, ...], dtype: str, block: int) -> dict[str, int]:
+    """Checksums of the blocks on disk that are whole; none where there is no usable file."""
+    record_path = path.with_suffix(".json")
+    if not (path.exists() and record_path.exists()):
+        return {}
+    try:
+        record = json.loads(record_path.read_text())
+        array = np.load(path, mmap_mode="r")
+        usable = array.shape == shape and array.dtype == dtype and record["block"] == block
+        checksums = record["checksums"] if usable else {}
+    except (ValueError, KeyError, EOFError) as error:
+        logging.warning("%s is damaged (%s) and is computed anew.", path, error)
+        return {}
+    whole = {
+        start: checksum
+        for start, checksum in checksums.items()
+        if _checksum(array[int(start) : int(start) + block]) == checksum
+    }
+    if len(whole) < len(checksums):
+        damaged = len(checksums) - len(whole)
+        logging.warning("%s: %d damaged block(s) are computed anew.", path, damaged)
+    return whole
+
+
+def _checksum(rows: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data)
+
+
+def _require_disk(folder: Path, size: int, name: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if size > 0.95 * free:
+        raise UserError(
+            f"{name} takes {size / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB are free; "
+            "give a --cache_dir on a larger disk."
+        )

@@ -1,0 +1,96 @@
+"""Encoded picture bytes to RGB pixels.
+
+    pixels = decode_image(Path("cat.jpg").read_bytes(), "cat.jpg")   # uint8 (H, W, 3)
+
+One writing of "what a picture looks like" for every source: the same bytes give the same pixels
+whether they came from a folder or an archive.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from candle_tf.errors import UserError
+
+# 89,478,485 pixels, 268 MB as RGB: the bound above which Pillow itself warns of a bomb.
+MAX_PIXELS = 1024**3 // 4 // 3
+
+# Only these decoders run, whatever the bytes claim to be.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+# Image.open does not load the decoders of formats that it is told to keep to.
+Image.init()
+
+# What Pillow's decoders raise on damaged bytes; a picture's damage is the user's to mend.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def decode_image(data: bytes, origin: str) -> np.ndarray:
+    """Decodes one JPEG, PNG, WebP, BMP or GIF picture.
+
+    The EXIF orientation is applied. Grey, palette and CMYK pictures become RGB (colour profiles
+    are not applied); 16-bit grey is scaled from 0..65535 to 0..255; transparency is composited on
+    white; of an animation the first frame is taken.
+
+    Args:
+        data: The whole encoded file.
+        origin: Where the bytes came from, for messages.
+
+    Returns:
+        uint8 (H, W, 3), RGB, 0..255, writable.
+
+    Raises:
+        UserError: If the data is no such picture, is damaged or cut short, or holds more than
+            `MAX_PIXELS` pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _refuse_bomb(image.size, origin)
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(_to_rgb(image))
+    except _DAMAGE as error:
+        raise UserError(
+            f"{origin}: not a readable picture ({_reason(error)}): "
+            "replace the file or take it out of the data set."
+        ) from error
+
+
+def _refuse_bomb(size: tuple[int, int], origin: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{origin}: {width} x {height} is more than {MAX_PIXELS:,} pixels: "
+            "make the picture smaller or take it out of the data set."
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The picture in mode RGB, composited on white where it is transparent."""
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips at 255 instead of scaling.
+        wide = np.asarray(image).astype(np.float64)
+        grey = np.clip(np.rint(wide / 257.0), 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "no JPEG, PNG, WebP, BMP or GIF data"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

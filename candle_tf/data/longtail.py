@@ -1,0 +1,182 @@
+"""Long-tailed class counts, and the seeded draws that follow them. Pure NumPy.
+
+    counts = profile_counts("exponential", available, imbalance_factor=100)   # int64 (C,)
+    indices = select(labels, counts, seed=0)                                  # int64, sorted
+    kept, held = hold_out(labels[indices], 0.1, seed=0)
+    groups = shot_groups(counts)                                              # {"many": ..., ...}
+
+The counts are those of Cao et al. 2019 (LDAM-DRW, arXiv 1906.07413), not those of the other
+CIFAR-LT in use (Cui et al. 2019). Which pictures fill them is this module's own draw.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from candle_tf.errors import UserError
+
+# The draws of hold_out must not follow those of select. Not 0: SeedSequence pads with zeros, so
+# [seed, c, 0] is the generator of [seed, c].
+_HOLD_OUT = 1
+
+
+def profile_counts(profile: str, available: np.ndarray, imbalance_factor: float) -> np.ndarray:
+    """How many pictures of each class a long-tailed training set keeps.
+
+    With r the rank of a class by available pictures (descending, equal counts in class order, so
+    r is the class index on a balanced set), n_max the largest available count and IF the
+    imbalance factor:
+
+    - "natural": all of them; the imbalance factor plays no part.
+    - "exponential": floor(n_max * IF^(-r / (C - 1))), Cao et al. 2019.
+    - "step": n_max for the first half of the ranks (the middle one of an odd number included),
+      floor(n_max / IF) for the rest: Buda et al. 2018 with half of the classes rare, as in
+      Cao et al. 2019.
+
+    Never more than available, and never less than one.
+
+    Args:
+        profile: One of `PROFILES`.
+        available: int (C,), C >= 1, pictures at hand per class, each >= 1.
+        imbalance_factor: IF >= 1, the largest count over the smallest.
+
+    Returns:
+        int64 (C,).
+
+    Raises:
+        UserError: If the profile is unknown or the imbalance factor is below 1 or not finite.
+    """
+    if profile not in _PROFILES:
+        raise UserError(f"Unknown profile {profile!r}: choose one of {', '.join(PROFILES)}.")
+    if not (np.isfinite(imbalance_factor) and imbalance_factor >= 1):
+        raise UserError(
+            f"Imbalance factor {imbalance_factor} is not a number >= 1: it is the largest class's "
+            "count over the smallest's, so 1 is balanced and 100 a usual long tail."
+        )
+    available = np.asarray(available, np.int64)
+    if available.ndim != 1 or not available.size or available.min() < 1:
+        raise ValueError(f"available must be (C,) with every count >= 1, got {available!r}")
+    rank = np.empty(available.size, np.int64)
+    rank[np.argsort(-available, kind="stable")] = np.arange(available.size)
+    wanted = _floor(_PROFILES[profile](rank, int(available.max()), float(imbalance_factor)))
+    return np.minimum(np.maximum(wanted, 1), available)
+
+
+def _natural(rank: np.ndarray, n_max: int, imbalance_factor: float) -> np.ndarray:
+    del imbalance_factor
+    return np.full(rank.size, float(n_max))
+
+
+def _exponential(rank: np.ndarray, n_max: int, imbalance_factor: float) -> np.ndarray:
+    return n_max * imbalance_factor ** (-rank / max(rank.size - 1, 1))
+
+
+def _step(rank: np.ndarray, n_max: int, imbalance_factor: float) -> np.ndarray:
+    return np.where(2 * rank < rank.size, float(n_max), n_max / imbalance_factor)
+
+
+_PROFILES: dict[str, Callable[[np.ndarray, int, float], np.ndarray]] = {
+    "natural": _natural,
+    "exponential": _exponential,
+    "step": _step,
+}
+PROFILES = tuple(_PROFILES)
+
+
+def select(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
+    """Draws `counts[c]` pictures of each class c: a seeded shuffle's first ones.
+
+    The shuffle of class c comes from (seed, c) alone. So the draw within a class does not depend
+    on the other classes, and with one seed a smaller count's draw lies within a larger one's:
+    data sets with different imbalance factors are nested.
+
+    Args:
+        labels: int (N,), classes in [0, C). Their order within a class decides what is drawn.
+        counts: int (C,), 0 <= counts[c] <= the number of pictures of class c.
+        seed: >= 0.
+
+    Returns:
+        int64, the indices drawn, ascending.
+    """
+    counts = np.asarray(counts, np.int64)
+    drawn = []
+    for c, (members, count) in enumerate(zip(_by_class(labels, counts.size), counts, strict=True)):
+        if not 0 <= count <= members.size:
+            raise ValueError(f"class {c} has {members.size} pictures, {count} were asked for")
+        drawn.append(_generator(seed, c).permutation(members)[:count])
+    return _sorted(drawn)
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out a seeded part of every class, for validation or test.
+
+    Of a class with n pictures, floor(n * fraction + 0.5) are held out, with these exceptions:
+
+    - n <= 3: none; too few to share.
+    - n >= 4 and fraction > 0: at least one, and never the last one.
+
+    Args:
+        labels: int (N,), classes >= 0.
+        fraction: In [0, 1); 0 holds nothing out.
+        seed: >= 0.
+
+    Returns:
+        (kept, held): int64 indices, each ascending; together they are 0..N-1.
+
+    Raises:
+        UserError: If the fraction is outside [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"The part {fraction} to hold out is outside [0, 1): choose e.g. 0.1.")
+    kept, held = [], []
+    for c, members in enumerate(_by_class(labels)):
+        n = members.size
+        count = 0
+        if n >= 4 and fraction > 0:
+            count = int(np.clip(_floor(n * fraction + 0.5), 1, n - 1))
+        shuffled = _generator(seed, c, _HOLD_OUT).permutation(members)
+        held.append(shuffled[:count])
+        kept.append(shuffled[count:])
+    return _sorted(kept), _sorted(held)
+
+
+def shot_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Classes by training pictures: many > 100, medium 20 to 100, few < 20 (Liu et al. 2019).
+
+    Args:
+        train_counts: int (C,), training pictures per class.
+
+    Returns:
+        "many", "medium", "few" to int64 class indices, ascending, in that order. A group without
+        classes is absent: it has no accuracy, which is not an accuracy of 0.
+    """
+    counts = np.asarray(train_counts)
+    masks = {
+        "many": counts > 100,
+        "medium": (counts >= 20) & (counts <= 100),
+        "few": counts < 20,
+    }
+    return {name: np.flatnonzero(mask) for name, mask in masks.items() if mask.any()}
+
+
+def _floor(values: np.ndarray | float) -> np.ndarray:
+    """Floor that takes 4.999999999999999, a rounding error below 5, for 5."""
+    exact = np.asarray(values, np.float64)
+    return np.floor(exact * (1 + 1e-12)).astype(np.int64)
+
+
+def _by_class(labels: np.ndarray, classes: int = 0) -> list[np.ndarray]:
+    """Indices of each class's pictures, ascending; at least `classes` lists."""
+    labels = np.asarray(labels, np.int64)
+    sizes = np.bincount(labels, minlength=classes)
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1]) if sizes.size else []
+
+
+def _generator(seed: int, *path: int) -> np.random.Generator:
+    if seed < 0:
+        raise UserError(f"Seed {seed} is negative: choose a whole number >= 0.")
+    return np.random.default_rng([seed, *path])
+
+
+def _sorted(parts: list[np.ndarray]) -> np.ndarray:
+    return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))

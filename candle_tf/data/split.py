@@ -1,0 +1,304 @@
+"""Which picture is trained on, validated on and tested on: drawn once, saved, checked ever after.
+
+    split = make_split(source, profile="exponential", imbalance_factor=100,
+                       validation_fraction=0.1, test_fraction=0.2, seed=0)
+    save_split(split, "run/split.json")
+    check_split(load_split("run/split.json"), source)
+
+The file is the truth, not the seed: another NumPy version may draw otherwise from the same seed.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from candle_tf.data.longtail import hold_out, profile_counts, select
+from candle_tf.data.sources import Partition, Source
+from candle_tf.errors import UserError
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A long-tailed split of a data set. Two splits are the same if their hashes are.
+
+    Attributes:
+        source: The data set's name, e.g. "folder".
+        class_names: C names; labels are indices into them.
+        profile: Of the long tail, see `longtail.profile_counts`.
+        imbalance_factor: Of the long tail, >= 1.
+        seed: Of all draws, >= 0.
+        train: Pictures to learn from; long-tailed.
+        validation: Pictures to choose by, taken from the long-tailed training set; may be empty.
+        test: Pictures to measure on, never chosen by.
+        train_counts: int64 (C,), read-only: the long-tailed training set with its validation part.
+            Shot groups come from these: the literature counts the whole training set, so with
+            them "few-shot" means the same classes here as in published tables.
+        source_hash: SHA-256 (hex) over all ids and labels of the data set, used or not.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    profile: str
+    imbalance_factor: float
+    seed: int
+    train: Partition
+    validation: Partition
+    test: Partition
+    train_counts: np.ndarray
+    source_hash: str
+
+    def __post_init__(self) -> None:
+        counts = np.array(self.train_counts, np.int64)
+        learned = np.concatenate([self.train.labels, self.validation.labels])
+        labels = np.concatenate([learned, self.test.labels])
+        if labels.size and not 0 <= labels.min() <= labels.max() < len(self.class_names):
+            raise ValueError(f"labels are not all in [0, {len(self.class_names)})")
+        if not np.array_equal(np.bincount(learned, minlength=len(self.class_names)), counts):
+            raise ValueError("train_counts are not those of train and validation")
+        ids = {*self.train.ids, *self.validation.ids, *self.test.ids}
+        if len(ids) != labels.size:
+            raise ValueError("a picture is in two parts")
+        counts.setflags(write=False)
+        object.__setattr__(self, "train_counts", counts)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) over every attribute."""
+        return _sha256(_to_json(self))
+
+
+def make_split(
+    source: Source,
+    *,
+    profile: str,
+    imbalance_factor: float,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> Split:
+    """Draws a long-tailed split.
+
+    First the test part is set apart, by class, if the source has none; then the long tail is
+    drawn from the rest; then the validation part is taken out of the long tail, by class.
+
+    Args:
+        source: The data set.
+        profile: See `longtail.profile_counts`.
+        imbalance_factor: See `longtail.profile_counts`.
+        validation_fraction: Of the long-tailed training set, in [0, 1); see `longtail.hold_out`.
+        test_fraction: Of the source, in (0, 1); plays no part if the source has a test part.
+        seed: >= 0.
+
+    Raises:
+        UserError: If a value is out of its range, or nothing is left to test on.
+    """
+    pool, test = source.train, source.test
+    if test is None:
+        pool, test = _carve(pool, test_fraction, seed)
+        if not test.ids:
+            raise UserError(
+                f"The data set {source.name!r} has no test part, and a test fraction of "
+                f"{test_fraction} sets none apart: choose e.g. 0.2, and have 4 pictures a class."
+            )
+    available = np.bincount(pool.labels, minlength=len(source.class_names))
+    counts = profile_counts(profile, available, imbalance_factor)
+    long_tail = _take(pool, select(pool.labels, counts, seed))
+    train, validation = _carve(long_tail, validation_fraction, seed)
+    if validation_fraction > 0 and not validation.ids:
+        logging.warning("No class has the 4 pictures that a validation part needs: it is empty")
+    return Split(
+        source=source.name,
+        class_names=source.class_names,
+        profile=profile,
+        imbalance_factor=float(imbalance_factor),
+        seed=seed,
+        train=train,
+        validation=validation,
+        test=test,
+        train_counts=counts,
+        source_hash=_source_hash(source),
+    )
+
+
+def save_split(split: Split, path: str | os.PathLike[str]) -> None:
+    """Writes a split as JSON, whole or not at all.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    path = Path(path)
+    text = json.dumps({"hash": split.hash} | _to_json(split), indent=1, ensure_ascii=False)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text + "\n")
+                file.flush()
+                # Else a power cut could leave the name on a file without contents.
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error}). Free space, or choose another run folder."
+        ) from error
+
+
+def load_split(path: str | os.PathLike[str]) -> Split:
+    """Reads a split that `save_split` wrote.
+
+    Raises:
+        UserError: If the file is missing, damaged, or was edited.
+    """
+    advice = "Restore the file, or choose a new run folder."
+    try:
+        content = json.loads(Path(path).read_bytes())
+        split = _from_json(content)
+        saved_hash = content["hash"]
+    except OSError as error:
+        raise UserError(f"{path}: the split cannot be read ({error}). {advice}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{path}: the split is damaged ({type(error).__name__}: {error}). {advice}"
+        ) from error
+    # The contents too: an object made of them does not show unknown keys or a label of 1.5.
+    if saved_hash != split.hash or content != {"hash": split.hash} | _to_json(split):
+        raise UserError(
+            f"{path}: the split was edited or damaged: its contents have the hash "
+            f"{split.hash[:12]}, but {str(saved_hash)[:12]} was saved with it. {advice}"
+        )
+    return split
+
+
+def check_split(split: Split, source: Source) -> None:
+    """Makes sure that a data set is still the one that a split was drawn from.
+
+    Compares ids, classes and parts; the pictures' contents are not looked at.
+
+    Raises:
+        UserError: If it has changed; the message says how, as far as the split can tell.
+    """
+    if split.source != source.name:
+        raise UserError(
+            f"The split was drawn from the data set {split.source!r}, not from {source.name!r}: "
+            "open that one, or choose a new run folder."
+        )
+    if split.source_hash != _source_hash(source):
+        raise UserError(
+            "The data set is not the one this run's split was drawn from: "
+            f"{'; '.join(_changes(split, source))}. "
+            "Restore the data, or choose a new run folder to draw a new split."
+        )
+
+
+def _changes(split: Split, source: Source) -> list[str]:
+    """What changed, as far as a split tells, which does not know the pictures it left out."""
+    before = _names_by_id(split.class_names, split.train, split.validation, split.test)
+    parts = [part for part in (source.train, source.test) if part is not None]
+    now = _names_by_id(source.class_names, *parts)
+    removed = len(before.keys() - now.keys())
+    relabelled = sum(now.get(image_id, name) != name for image_id, name in before.items())
+    added = len(now.keys() - before.keys())
+    changes = []
+    if split.class_names != source.class_names:
+        changes.append(f"{len(split.class_names)} classes before, {len(source.class_names)} now")
+        if set(split.class_names) == set(source.class_names):
+            changes[-1] = "the classes are in another order"
+        elif len(split.class_names) == len(source.class_names):
+            changes[-1] = "classes have other names"
+    if removed:
+        changes.append(f"{removed} images of the split were removed or renamed")
+    if relabelled:
+        changes.append(f"{relabelled} images of the split have another class")
+    if added and split.profile == "natural":
+        changes.append(f"{added} images were added")
+    elif not changes:
+        changes.append(
+            "the split's own images are all there, but among the others images were added, "
+            "removed or relabelled"
+        )
+    return changes
+
+
+def _names_by_id(class_names: tuple[str, ...], *parts: Partition) -> dict[str, str]:
+    return {
+        image_id: class_names[label]
+        for part in parts
+        for image_id, label in zip(part.ids, part.labels, strict=True)
+    }
+
+
+def _carve(part: Partition, fraction: float, seed: int) -> tuple[Partition, Partition]:
+    kept, held = hold_out(part.labels, fraction, seed)
+    return _take(part, kept), _take(part, held)
+
+
+def _take(part: Partition, indices: np.ndarray) -> Partition:
+    return Partition(tuple(part.ids[i] for i in indices), part.labels[indices])
+
+
+def _source_hash(source: Source) -> str:
+    """Over what a split depends on; the order of ids within a part is no change of the data."""
+    return _sha256(
+        {
+            "class_names": list(source.class_names),
+            "train": _labels_by_id(source.train),
+            "test": None if source.test is None else _labels_by_id(source.test),
+        },
+        sort_keys=True,
+    )
+
+
+def _labels_by_id(part: Partition) -> dict[str, int]:
+    return dict(zip(part.ids, part.labels.tolist(), strict=True))
+
+
+def _to_json(split: Split) -> dict[str, Any]:
+    """A split without its hash, in the order in which the file shows it."""
+    return {
+        "format": _FORMAT,
+        "source": split.source,
+        "source_hash": split.source_hash,
+        "profile": split.profile,
+        "imbalance_factor": split.imbalance_factor,
+        "seed": split.seed,
+        "train_counts": dict(zip(split.class_names, split.train_counts.tolist(), strict=True)),
+        "train": _labels_by_id(split.train),
+        "validation": _labels_by_id(split.validation),
+        "test": _labels_by_id(split.test),
+    }
+
+
+def _from_json(content: dict[str, Any]) -> Split:
+    if content["format"] != _FORMAT:
+        raise ValueError(f"format {content['format']!r} where {_FORMAT} was expected")
+    parts = {
+        name: Partition(tuple(content[name]), np.array(list(content[name].values()), np.int32))
+        for name in ("train", "validation", "test")
+    }
+    return Split(
+        source=content["source"],
+        class_names=tuple(content["train_counts"]),
+        profile=content["profile"],
+        imbalance_factor=content["imbalance_factor"],
+        seed=content["seed"],
+        train_counts=np.array(list(content["train_counts"].values()), np.int64),
+        source_hash=content["source_hash"],
+        **parts,
+    )
+
+
+def _sha256(content: dict[str, Any], sort_keys: bool = False) -> str:
+    text = json.dumps(content, sort_keys=sort_keys, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

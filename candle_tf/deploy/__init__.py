@@ -1,0 +1,1 @@
+"""Export of a trained student, and the gate every exported file passes."""

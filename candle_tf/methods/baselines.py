@@ -1,0 +1,47 @@
+"""Baselines on the same student, views, epochs and trainer as CANDLE: one loss, no teacher.
+
+To add one, give it a line in `LOSSES`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.methods import losses
+from candle_tf.methods.trainer import Batch, Player, Trainer
+
+# (logits [B, C], labels [B], training counts [C]) -> loss of each example [B]
+Loss = Callable[[tf.Tensor, tf.Tensor, np.ndarray], tf.Tensor]
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": lambda logits, labels, counts: losses.cross_entropy(logits, labels),  # noqa: ARG005
+    "balanced_softmax": losses.balanced_softmax,
+}
+
+
+class SupervisedTrainer(Trainer):
+    """Trains a network on labels alone.
+
+    Args:
+        network: from inputs to a dictionary with "logits" [B, C].
+        loss: one of `LOSSES`, or another function of the same form.
+        counts: training pictures of each class, int [C].
+        optimizer: moves all of the network's trainable variables.
+    """
+
+    def __init__(
+        self, network: tf.keras.Model, loss: Loss, counts: np.ndarray, optimizer: Any
+    ) -> None:
+        super().__init__(network, len(counts), name="supervised_trainer")
+        self._loss = loss
+        self._counts = counts
+        self._optimizer = optimizer
+
+    def terms(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
+        logits = self.network(batch["inputs"], training=training)["logits"]
+        each = self._loss(logits, batch["labels"], self._counts)
+        return {"objective": tf.reduce_mean(each)}
+
+    def players(self) -> list[Player]:
+        return [Player(self._optimizer, self.network.trainable_variables)]

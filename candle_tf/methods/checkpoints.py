@@ -1,0 +1,105 @@
+"""Checkpoints of one training stage: the last epoch, the best epoch, and how far it came.
+
+The state of a stage is `progress.json` (history, best epoch, SHA-256 of every checkpoint file) and
+the TensorFlow checkpoints it names. `progress.json` is replaced only after a checkpoint is written,
+so a run killed at any moment goes on from the last whole epoch.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from candle_tf.errors import UserError
+from candle_tf.files import sha256_of_file, write_atomically
+
+Row = dict[str, Any]
+SCORE = "val_mean_class_accuracy"
+
+
+class Checkpoints:
+    """Saves and restores a trainer, epoch by epoch.
+
+    Args:
+        folder: where the files are kept.
+        trainer: anything that `tf.train.Checkpoint` tracks, with all its variables built.
+    """
+
+    def __init__(self, folder: Path, trainer: Any) -> None:
+        self.folder = folder
+        self.history: list[Row] = []
+        self._checkpoint = tf.train.Checkpoint(trainer=trainer)
+        self._files: dict[str, dict[str, str]] = {}
+        self._read_progress()
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch (from 1) of the highest validation mean class accuracy, the later of equals;
+        the last one where there is no validation part."""
+        scores = [row.get(SCORE, 0.0) for row in self.history]
+        return max(range(len(scores)), key=lambda index: (scores[index], index)) + 1
+
+    def save(self, row: Row) -> None:
+        """Writes a checkpoint for the epoch that `row` records, and drops those not needed."""
+        self.history.append(row)
+        epoch = self.epochs_done
+        self.folder.mkdir(parents=True, exist_ok=True)
+        prefix = self.folder / f"epoch-{epoch:04d}"
+        self._checkpoint.write(str(prefix))
+        written = sorted(self.folder.glob(f"{prefix.name}.*"))
+        self._files[str(epoch)] = {file.name: sha256_of_file(file) for file in written}
+        keep = {str(epoch), str(self.best_epoch)}
+        dropped = {key: self._files.pop(key) for key in set(self._files) - keep}
+        progress = {"history": self.history, "files": self._files}
+        write_atomically(self._progress_path, json.dumps(progress, indent=1).encode())
+        for name in [name for files in dropped.values() for name in files]:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def restore(self, epoch: int) -> None:
+        """Puts the trainer back to the end of `epoch`, which is the last or the best.
+
+        Raises:
+            UserError: where a file is missing or is not as it was written; names it.
+        """
+        for name, expected in self._files[str(epoch)].items():
+            path = self.folder / name
+            if not path.exists():
+                raise UserError(f"The checkpoint file {path} is missing. {self._remedy}")
+            if sha256_of_file(path) != expected:
+                raise UserError(
+                    f"The checkpoint file {path} is damaged: its SHA-256 is not the one that was "
+                    f"written down. {self._remedy}"
+                )
+        prefix = self.folder / f"epoch-{epoch:04d}"
+        self._checkpoint.read(str(prefix)).assert_consumed()
+
+    @property
+    def _progress_path(self) -> Path:
+        return self.folder / "progress.json"
+
+    @property
+    def _remedy(self) -> str:
+        return f"Restore it, or delete {self.folder} to train this stage from its beginning."
+
+    def _read_progress(self) -> None:
+        if not self._progress_path.exists():
+            # epoch-0001 alone is what a run killed while writing its first checkpoint leaves.
+            if any(path.stem != "epoch-0001" for path in self.folder.glob("epoch-*.index")):
+                raise UserError(
+                    f"There are checkpoints in {self.folder}, but {self._progress_path}, which "
+                    f"tells how far they came, is missing. {self._remedy}"
+                )
+            return
+        try:
+            progress = json.loads(self._progress_path.read_text())
+            self.history, self._files = progress["history"], progress["files"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"The checkpoint record {self._progress_path} is damaged ({error}). {self._remedy}"
+            ) from error

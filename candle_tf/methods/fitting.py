@@ -1,0 +1,138 @@
+"""`fit` with everything a long training needs: resume, history, step log, TensorBoard, NaN guard."""
+
+import csv
+import io
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+from candle_tf.methods.checkpoints import Checkpoints, Row
+from candle_tf.methods.trainer import Trainer
+
+Batches = Callable[[int], tf.data.Dataset]
+
+
+def fit(
+    trainer: Trainer,
+    batches: Batches,
+    *,
+    steps: int,
+    epochs: int,
+    folder: Path,
+    validation: tf.data.Dataset | None = None,
+) -> Checkpoints:
+    """Trains up to `epochs`, from wherever an earlier call in the same folder stopped.
+
+    Writes checkpoints/, history.csv (a line an epoch), steps.csv (a line a step: the objective,
+    its terms and lambda as they were at that step) and tensorboard/ into `folder`.
+
+    Args:
+        trainer: what to train.
+        batches: the training batches from a given epoch (counted from 0) to the end.
+        steps: batches in an epoch.
+        epochs: epochs in all.
+        folder: of this stage.
+        validation: batches of "inputs" and "labels" to evaluate after each epoch.
+
+    Returns:
+        The stage's checkpoints; the trainer is as the last epoch left it.
+
+    Raises:
+        UserError: where a checkpoint is damaged, or the objective is no longer finite.
+    """
+    trainer.ready()
+    checkpoints = Checkpoints(folder / "checkpoints", trainer)
+    done = checkpoints.epochs_done
+    if done:
+        checkpoints.restore(done)
+        logging.info("%s: taken up after epoch %d of %d", folder.name, done, epochs)
+    if done < epochs:
+        trainer.fit(
+            batches(done),
+            initial_epoch=done,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            validation_data=validation,
+            verbose=1 if sys.stdout.isatty() else 2,
+            callbacks=[
+                _StepLog(folder / "steps.csv", steps),
+                _EpochLog(folder / "history.csv", checkpoints),
+                tf.keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+            ],
+        )
+    return checkpoints
+
+
+class _StepLog(tf.keras.callbacks.Callback):
+    """A line for each step; refuses to go on with a value that is not finite; epoch means."""
+
+    def __init__(self, path: Path, steps: int) -> None:
+        super().__init__()
+        self._path = path
+        self._steps = steps
+        self._epoch = 0
+        self._rows: list[Mapping[str, float]] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self._epoch = epoch
+        self._rows = []
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float]) -> None:
+        values = {name: float(value) for name, value in logs.items()}
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            raise UserError(
+                f"Training diverged: {wrong[0]} is {values[wrong[0]]} at step {batch + 1} of epoch "
+                f"{self._epoch + 1}. The checkpoint of the epoch before is untouched; try a lower "
+                "learning rate in a new run folder."
+            )
+        self._rows.append({"epoch": self._epoch + 1, "step": batch + 1, **values})
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Appends the epoch's steps, and leaves their means in `logs` for callbacks after this."""
+        kept = _lines(self._path)[: 1 + epoch * self._steps] if epoch else []
+        text = _csv(self._rows, header=not kept)
+        write_atomically(self._path, ("".join(kept) + text).encode())
+        names = [name for name in self._rows[0] if name not in ("epoch", "step")]
+        for name in names:
+            logs[name] = sum(row[name] for row in self._rows) / len(self._rows)
+
+
+class _EpochLog(tf.keras.callbacks.Callback):
+    """Checkpoint and history of each epoch."""
+
+    def __init__(self, path: Path, checkpoints: Checkpoints) -> None:
+        super().__init__()
+        self._path = path
+        self._checkpoints = checkpoints
+        self._began = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self._began = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+        seconds = round(time.monotonic() - self._began, 2)
+        row: Row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
+        self._checkpoints.save({**row, "seconds": seconds})
+        write_atomically(self._path, _csv(self._checkpoints.history, header=True).encode())
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines(keepends=True) if path.exists() else []
+
+
+def _csv(rows: "list[Any]", header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,338 @@
+"""Accuracy on a test set: per class, by shot group, and how far confidence can be trusted.
+
+Pure NumPy; the logits may come from Keras, from a SavedModel or from a converted file.
+
+    groups = {"many": np.array([0]), "medium": np.array([1]), "few": np.array([], int)}
+    metrics = evaluate_logits(logits, labels, groups, ["cat", "dog"])
+    metrics.mean, metrics.groups        # 0.75, {"many": 1.0, "medium": 0.5}
+
+Long-tailed test sets need not be balanced, so the headline is the mean over classes of the
+per-class accuracy (balanced accuracy); ``overall``, the mean over images, stands beside it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+CALIBRATION_BINS = 15
+
+FloatArray = npt.NDArray[np.floating[Any]]
+IntArray = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What one classifier reached on one test set. Accuracies are fractions, 0 to 1.
+
+    Attributes:
+        mean: mean of the per-class accuracies over the classes that have test images.
+        overall: share of images classified correctly.
+        groups: shot group -> mean per-class accuracy; a group without tested classes is absent.
+        group_classes: shot group -> number of classes that mean runs over; the same keys.
+        per_class: accuracy of each class in class order, None where it has no test image.
+        worst_class: name of the tested class with the lowest accuracy (the first, on a tie).
+        worst_accuracy: its accuracy.
+        expected_calibration_error: 15 equal-width bins of top-1 confidence (Guo et al., "On
+            Calibration of Modern Neural Networks", 2017), 0 (best) to 1.
+        images: number of test images.
+        untested_classes: names of the classes without test images.
+    """
+
+    mean: float
+    overall: float
+    groups: dict[str, float]
+    group_classes: dict[str, int]
+    per_class: tuple[float | None, ...]
+    worst_class: str
+    worst_accuracy: float
+    expected_calibration_error: float
+    images: int
+    untested_classes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain Python values that ``json.dumps`` takes and ``from_json`` reads back."""
+        return asdict(self) | {
+            "per_class": list(self.per_class),
+            "untested_classes": list(self.untested_classes),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Metrics":
+        """Reads what ``to_json`` wrote.
+
+        Raises:
+            ValueError: a field is missing or unknown; the message names it.
+        """
+        known = {field.name for field in fields(cls)}
+        if known != set(values):
+            raise ValueError(
+                f"these are not the fields of Metrics: missing {sorted(known - set(values))}, "
+                f"unknown {sorted(set(values) - known)}"
+            )
+        return cls(
+            **{
+                **values,
+                "groups": dict(values["groups"]),
+                "group_classes": dict(values["group_classes"]),
+                "per_class": tuple(values["per_class"]),
+                "untested_classes": tuple(values["untested_classes"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Accuracy against confidence by bin of top-1 confidence; arrays of shape [bins].
+
+    Attributes:
+        edges: float [bins + 1], bin b holds confidences in (edges[b], edges[b + 1]].
+        counts: int, images in the bin.
+        confidence: float, their mean confidence; NaN in an empty bin.
+        accuracy: float, the share of them classified correctly; NaN in an empty bin.
+    """
+
+    edges: FloatArray
+    counts: IntArray
+    confidence: FloatArray
+    accuracy: FloatArray
+
+    @property
+    def expected_calibration_error(self) -> float:
+        """Mean over images of |accuracy - confidence| of their bin (Guo et al. 2017, eq. 3)."""
+        gaps = np.abs(self.accuracy - self.confidence)
+        return float(np.nansum(gaps * self.counts) / self.counts.sum())
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """``images`` pictures of class ``true`` were called ``predicted``.
+
+    ``share`` is their fraction of all test images of ``true``, 0 to 1.
+    """
+
+    true: str
+    predicted: str
+    images: int
+    share: float
+
+
+def evaluate_logits(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    groups: Mapping[str, npt.ArrayLike],
+    class_names: Sequence[str],
+) -> Metrics:
+    """Measures a classifier from its outputs on a whole test set.
+
+    Args:
+        logits: float [N, C], any offset or scale; the class with the largest one is predicted.
+        labels: int [N], 0 to C - 1.
+        groups: shot group -> indices of its classes (``candle_tf.data.longtail.shot_groups``).
+        class_names: C names, in the order of the logits.
+
+    Returns:
+        The metrics, in plain Python numbers.
+
+    Raises:
+        ValueError: shapes that do not fit, labels or group indices out of range, a logit that is
+            not finite, or no image at all.
+    """
+    scores, targets = _checked_logits(logits, labels)
+    classes = scores.shape[1]
+    if len(class_names) != classes:
+        raise ValueError(
+            f"{len(class_names)} class names for logits of shape {scores.shape}: "
+            "one name per column is needed"
+        )
+    correct = scores.argmax(axis=1) == targets
+    accuracy = _mean_by_bin(correct, targets, classes)
+    tested = ~np.isnan(accuracy)
+    members = {name: _group_members(name, indices, classes) for name, indices in groups.items()}
+    members = {name: m[tested[m]] for name, m in members.items()}
+    worst = int(np.nanargmin(accuracy))
+    calibration = _reliability(_top_confidence(scores), correct, CALIBRATION_BINS)
+    return Metrics(
+        mean=float(accuracy[tested].mean()),
+        overall=float(correct.mean()),
+        groups={name: float(accuracy[m].mean()) for name, m in members.items() if m.size},
+        group_classes={name: int(m.size) for name, m in members.items() if m.size},
+        per_class=tuple(float(a) if t else None for a, t in zip(accuracy, tested, strict=True)),
+        worst_class=class_names[worst],
+        worst_accuracy=float(accuracy[worst]),
+        expected_calibration_error=calibration.expected_calibration_error,
+        images=len(targets),
+        untested_classes=tuple(n for n, t in zip(class_names, tested, strict=True) if not t),
+    )
+
+
+def softmax(logits: npt.ArrayLike) -> FloatArray:
+    """Probabilities over the last axis, of the logits' shape; no overflow for large logits."""
+    exponentials = _shifted_exponentials(_as_float(logits))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def reliability(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = CALIBRATION_BINS
+) -> Reliability:
+    """Accuracy and mean confidence by equal-width bin of top-1 confidence.
+
+    Args:
+        probabilities: float [N, C], each 0 to 1 (see ``softmax``).
+        labels: int [N], 0 to C - 1.
+        bins: number of bins over (0, 1].
+
+    Returns:
+        The arrays of a reliability diagram; their calibration error is a property.
+
+    Raises:
+        ValueError: as ``evaluate_logits``; also values outside 0 to 1, or fewer than one bin.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}")
+    scores, targets = _checked_logits(probabilities, labels)
+    # float32 rows add up to 1 only up to rounding, and so may a single certain class.
+    if scores.min() < 0 or scores.max() > 1 + 1e-5:
+        raise ValueError(
+            f"probabilities range from {scores.min()} to {scores.max()}, outside 0 to 1: "
+            "pass logits through softmax first"
+        )
+    return _reliability(scores.max(axis=1), scores.argmax(axis=1) == targets, bins)
+
+
+def confusion_matrix(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, classes: int
+) -> npt.NDArray[np.int64]:
+    """Counts of images by true class (row) and predicted class (column).
+
+    Args:
+        labels: int [N], 0 to C - 1.
+        predictions: int [N], 0 to C - 1.
+        classes: C.
+
+    Returns:
+        int64 [C, C]; its sum is N.
+
+    Raises:
+        ValueError: the two differ in shape, or a value is out of range.
+    """
+    pairs = _pair_codes(labels, predictions, classes)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.int64)
+
+
+def most_confused(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, class_names: Sequence[str], top: int = 10
+) -> list[ConfusedPair]:
+    """The (true, predicted) pairs of different classes with most images, largest first.
+
+    Args:
+        labels: int [N], 0 to C - 1.
+        predictions: int [N], 0 to C - 1.
+        class_names: C names.
+        top: how many pairs at most; pairs with equally many images come in class order.
+
+    Raises:
+        ValueError: as ``confusion_matrix``.
+    """
+    classes = len(class_names)
+    # Not by way of the [C, C] matrix, which for 8,000 classes takes half a gigabyte.
+    codes, images = np.unique(_pair_codes(labels, predictions, classes), return_counts=True)
+    true, predicted = np.divmod(codes, classes)
+    of_class = np.bincount(np.asarray(labels), minlength=classes)
+    order = [i for i in np.argsort(-images, kind="stable") if true[i] != predicted[i]]
+    return [
+        ConfusedPair(
+            true=class_names[true[i]],
+            predicted=class_names[predicted[i]],
+            images=int(images[i]),
+            share=float(images[i] / of_class[true[i]]),
+        )
+        for i in order[:top]
+    ]
+
+
+def _checked_logits(
+    logits: npt.ArrayLike, labels: npt.ArrayLike
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Logits [N, C] as float32 or wider, labels [N] as int64, both found fit for use."""
+    scores, targets = _as_float(logits), np.asarray(labels)
+    if scores.ndim != 2 or targets.shape != scores.shape[:1] or scores.size == 0:
+        raise ValueError(
+            f"logits of shape {scores.shape} and labels of shape {targets.shape} do not fit: "
+            "[N, C] and [N], with at least one image, are needed"
+        )
+    bad_rows = int((~np.isfinite(scores).all(axis=1)).sum())
+    if bad_rows:
+        raise ValueError(f"{bad_rows} of {len(scores)} rows of logits hold NaN or infinite values")
+    return scores, _class_indices("labels", targets, scores.shape[1])
+
+
+def _as_float(values: npt.ArrayLike) -> FloatArray:
+    array = np.asarray(values)
+    return array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+
+
+def _class_indices(what: str, values: npt.ArrayLike, classes: int) -> npt.NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.size == 0:
+        return array.astype(np.int64)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{what} must be integers, not {array.dtype}")
+    if array.min() < 0 or array.max() >= classes:
+        raise ValueError(
+            f"{what} range from {array.min()} to {array.max()}, but there are {classes} classes "
+            f"(0 to {classes - 1})"
+        )
+    return array.astype(np.int64)
+
+
+def _group_members(name: str, indices: npt.ArrayLike, classes: int) -> npt.NDArray[np.int64]:
+    return _class_indices(f"class indices of group {name!r}", indices, classes)
+
+
+def _mean_by_bin(
+    values: npt.NDArray[Any], bins: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.float64]:
+    """float64 [count]: the mean of the values in each bin, NaN in an empty one."""
+    sizes = np.bincount(bins, minlength=count)
+    sums = np.bincount(bins, weights=values, minlength=count)
+    return np.divide(sums, sizes, out=np.full(count, np.nan), where=sizes > 0)
+
+
+def _shifted_exponentials(scores: FloatArray) -> FloatArray:
+    return np.exp(scores - scores.max(axis=-1, keepdims=True))
+
+
+def _top_confidence(scores: FloatArray) -> npt.NDArray[np.float64]:
+    """The largest softmax probability of each row: the top class's own exponential is 1."""
+    return 1.0 / _shifted_exponentials(scores).sum(axis=1, dtype=np.float64)
+
+
+def _reliability(
+    confidence: npt.NDArray[Any], correct: npt.NDArray[np.bool_], bins: int
+) -> Reliability:
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    # Inner edges only, so that 1 + rounding still falls into the last bin.
+    index = np.digitize(confidence, edges[1:-1], right=True)
+    return Reliability(
+        edges=edges,
+        counts=np.bincount(index, minlength=bins),
+        confidence=_mean_by_bin(confidence, index, bins),
+        accuracy=_mean_by_bin(correct, index, bins),
+    )
+
+
+def _pair_codes(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, classes: int
+) -> npt.NDArray[np.int64]:
+    """true * C + predicted, int64 [N]."""
+    true, predicted = np.asarray(labels), np.asarray(predictions)
+    if true.ndim != 1 or true.shape != predicted.shape:
+        raise ValueError(
+            f"labels of shape {true.shape} and predictions of shape {predicted.shape} "
+            "do not fit: both must be [N]"
+        )
+    true = _class_indices("labels", true, classes)
+    return true * classes + _class_indices("predictions", predicted, classes)

@@ -1,0 +1,227 @@
+"""One self-contained HTML page: text, tables and pictures; nothing is fetched to show it.
+
+write_report(
+    "run/report.html",
+    "Caltech101, imbalance factor 10",
+    [
+        Section(
+            "Accuracy",
+            [
+                "Mean over classes, on the test set.",
+                Table(["model", "mean %"], [["teacher", "86.1"], ["student", "51.9"]]),
+                Figure(to_png(figure), alt="Accuracy of teacher and student by shot group"),
+            ],
+        )
+    ],
+)
+"""
+
+import base64
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from candle_tf.errors import UserError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# A per-class table of 1,000 rows would push the rest of the report out of sight.
+_FOLD_ROWS = 40
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture.
+
+    Attributes:
+        png: the bytes of a PNG file.
+        alt: what a reader who cannot see it should know; must not be empty.
+        caption: text below the picture, if any.
+        width: CSS pixels it is shown at (never wider than the page); None for its own size.
+    """
+
+    png: bytes
+    alt: str
+    caption: str = ""
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.png.startswith(_PNG_SIGNATURE):
+            raise ValueError(f"the figure {self.alt!r} is not a PNG: it starts {self.png[:8]!r}")
+        if not self.alt.strip():
+            raise ValueError("a figure needs an alt text")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of cells that are text already; more than 40 rows are folded away.
+
+    Attributes:
+        columns: the headings.
+        rows: cells, as many in each row as there are headings.
+        caption: text above the table, if any.
+        left: how many of the first columns are flush left; the others are flush right.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    left: int = 1
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"the row {list(row)} has {len(row)} cells for {len(self.columns)} columns"
+                )
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text shown as it stands, in a monospaced font: a command, a configuration, a log."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it; a plain string is text, a blank line a paragraph."""
+
+    title: str
+    items: Sequence[str | Table | Figure | Code]
+
+
+def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Section]) -> None:
+    """Writes the page, whole or not at all: an older report stays until the new one is complete.
+
+    Args:
+        path: the file; its folder is made if need be.
+        title: of the page.
+        sections: in the order they appear. All of their text is escaped.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    target = Path(path)
+    page = render_report(title, sections)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # A class name from a folder may hold bytes that were no UTF-8 (lone surrogates).
+            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the report {target} cannot be written ({error.strerror}); "
+            "choose a folder that can be written to, with space left"
+        ) from error
+
+
+def render_report(title: str, sections: Sequence[Section]) -> str:
+    """The page as a string; arguments as ``write_report``."""
+    links = "".join(
+        f'<li><a href="#section-{i}">{escape(section.title)}</a></li>\n'
+        for i, section in enumerate(sections, start=1)
+    )
+    contents = f"<nav><ol>\n{links}</ol></nav>\n" if len(sections) > 1 else ""
+    body = "\n".join(_section(i, section) for i, section in enumerate(sections, start=1))
+    return _PAGE.format(title=escape(title), style=_STYLE, contents=contents, body=body)
+
+
+def _section(number: int, section: Section) -> str:
+    items = "\n".join(_item(item) for item in section.items)
+    heading = f"<h2>{escape(section.title)}</h2>"
+    return f'<section id="section-{number}">\n{heading}\n{items}\n</section>'
+
+
+def _item(item: str | Table | Figure | Code) -> str:
+    if isinstance(item, Table):
+        return _table(item)
+    if isinstance(item, Figure):
+        return _figure(item)
+    if isinstance(item, Code):
+        return f"<pre><code>{escape(item.text)}</code></pre>"
+    paragraphs = re.split(r"\n\s*\n", item.strip())
+    return "\n".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs)
+
+
+def _table(table: Table) -> str:
+    head = _row(table.columns, "th", table.left)
+    body = "\n".join(_row(row, "td", table.left) for row in table.rows)
+    folded = len(table.rows) > _FOLD_ROWS
+    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption and not folded else ""
+    text = (
+        f'<div class="wide"><table>{caption}\n<thead>{head}</thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+    if not folded:
+        return text
+    summary = escape(f"{table.caption or 'Table'} ({len(table.rows):,} rows)")
+    return f"<details><summary>{summary}</summary>\n{text}\n</details>"
+
+
+def _row(cells: Sequence[str], tag: str, left: int) -> str:
+    scope = ' scope="col"' if tag == "th" else ""
+    return f"<tr>{''.join(_cell(c, tag + scope, tag, i < left) for i, c in enumerate(cells))}</tr>"
+
+
+def _cell(text: str, opening: str, tag: str, is_left: bool) -> str:
+    side = ' class="left"' if is_left else ""
+    return f"<{opening}{side}>{escape(text)}</{tag}>"
+
+
+def _figure(figure: Figure) -> str:
+    data = base64.b64encode(figure.png).decode("ascii")
+    width = f' width="{figure.width}"' if figure.width is not None else ""
+    caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
+    image = f'<img src="data:image/png;base64,{data}" alt="{escape(figure.alt)}"{width}>'
+    return f"<figure>{image}{caption}</figure>"
+
+
+_STYLE = """
+:root { color-scheme: light; }
+body { margin: 0 auto; max-width: 60rem; padding: 2rem 1.25rem 4rem; background: #fff;
+  color: #1c1e21; font: 1rem/1.55 system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; padding-top: .75rem;
+  border-top: 1px solid #d9dce1; overflow-wrap: anywhere; }
+p { max-width: 44rem; overflow-wrap: anywhere; }
+nav ol { columns: 16rem; padding-left: 1.4rem; }
+a { color: #0059a3; }
+.wide { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: #4a4f57; padding-bottom: .4rem; }
+th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #e4e6ea; }
+th { border-bottom: 2px solid #9aa0a8; font-weight: 600; }
+.left { text-align: left; padding-left: 0; }
+tbody tr:hover { background: #f3f6fa; }
+summary { cursor: pointer; color: #0059a3; }
+figure { margin: 1.25rem 0; }
+img { max-width: 100%; height: auto; }
+figcaption { color: #4a4f57; font-size: .93rem; max-width: 44rem; }
+pre { background: #f5f6f8; padding: .8rem 1rem; overflow-x: auto; font-size: .88rem; }
+@media print { body { max-width: none; padding: 0; } figure, tr { break-inside: avoid; } }
+"""
+
+# The policy makes the browser itself refuse whatever is not in this file.
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{contents}{body}
+</body>
+</html>
+"""

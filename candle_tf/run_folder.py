@@ -1,0 +1,146 @@
+"""The folder of a run: settings, split, stages, report, export, and a manifest over all of it.
+
+    runs/digits/
+      config.json     the settings; `--config` repeats the run from it
+      split.json      which picture is trained, validated and tested on
+      calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
+      student/        the same of the student
+      report.json     every figure          report.html   the pictures
+      export/         saved_model/<n>/ and student.lce.tflite
+      manifest.json   versions, and the SHA-256 of every file that a stage finished
+"""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import candle_tf
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.files import sha256_of_file, write_atomically
+
+_PACKAGES = (
+    "tensorflow",
+    "tf_keras",
+    "larq",
+    "larq-compute-engine",
+    "keras-cv",
+    "numpy",
+    "pillow",
+    "scikit-learn",
+)
+# Where a run lies says nothing about what it computes: a moved folder goes on.
+_PLACES = ("run_dir", "cache_dir", "data_dir", "teacher_weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths and records of one run."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        """The settings of the run."""
+        return self.path / "config.json"
+
+    @property
+    def report_path(self) -> Path:
+        """Every figure of the run."""
+        return self.path / "report.json"
+
+    @property
+    def export_path(self) -> Path:
+        """What is shipped."""
+        return self.path / "export"
+
+    @property
+    def manifest_path(self) -> Path:
+        """Versions and hashes."""
+        return self.path / "manifest.json"
+
+    def record(self, stage: str, files: Iterable[Path]) -> None:
+        """Writes into the manifest that `stage` finished with these files."""
+        manifest = self.manifest()
+        manifest["versions"] = versions()
+        manifest.setdefault("stages", {})[stage] = {
+            str(path.relative_to(self.path)): sha256_of_file(path) for path in sorted(files)
+        }
+        write_atomically(self.manifest_path, (json.dumps(manifest, indent=2) + "\n").encode())
+
+    def finished(self, stage: str) -> bool:
+        """Whether `stage` is recorded and all of its files are as they were written.
+
+        Raises:
+            UserError: where a recorded file is missing or damaged; names it.
+        """
+        files = self.manifest().get("stages", {}).get(stage)
+        if files is None:
+            return False
+        for name, expected in files.items():
+            path = self.path / name
+            if not path.exists() or sha256_of_file(path) != expected:
+                raise UserError(
+                    f"{path} is missing or not as the stage {stage!r} wrote it. Restore it, or "
+                    f"take {stage!r} out of {self.manifest_path} to do that stage again."
+                )
+        return True
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands; empty before the first stage.
+
+        Raises:
+            UserError: where the file is damaged.
+        """
+        if not self.manifest_path.exists():
+            return {}
+        try:
+            manifest = json.loads(self.manifest_path.read_text())
+        except ValueError as error:
+            raise UserError(
+                f"The manifest {self.manifest_path} is damaged ({error}). Restore or delete it; "
+                "without it, finished exports are made again."
+            ) from error
+        return manifest
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a run's figures."""
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    return {"candle_tf": candle_tf.__version__, "python": platform.python_version(), **found}
+
+
+def open_run_folder(config: Config) -> RunFolder:
+    """Makes the folder of a run, or takes up the one an earlier call of the same command made.
+
+    Raises:
+        UserError: where the folder holds a run with other settings (which are named), or cannot
+            be written.
+    """
+    folder = RunFolder(Path(config.run_dir))
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--run_dir={config.run_dir} cannot be made: {error}.") from error
+    if folder.config_path.exists():
+        _require_same(Config.from_json(folder.config_path), config, folder.path)
+    config.to_json(folder.config_path)
+    return folder
+
+
+def _require_same(before: Config, now: Config, path: Path) -> None:
+    old, new = before.to_dict(), now.to_dict()
+    changed = [
+        f"--{name} was {old[name]} and is now {new[name]}"
+        for name in new
+        if name not in _PLACES and old[name] != new[name]
+    ]
+    if changed:
+        raise UserError(
+            f"{path} holds a run with other settings: {'; '.join(changed)}. Give another "
+            "--run_dir, or the settings of that run (--config) to go on with it."
+        )

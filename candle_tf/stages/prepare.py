@@ -1,0 +1,85 @@
+"""First stage: open the data, draw or read back the split, decode the pictures."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from absl import logging
+
+from candle_tf.config import Config
+from candle_tf.data.longtail import shot_groups
+from candle_tf.data.pictures import Pictures, open_pictures
+from candle_tf.data.pipeline import Examples
+from candle_tf.data.sources import Partition, Source, open_source
+from candle_tf.data.split import Split, check_split, load_split, make_split, save_split
+from candle_tf.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Data:
+    """A long-tailed split with its pictures decoded.
+
+    Attributes:
+        split: which picture is in which part.
+        train, validation, test: the parts.
+        counts: training pictures of each class, validation included, int64 [C].
+        groups: classes of each shot group that has any.
+    """
+
+    split: Split
+    train: Examples
+    validation: Examples
+    test: Examples
+    counts: np.ndarray
+    groups: dict[str, np.ndarray]
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.split.class_names)
+
+
+def prepare(config: Config, folder: RunFolder) -> Data:
+    """Opens everything a run learns from; writes split.json on the first call.
+
+    Raises:
+        UserError: for data that cannot be used, or that changed since the split was drawn.
+    """
+    with open_source(config.dataset, config.data_dir) as source:
+        split = _split(config, folder, source)
+        parts = (split.train, split.validation, split.test)
+        ids = [image_id for part in parts for image_id in part.ids]
+        side = max(config.image_size, *config.calibration_resolutions)
+        pictures = open_pictures(source, ids, side, config.cache_path)
+    train, validation, test = (_examples(pictures, part) for part in parts)
+    groups = shot_groups(split.train_counts)
+    logging.info(
+        "%d classes, %d training, %d validation and %d test pictures; classes by shot: %s",
+        len(split.class_names),
+        len(train),
+        len(validation),
+        len(test),
+        ", ".join(f"{len(members)} {name}" for name, members in groups.items()),
+    )
+    return Data(split, train, validation, test, split.train_counts, groups)
+
+
+def _split(config: Config, folder: RunFolder, source: Source) -> Split:
+    path = folder.path / "split.json"
+    if path.exists():
+        split = load_split(path)
+        check_split(split, source)
+        return split
+    split = make_split(
+        source,
+        profile=config.profile,
+        imbalance_factor=config.imbalance_factor,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+    )
+    save_split(split, path)
+    return split
+
+
+def _examples(pictures: Pictures, part: Partition) -> Examples:
+    return Examples(pictures, pictures.rows_of(part.ids), part.labels)

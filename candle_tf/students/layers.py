@@ -1,0 +1,101 @@
+"""Building blocks of binary networks around the binary convolution: RSign's shift and RPReLU.
+
+    x = Shift()(x)              # RSign = Shift followed by ApproxSign
+    x = ApproxSign()(x)
+    x = binary_conv(x, filters=64, kernel_size=3, strides=1, name="conv")
+    x = RPReLU()(x)
+"""
+
+from typing import Any
+
+import larq as lq
+import tensorflow as tf
+
+from candle_tf.students.quantizers import ScaledSign
+
+_Layer = tf.keras.layers.Layer
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class Shift(_Layer):
+    """Adds one learned offset per channel: y = x + b, b = 0 at the start.
+
+    Float [..., C] to float [..., C]. With a sign behind it this is ReActNet's RSign.
+    """
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        self.offset = self.add_weight(name="offset", shape=input_shape[-1:], initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs + self.offset
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class RPReLU(_Layer):
+    """Shifted PReLU: y = PReLU(x + b1; slope) + b2, all three learned per channel.
+
+    Float [N, H, W, C] to the same shape. Slopes start at 0.25, shifts at 0. Source: ReActNet
+    (Liu et al., ECCV 2020), eq. 5.
+    """
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        shape = input_shape[-1:]
+        self.shift_in = self.add_weight(name="shift_in", shape=shape, initializer="zeros")
+        # [1, 1, C]: with any other rank the TFLite converter does not see a PRELU in `call`.
+        self.slope = self.add_weight(
+            name="slope", shape=(1, 1, *shape), initializer=tf.keras.initializers.Constant(0.25)
+        )
+        self.shift_out = self.add_weight(name="shift_out", shape=shape, initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        x = inputs + self.shift_in
+        # Written in the one form that the TFLite converter turns into a single PRELU.
+        prelu = tf.nn.relu(x) + (-self.slope) * tf.nn.relu(-x)
+        return prelu + self.shift_out
+
+
+def binary_conv(
+    x: tf.Tensor, filters: int, kernel_size: int, strides: int, name: str
+) -> tf.Tensor:
+    """A convolution of +-1 activations with a scaled +-1 kernel.
+
+    Padding is "same" with +1, which keeps the activations bit-packed on the device (padding with 0
+    costs a further quantization there). Latent weights are held inside [-1, 1], where their
+    straight-through gradient lives.
+
+    Args:
+        x: activations in {-1, +1}, float [N, H, W, C].
+        filters: output channels.
+        kernel_size: side of the square kernel.
+        strides: 1 or 2.
+        name: the layer's name; exported files are checked against it.
+
+    Returns:
+        Float [N, ceil(H / strides), ceil(W / strides), filters].
+    """
+    return lq.layers.QuantConv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding="same",
+        pad_values=1.0,
+        use_bias=False,
+        kernel_quantizer=ScaledSign(),
+        kernel_constraint=lq.constraints.WeightClip(1.0),
+        name=name,
+    )(x)
+
+
+def batch_norm(x: tf.Tensor, name: str) -> tf.Tensor:
+    """Batch normalisation over [N, H, W] with PyTorch's usual momentum (0.9 here) and epsilon."""
+    return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def is_binary_conv(layer: Any) -> bool:
+    """Whether a Keras layer is a convolution with a kernel quantized to one bit."""
+    quantizer = getattr(layer, "kernel_quantizer", None)
+    return (
+        isinstance(layer, tf.keras.layers.Conv2D) and getattr(quantizer, "precision", None) == 1
+    )

@@ -1,0 +1,84 @@
+"""Quantizers to {-1, +1}: forward rule, gradient rule and source of each.
+
+Both keep a convolution binary in the Larq Compute Engine: a plain sign on the activations, and
+one positive scale per output channel on the kernel.
+
+    layer = larq.layers.QuantConv2D(64, 3, kernel_quantizer=ScaledSign())
+    activations = ApproxSign()(x)
+"""
+
+from typing import Any
+
+import larq as lq
+import tensorflow as tf
+
+# The converter only keeps a kernel binary while each channel's scale stays above 1.2e-7.
+MIN_SCALE = 1e-6
+
+
+@tf.custom_gradient
+def approx_sign(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Sign of activations with a piecewise quadratic straight-through gradient.
+
+    Forward: +1 where x >= 0 (so sign(0) = +1), else -1. Backward: dy * (2 - 2|x|) inside
+    |x| < 1, zero outside. Source: Bi-Real Net (Liu et al., ECCV 2018), kept by ReActNet.
+
+    Args:
+        x: float tensor of any shape.
+
+    Returns:
+        Tensor of x's shape and dtype with values in {-1, +1}.
+    """
+
+    def grad(dy: tf.Tensor) -> tf.Tensor:
+        return dy * tf.maximum(2.0 - 2.0 * tf.abs(x), 0.0)
+
+    return lq.math.sign(x), grad
+
+
+def scaled_sign(kernel: tf.Tensor) -> tf.Tensor:
+    """Sign of a kernel times the mean magnitude of each output channel.
+
+    Forward: alpha * sign(w), alpha = max(mean |w|, MIN_SCALE) over all but the last axis. The
+    floor keeps a channel whose latent weights have vanished from turning the whole layer to float
+    at conversion. Backward: straight-through inside |w| <= 1, zero outside, nothing through alpha.
+    Idempotent up to rounding, so an exported kernel needs no latent weights. Source: XNOR-Net
+    (Rastegari et al., ECCV 2016) as in ReActNet (Liu et al., ECCV 2020).
+
+    Args:
+        kernel: latent weights, float [..., out_channels].
+
+    Returns:
+        Tensor of the kernel's shape with two values, -alpha and +alpha, per output channel.
+    """
+    axes = list(range(len(kernel.shape) - 1))
+    alpha = tf.stop_gradient(tf.maximum(tf.reduce_mean(tf.abs(kernel), axis=axes), MIN_SCALE))
+
+    @tf.custom_gradient
+    def quantize(w: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def grad(dy: tf.Tensor) -> tf.Tensor:
+            return tf.where(tf.abs(w) <= 1.0, dy, tf.zeros_like(dy))
+
+        return alpha * lq.math.sign(w), grad
+
+    return quantize(kernel)
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class ApproxSign(tf.keras.layers.Layer):
+    """Layer form of :func:`approx_sign`."""
+
+    precision = 1
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return approx_sign(inputs)
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class ScaledSign(tf.keras.layers.Layer):
+    """Layer form of :func:`scaled_sign`, to be given as ``kernel_quantizer``."""
+
+    precision = 1
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return scaled_sign(inputs)

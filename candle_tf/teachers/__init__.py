@@ -1,0 +1,1 @@
+"""Frozen, pretrained full-precision networks and the answers they give."""

@@ -1,0 +1,331 @@
+"""Pretrained teachers: a frozen encoder from pixels to pooled features, by name.
+
+    teacher = load_teacher("efficientnet_lite0")                       # offline
+    teacher = load_teacher("keras_cv:resnet50_imagenet")               # through the network
+    teacher = load_teacher("keras_applications:ResNet152", weights="resnet152_notop.h5")
+    teacher.features(pixels)                                           # [N, teacher.feature_size]
+
+A teacher is frozen for good: no batch-norm statistic, dropout mask or gradient of its own, whatever
+the training flag of the call or of the model around it says.
+"""
+
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras_cv
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from candle_tf.errors import UserError
+from candle_tf.teachers.efficientnet_lite import efficientnet_lite0, normalise, package_weights
+from candle_tf.teachers.weights import fingerprint, load_h5, verified_bytes, verify
+
+Preprocess = Callable[[tf.Tensor], tf.Tensor]
+
+ALLOWED_NAMES = (
+    "efficientnet_lite0 (offline), keras_cv:<preset> such as keras_cv:resnet50_imagenet, "
+    "keras_applications:<Name> such as keras_applications:ResNet152"
+)
+
+
+class FrozenBackbone(tf.keras.layers.Layer):
+    """Preprocessing, backbone and global average pooling, always in inference mode.
+
+    Args:
+        backbone: functional model from preprocessed pixels to maps [N, h, w, d] or features [N, d].
+        preprocess: from pixels float32 [N, H, W, 3] in 0..255 to what ``backbone`` takes.
+    """
+
+    def __init__(self, backbone: tf.keras.Model, preprocess: Preprocess) -> None:
+        # float32 pixels even under a mixed-precision policy, which the backbone itself follows.
+        super().__init__(trainable=False, name="frozen_backbone", dtype="float32")
+        backbone.trainable = False
+        self._backbone = backbone
+        self._preprocess = preprocess
+
+    def call(self, pixels: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Pooled features, float32 [N, d]; ``training`` has no effect."""
+        del training  # Keras passes the surrounding model's; a teacher only ever infers.
+        features = self._backbone(self._preprocess(pixels), training=False)
+        if features.shape.rank == 4:
+            features = tf.reduce_mean(features, axis=[1, 2])
+        # Tapes watch every variable TensorFlow calls trainable, whatever Keras calls it.
+        return tf.stop_gradient(tf.cast(features, tf.float32))
+
+    # Setting `trainable` on a model sets it on all layers inside, past any setter of theirs: so
+    # what an optimiser may be given is decided here.
+    @property
+    def trainable_weights(self) -> list[tf.Variable]:
+        """None, whatever ``trainable`` was set to."""
+        return []
+
+    @property
+    def non_trainable_weights(self) -> list[tf.Variable]:
+        """All weights and batch-norm statistics, in the backbone's order."""
+        return list(self._backbone.weights)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen, pretrained encoder.
+
+    Attributes:
+        name: as given to ``load_teacher``.
+        encoder: from RGB pixels, float32 [N, H, W, 3] in 0..255 with any H and W the backbone
+            admits, to pooled features, float32 [N, feature_size]. Preprocessing is inside.
+        feature_size: d_T of the paper.
+        fingerprint: ``weights.fingerprint`` of the encoder as it was loaded.
+    """
+
+    name: str
+    encoder: tf.keras.Model
+    feature_size: int
+    fingerprint: str
+    _compiled: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        compiled = tf.function(
+            lambda pixels: self.encoder(pixels, training=False), reduce_retracing=True
+        )
+        object.__setattr__(self, "_compiled", compiled)
+
+    def features(self, pixels: tf.Tensor | np.ndarray) -> tf.Tensor:
+        """Pooled features of a batch.
+
+        Args:
+            pixels: RGB, [N, H, W, 3], values in 0..255 of any numeric type.
+
+        Returns:
+            float32 [N, feature_size], without gradient.
+        """
+        return self._compiled(tf.cast(pixels, tf.float32))
+
+
+def load_teacher(name: str, weights: str = "", weights_sha256: str = "") -> Teacher:
+    """Builds a teacher and loads its weights.
+
+    Args:
+        name: "efficientnet_lite0", ImageNet weights out of an installed package;
+            "keras_cv:<preset>", a KerasCV backbone preset, fetched;
+            "keras_applications:<Name>", a ``tf.keras.applications`` model with ImageNet weights,
+            fetched.
+        weights: path of a weights file to use instead of the package's or the fetched ones: a
+            PyTorch file in the package's layout for "efficientnet_lite0", else an HDF5 file of the
+            backbone without its classifier.
+        weights_sha256: what the SHA-256 of that file (or of the package's) must be; "" for any.
+
+    Raises:
+        UserError: unknown name; weights that are missing, cannot be fetched, have another SHA-256
+            or do not fit the architecture.
+    """
+    kind, _, choice = name.partition(":")
+    loaders = {"keras_cv": _keras_cv, "keras_applications": _keras_applications}
+    preprocess: Preprocess
+    if name == "efficientnet_lite0":
+        backbone, preprocess = _efficientnet_lite0(weights, weights_sha256), normalise
+    elif kind in loaders and choice:
+        if weights:
+            verify(weights, weights_sha256)
+        elif weights_sha256:
+            raise UserError(
+                f"A sha256 ({weights_sha256}) was given for teacher {name!r} without a weights "
+                "file: it can only be checked against a file, so give one."
+            )
+        backbone, preprocess = loaders[kind](choice, weights)
+    else:
+        raise UserError(f"Unknown teacher {name!r}: use one of {ALLOWED_NAMES}.")
+    return _teacher(name, backbone, preprocess)
+
+
+def _teacher(name: str, backbone: tf.keras.Model, preprocess: Preprocess) -> Teacher:
+    pixels = tf.keras.Input((None, None, 3), dtype="float32", name="pixels")
+    features = FrozenBackbone(backbone, preprocess)(pixels)
+    encoder = tf.keras.Model(pixels, features, name="teacher_encoder", trainable=False)
+    teacher = Teacher(name, encoder, int(features.shape[-1]), fingerprint(encoder))
+    logging.info(
+        "Teacher %s: %d features, weights %s", name, teacher.feature_size, teacher.fingerprint
+    )
+    return teacher
+
+
+def _efficientnet_lite0(weights: str, sha256: str) -> tf.keras.Model:
+    if weights:
+        return efficientnet_lite0(verified_bytes(weights, sha256), weights)
+    return efficientnet_lite0(package_weights(sha256) if sha256 else None)
+
+
+def _fetch_error(name: str, what: str, error: BaseException) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    remedy = "Fetch them on another machine and give the file with --teacher_weights"
+    if what == "settings":
+        remedy = f"Use an architecture that is built in ({', '.join(_BUILT_IN)}; also resnet*_v2)"
+    return UserError(
+        f"Could not fetch the {what} of teacher {name!r} through the network ({reason}). {remedy}, "
+        "or use the offline teacher efficientnet_lite0."
+    )
+
+
+# ---- tf.keras.applications
+
+
+def _keras_applications(choice: str, weights: str) -> tuple[tf.keras.Model, Preprocess]:
+    families = _application_families()
+    if choice not in families:
+        raise UserError(
+            f"Unknown teacher 'keras_applications:{choice}': the names are {', '.join(families)}."
+        )
+    family = families[choice]
+    settings = {"include_top": False, "pooling": "avg", "input_shape": (None, None, 3)}
+    build = getattr(tf.keras.applications, choice)
+    if weights:
+        backbone = build(weights=None, **settings)
+        load_h5(backbone, weights, f"keras_applications:{choice}")
+        return backbone, family.preprocess_input
+    try:
+        return build(weights="imagenet", **settings), family.preprocess_input
+    # Keras raises a bare Exception for a failed download, so only its message tells it apart.
+    except Exception as error:
+        if "URL fetch failure" not in str(error):
+            raise
+        raise _fetch_error(f"keras_applications:{choice}", "weights", error) from error
+
+
+def _application_families() -> dict[str, types.ModuleType]:
+    """Name of each ``tf.keras.applications`` model -> the module with its ``preprocess_input``."""
+    families = {}
+    for module in vars(tf.keras.applications).values():
+        if isinstance(module, types.ModuleType) and hasattr(module, "preprocess_input"):
+            for name, value in vars(module).items():
+                # A NASNet only works at the one input size it is built for.
+                if name[0].isupper() and callable(value) and not name.startswith("NASNet"):
+                    families[name] = module
+    # The one family whose models stand beside their module and not in it.
+    beside = dict.fromkeys(
+        ("MobileNetV3Large", "MobileNetV3Small"), tf.keras.applications.mobilenet_v3
+    )
+    return dict(sorted((families | beside).items()))
+
+
+# ---- KerasCV
+
+
+def _keras_cv(choice: str, weights: str) -> tuple[tf.keras.Model, Preprocess]:
+    presets, pretrained = _keras_cv_presets()
+    if choice not in presets:
+        raise UserError(
+            f"Unknown teacher 'keras_cv:{choice}': the presets are {', '.join(sorted(presets))}."
+        )
+    if not weights and choice not in pretrained:
+        raise UserError(
+            f"The preset of teacher 'keras_cv:{choice}' has no pretrained weights: give a weights "
+            f"file with --teacher_weights, or use one of {', '.join(sorted(pretrained))}."
+        )
+    backbone = _known_architecture(choice) if weights else None
+    if backbone is None:
+        try:
+            backbone = keras_cv.models.Backbone.from_preset(
+                presets[choice]["kaggle_handle"], load_weights=not weights
+            )
+        except OSError as error:  # what the hub's client raises without a network is one
+            what = "settings" if weights else "weights"
+            raise _fetch_error(f"keras_cv:{choice}", what, error) from error
+    if backbone.input_shape != (None, None, None, 3):
+        raise UserError(
+            f"Teacher 'keras_cv:{choice}' takes inputs {backbone.input_shape} and not images of "
+            "any size: use a preset for image classification."
+        )
+    if weights:
+        load_h5(backbone, weights, f"keras_cv:{choice}")
+    return backbone, _rescaling(backbone)
+
+
+def _keras_cv_presets() -> tuple[dict[str, Any], set[str]]:
+    """All of KerasCV's backbone presets, and the names of those with weights."""
+    presets: dict[str, Any] = {}
+    pretrained: set[str] = set()
+    backbone: Any
+    for backbone in vars(keras_cv.models).values():
+        if isinstance(backbone, type) and issubclass(backbone, keras_cv.models.Backbone):
+            presets |= backbone.presets
+            pretrained |= set(backbone.presets_with_weights)
+    return presets, pretrained
+
+
+def _rescaling(backbone: tf.keras.Model) -> Preprocess:
+    """KerasCV's backbones take 0..1, which most presets make of 0..255 themselves."""
+    if backbone.include_rescaling:
+        return tf.identity
+    return lambda pixels: pixels / 255.0
+
+
+_RESNETS = {
+    "resnet18": ("basic_block", [2, 2, 2, 2]),
+    "resnet34": ("basic_block", [3, 4, 6, 3]),
+    "resnet50": ("block", [3, 4, 6, 3]),
+    "resnet101": ("block", [3, 4, 23, 3]),
+    "resnet152": ("block", [3, 8, 36, 3]),
+}
+_EFFICIENTNET_V2: dict[str, dict[str, list[int]]] = {
+    # By stage, after arXiv 2104.00298, table 4; "filters" starts with the stem's. The first three
+    # stages are fused.
+    "s": {
+        "repeats": [2, 4, 4, 6, 9, 15],
+        "filters": [24, 24, 48, 64, 128, 160, 256],
+        "expansions": [1, 4, 4, 4, 6, 6],
+        "strides": [1, 2, 2, 2, 1, 2],
+    },
+    "m": {
+        "repeats": [3, 5, 5, 7, 14, 18, 5],
+        "filters": [24, 24, 48, 80, 160, 176, 304, 512],
+        "expansions": [1, 4, 4, 4, 6, 6, 6],
+        "strides": [1, 2, 2, 2, 1, 2, 1],
+    },
+    "l": {
+        "repeats": [4, 7, 7, 10, 19, 25, 7],
+        "filters": [32, 32, 64, 96, 192, 224, 384, 640],
+        "expansions": [1, 4, 4, 4, 6, 6, 6],
+        "strides": [1, 2, 2, 2, 1, 2, 1],
+    },
+}
+
+_BUILT_IN = [*_RESNETS, *(f"efficientnetv2_{size}" for size in _EFFICIENTNET_V2)]
+
+
+def _known_architecture(choice: str) -> tf.keras.Model | None:
+    """Builds a preset's architecture with random weights; None if only the hub knows it.
+
+    KerasCV keeps even the settings of its presets on the hub, hence this table of the families that
+    teachers mostly come from.
+    """
+    family, _, size = choice.removesuffix("_imagenet").partition("_")
+    if family in _RESNETS:
+        block_type, blocks = _RESNETS[family]
+        second = size == "v2"
+        resnet = keras_cv.models.ResNetV2Backbone if second else keras_cv.models.ResNetBackbone
+        return resnet(
+            stackwise_filters=[64, 128, 256, 512],
+            stackwise_blocks=blocks,
+            stackwise_strides=[1, 2, 2, 2],
+            block_type=block_type,
+            include_rescaling=True,
+        )
+    if family == "efficientnetv2" and size in _EFFICIENTNET_V2:
+        stages = _EFFICIENTNET_V2[size]
+        count = len(stages["repeats"])
+        return keras_cv.models.EfficientNetV2Backbone(
+            stackwise_kernel_sizes=[3] * count,
+            stackwise_num_repeats=stages["repeats"],
+            stackwise_input_filters=stages["filters"][:-1],
+            stackwise_output_filters=stages["filters"][1:],
+            stackwise_expansion_ratios=stages["expansions"],
+            stackwise_squeeze_and_excite_ratios=[0.0] * 3 + [0.25] * (count - 3),
+            stackwise_strides=stages["strides"],
+            stackwise_conv_types=["fused"] * 3 + ["unfused"] * (count - 3),
+            width_coefficient=1.0,
+            depth_coefficient=1.0,
+            include_rescaling=True,
+        )
+    return None
