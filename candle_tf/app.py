@@ -1,15 +1,18 @@
 """What every main shares: flags made from `Config`, and errors told as one message.
 
-    def main(config: Config) -> None: ...
+def main(config: Config) -> None: ...
 
-    if __name__ == "__main__":
-        app.define_config_flags()
-        app.run(lambda _: main(app.config_from_flags()))
+if __name__ == "__main__":
+    app.define_config_flags()
+    app.run(lambda _: main(app.config_from_flags()))
 """
 
 import dataclasses
+import logging as standard_logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 from absl import app as absl_app
 from absl import flags, logging
@@ -78,6 +81,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         logging.use_absl_handler()
         logging.set_verbosity(logging.INFO)
         logging.get_absl_handler().setFormatter(None)
+        logging.get_absl_handler().addFilter(_is_ours)
         if len(argv) > 1:
             _fail(f"{argv[1]!r} is not a flag; flags begin with --.")
         try:
@@ -87,13 +91,36 @@ def run(main: Callable[[list[str]], None]) -> None:
         except KeyboardInterrupt:
             _fail("Stopped. The same command goes on from the last checkpoint.", code=130)
 
+    absl_app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Reads the command line into the flags; what it does not understand ends the process."""
     try:
-        absl_app.run(guarded)
-    except flags.Error as error:  # absl lets a flagfile that cannot be opened through
-        _fail(f"{error}")
+        return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        _fail(_illegal_value(str(error)))
+    except flags.Error as error:
+        _fail(str(error).removeprefix("ERROR:: "))
+    except UnicodeDecodeError as error:  # absl reads flagfiles as UTF-8
+        _fail(f"a flagfile is not a text file: {error}")
 
 
-def _fail(message: str, code: int = 2) -> None:
+def _illegal_value(message: str) -> str:
+    """absl's "flag --epochs=abc: invalid literal for int() ..." in plain words."""
+    given, _, reason = message.removeprefix("flag ").partition(": ")
+    name = given.removeprefix("--").partition("=")[0]
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    kind = flags.FLAGS[name].flag_type() if name in flags.FLAGS else ""
+    return f"{given} is not {words[kind]}." if kind in words else f"{given}: {reason}"
+
+
+def _is_ours(record: standard_logging.LogRecord) -> bool:
+    """Keeps TensorFlow's own notices, which it logs through absl too, out of a run's progress."""
+    ours = Path(record.pathname).is_relative_to(Path(__file__).parent)
+    return ours or record.levelno >= standard_logging.WARNING
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(code)
-

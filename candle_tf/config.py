@@ -114,8 +114,12 @@ class Config:
     # Student.
     student: str = setting("reactnet_a", "architecture of the student", choices=STUDENT_NAMES)
     width: float = setting(1.0, "multiplier of the student's channels", above=0, at_most=4)
-    stem_stride: int = setting(2, "stride of the student's stem: 2 as published, 1 for small pictures",
-                               at_least=1, at_most=2)  # fmt: skip
+    stem_stride: int = setting(
+        2,
+        "stride of the student's stem: 2 as published, 1 for small pictures",
+        at_least=1,
+        at_most=2,
+    )
 
     # Training of the student.
     method: str = setting("candle", "how the student learns", choices=METHODS)
@@ -151,7 +155,8 @@ class Config:
     # Where results go.
     run_dir: str = setting("runs/run", "folder of everything the run writes")
     cache_dir: str = setting(
-        "", "folder of decoded pictures and teacher features, shared by runs; run_dir/cache if empty"
+        "",
+        "folder of decoded pictures and teacher features, shared by runs; run_dir/cache if empty",
     )
 
     def __post_init__(self) -> None:
@@ -209,9 +214,7 @@ class Config:
         unknown = sorted(set(values) - set(fields))
         if unknown:
             raise UserError(f"{origin} holds {unknown[0]!r}, which is not a setting.")
-        return cls(
-            **{name: _typed(fields[name], value, origin) for name, value in values.items()}
-        )
+        return cls(**{name: _typed(fields[name], value, origin) for name, value in values.items()})
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Config":
@@ -242,8 +245,10 @@ def _typed(field: "dataclasses.Field[T]", value: Any, origin: str) -> Any:
         int: lambda v: isinstance(v, int) and not isinstance(v, bool),
         float: lambda v: isinstance(v, int | float) and not isinstance(v, bool),
         str: lambda v: isinstance(v, str),
-        tuple: lambda v: isinstance(v, list)
-        and all(isinstance(item, int) and not isinstance(item, bool) for item in v),
+        tuple: lambda v: (
+            isinstance(v, list)
+            and all(isinstance(item, int) and not isinstance(item, bool) for item in v)
+        ),
     }[kind]
     if not accepts(value):
         raise UserError(f"{origin} gives {field.name}={value!r}, which is no {kind.__name__}.")
@@ -263,10 +268,12 @@ def _check_setting(field: "dataclasses.Field[Any]", value: Any) -> None:
             and bounds["at_least"] <= number <= bounds["at_most"]
         )
         if not allowed:
-            raise UserError(f"--{field.name}={number} is out of range; it must be {_range(bounds)}.")
+            raise UserError(
+                f"--{field.name}={number} is out of range; it must be {_range(bounds)}."
+            )
 
 
 def _range(bounds: dict[str, float]) -> str:
     words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
-    said = [f"{words[name]} {bound:g}" for name, bound in bounds.items() if math.isfinite(bound)]
+    said = [f"{words[name]} {bound:.10g}" for name, bound in bounds.items() if math.isfinite(bound)]
     return " and ".join(said) or "finite"

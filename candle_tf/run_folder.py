@@ -1,13 +1,13 @@
 """The folder of a run: settings, split, stages, report, export, and a manifest over all of it.
 
-    runs/digits/
-      config.json     the settings; `--config` repeats the run from it
-      split.json      which picture is trained, validated and tested on
-      calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
-      student/        the same of the student
-      report.json     every figure          report.html   the pictures
-      export/         saved_model/<n>/ and student.lce.tflite
-      manifest.json   versions, and the SHA-256 of every file that a stage finished
+runs/digits/
+  config.json     the settings; `--config` repeats the run from it
+  split.json      which picture is trained, validated and tested on
+  calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
+  student/        the same of the student
+  report.json     every figure          report.html   the pictures
+  export/         saved_model/<n>/ and student.lce.tflite
+  manifest.json   versions, and the SHA-256 of every file that a stage finished
 """
 
 import dataclasses
@@ -100,6 +100,8 @@ class RunFolder:
             return {}
         try:
             manifest = json.loads(self.manifest_path.read_text())
+            if not isinstance(manifest, dict):
+                raise ValueError("it does not hold one JSON object")
         except ValueError as error:
             raise UserError(
                 f"The manifest {self.manifest_path} is damaged ({error}). Restore or delete it; "
@@ -124,11 +126,11 @@ def open_run_folder(config: Config) -> RunFolder:
     folder = RunFolder(Path(config.run_dir))
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
+        if folder.config_path.exists():
+            _require_same(Config.from_json(folder.config_path), config, folder.path)
+        config.to_json(folder.config_path)
     except OSError as error:
-        raise UserError(f"--run_dir={config.run_dir} cannot be made: {error}.") from error
-    if folder.config_path.exists():
-        _require_same(Config.from_json(folder.config_path), config, folder.path)
-    config.to_json(folder.config_path)
+        raise UserError(f"--run_dir={config.run_dir} cannot be written: {error}.") from error
     return folder
 
 

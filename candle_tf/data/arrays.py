@@ -102,14 +102,15 @@ def _finished_blocks(path: Path, shape: tuple[int, ...], dtype: str, block: int)
         array = np.load(path, mmap_mode="r")
         usable = array.shape == shape and array.dtype == dtype and record["block"] == block
         checksums = record["checksums"] if usable else {}
-    except (ValueError, KeyError, EOFError) as error:
+        whole = {
+            start: checksum
+            for start, checksum in checksums.items()
+            if _checksum(array[int(start) : int(start) + block]) == checksum
+        }
+    # What NumPy and JSON that is not ours raise.
+    except (ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
         logging.warning("%s is damaged (%s) and is computed anew.", path, error)
         return {}
-    whole = {
-        start: checksum
-        for start, checksum in checksums.items()
-        if _checksum(array[int(start) : int(start) + block]) == checksum
-    }
     if len(whole) < len(checksums):
         damaged = len(checksums) - len(whole)
         logging.warning("%s: %d damaged block(s) are computed anew.", path, damaged)

@@ -123,9 +123,7 @@ def training_batches(
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
-def _signature(
-    examples: Examples, size: int, answers: Answers | None
-) -> dict[str, tf.TensorSpec]:
+def _signature(examples: Examples, size: int, answers: Answers | None) -> dict[str, tf.TensorSpec]:
     canvas = examples.pictures.canvas
     signature = {
         "pictures": tf.TensorSpec([size, *canvas.shape[1:]], tf.uint8),
@@ -146,7 +144,8 @@ def evaluation_batches(
     """Whole pictures in their stored order, the last batch as long as it is.
 
     Returns:
-        Dataset of dictionaries: "inputs" float32 [B, S, S, 3] in 0..255, "labels" int32 [B].
+        Dataset of dictionaries: "inputs" float32 [B, S, S, 3], whole numbers in 0..255, and
+        "labels" int32 [B].
     """
 
     def raw_batches() -> Iterator[dict[str, np.ndarray]]:
@@ -155,8 +154,9 @@ def evaluation_batches(
 
     def to_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         numbers = tf.zeros_like(batch["keys"])
-        inputs = render_views(batch["pictures"], batch["keys"], numbers, "none", 0, image_size)
-        return {"inputs": inputs, "labels": batch["labels"]}
+        views = render_views(batch["pictures"], batch["keys"], numbers, "none", 0, image_size)
+        # Whole numbers, as in the 8-bit pictures that an exported student is given.
+        return {"inputs": tf.round(views), "labels": batch["labels"]}
 
     side = examples.pictures.canvas.shape[1]
     signature = {

@@ -5,7 +5,6 @@ counts["LceBconv2d"]
 """
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +24,7 @@ _BUILTIN_NAMES = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
 }
 # What reading at a wrong offset raises, in the flatbuffers library and in NumPy.
-_UNREADABLE = (struct.error, IndexError, OverflowError, TypeError, ValueError, AttributeError)
+_UNREADABLE = (struct.error, LookupError, OverflowError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -65,25 +64,12 @@ def operators(flatbuffer: bytes, source: str = "the TFLite model") -> list[Opera
     Raises:
         UserError: where the bytes are no TFLite file, or a damaged one.
     """
-    return _read(flatbuffer, source, _operators)
-
-
-def check_readable(flatbuffer: bytes, source: str = "the TFLite model") -> None:
-    """Refuses damaged bytes, on which the interpreter would end the whole process.
-
-    Raises:
-        UserError: as `operators`.
-    """
-    _read(flatbuffer, source, _operators)
-
-
-def _read(flatbuffer: bytes, source: str, reader: Callable[[Any], Any]) -> Any:
     if not schema.Model.ModelBufferHasIdentifier(flatbuffer.ljust(8, b"\0"), 0):
         raise UserError(
             f"{source} is not a TFLite file ({len(flatbuffer)} bytes): export it again."
         )
     try:
-        return reader(schema.Model.GetRootAsModel(flatbuffer, 0))
+        return _operators(schema.Model.GetRootAsModel(flatbuffer, 0))
     except _UNREADABLE as error:
         raise UserError(f"{source} is damaged ({error}): export it again.") from error
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.deploy.binarize import deployable
-from candle_tf.deploy.flatbuffer import check_readable
+from candle_tf.deploy.flatbuffer import operators
 from candle_tf.deploy.saved_model import SAVE_OPTIONS, SIGNATURE
 from candle_tf.errors import UserError
 
@@ -116,7 +116,8 @@ def run(
 
 
 def _interpreter(flatbuffer: bytes, source: str, **options: Any) -> Any:
-    check_readable(flatbuffer, source)
+    # On damaged bytes the interpreter would end the whole process; reading them refuses.
+    operators(flatbuffer, source)
     _compute_engine()
     from larq_compute_engine.tflite.python.interpreter import Interpreter
 

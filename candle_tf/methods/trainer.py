@@ -58,7 +58,10 @@ class Trainer(tf.keras.Model):
         return self.network(inputs, training=training)["logits"]
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
-        """One round; returns the terms of this very step, not running means."""
+        """One round; returns the terms of this very step, not running means.
+
+        Under a tf.distribute strategy the terms are shares that add up to the mean over replicas.
+        """
         replicas = self.distribute_strategy.num_replicas_in_sync
         with tf.GradientTape() as tape:
             terms = self.terms(data, training=True)
@@ -69,7 +72,7 @@ class Trainer(tf.keras.Model):
         for player, gradient in zip(players, gradients, strict=True):
             signed = [-g for g in gradient] if player.ascends else gradient
             player.optimizer.apply_gradients(zip(signed, player.variables, strict=True))
-        return terms
+        return {name: value / replicas for name, value in terms.items()}
 
     def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Cross-entropy and mean class accuracy on validation pictures."""
@@ -88,9 +91,12 @@ class Trainer(tf.keras.Model):
     def ready(self) -> "Trainer":
         """Builds and compiles, so that checkpoints hold every optimizer slot from the start."""
         players = self.players()
-        for player in players:
-            player.optimizer.build(player.variables)
+        # Outside the scope the slots would be shared, and every replica would update them.
+        with self.distribute_strategy.scope():
+            for player in players:
+                player.optimizer.build(player.variables)
         self.compile(optimizer=players[0].optimizer)
+        self.distribute_reduction_method = "sum"
         return self
 
 
@@ -107,7 +113,8 @@ def cosine_schedule(peak: float, steps: int, warmup_fraction: float) -> Any:
         steps: steps of the whole training; the schedule is in fractions of it.
         warmup_fraction: part of the steps in which the rate rises, in [0, 1).
     """
-    warmup = round(warmup_fraction * steps)
+    # At least one step is left to fall in: Keras's cosine over 0 steps is not a number.
+    warmup = min(round(warmup_fraction * steps), steps - 1)
     schedules = tf.keras.optimizers.schedules
     if warmup == 0:
         return schedules.CosineDecay(peak, decay_steps=steps)

@@ -36,9 +36,7 @@ class Trained:
     checkpoints: Checkpoints
 
 
-def train_student(
-    config: Config, data: Data, answers: Answers | None, folder: Path
-) -> Trained:
+def train_student(config: Config, data: Data, answers: Answers | None, folder: Path) -> Trained:
     """Trains the student, from where an earlier call stopped.
 
     Args:
@@ -114,9 +112,3 @@ def _objective(config: Config, answers: Answers) -> Objective:
     kl, fs = uninformed_losses(logits, config.temperature)
     weight = config.balance_entropy if config.balance == "adversarial" else 0.0
     return Objective(kl, fs, weight)
-
-
-def student_logits(student: tf.keras.Model, batches: tf.data.Dataset) -> np.ndarray:
-    """Logits of every picture of `evaluation_batches`, float32 [N, C]."""
-    parts = [student.predict_on_batch(batch["inputs"])["logits"] for batch in batches]
-    return np.concatenate(parts)

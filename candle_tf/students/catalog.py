@@ -1,6 +1,6 @@
 """The one table of binary students by name.
 
-    student = build_student("reactnet_a", (64, 64, 3), classes=101, width=0.5, stem_stride=2)
+student = build_student("reactnet_a", (64, 64, 3), classes=101, width=0.5, stem_stride=2)
 """
 
 from collections.abc import Callable

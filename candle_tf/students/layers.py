@@ -1,9 +1,9 @@
 """Building blocks of binary networks around the binary convolution: RSign's shift and RPReLU.
 
-    x = Shift()(x)              # RSign = Shift followed by ApproxSign
-    x = ApproxSign()(x)
-    x = binary_conv(x, filters=64, kernel_size=3, strides=1, name="conv")
-    x = RPReLU()(x)
+x = Shift()(x)              # RSign = Shift followed by ApproxSign
+x = ApproxSign()(x)
+x = binary_conv(x, filters=64, kernel_size=3, strides=1, name="conv")
+x = RPReLU()(x)
 """
 
 from typing import Any
@@ -13,11 +13,9 @@ import tensorflow as tf
 
 from candle_tf.students.quantizers import ScaledSign
 
-_Layer = tf.keras.layers.Layer
-
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
-class Shift(_Layer):
+class Shift(tf.keras.layers.Layer):
     """Adds one learned offset per channel: y = x + b, b = 0 at the start.
 
     Float [..., C] to float [..., C]. With a sign behind it this is ReActNet's RSign.
@@ -32,7 +30,7 @@ class Shift(_Layer):
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
-class RPReLU(_Layer):
+class RPReLU(tf.keras.layers.Layer):
     """Shifted PReLU: y = PReLU(x + b1; slope) + b2, all three learned per channel.
 
     Float [N, H, W, C] to the same shape. Slopes start at 0.25, shifts at 0. Source: ReActNet
@@ -56,9 +54,7 @@ class RPReLU(_Layer):
         return prelu + self.shift_out
 
 
-def binary_conv(
-    x: tf.Tensor, filters: int, kernel_size: int, strides: int, name: str
-) -> tf.Tensor:
+def binary_conv(x: tf.Tensor, filters: int, kernel_size: int, strides: int, name: str) -> tf.Tensor:
     """A convolution of +-1 activations with a scaled +-1 kernel.
 
     Padding is "same" with +1, which keeps the activations bit-packed on the device (padding with 0
@@ -96,6 +92,4 @@ def batch_norm(x: tf.Tensor, name: str) -> tf.Tensor:
 def is_binary_conv(layer: Any) -> bool:
     """Whether a Keras layer is a convolution with a kernel quantized to one bit."""
     quantizer = getattr(layer, "kernel_quantizer", None)
-    return (
-        isinstance(layer, tf.keras.layers.Conv2D) and getattr(quantizer, "precision", None) == 1
-    )
+    return isinstance(layer, tf.keras.layers.Conv2D) and getattr(quantizer, "precision", None) == 1

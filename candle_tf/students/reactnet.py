@@ -1,7 +1,7 @@
 """ReActNet-A (Liu et al., ECCV 2020): MobileNet's plan, every inner convolution binary.
 
-    model = reactnet_a((64, 64, 3), classes=101, width=0.5)
-    model(pixels)["logits"]                 # pixels: float [N, 64, 64, 3] in 0..255
+model = reactnet_a((64, 64, 3), classes=101, width=0.5)
+model(pixels)["logits"]                 # pixels: float [N, 64, 64, 3] in 0..255
 """
 
 import tensorflow as tf

@@ -181,6 +181,14 @@ def _keras_applications(choice: str, weights: str) -> tuple[tf.keras.Model, Prep
     settings = {"include_top": False, "pooling": "avg", "input_shape": (None, None, 3)}
     build = getattr(tf.keras.applications, choice)
     if weights:
+        if choice.startswith("EfficientNetB"):
+            # It scales its input otherwise for ImageNet weights than for any others, and a file
+            # does not tell which it holds: a wrong guess would only show in the accuracy.
+            raise UserError(
+                f"Teacher 'keras_applications:{choice}' cannot take its weights from {weights}: "
+                "Keras prepares its input rightly only for weights it fetches itself. Leave out "
+                "the file, or use an EfficientNetV2."
+            )
         backbone = build(weights=None, **settings)
         load_h5(backbone, weights, f"keras_applications:{choice}")
         return backbone, family.preprocess_input
@@ -244,13 +252,16 @@ def _keras_cv(choice: str, weights: str) -> tuple[tf.keras.Model, Preprocess]:
 
 def _keras_cv_presets() -> tuple[dict[str, Any], set[str]]:
     """All of KerasCV's backbone presets, and the names of those with weights."""
+    families: list[Any] = [
+        value
+        for value in vars(keras_cv.models).values()
+        if isinstance(value, type) and issubclass(value, keras_cv.models.Backbone)
+    ]
     presets: dict[str, Any] = {}
     pretrained: set[str] = set()
-    backbone: Any
-    for backbone in vars(keras_cv.models).values():
-        if isinstance(backbone, type) and issubclass(backbone, keras_cv.models.Backbone):
-            presets |= backbone.presets
-            pretrained |= set(backbone.presets_with_weights)
+    for family in families:
+        presets |= family.presets
+        pretrained |= set(family.presets_with_weights)
     return presets, pretrained
 
 

@@ -66,17 +66,12 @@ def efficientnet_lite0(
         UserError: the package is missing, or a weight is missing, left over or of another shape.
     """
     state = read_state_dict(package_weights() if weights is None else weights, origin)
-    backbone = _architecture()
-    for layer, prefix in _torch_names().items():
-        _load_layer(backbone.get_layer(layer), prefix, state, origin)
+    layers = _torch_names()
+    _check_names(state, list(layers.values()), origin)
     _head(state, origin)
-    # Training step counters, of no use here.
-    left_over = [name for name in state if not name.endswith(".num_batches_tracked")]
-    if left_over:
-        raise UserError(
-            f"{origin} does not hold the weights of EfficientNet-Lite0: it has {left_over[0]!r}, "
-            "which that network does not have. Give the weights of EfficientNet-Lite0."
-        )
+    backbone = _architecture()
+    for layer, prefix in layers.items():
+        _load_layer(backbone.get_layer(layer), prefix, state, origin)
     return backbone
 
 
@@ -92,7 +87,9 @@ def imagenet_head(
     Raises:
         UserError: as ``efficientnet_lite0``.
     """
-    return _head(read_state_dict(package_weights() if weights is None else weights, origin), origin)
+    state = read_state_dict(package_weights() if weights is None else weights, origin)
+    _check_names(state, list(_torch_names().values()), origin)
+    return _head(state, origin)
 
 
 def _head(state: dict[str, np.ndarray], origin: str) -> tuple[np.ndarray, np.ndarray]:
@@ -145,19 +142,37 @@ def _torch_names() -> dict[str, str]:
     return names | {"top_conv": "_conv_head", "top_bn": "_bn1"}
 
 
+def _suffixes(prefix: str) -> tuple[str, ...]:
+    if "_bn" in prefix:
+        return ("weight", "bias", "running_mean", "running_var")
+    return ("weight",)
+
+
+def _check_names(state: dict[str, np.ndarray], prefixes: list[str], origin: str) -> None:
+    wanted = {f"{prefix}.{suffix}" for prefix in prefixes for suffix in _suffixes(prefix)}
+    wanted |= {"_fc.weight", "_fc.bias"}
+    # Counters of training steps, of no use here.
+    found = {name for name in state if not name.endswith(".num_batches_tracked")}
+    for kind, names in (("misses", wanted - found), ("has the unknown", found - wanted)):
+        if names:
+            raise UserError(
+                f"{origin} does not hold the weights of EfficientNet-Lite0: it {kind} "
+                f"{min(names)!r}. Give the weights of EfficientNet-Lite0."
+            )
+
+
 def _load_layer(
     layer: tf.keras.layers.Layer, prefix: str, state: dict[str, np.ndarray], origin: str
 ) -> None:
-    suffixes: tuple[str, ...]
     axes: tuple[int, ...]
     if isinstance(layer, tf.keras.layers.BatchNormalization):
-        suffixes, axes = ("weight", "bias", "running_mean", "running_var"), (0,)
+        axes = (0,)
     elif isinstance(layer, tf.keras.layers.DepthwiseConv2D):
-        suffixes, axes = ("weight",), (2, 3, 0, 1)  # (C, 1, H, W) -> (H, W, C, 1)
+        axes = (2, 3, 0, 1)  # (C, 1, H, W) -> (H, W, C, 1)
     else:
-        suffixes, axes = ("weight",), (2, 3, 1, 0)  # (O, I, H, W) -> (H, W, I, O)
+        axes = (2, 3, 1, 0)  # (O, I, H, W) -> (H, W, I, O)
     values = []
-    for suffix, variable in zip(suffixes, layer.weights, strict=True):
+    for suffix, variable in zip(_suffixes(prefix), layer.weights, strict=True):
         shape = tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
         values.append(_take(state, f"{prefix}.{suffix}", shape, origin).transpose(axes))
     layer.set_weights(values)
@@ -166,12 +181,11 @@ def _load_layer(
 def _take(
     state: dict[str, np.ndarray], name: str, shape: tuple[int, ...], origin: str
 ) -> np.ndarray:
-    """Removes a weight from ``state``, so that what is left over at the end can be told."""
-    value = state.pop(name, None)
-    if value is None or value.shape != shape or value.dtype != np.float32:
-        found = "missing" if value is None else f"{value.dtype} {list(value.shape)}"
+    value = state[name]
+    if value.shape != shape or value.dtype != np.float32:
         raise UserError(
             f"{origin} does not hold the weights of EfficientNet-Lite0: {name!r} should be float32 "
-            f"{list(shape)} and is {found}. Give the weights of EfficientNet-Lite0."
+            f"{list(shape)} and is {value.dtype} {list(value.shape)}. Give the weights of "
+            "EfficientNet-Lite0."
         )
     return value

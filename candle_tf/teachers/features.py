@@ -1,8 +1,8 @@
 """The frozen teacher's pooled features, computed once per picture, view and resolution and stored.
 
-    views = teacher_views("whole", "pad_crop_flip", count=4)
-    stored = view_features(teacher, examples, views, resolution=160, seed=0, folder=cache)
-    stored.shape                                                     # (2, N, 1280), float16
+views = teacher_views("whole", "pad_crop_flip", count=4)
+stored = view_features(teacher, examples, views, resolution=160, seed=0, folder=cache)
+stored.shape                                                     # (2, N, 1280), float16
 """
 
 import dataclasses

@@ -7,12 +7,9 @@ fingerprint(backbone)    # the same 64 hexadecimal digits for as long as no weig
 
 import hashlib
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import h5py  # type: ignore[import-untyped]
+import h5py
 import numpy as np
 import tensorflow as tf
 
@@ -106,8 +103,8 @@ def load_h5(model: tf.keras.Model, path: str | Path, name: str) -> None:
     """Loads all weights of ``model`` from an HDF5 file written by Keras' ``save_weights``.
 
     Both of Keras' layouts are read: the older one (``.h5``, also the weights of a whole-model
-    ``.h5`` file) and the newer one (``.weights.h5``). Only arrays are read: no model is rebuilt
-    from the file, so nothing in it is executed.
+    ``.h5`` file) and the newer one (``.weights.h5``, of Keras 2 or 3). Only arrays are read: no
+    model is rebuilt from the file, so nothing in it is executed.
 
     Args:
         model: a built model of the architecture the weights were saved from.
@@ -118,14 +115,16 @@ def load_h5(model: tf.keras.Model, path: str | Path, name: str) -> None:
         UserError: the file cannot be read, is no weights file, or does not fit ``model``; the
             message quotes the first mismatch.
     """
-    sha256_of(path)  # HDF5's own messages for a missing or unreadable file are obscure.
+    try:
+        Path(path).open("rb").close()  # HDF5's own messages for a missing file are obscure
+    except OSError as error:
+        raise _unreadable(path, error) from error
     try:
         with h5py.File(path, "r") as file:
             newer = "layer_names" not in file.attrs and "model_weights" not in file
-            hub = newer and "_layer_checkpoint_dependencies" not in file
             arrays = _array_count(file)
         _check_suffix(path, newer)
-        with _keras_3_paths(model, hub), warnings.catch_warnings():
+        with warnings.catch_warnings():
             # Keras looks at every attribute of a model, and warns of those it will remove.
             warnings.filterwarnings("ignore", message=".*will be removed in a future version")
             model.load_weights(str(path))
@@ -161,24 +160,3 @@ def _array_count(file: h5py.File) -> int:
     file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
     # Keras 3 also stores the state of Dropout's random number generators.
     return sum("seed_generator" not in name for name in names)
-
-
-@contextmanager
-def _keras_3_paths(model: tf.keras.Model, wanted: bool) -> Iterator[None]:
-    """Has Keras 2 look for layers where Keras 3 writes them (as in the files of KerasCV's hub).
-
-    Keras 2 files a functional model's layers under ``_layer_checkpoint_dependencies``, Keras 3
-    under ``layers``; without that property Keras 2 does so too.
-    """
-    holders: list[Any] = [
-        c for c in type(model).__mro__ if "_layer_checkpoint_dependencies" in vars(c)
-    ]
-    if not wanted or not holders:
-        yield
-        return
-    held = vars(holders[0])["_layer_checkpoint_dependencies"]
-    holders[0]._layer_checkpoint_dependencies = {}
-    try:
-        yield
-    finally:
-        holders[0]._layer_checkpoint_dependencies = held

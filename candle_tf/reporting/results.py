@@ -1,0 +1,101 @@
+"""report.json: every figure of a run, and the table made of it.
+
+report = read_results("runs/digits/report.json")
+print(method_table(report.rows()))
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+from candle_tf.metrics import Metrics
+
+# What each result is called in tables, in their order.
+TITLES = {
+    "teacher": "teacher (calibrated, float)",
+    "student_last_epoch": "student in Keras, last epoch",
+    "student": "student in Keras, selected epoch",
+    "tflite": "student as LCE file",
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that was measured.
+
+    Attributes:
+        config: the run's settings by flag name.
+        split: "hash", "train", "validation", "test" (numbers of pictures), "train_counts" by class
+            name, and "groups" (class names of each shot group).
+        selected_epoch, last_epoch: counted from 1.
+        metrics: by model; keys as in `TITLES`.
+        bytes: sizes by model.
+        export: operators of the LCE file, and the agreement of both exports with Keras.
+    """
+
+    config: dict[str, Any]
+    split: dict[str, Any]
+    selected_epoch: int
+    last_epoch: int
+    metrics: dict[str, Metrics]
+    bytes: dict[str, int]
+    export: dict[str, Any]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows for `table.method_table`, in the order of `TITLES`."""
+        return [
+            {"model": title, **accuracies(self.metrics[name]), "bytes": self.bytes.get(name)}
+            for name, title in TITLES.items()
+            if name in self.metrics
+        ]
+
+
+def accuracies(metrics: Metrics) -> dict[str, float]:
+    """The columns of a table's row that are accuracies: mean and shot groups."""
+    return {"mean": metrics.mean, **metrics.groups}
+
+
+def write_results(results: Results, path: Path) -> None:
+    """Writes report.json."""
+    content = {
+        **vars(results),
+        "metrics": {name: value.to_json() for name, value in results.metrics.items()},
+    }
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_results(path: Path) -> Results:
+    """Reads report.json back.
+
+    Raises:
+        UserError: where there is none, or it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+        metrics = {name: Metrics.from_json(value) for name, value in content["metrics"].items()}
+        return Results(**{**content, "metrics": metrics})
+    except FileNotFoundError as error:
+        raise UserError(
+            f"There is no {path}: the run has not come to its end yet. Start it again, and it "
+            "goes on from where it stopped."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): start the run again to write it anew."
+        ) from error
+
+
+def comparison_rows(runs: Sequence[Results]) -> list[dict[str, Any]]:
+    """Rows for `table.method_table` over several runs: each run's student as it is shipped, and
+    the first teacher among them."""
+    with_teacher = [run for run in runs if "teacher" in run.metrics][:1]
+    rows = [{**run.rows()[0], "model": TITLES["teacher"]} for run in with_teacher]
+    for run in runs:
+        shipped = "tflite" if "tflite" in run.metrics else "student"
+        row = next(row for row in run.rows() if row["model"] == TITLES[shipped])
+        rows.append({**row, "model": f"{run.config['method']} ({TITLES[shipped]})"})
+    return rows

@@ -1,0 +1,85 @@
+"""What a finished run tells: report.json, report.html and the table on the terminal."""
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.config import Config
+from candle_tf.reporting.results import Results, write_results
+from candle_tf.reporting.run_report import write_run_report
+from candle_tf.run_folder import RunFolder
+from candle_tf.stages.calibration import Calibrated
+from candle_tf.stages.evaluation import Evaluation, measure
+from candle_tf.stages.exporting import Exported, tflite_logits
+from candle_tf.stages.prepare import Data
+from candle_tf.stages.training import Trained
+
+_FLOAT_BYTES = 4
+
+
+def report(
+    config: Config,
+    folder: RunFolder,
+    data: Data,
+    calibrated: Calibrated | None,
+    trained: Trained,
+    evaluation: Evaluation,
+    exported: Exported,
+) -> Results:
+    """Measures the converted file, and writes report.json and report.html."""
+    metrics = dict(evaluation.results)
+    metrics["tflite"] = measure(data, tflite_logits(exported, evaluation.pixels))
+    results = Results(
+        config=config.to_dict(),
+        split=_split_summary(data),
+        selected_epoch=evaluation.selected_epoch,
+        last_epoch=evaluation.last_epoch,
+        metrics=metrics,
+        bytes=_sizes(calibrated, trained, exported),
+        export=exported.record,
+    )
+    write_results(results, folder.report_path)
+    html_path = folder.path / "report.html"
+    write_run_report(
+        html_path,
+        results,
+        labels=data.test.labels,
+        logits=evaluation.logits,
+        pixels=evaluation.pixels,
+        norms=_norms(calibrated, trained),
+    )
+    folder.record("report", [folder.report_path, html_path])
+    return results
+
+
+def _split_summary(data: Data) -> dict[str, object]:
+    names = data.split.class_names
+    return {
+        "hash": data.split.hash,
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+        "train_counts": dict(zip(names, data.counts.tolist(), strict=True)),
+        "groups": {group: [names[c] for c in classes] for group, classes in data.groups.items()},
+    }
+
+
+def _sizes(calibrated: Calibrated | None, trained: Trained, exported: Exported) -> dict[str, int]:
+    """Bytes by model; of Keras models, their float32 weights."""
+    keras = trained.student.count_params() * _FLOAT_BYTES
+    sizes = {"student": keras, "student_last_epoch": keras}
+    sizes["tflite"] = exported.record["bytes"]["tflite"]
+    if calibrated:
+        teacher = calibrated.teacher.encoder.count_params() + calibrated.classifier.count_params()
+        sizes["teacher"] = teacher * _FLOAT_BYTES
+    return sizes
+
+
+def _norms(calibrated: Calibrated | None, trained: Trained) -> dict[str, np.ndarray]:
+    norms = {"student": _column_norms(trained.student.get_layer("logits"))}
+    if calibrated:
+        norms["teacher"] = _column_norms(calibrated.classifier.get_layer("classifier"))
+    return norms
+
+
+def _column_norms(dense: tf.keras.layers.Dense) -> np.ndarray:
+    return np.linalg.norm(dense.kernel.numpy(), axis=0)

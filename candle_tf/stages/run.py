@@ -1,0 +1,53 @@
+"""A whole run, stage by stage; what is finished is taken up, not done again."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import tensorflow as tf
+from absl import logging
+
+from candle_tf.config import Config
+from candle_tf.reporting.results import Results
+from candle_tf.run_folder import RunFolder, open_run_folder
+from candle_tf.stages.calibration import calibrate
+from candle_tf.stages.evaluation import evaluate
+from candle_tf.stages.exporting import export
+from candle_tf.stages.prepare import prepare
+from candle_tf.stages.reporting import report
+from candle_tf.stages.training import train_student
+
+T = TypeVar("T")
+
+
+def run(config: Config) -> tuple[RunFolder, Results]:
+    """Calibrates, trains, evaluates, exports and reports; goes on where an earlier call stopped.
+
+    Raises:
+        UserError: for anything a user can mend; nothing finished is lost.
+    """
+    # Bit-identical results whether or not a run was interrupted; on CPUs it costs nothing.
+    tf.keras.utils.set_random_seed(config.seed)
+    tf.config.experimental.enable_op_determinism()
+    folder = open_run_folder(config)
+    data = _stage("1/5 data", lambda: prepare(config, folder))
+    calibrated = None
+    if config.method == "candle":
+        calibrated = _stage(
+            "2/5 calibrate the teacher", lambda: calibrate(config, data, folder.path / "calibrate")
+        )
+    answers = calibrated.answers if calibrated else None
+    trained = _stage(
+        f"3/5 train the student ({config.method})",
+        lambda: train_student(config, data, answers, folder.path / "student"),
+    )
+    evaluation = _stage("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
+    exported = _stage(
+        "5/5 export",
+        lambda: export(trained.student, data.split.class_names, evaluation, folder),
+    )
+    return folder, report(config, folder, data, calibrated, trained, evaluation, exported)
+
+
+def _stage(title: str, work: Callable[[], T]) -> T:
+    logging.info("--- %s", title)
+    return work()

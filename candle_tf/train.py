@@ -1,0 +1,26 @@
+"""The main job: calibrate the teacher, train the binary student, evaluate, export, report.
+
+    python -m candle_tf.train --flagfile=configs/quickstart.cfg
+    python -m candle_tf.train --dataset=folder --data_dir=pictures.zip --run_dir=runs/pictures
+
+The same command goes on where it was stopped.
+"""
+
+from candle_tf import app
+from candle_tf.config import Config
+from candle_tf.reporting.table import method_table
+
+
+def main(config: Config) -> None:
+    """Runs everything and prints the table."""
+    # Imported here, so that a mistyped flag is refused at once and not after TensorFlow's start.
+    from candle_tf.stages.run import run
+
+    folder, results = run(config)
+    print(f"\n{method_table(results.rows())}\n\nEverything is in {folder.path}; begin with "
+          f"{folder.path / 'report.html'}.")  # fmt: skip
+
+
+if __name__ == "__main__":
+    app.define_config_flags()
+    app.run(lambda _: main(app.config_from_flags()))

@@ -1,0 +1,8 @@
+"""`bazel test //:tests` runs pytest through this."""
+
+import sys
+
+import pytest
+
+if __name__ == "__main__":
+    sys.exit(pytest.main(sys.argv[1:]))

@@ -1,0 +1,145 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from candle_tf.data.pictures import open_pictures, picture_key, squeeze
+from candle_tf.data.sources import open_source
+from candle_tf.errors import UserError
+
+SIDE = 12
+IDS = tuple(f"train/{name}/{i}.png" for name in ("ant", "cat") for i in range(3))
+
+
+def noise(seed: int, height: int = 20, width: int = 30) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data set of IDS; the i-th picture is noise(i)."""
+    root = tmp_path / "data"
+    for i, name in enumerate(IDS):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(noise(i)))
+    return root
+
+
+def opened(data, folder, ids=IDS, side=SIDE):
+    with open_source("folder", str(data)) as source:
+        return open_pictures(source, ids, side, folder)
+
+
+def test_each_row_is_the_picture_of_its_id(data, tmp_path):
+    order = IDS[::-1]
+    pictures = opened(data, tmp_path / "cache", order)
+    assert pictures.canvas.shape == (len(IDS), SIDE, SIDE, 3)
+    assert pictures.canvas.dtype == np.uint8
+    for i, image_id in enumerate(IDS):
+        row = pictures.rows[image_id]
+        np.testing.assert_array_equal(pictures.canvas[row], squeeze(noise(i), SIDE))
+    rows = pictures.rows_of([IDS[4], IDS[0]])
+    assert rows.dtype == np.int64
+    assert rows.tolist() == [1, 5]
+
+
+def test_rows_of_no_pictures_and_of_an_unknown_one(data, tmp_path):
+    pictures = opened(data, tmp_path / "cache")
+    assert pictures.rows_of([]).shape == (0,)
+    with pytest.raises(KeyError):
+        pictures.rows_of(["train/cat/9.png"])
+
+
+def test_keys_do_not_depend_on_order_or_number_of_pictures(data, tmp_path):
+    every = opened(data, tmp_path / "cache")
+    some = opened(data, tmp_path / "cache", (IDS[5], IDS[2]))
+    assert every.keys.dtype == np.int64
+    assert (every.keys >= 0).all()
+    assert len(set(every.keys.tolist())) == len(IDS)
+    assert some.keys.tolist() == [every.keys[5], every.keys[2]]
+    assert some.digest != every.digest
+
+
+def test_picture_keys_spread_over_all_bits():
+    keys = np.array([picture_key(f"train/cat/{i}.png") for i in range(400)], np.int64)
+    assert (keys >= 0).all()
+    set_bits = ((keys[:, None] >> np.arange(63)) & 1).sum(axis=0)
+    # Binomial(400, 1/2): 6 standard deviations are 60.
+    assert np.abs(set_bits - 200).max() < 60
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (30, 20), (7, 5), (1, 1), (12, 12)])
+def test_squeeze_gives_the_whole_picture_as_a_square(height, width):
+    image = noise(3, height, width)
+    square = squeeze(image, SIDE)
+    assert square.shape == (SIDE, SIDE, 3)
+    assert square.dtype == np.uint8
+    if (height, width) == (SIDE, SIDE):
+        np.testing.assert_array_equal(square, image)
+
+
+def test_squeeze_keeps_a_constant_picture_and_the_places_of_things():
+    np.testing.assert_array_equal(squeeze(np.full((9, 17, 3), 77, np.uint8), SIDE), 77)
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[20:, 40:, 0] = 255  # lower right, red
+    square = squeeze(image, SIDE)
+    assert (square[7:, 7:, 0] == 255).all()
+    assert (square[:5, :, 0] == 0).all()
+    assert (square[:, :5, 0] == 0).all()
+    assert (square[..., 1:] == 0).all()
+
+
+def test_squeeze_is_antialiased():
+    """A chequerboard of single pixels becomes grey, instead of some of its pixels."""
+    board = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    square = squeeze(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 8)
+    assert np.abs(square.astype(int) - 127.5).max() < 12
+
+
+def test_an_unreadable_picture_is_named_and_a_rerun_after_mending_goes_on(data, tmp_path):
+    broken = data / IDS[4]
+    broken.write_bytes(png(noise(4))[:60])
+    with pytest.raises(UserError, match=IDS[4]):
+        opened(data, tmp_path / "cache")
+    broken.write_bytes(png(noise(40)))
+    pictures = opened(data, tmp_path / "cache")
+    for i in (0, 4, 5):
+        seed = 40 if i == 4 else i
+        np.testing.assert_array_equal(pictures.canvas[i], squeeze(noise(seed), SIDE))
+
+
+def test_a_second_opening_decodes_nothing(data, tmp_path):
+    first = opened(data, tmp_path / "cache")
+    seen = []
+    with open_source("folder", str(data)) as source:
+        read = source.reader
+        object.__setattr__(source, "reader", lambda name: (seen.append(name), read(name))[1])
+        again = open_pictures(source, IDS, SIDE, tmp_path / "cache")
+        open_pictures(source, IDS, SIDE + 1, tmp_path / "cache")
+    assert sorted(seen) == sorted(IDS)  # for the other side alone
+    assert again.digest == first.digest
+    np.testing.assert_array_equal(again.canvas, first.canvas)
+
+
+def test_a_changed_picture_is_decoded_again(data, tmp_path):
+    before = opened(data, tmp_path / "cache")
+    (data / IDS[1]).write_bytes(png(noise(90, 25, 25)))
+    after = opened(data, tmp_path / "cache")
+    assert after.digest != before.digest
+    np.testing.assert_array_equal(after.canvas[1], squeeze(noise(90, 25, 25), SIDE))
+    np.testing.assert_array_equal(after.canvas[2], before.canvas[2])
+    np.testing.assert_array_equal(after.keys, before.keys)
+
+
+def test_another_side_is_another_digest(data, tmp_path):
+    small, large = (opened(data, tmp_path / "cache", side=side) for side in (SIDE, 2 * SIDE))
+    assert small.digest != large.digest
+    assert large.canvas.shape[1] == 2 * SIDE

@@ -1,0 +1,203 @@
+import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
+
+# isort: split
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from candle_tf.data.pictures import Pictures, picture_key
+from candle_tf.data.pipeline import (
+    Answers,
+    Examples,
+    epoch_order,
+    evaluation_batches,
+    steps_per_epoch,
+    training_batches,
+)
+from candle_tf.data.views import render_views
+
+STORED = 14  # pictures in the store
+COUNT = 10  # of them in the part
+SIDE = 16
+ROWS = np.random.default_rng(5).permutation(STORED)[:COUNT]
+LABELS = np.arange(COUNT, dtype=np.int32) * 3  # tells examples apart
+SETTINGS = {"image_size": 12, "augmentation": "pad_crop_flip", "batch_size": 4, "seed": 3}
+
+
+def store(canvas: np.ndarray) -> Pictures:
+    ids = [f"train/a/{row}.png" for row in range(len(canvas))]
+    keys = np.array([picture_key(image_id) for image_id in ids], np.int64)
+    return Pictures(canvas, keys, {image_id: row for row, image_id in enumerate(ids)}, "digest")
+
+
+def noisy() -> Examples:
+    """Pictures of which no two, and no two views of one, are alike."""
+    canvas = np.random.default_rng(0).integers(0, 256, (STORED, SIDE, SIDE, 3), np.uint8)
+    return Examples(store(canvas), ROWS, LABELS)
+
+
+def plain() -> Examples:
+    """Pictures of one colour that is ten times their row."""
+    values = 10 * np.arange(STORED, dtype=np.uint8)
+    canvas = np.broadcast_to(values[:, None, None, None], (STORED, SIDE, SIDE, 3))
+    return Examples(store(canvas), ROWS, LABELS)
+
+
+def answers(views: int) -> Answers:
+    """Features (view, example, 1) and logits (10 view + example, 0)."""
+    view, example = np.meshgrid(np.arange(views), np.arange(COUNT), indexing="ij")
+    features = np.stack([view, example, np.ones_like(view)], axis=-1)
+    logits = np.stack([10 * view + example, np.zeros_like(view)], axis=-1)
+    return Answers(features.astype(np.float16), logits.astype(np.float16))
+
+
+def batches(examples, first_epoch, epochs, **changes):
+    dataset = training_batches(
+        examples, first_epoch=first_epoch, epochs=epochs, **{**SETTINGS, **changes}
+    )
+    return [{name: value.numpy() for name, value in batch.items()} for batch in dataset]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_epoch_order_is_a_permutation_that_changes_with_seed_and_epoch():
+    orders = {(seed, epoch): epoch_order(seed, epoch, 50) for seed in (0, 1) for epoch in (0, 1)}
+    for order in orders.values():
+        assert order.dtype == np.int64
+        np.testing.assert_array_equal(np.sort(order), np.arange(50))
+    assert len({tuple(order) for order in orders.values()}) == 4
+    np.testing.assert_array_equal(epoch_order(1, 1, 50), orders[1, 1])
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size", "steps"), [(10, 4, 2), (8, 4, 2), (4, 4, 1), (3, 4, 1), (9, 1, 9)]
+)
+def test_steps_per_epoch(examples, batch_size, steps):
+    assert steps_per_epoch(examples, batch_size) == steps
+
+
+def test_an_epoch_has_each_example_at_most_once_and_only_full_batches():
+    seen = batches(plain(), 0, 3)
+    assert len(seen) == 3 * 2
+    epochs = [np.concatenate([b["labels"] for b in seen[2 * e : 2 * e + 2]]) for e in range(3)]
+    for labels in epochs:
+        assert len(labels) == len(set(labels)) == 8
+        assert set(labels) <= set(LABELS)
+    # Who is left out changes, so that every picture is seen in time.
+    left_out = [frozenset(LABELS) - set(labels) for labels in epochs]
+    assert len(set(left_out)) > 1
+
+
+def test_batches_have_the_promised_shapes_types_and_range():
+    for batch in batches(noisy(), 0, 1, answers=answers(1)):
+        assert batch["inputs"].shape == (4, 12, 12, 3)
+        assert batch["inputs"].dtype == np.float32
+        assert batch["inputs"].min() >= 0
+        assert 128 < batch["inputs"].max() <= 255.01
+        assert batch["labels"].dtype == np.int32
+        assert batch["teacher_features"].shape == (4, 3)
+        assert batch["teacher_features"].dtype == np.float32
+        assert batch["teacher_logits"].shape == (4, 2)
+        assert batch["teacher_logits"].dtype == np.float32
+    assert set(batches(noisy(), 0, 1)[0]) == {"inputs", "labels"}
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch():
+    examples = Examples(noisy().pictures, ROWS[:3], LABELS[:3])
+    seen = batches(examples, 0, 2)
+    assert [sorted(batch["labels"]) for batch in seen] == [[0, 3, 6], [0, 3, 6]]
+
+
+def test_labels_belong_to_their_pictures():
+    row_of_label = dict(zip(LABELS.tolist(), ROWS.tolist(), strict=True))
+    for batch in batches(plain(), 0, 2):
+        for pixels, label in zip(batch["inputs"], batch["labels"], strict=True):
+            np.testing.assert_allclose(pixels[6, 6], 10 * row_of_label[int(label)], atol=1e-3)
+
+
+@pytest.mark.parametrize("fixed_views", [None, 2])
+def test_a_run_taken_up_sees_what_an_uninterrupted_one_sees(fixed_views):
+    given = {"fixed_views": fixed_views, "answers": answers(fixed_views or 1)}
+    whole = batches(noisy(), 0, 4, **given)
+    for first_epoch in (1, 3):
+        assert_same(whole[2 * first_epoch :], batches(noisy(), first_epoch, 4, **given))
+    assert batches(noisy(), 4, 4, **given) == []
+
+
+def test_the_number_of_epochs_does_not_change_the_first_ones():
+    assert_same(batches(noisy(), 0, 1), batches(noisy(), 0, 3)[:2])
+
+
+def test_another_epoch_and_another_seed_are_other_views():
+    whole = {"batch_size": COUNT}
+    first, second = batches(noisy(), 0, 2, **whole)
+    (other,) = batches(noisy(), 0, 1, seed=4, **whole)
+    for batch in (second, other):
+        assert first["labels"].tolist() != batch["labels"].tolist()
+        for label in LABELS:
+            a, b = (x["inputs"][x["labels"] == label] for x in (first, batch))
+            assert np.abs(a - b).mean() > 1
+
+
+def expected_views(examples, labels, number):
+    """Views `number` of the examples with these labels, rendered one batch at a time."""
+    batch = examples.batch(np.searchsorted(LABELS, labels))
+    return render_views(
+        tf.constant(batch["pictures"]),
+        tf.constant(batch["keys"]),
+        tf.fill([len(labels)], tf.constant(number, tf.int64)),
+        SETTINGS["augmentation"],
+        SETTINGS["seed"],
+        SETTINGS["image_size"],
+    )
+
+
+@pytest.mark.parametrize("fixed_views", [None, 3])
+def test_fixed_views_take_turns_and_others_are_new_every_epoch(fixed_views):
+    seen = batches(noisy(), 0, 5, fixed_views=fixed_views)
+    for epoch in range(5):
+        number = epoch % 3 if fixed_views else epoch
+        for batch in seen[2 * epoch : 2 * epoch + 2]:
+            wanted = expected_views(noisy(), batch["labels"], number)
+            np.testing.assert_allclose(batch["inputs"], wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize(("fixed_views", "stored"), [(3, 3), (None, 1)])
+def test_answers_are_those_of_the_picture_and_its_view(fixed_views, stored):
+    seen = batches(noisy(), 1, 6, fixed_views=fixed_views, answers=answers(stored))
+    for epoch, pair in enumerate(zip(seen[::2], seen[1::2], strict=True), start=1):
+        view = epoch % 3 if fixed_views else 0
+        for batch in pair:
+            example = batch["labels"] // 3
+            wanted = np.stack([np.full(4, view), example, np.ones(4)], axis=1)
+            np.testing.assert_array_equal(batch["teacher_features"], wanted)
+            logits = np.stack([10 * view + example, np.zeros(4)], axis=1)
+            np.testing.assert_array_equal(batch["teacher_logits"], logits)
+
+
+def test_evaluation_shows_whole_pictures_in_order_with_a_short_last_batch():
+    examples = noisy()
+    seen = list(evaluation_batches(examples, image_size=SIDE, batch_size=4))
+    assert [len(batch["labels"]) for batch in seen] == [4, 4, 2]
+    labels = np.concatenate([batch["labels"] for batch in seen])
+    np.testing.assert_array_equal(labels, LABELS)
+    inputs = np.concatenate([batch["inputs"] for batch in seen])
+    np.testing.assert_allclose(inputs, examples.pictures.canvas[ROWS], atol=1e-3)
+
+
+def test_evaluation_can_be_repeated_and_resizes():
+    examples = noisy()
+    dataset = evaluation_batches(examples, image_size=8)
+    first, second = (next(iter(dataset))["inputs"].numpy() for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    canvas = tf.constant(examples.pictures.canvas[ROWS])
+    resized = tf.image.resize(canvas, [8, 8], "bilinear", antialias=True)
+    # Whole numbers, as in an 8-bit picture.
+    np.testing.assert_array_equal(first, np.round(first))
+    np.testing.assert_allclose(first, resized, atol=0.501)

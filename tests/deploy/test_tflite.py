@@ -1,0 +1,81 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from candle_tf.deploy.flatbuffer import operators
+from candle_tf.deploy.tflite import convert, run, write
+from candle_tf.errors import UserError
+from candle_tf.students.catalog import binary_layers
+from tests.deploy.test_binarize import CLASSES, logits_of, photographs, small_student
+
+
+@pytest.fixture(scope="module")
+def flatbuffer() -> bytes:
+    return convert(small_student())
+
+
+@pytest.mark.parametrize("kernel", ["indirect", "default", "reference"])
+def test_logits_are_the_students(flatbuffer, kernel):
+    expected = logits_of(small_student())
+    actual = run(flatbuffer, photographs(), num_threads=2, kernel=kernel)
+    assert actual.shape == (len(photographs()), CLASSES)
+    assert np.median(np.abs(actual - expected).max(axis=1)) < 1e-5 * np.abs(expected).max()
+
+
+def test_float_and_integer_pixels_are_the_same(flatbuffer):
+    pixels = photographs()[:3]
+    as_float = run(flatbuffer, pixels.astype(np.float64))
+    np.testing.assert_array_equal(run(flatbuffer, pixels), as_float)
+
+
+def test_images_of_another_shape_and_unknown_kernels_are_refused(flatbuffer):
+    with pytest.raises(UserError, match=r"\[N, 32, 32, 3\].*\[2, 16, 16, 3\]"):
+        run(flatbuffer, np.zeros((2, 16, 16, 3), np.uint8))
+    with pytest.raises(UserError, match="at least one"):
+        run(flatbuffer, np.zeros((0, 32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match=r"'fastest'.*indirect"):
+        run(flatbuffer, photographs(), kernel="fastest")
+
+
+def test_operators_and_their_weights(flatbuffer):
+    student = small_student()
+    steps = operators(flatbuffer)
+    counts = Counter(step.name for step in steps)
+    assert counts["LceBconv2d"] == len(binary_layers(student)) == 5
+    assert counts["CONV_2D"] == counts["FULLY_CONNECTED"] == 1
+
+    head = next(step for step in steps if step.name == "FULLY_CONNECTED")
+    kernel = student.get_layer("logits").kernel.numpy()
+    np.testing.assert_array_equal(head.weights.values, kernel.T)
+    assert head.weights.size == kernel.nbytes
+    # One bit per weight: 32 input channels fill one 32-bit word.
+    packed = [step.weights for step in steps if step.name == "LceBconv2d"]
+    assert {weights.shape for weights in packed} == {(16, 3, 3, 1), (16, 1, 1, 1)}
+    assert all(weights.size == 4 * np.prod(weights.shape) for weights in packed)
+    stem = next(step for step in steps if step.name == "CONV_2D")
+    assert "stem" in stem.outputs[0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[:0], "x.tflite is not a TFLite file"),
+        (lambda data: data.replace(b"TFL3", b"TFL9", 1), "x.tflite is not a TFLite file"),
+        (lambda data: data[: len(data) // 2], "x.tflite is damaged"),
+        (lambda data: data[:-3000] + b"\xff" * 3000, "x.tflite is damaged"),
+    ],
+)
+def test_damaged_bytes_are_refused_with_the_files_name(flatbuffer, damage, message):
+    with pytest.raises(UserError, match=message):
+        operators(damage(flatbuffer), "x.tflite")
+    with pytest.raises(UserError, match=message):
+        run(damage(flatbuffer), photographs(), source="x.tflite")
+
+
+def test_writing_replaces_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "export" / "student.tflite"
+    write(b"old", path)
+    assert write(b"new", path) == path
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]

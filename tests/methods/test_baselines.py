@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.special import log_softmax
+
+from candle_tf.config import METHODS
+from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from tests.methods.test_distill import binary_student, teacher_batch
+
+COUNTS = np.array([90, 30, 10, 3, 1])
+
+
+def test_methods_of_the_config_are_candle_and_the_table():
+    assert METHODS == ("candle", *LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "shift"), [("cross_entropy", np.zeros(5)), ("balanced_softmax", np.log(COUNTS))]
+)
+def test_objective_is_the_mean_loss_of_the_batch(name, shift):
+    batch = teacher_batch()
+    trainer = SupervisedTrainer(
+        binary_student(), LOSSES[name], COUNTS, tf.keras.optimizers.SGD(0.1)
+    ).ready()
+    logits = trainer.network(batch["inputs"], training=True)["logits"].numpy().astype(np.float64)
+    rows = np.arange(len(logits))
+    expected = -log_softmax(logits + shift, axis=1)[rows, batch["labels"]].mean()
+    terms = trainer.train_step({key: tf.constant(value) for key, value in batch.items()})
+    assert set(terms) == {"objective"}
+    assert float(terms["objective"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_training_moves_every_weight_and_learns(name):
+    batch = teacher_batch()
+    student = binary_student()
+    trainer = SupervisedTrainer(
+        student, LOSSES[name], COUNTS, tf.keras.optimizers.Adam(0.01, jit_compile=False)
+    ).ready()
+    before = [variable.numpy() for variable in student.trainable_variables]
+    data = tf.data.Dataset.from_tensors(batch)
+    objective = trainer.fit(data.repeat(60), steps_per_epoch=1, epochs=60, verbose=0).history[
+        "objective"
+    ]
+    assert objective[-1] < 0.5 * objective[0]
+    for old, variable in zip(before, student.trainable_variables, strict=True):
+        assert np.abs(old - variable.numpy()).max() > 1e-4, variable.name
+
+
+def test_latent_binary_weights_stay_inside_their_gradient():
+    """The constraint of the binary kernels is applied by the trainer's own steps."""
+    student = binary_student()
+    trainer = SupervisedTrainer(
+        student, LOSSES["cross_entropy"], COUNTS, tf.keras.optimizers.SGD(50.0)
+    ).ready()
+    trainer.train_step({key: tf.constant(value) for key, value in teacher_batch().items()})
+    kernel = student.get_layer("block01_spatial_conv").kernel.numpy()
+    assert np.abs(kernel).max() == 1.0

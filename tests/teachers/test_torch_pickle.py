@@ -1,0 +1,325 @@
+"""The restricted reader: exact on files written as PyTorch wrote them, deaf to hostile ones."""
+
+import io
+import pickle
+import struct
+from collections import OrderedDict
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from candle_tf.errors import UserError
+from candle_tf.teachers.torch_pickle import read_state_dict
+
+MAGIC = 0x1950A86A20F9469CFC6C
+SYSTEM = {
+    "protocol_version": 1001,
+    "little_endian": True,
+    "type_sizes": {"short": 2, "int": 4, "long": 4},
+}
+
+
+class Named:
+    """Pickled as a global of the given module and name, whether or not that exists here."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+
+class Call:
+    """Pickled as a call of a global."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+class Storage:
+    def __init__(self, key, values, kind="FloatStorage", elements=None, view=None):
+        self.key, self.values, self.kind, self.view = key, values, kind, view
+        self.elements = values.size if elements is None else elements
+
+
+class Writer(pickle._Pickler):
+    """Writes ``Storage`` as a persistent id, and ``Named`` as a global it need not find."""
+
+    dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
+
+    def persistent_id(self, obj):
+        if isinstance(obj, Storage):
+            kind = Named("torch", obj.kind)
+            return ("storage", kind, obj.key, "cpu", obj.elements, obj.view)
+        return None
+
+    def save_named(self, obj):
+        if self.proto >= 4:
+            self.save(obj.module)
+            self.save(obj.name)
+            self.write(pickle.STACK_GLOBAL)
+        else:
+            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+
+    dispatch[Named] = save_named
+
+    def save_call(self, obj):
+        self.save(obj.function)
+        self.save(obj.arguments)
+        self.write(pickle.REDUCE)
+
+    dispatch[Call] = save_call
+
+
+def pickled(value, protocol=2):
+    stream = io.BytesIO()
+    Writer(stream, protocol).dump(value)
+    return stream.getvalue()
+
+
+def tensor(storage, offset, size, stride):
+    rebuild = Named("torch._utils", "_rebuild_tensor_v2")
+    return Call(rebuild, storage, offset, size, stride, False, OrderedDict())
+
+
+def file_of(state, storages, protocol=2):
+    parts = [pickled(value, protocol) for value in (MAGIC, 1001, SYSTEM, state)]
+    parts.append(pickled([storage.key for storage in storages], protocol))
+    for storage in storages:
+        parts += [struct.pack("<q", storage.values.size), storage.values.tobytes()]
+    return b"".join(parts)
+
+
+@pytest.fixture
+def storages():
+    rng = np.random.default_rng(0)
+    return [
+        Storage("7", rng.normal(size=24).astype("<f4")),
+        Storage("8", np.array([-(2**62), 5, 2**62], "<i8"), "LongStorage"),
+    ]
+
+
+@pytest.fixture
+def simple_file(storages):
+    state = OrderedDict(
+        kernel=tensor(storages[0], 0, (2, 3, 4), (12, 4, 1)),
+        transposed=tensor(storages[0], 2, (4, 2), (1, 8)),
+        count=tensor(storages[1], 0, (3,), (1,)),
+        scalar=tensor(storages[1], 1, (), ()),
+    )
+    return file_of(state, storages)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_reads_back_what_was_written(storages, protocol):
+    floats, integers = storages
+    state = OrderedDict(
+        kernel=tensor(floats, 0, (2, 3, 4), (12, 4, 1)),
+        transposed=tensor(floats, 2, (4, 2), (1, 8)),
+        count=tensor(integers, 0, (3,), (1,)),
+        scalar=tensor(integers, 1, (), ()),
+    )
+    read = read_state_dict(file_of(state, storages, protocol), "test")
+
+    assert list(read) == ["kernel", "transposed", "count", "scalar"]
+    np.testing.assert_array_equal(read["kernel"], floats.values.reshape(2, 3, 4))
+    expected = [[floats.values[2 + i + 8 * j] for j in range(2)] for i in range(4)]
+    np.testing.assert_array_equal(read["transposed"], expected)
+    np.testing.assert_array_equal(read["count"], integers.values)
+    assert read["scalar"].shape == ()
+    assert read["scalar"] == 5
+    assert read["kernel"].dtype == np.float32
+    assert read["count"].dtype == np.int64
+
+
+def test_the_metadata_attribute_of_a_state_dict_is_passed_over(storages):
+    state = OrderedDict(kernel=tensor(storages[0], 0, (24,), (1,)))
+    stream = pickled(state)[: -len(pickle.STOP)]
+    # As the pickler writes an object's __dict__: the state, then BUILD.
+    metadata = pickled({"_metadata": OrderedDict(a={"version": 1})})[2 : -len(pickle.STOP)]
+    head = b"".join(map(pickled, (MAGIC, 1001, SYSTEM)))
+    values = storages[0].values
+    data = head + stream + metadata + pickle.BUILD + pickle.STOP + pickled(["7"])
+    data += struct.pack("<q", values.size) + values.tobytes()
+
+    np.testing.assert_array_equal(read_state_dict(data, "test")["kernel"], values)
+
+
+HOSTILE = {
+    "posix.system": lambda command: Call(Named("posix", "system"), command),
+    "os.system": lambda command: Call(Named("os", "system"), command),
+    "builtins.eval": lambda command: Call(
+        Named("builtins", "eval"), f"__import__('os').system({command!r})"
+    ),
+    "builtins.getattr": lambda command: Call(
+        Call(Named("builtins", "getattr"), Call(Named("builtins", "__import__"), "os"), "system"),
+        command,
+    ),
+    "collections.OrderedDict.fromkeys": lambda command: Call(
+        Named("collections", "OrderedDict.fromkeys"), command
+    ),
+    "torch.load": lambda command: Call(Named("torch", "load"), command),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("position", range(5))
+@pytest.mark.parametrize("named", HOSTILE)
+def test_hostile_pickles_are_refused_by_name_and_do_nothing(tmp_path, named, position, protocol):
+    marker = tmp_path / "marker"
+    hostile = HOSTILE[named](f"touch {marker}")
+    values = [MAGIC, 1001, SYSTEM, OrderedDict(), []]
+    values[position] = OrderedDict(a=hostile) if position == 3 else hostile
+    data = b"".join(pickled(value, protocol) for value in values)
+
+    with pytest.raises(UserError, match=r"weights\.pth.*forbidden") as refusal:
+        read_state_dict(data, "weights.pth")
+    assert named in str(refusal.value)
+    assert not marker.exists()
+
+
+def test_the_hostile_pickles_above_would_have_run(tmp_path):
+    marker = tmp_path / "marker"
+    pickle.loads(pickled(HOSTILE["os.system"](f"touch {marker}")))
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"(S'touch marker'\nios\nsystem\n.",  # INST
+        b"cos\nsystem\n(S'touch marker'\no.",  # a global, then OBJ
+        b"\x80\x02ccollections\nOrderedDict\n)\x81.",  # NEWOBJ
+        b"\x80\x02\x82\x01.",  # EXT1
+    ],
+)
+def test_other_ways_to_make_objects_are_refused(body, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"opcode|forbidden"):
+        read_state_dict(b"".join(map(pickled, (MAGIC, 1001, SYSTEM))) + body, "test")
+    assert not Path("marker").exists()
+
+
+def test_every_truncation_is_refused(simple_file):
+    for length in range(len(simple_file)):
+        with pytest.raises(UserError):
+            read_state_dict(simple_file[:length], "test")
+
+
+def test_trailing_bytes_are_refused(simple_file):
+    with pytest.raises(UserError, match="follow its last storage"):
+        read_state_dict(simple_file + b"\0", "test")
+
+
+def test_flipped_bits_never_do_worse_than_a_refusal(simple_file):
+    whole = read_state_dict(simple_file, "test")
+    refused = 0
+    for position in range(len(simple_file)):
+        for bit in range(8):
+            damaged = bytearray(simple_file)
+            damaged[position] ^= 1 << bit
+            try:
+                read = read_state_dict(bytes(damaged), "test")
+            except UserError:
+                refused += 1
+            else:
+                # What cannot be told from a good file is of a good file's size.
+                assert sum(v.nbytes for v in read.values()) <= 4 * len(simple_file)
+    # All but a few flips in the pickles are caught; those in the raw numbers are sha256's business.
+    raw = whole["kernel"].nbytes + whole["count"].nbytes
+    assert refused > 8 * (len(simple_file) - raw) // 2
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [
+        (24, (1,), (1,)),
+        (1, (24,), (1,)),
+        (0, (2, 3, 4), (13, 4, 1)),
+        (0, (10**12,), (0,)),
+        (0, (2**40, 2**40), (2**40, 1)),
+        (0, (0, 2**62), (1, 1)),
+        (2**70, (1,), (1,)),
+        (-1, (2,), (1,)),
+        (4, (2,), (-1,)),
+        (0, (-2,), (1,)),
+        (0, (2, 2), (1,)),
+        (0, (True,), (1,)),
+        (0, (1,) * 33, (1,) * 33),
+    ],
+)
+def test_no_tensor_reaches_outside_its_storage(storages, offset, size, stride):
+    state = OrderedDict(a=tensor(storages[0], offset, size, stride))
+    with pytest.raises(UserError, match="tensor"):
+        read_state_dict(file_of(state, storages[:1]), "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"elements": 23}, "count"),
+        ({"elements": 10**9}, "truncated"),
+        ({"elements": -1}, "size"),
+        ({"kind": "QUInt8Storage"}, "torch.QUInt8Storage"),
+        ({"view": ("9", 0, 4)}, "view"),
+    ],
+)
+def test_storages_that_are_not_what_they_say_are_refused(storages, change, message):
+    storage = Storage("7", storages[0].values, **change)
+    state = OrderedDict(a=tensor(storage, 0, (4,), (1,)))
+    with pytest.raises(UserError, match=message):
+        read_state_dict(file_of(state, [storage]), "test")
+
+
+def test_one_storage_cannot_have_two_types(storages):
+    again = Storage("7", storages[0].values, "IntStorage")
+    state = OrderedDict(a=tensor(storages[0], 0, (4,), (1,)), b=tensor(again, 0, (4,), (1,)))
+    with pytest.raises(UserError, match="two types"):
+        read_state_dict(file_of(state, storages[:1]), "test")
+
+
+def test_storages_must_be_those_of_the_tensors(storages):
+    state = OrderedDict(a=tensor(storages[0], 0, (4,), (1,)))
+    with pytest.raises(UserError, match="list of storages"):
+        read_state_dict(file_of(state, storages), "test")
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ([1, 2], "no mapping"),
+        (OrderedDict(epoch=3), "'epoch' is not a tensor"),
+        (OrderedDict(state_dict=OrderedDict()), "'state_dict' is not a tensor"),
+        ({3: 4}, "not names"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(state, message):
+    with pytest.raises(UserError, match=message):
+        read_state_dict(file_of(state, []), "test")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "truncated"),
+        (b"PK\x03\x04rest", "newer zip layout"),
+        (b"\x89HDF\r\n\x1a\n", "damaged"),
+        (pickled(3), "magic"),
+        (pickled(MAGIC) + pickled(1000), "protocol"),
+        (pickled(MAGIC) + pickled(1001) + pickled({"little_endian": False}), "little-endian"),
+    ],
+)
+def test_other_files_are_refused(data, message):
+    with pytest.raises(UserError, match=message):
+        read_state_dict(data, "test")
+
+
+def test_a_nest_of_shared_tuples_does_not_unfold():
+    # Each level holds the one below twice: 2^60 leaves, were they ever walked or printed.
+    body = (
+        b"\x80\x04)" + b"".join(b"\x94h%c\x86" % level for level in range(60)) + b"\x8c\x01a\x93."
+    )
+    with pytest.raises(UserError, match="global"):
+        read_state_dict(b"".join(map(pickled, (MAGIC, 1001, SYSTEM))) + body, "test")

@@ -1,0 +1,236 @@
+"""Mains are run as processes of their own, as a user starts them."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+import candle_tf
+from candle_tf import app
+from candle_tf.config import Config
+
+MAIN = """
+import json, sys
+from candle_tf import app
+from candle_tf.errors import UserError
+
+def main(config):
+    if config.run_dir == "user":
+        raise UserError("the widget is bent; straighten it.")
+    if config.run_dir == "defect":
+        raise ValueError("a defect of ours")
+    if config.run_dir == "ctrl-c":
+        raise KeyboardInterrupt
+    if config.run_dir == "flags":
+        app.flags.DEFINE_string("epochs", "", "defined twice")
+    assert "tensorflow" not in sys.modules
+    print(json.dumps(config.to_dict()))
+
+if __name__ == "__main__":
+    app.define_config_flags()
+    app.run(lambda _: main(app.config_from_flags()))
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Runs the main in tmp_path with arguments."""
+    (tmp_path / "main.py").write_text(MAIN)
+    root = str(Path(candle_tf.__file__).parents[1])
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "main.py", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": root},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def settings(start):
+    """Settings that a command line leads to."""
+
+    def run(*arguments):
+        done = start(*arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def refusal(start):
+    """What a command line that must fail says, in one message without a traceback."""
+
+    def run(*arguments):
+        done = start(*arguments)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+    return run
+
+
+def another(field):
+    """A valid value that is not the default, as written on a command line and as JSON."""
+    default, choices = field.default, field.metadata["choices"]
+    if choices:
+        value = next((choice for choice in choices if choice != default), default)
+    elif isinstance(default, bool):
+        value = not default
+    elif isinstance(default, int):
+        value = 1 if field.name == "stem_stride" else default + 1
+    elif isinstance(default, float):
+        value = default * 0.5 + 0.003
+    elif isinstance(default, tuple):
+        value = [64, 224]
+    else:
+        value = f"some_{field.name}"
+    written = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return written, value
+
+
+def test_every_setting_is_a_flag(settings):
+    values = {field.name: another(field) for field in dataclasses.fields(Config)}
+    read = settings(*[f"--{name}={written}" for name, (written, _) in values.items()])
+    assert read == {name: value for name, (_, value) in values.items()}
+    # All but the settings of which there is only one value so far.
+    defaults = Config().to_dict()
+    assert all(read[f.name] != defaults[f.name] for f in dataclasses.fields(Config)
+               if len(f.metadata["choices"]) != 1)  # fmt: skip
+
+
+def test_no_flag_at_all_is_the_default(settings):
+    assert settings() == Config().to_dict()
+
+
+def test_flags_carry_help_and_choices():
+    defined = flags.FlagValues()
+    app.define_config_flags(defined)
+    for field in dataclasses.fields(Config):
+        text = defined[field.name].help
+        assert field.metadata["help"] in text
+        assert all(choice in text for choice in field.metadata["choices"])
+
+
+def test_help_shows_the_flags(start):
+    done = start("--helpfull")
+    assert "--imbalance_factor" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_negated_booleans_and_separate_values(settings):
+    read = settings("--nocenter_features", "--epochs", "3")
+    assert read["center_features"] is False
+    assert read["epochs"] == 3
+
+
+def test_flagfiles_within_flagfiles(settings, tmp_path):
+    (tmp_path / "base.cfg").write_text("# the base\n--epochs=3\n--seed=2\n--width=0.5\n")
+    (tmp_path / "mine.cfg").write_text("// mine\n\n--seed=1\n--flagfile=base.cfg\n--epochs=4\n")
+    read = settings("--flagfile=mine.cfg", "--batch_size=8")
+    # Later wins, and a file stands where it is named.
+    assert (read["epochs"], read["seed"], read["width"], read["batch_size"]) == (4, 2, 0.5, 8)
+    assert settings("--epochs=9", "--flagfile=mine.cfg")["epochs"] == 4
+    assert settings("--flagfile=mine.cfg", "--epochs=9")["epochs"] == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--epoch=3"], ["'epoch'", "epochs"]),
+        (["--zzz=3"], ["'zzz'"]),
+        (["--epochs=abc"], ["--epochs=abc", "whole number"]),
+        (["--epochs=1.5"], ["--epochs=1.5", "whole number"]),
+        (["--epochs="], ["--epochs=", "whole number"]),
+        (["--epochs"], ["--epochs", "Missing value"]),
+        (["--width=wide"], ["--width=wide", "a number"]),
+        (["--width=nan"], ["--width=nan", "above 0", "at most 4"]),
+        (["--center_features=maybe"], ["--center_features=maybe", "true or false"]),
+        (["--calibration_resolutions=96,b"], ["--calibration_resolutions=96,b", "whole numbers"]),
+        (["--calibration_resolutions="], ["--calibration_resolutions", "empty"]),
+        (["--calibration_resolutions=96,8"], ["--calibration_resolutions=8", "at least 32"]),
+        (["--method=magic"], ["--method=magic", "candle", "cross_entropy", "balanced_softmax"]),
+        (["--dataset=folder"], ["--data_dir", "--dataset=folder"]),
+        (["train"], ["'train'", "not a flag"]),
+        (["--epochs=3", "epochs=4"], ["'epochs=4'", "not a flag"]),
+        (["--flagfile=absent.cfg"], ["flagfile", "absent.cfg"]),
+        (["--flagfile=."], ["flagfile", "'.'"]),
+        (["--flagfile"], ["flagfile", "no argument"]),
+        (["--config=absent.json"], ["settings file", "absent.json"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("-") else None,
+)
+def test_what_is_not_understood_is_refused_in_one_message(refusal, arguments, said):
+    message = refusal(*arguments)
+    for words in said:
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"--flagfile=absent.cfg\n", "absent.cfg"),
+        (b"--epochs=many\n", "--epochs=many"),
+        (b"epochs=3\n", "'epochs=3'"),
+        (b"--epohcs=3\n", "'epohcs'"),
+        (b"\xff\xfe\x00", "not a text file"),
+    ],
+)
+def test_what_is_wrong_in_a_flagfile_is_refused(refusal, tmp_path, content, said):
+    (tmp_path / "mine.cfg").write_bytes(content)
+    assert said in refusal("--flagfile=mine.cfg")
+
+
+def test_flags_win_over_the_settings_file(settings, tmp_path):
+    Config(epochs=7, width=0.5, seed=9, center_features=False).to_json(tmp_path / "config.json")
+    (tmp_path / "mine.cfg").write_text("--seed=3\n")
+    read = settings("--config=config.json", "--flagfile=mine.cfg", "--epochs=8")
+    assert read == {
+        **Config().to_dict(), "epochs": 8, "width": 0.5, "seed": 3, "center_features": False,
+    }  # fmt: skip
+    # Also where what is given is the default.
+    assert settings("--epochs=100", "--center_features", "--config=config.json") == {
+        **Config().to_dict(), "width": 0.5, "seed": 9,
+    }  # fmt: skip
+
+
+def test_flags_can_mend_what_contradicts_in_a_settings_file(settings, tmp_path):
+    (tmp_path / "config.json").write_text('{"dataset": "folder", "data_dir": "a.zip"}')
+    read = settings("--config=config.json", "--dataset=digits", "--data_dir=")
+    assert (read["dataset"], read["data_dir"]) == ("digits", "")
+
+
+def test_a_user_error_is_one_message(refusal):
+    assert refusal("--run_dir=user") == "error: the widget is bent; straighten it.\n"
+
+
+@pytest.mark.parametrize(("where", "error"), [("defect", "ValueError: a defect of ours"),
+                                              ("flags", "DuplicateFlagError")])  # fmt: skip
+def test_a_defect_keeps_its_traceback(start, where, error):
+    done = start(f"--run_dir={where}")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert error in done.stderr
+    assert "main.py" in done.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(start):
+    done = start("--run_dir=ctrl-c")
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert "same command goes on" in done.stderr

@@ -1,0 +1,226 @@
+import dataclasses
+import json
+import math
+
+import pytest
+
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+# What else must be set for a value to make sense.
+COMPANIONS = {
+    ("dataset", "folder"): {"data_dir": "pictures.zip"},
+    ("validation_fraction", 0): {"select_epoch": "last"},
+}
+
+
+def bounds(name):
+    return {
+        kind: bound
+        for kind, bound in FIELDS[name].metadata["bounds"].items()
+        if math.isfinite(bound)
+    }
+
+
+def as_value(name, number):
+    return (number,) if isinstance(FIELDS[name].default, tuple) else number
+
+
+def outside(name):
+    """Values just beyond each bound of a numeric setting."""
+    is_float = isinstance(FIELDS[name].default, float)
+    step = 0.25 if is_float else 1
+    beyond = {"at_least": -step, "above": 0, "at_most": step, "below": 0}
+    numbers = [bound + beyond[kind] for kind, bound in bounds(name).items()]
+    return numbers + ([math.nan, math.inf, -math.inf] if is_float else [])
+
+
+NUMERIC = [name for name, field in FIELDS.items() if not isinstance(field.default, str | bool)]
+CHOICES = [name for name, field in FIELDS.items() if field.metadata["choices"]]
+
+
+def refusal(**settings):
+    with pytest.raises(UserError) as caught:
+        Config(**settings)
+    return str(caught.value)
+
+
+def assert_one_sentence(message):
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert ". " not in message
+
+
+def test_the_defaults_are_valid_and_documented():
+    config = Config()
+    assert dataclasses.asdict(config) == {name: field.default for name, field in FIELDS.items()}
+    for field in FIELDS.values():
+        assert len(field.metadata["help"]) > 10
+        assert type(field.default) in (bool, int, float, str, tuple)
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().epochs = 3
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_an_unknown_name_is_refused_with_the_known_ones(name):
+    message = refusal(**{name: "no_such_thing"})
+    assert f"--{name}=no_such_thing" in message
+    for choice in FIELDS[name].metadata["choices"]:
+        assert choice in message
+    assert_one_sentence(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"), [(name, c) for name in CHOICES for c in FIELDS[name].metadata["choices"]]
+)
+def test_every_choice_is_accepted(name, choice):
+    config = Config(**{name: choice, **COMPANIONS.get((name, choice), {})})
+    assert getattr(config, name) == choice
+
+
+@pytest.mark.parametrize(("name", "number"), [(n, v) for n in NUMERIC for v in outside(n)])
+def test_a_number_out_of_range_is_refused_with_the_range(name, number):
+    message = refusal(**{name: as_value(name, number)})
+    assert f"--{name}={number} " in message
+    for kind, bound in bounds(name).items():
+        written = int(bound) if bound == int(bound) else bound
+        assert f"{kind.replace('_', ' ')} {written}" in message
+    assert_one_sentence(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [(n, b) for n in NUMERIC for k, b in bounds(n).items() if k.startswith("at_")],
+)
+def test_the_ends_of_a_range_are_accepted(name, bound):
+    value = as_value(name, bound)
+    config = Config(**{name: value, **COMPANIONS.get((name, bound), {})})
+    assert getattr(config, name) == value
+
+
+def test_every_number_has_bounds():
+    assert [name for name in NUMERIC if not bounds(name)] == []
+
+
+def test_one_bad_resolution_among_good_ones_is_named():
+    message = refusal(calibration_resolutions=(96, 31, 128))
+    assert "--calibration_resolutions=31" in message
+    assert "at least 32" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"dataset": "folder"}, ["--data_dir", "empty", "--dataset=folder"]),
+        ({"data_dir": "x.zip"}, ["--data_dir=x.zip", "--dataset=digits"]),
+        (
+            {"teacher_weights_sha256": "abc"},
+            ["--teacher_weights_sha256=abc", "--teacher_weights,", "empty"],
+        ),
+        ({"calibration_resolutions": ()}, ["--calibration_resolutions", "empty"]),
+        (
+            {"validation_fraction": 0.0},
+            ["--select_epoch=best", "--validation_fraction=0", "--select_epoch=last"],
+        ),
+    ],
+)
+def test_contradictory_settings_are_refused(settings, said):
+    message = refusal(**settings)
+    for words in said:
+        assert words in message
+    assert "\n" not in message
+
+
+def test_the_cache_is_in_the_run_folder_unless_told_otherwise():
+    assert str(Config(run_dir="runs/a").cache_path) == "runs/a/cache"
+    assert str(Config(run_dir="runs/a", cache_dir="shared").cache_path) == "shared"
+
+
+def changed():
+    return Config(
+        dataset="folder", data_dir="größe/bilder.zip", calibration_resolutions=(64, 224),
+        learning_rate=1e-4 / 3, center_features=False, seed=2**31 - 1, width=0.1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [Config(), changed()], ids=["default", "changed"])
+def test_json_gives_back_what_was_written(tmp_path, config):
+    path = tmp_path / "new" / "config.json"
+    config.to_json(path)
+    assert Config.from_json(path) == config
+    again = Config.from_json(str(path))
+    assert type(again.calibration_resolutions) is tuple
+    assert json.loads(path.read_text()).keys() == FIELDS.keys()
+
+
+def from_text(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
+        Config.from_json(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message, str(path)
+
+
+def test_settings_left_out_of_the_file_take_their_defaults(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"epochs": 7, "width": 2}')
+    config = Config.from_json(path)
+    assert config == Config(epochs=7, width=2.0)
+    assert isinstance(config.width, float)
+
+
+def test_an_unknown_name_in_the_file_is_refused(tmp_path):
+    message, path = from_text(tmp_path, '{"epochs": 7, "epoch": 7}')
+    assert path in message
+    assert "'epoch'" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", "3"), ("epochs", 3.5), ("epochs", 3.0), ("epochs", True), ("epochs", None),
+        ("width", "1"), ("width", False), ("width", [1.0]),
+        ("center_features", 1), ("center_features", "true"),
+        ("dataset", 3), ("data_dir", None),
+        ("calibration_resolutions", 96), ("calibration_resolutions", "96"),
+        ("calibration_resolutions", [96, "128"]), ("calibration_resolutions", [96.0]),
+        ("calibration_resolutions", [True]),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_is_refused(tmp_path, name, value):
+    message, path = from_text(tmp_path, json.dumps({name: value}))
+    assert path in message
+    assert f"{name}={value!r}" in message
+    assert type(FIELDS[name].default).__name__ in message
+
+
+@pytest.mark.parametrize("text", ["", "{", "epochs: 3", b"\xff\xfe{}", '{"epochs": 3} {}'])
+def test_a_file_that_is_not_json_is_refused(tmp_path, text):
+    message, path = from_text(tmp_path, text)
+    assert path in message
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"epochs"'])
+def test_a_file_without_an_object_is_refused(tmp_path, text):
+    message, path = from_text(tmp_path, text)
+    assert path in message
+    assert "object" in message
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused_in_a_file_too(tmp_path, number):
+    message, _ = from_text(tmp_path, f'{{"learning_rate": {number}}}')
+    assert "--learning_rate=" in message
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"no settings file .*absent\.json"):
+        Config.from_json(tmp_path / "absent.json")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        Config.from_json(tmp_path)

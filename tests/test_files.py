@@ -1,0 +1,59 @@
+import hashlib
+import os
+
+import pytest
+
+from candle_tf.files import sha256_of_file, write_atomically
+
+
+def test_writes_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b" / "file.json"
+    write_atomically(path, b"first, and longer")
+    write_atomically(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("bad", ["text", None, 3])
+def test_a_failing_write_leaves_the_old_file_and_no_litter(tmp_path, bad):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomically(path, bad)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_failing_replacement_leaves_no_litter(tmp_path):
+    taken = tmp_path / "taken"
+    (taken / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="taken"):
+        write_atomically(taken, b"new")
+    assert os.listdir(tmp_path) == ["taken"]
+    assert os.listdir(taken) == ["inside"]
+
+
+def test_a_reader_keeps_the_file_it_opened(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with path.open("rb") as reader:
+        write_atomically(path, b"new, and longer")
+        assert reader.read() == b"old"
+
+
+@pytest.mark.parametrize("size", [0, 3, 1 << 20, (1 << 20) + 1])
+def test_sha256_of_a_file(tmp_path, size):
+    data = bytes(i * 7 % 256 for i in range(256)) * (size // 256) + b"x" * (size % 256)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    assert sha256_of_file(path) == hashlib.sha256(data).hexdigest()
+
+
+def test_sha256_of_a_published_example(tmp_path):
+    """FIPS 180-2, appendix B.1."""
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    assert sha256_of_file(path) == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )

@@ -1,0 +1,164 @@
+import dataclasses
+import json
+import shutil
+from importlib import metadata
+
+import pytest
+
+import candle_tf
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.files import sha256_of_file
+from candle_tf.run_folder import RunFolder, open_run_folder, versions
+
+
+def config(path, **changes):
+    return Config(run_dir=str(path), **changes)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run with two finished files of one stage."""
+    opened = open_run_folder(config(tmp_path / "run"))
+    (opened.path / "student").mkdir()
+    (opened.path / "student" / "weights.h5").write_bytes(b"weights")
+    (opened.path / "split.json").write_bytes(b"split")
+    opened.record("train", [opened.path / "split.json", opened.path / "student/weights.h5"])
+    return opened
+
+
+def test_a_new_run_gets_its_folder_and_settings(tmp_path):
+    settings = config(tmp_path / "runs" / "a", epochs=3)
+    folder = open_run_folder(settings)
+    assert folder.path == tmp_path / "runs" / "a"
+    assert folder.config_path == folder.path / "config.json"
+    assert Config.from_json(folder.config_path) == settings
+    assert folder.manifest() == {}
+    assert not folder.finished("train")
+
+
+def test_the_same_settings_open_it_again(tmp_path):
+    settings = config(tmp_path / "run", calibration_resolutions=(64, 96), learning_rate=1e-3 / 3)
+    first, second = open_run_folder(settings), open_run_folder(settings)
+    assert first == second
+    assert Config.from_json(second.config_path) == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now"),
+    [("epochs", 3, 4), ("method", "candle", "cross_entropy"), ("width", 1.0, 0.5),
+     ("calibration_resolutions", (96,), (96, 128)), ("center_features", True, False)],
+)  # fmt: skip
+def test_other_settings_are_refused_with_both_values(tmp_path, name, before, now):
+    open_run_folder(config(tmp_path, **{name: before}))
+    with pytest.raises(UserError) as caught:
+        open_run_folder(config(tmp_path, **{name: now}))
+    message = str(caught.value)
+    as_json = [list(value) if isinstance(value, tuple) else value for value in (before, now)]
+    assert f"--{name} was {as_json[0]} and is now {as_json[1]}" in message
+    assert str(tmp_path) in message
+    assert "--run_dir" in message
+    # The folder is still the first run's.
+    assert getattr(Config.from_json(tmp_path / "config.json"), name) == before
+
+
+def test_all_changed_settings_are_named(tmp_path):
+    open_run_folder(config(tmp_path))
+    with pytest.raises(UserError, match=r"--width .*--epochs .*--seed "):
+        open_run_folder(config(tmp_path, seed=1, epochs=2, width=0.5))
+
+
+def test_a_moved_run_goes_on(folder, tmp_path):
+    moved = tmp_path / "elsewhere" / "run"
+    shutil.move(folder.path, tmp_path / "elsewhere" / "run")
+    opened = open_run_folder(config(moved, cache_dir=str(tmp_path / "cache")))
+    assert opened.finished("train")
+    assert Config.from_json(opened.config_path).run_dir == str(moved)
+
+
+def test_moved_data_and_weights_go_on(tmp_path):
+    settings = config(
+        tmp_path, dataset="folder", data_dir="a.zip", teacher_weights="w.h5",
+        teacher_weights_sha256="12",
+    )  # fmt: skip
+    open_run_folder(settings)
+    open_run_folder(dataclasses.replace(settings, data_dir="b.zip", teacher_weights="v.h5"))
+    with pytest.raises(UserError, match="--teacher_weights_sha256 was 12 and is now 34"):
+        open_run_folder(dataclasses.replace(settings, teacher_weights_sha256="34"))
+
+
+@pytest.mark.parametrize("inside", ["", "run"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, inside):
+    (tmp_path / "file").write_text("not a folder")
+    path = tmp_path / "file" / inside
+    with pytest.raises(UserError, match=f"--run_dir={path} cannot be written"):
+        open_run_folder(config(path))
+
+
+def test_a_folder_whose_settings_are_damaged_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json"):
+        open_run_folder(config(tmp_path))
+    assert (tmp_path / "config.json").read_text() == "{"
+
+
+def test_the_manifest_holds_versions_and_hashes(folder):
+    manifest = json.loads(folder.manifest_path.read_text())
+    assert manifest["versions"] == versions()
+    assert manifest["stages"] == {
+        "train": {
+            "split.json": sha256_of_file(folder.path / "split.json"),
+            "student/weights.h5": sha256_of_file(folder.path / "student/weights.h5"),
+        }
+    }
+    assert folder.finished("train")
+    assert not folder.finished("export")
+
+
+def test_another_stage_leaves_the_first_in_place(folder):
+    folder.report_path.write_text("{}")
+    folder.record("evaluate", [folder.report_path])
+    assert folder.finished("train")
+    assert folder.finished("evaluate")
+    assert RunFolder(folder.path).manifest()["stages"].keys() == {"train", "evaluate"}
+
+
+def test_a_stage_recorded_again_is_known_by_its_new_files(folder):
+    (folder.path / "student/weights.h5").write_bytes(b"new weights")
+    folder.record("train", [folder.path / "student/weights.h5"])
+    assert folder.finished("train")
+    assert folder.manifest()["stages"]["train"].keys() == {"student/weights.h5"}
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "truncated"])
+def test_a_damaged_file_is_named(folder, damage):
+    path = folder.path / "student/weights.h5"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"wEights" if damage == "changed" else b"weigh")
+    with pytest.raises(UserError) as caught:
+        folder.finished("train")
+    message = str(caught.value)
+    assert str(path) in message
+    assert "'train'" in message
+    assert str(folder.manifest_path) in message
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", b"\xff"])
+def test_a_damaged_manifest_is_refused_and_left_alone(folder, text):
+    data = text if isinstance(text, bytes) else text.encode()
+    folder.manifest_path.write_bytes(data)
+    for call in (lambda: folder.finished("train"), lambda: folder.record("train", [])):
+        with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+            call()
+    assert folder.manifest_path.read_bytes() == data
+
+
+def test_versions_are_those_of_the_installed_packages():
+    found = versions()
+    assert found["candle_tf"] == candle_tf.__version__
+    for name in ("tensorflow", "tf_keras", "larq", "larq-compute-engine", "keras-cv", "numpy"):
+        assert found[name] == metadata.version(name)
+    assert all(found.values())
+    assert "python" in found

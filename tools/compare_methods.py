@@ -1,0 +1,43 @@
+"""Trains several methods on the same split, student, views and epochs, and prints their table.
+
+    python -m tools.compare_methods --flagfile=configs/quickstart.cfg --run_dir=runs/methods
+
+Each method gets a folder of its own under --run_dir; what is finished is not done again.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from absl import flags
+
+from candle_tf import app
+from candle_tf.config import METHODS, Config
+from candle_tf.errors import UserError
+from candle_tf.report import compare
+
+_METHODS = flags.DEFINE_list("methods", list(METHODS), f"some of {', '.join(METHODS)}")
+
+
+def main(config: Config) -> None:
+    """Runs every method and compares them."""
+    unknown = sorted(set(_METHODS.value) - set(METHODS))
+    if unknown or not _METHODS.value:
+        raise UserError(
+            f"--methods={','.join(_METHODS.value)} is not a list of {', '.join(METHODS)}."
+        )
+    from candle_tf.stages.run import run
+
+    base = Path(config.run_dir)
+    cache = config.cache_dir or str(base / "cache")
+    configs = [
+        dataclasses.replace(config, method=method, run_dir=str(base / method), cache_dir=cache)
+        for method in _METHODS.value
+    ]
+    results = [run(each)[1] for each in configs]
+    table = compare(results, str(base / "comparison.html"), str(base / "comparison.json"))
+    print(f"\n{table}\n\nEverything is in {base}; begin with {base / 'comparison.html'}.")
+
+
+if __name__ == "__main__":
+    app.define_config_flags()
+    app.run(lambda _: main(app.config_from_flags()))
