@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
@@ -234,10 +234,7 @@ class Config:
         return cls.from_dict(values, str(path))
 
 
-T = TypeVar("T")
-
-
-def _typed(field: "dataclasses.Field[T]", value: Any, origin: str) -> Any:
+def _typed(field: "dataclasses.Field[Any]", value: Any, origin: str) -> Any:
     """`value` as the field's type, refusing what JSON cannot mean by it."""
     kind = type(field.default)
     accepts: Callable[[Any], bool] = {

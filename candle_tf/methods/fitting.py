@@ -1,4 +1,4 @@
-"""`fit` with everything a long training needs: resume, history, step log, TensorBoard, NaN guard."""
+"""`fit` for long trainings: resume, history, step log, TensorBoard, NaN guard."""
 
 import csv
 import io

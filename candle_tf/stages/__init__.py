@@ -1,1 +1,1 @@
-"""The stages of a run, each taken up where it stopped: prepare, calibrate, train, evaluate, export."""
+"""A run, stage by stage: prepare, calibrate, train, evaluate, export, report."""

@@ -11,7 +11,7 @@ COUNTS = np.array([90, 30, 10, 3, 1])
 
 
 def test_methods_of_the_config_are_candle_and_the_table():
-    assert METHODS == ("candle", *LOSSES)
+    assert ("candle", *LOSSES) == METHODS
 
 
 @pytest.mark.parametrize(
