@@ -236,7 +236,7 @@ class Config:
 
 def _typed(field: "dataclasses.Field[Any]", value: Any, origin: str) -> Any:
     """`value` as the field's type, refusing what JSON cannot mean by it."""
-    kind = type(field.default)
+    kind: type[Any] = type(field.default)
     accepts: Callable[[Any], bool] = {
         bool: lambda v: isinstance(v, bool),
         int: lambda v: isinstance(v, int) and not isinstance(v, bool),
