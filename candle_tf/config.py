@@ -259,9 +259,9 @@ def _check_setting(field: "dataclasses.Field[Any]", value: Any) -> None:
     if not isinstance(value, tuple | int | float) or isinstance(value, bool):
         return
     for number in value if isinstance(value, tuple) else (value,):
+        # "above" and "below" are strict and infinite by default: NaN and infinity never pass.
         allowed = (
-            math.isfinite(number)
-            and bounds["above"] < number < bounds["below"]
+            bounds["above"] < number < bounds["below"]
             and bounds["at_least"] <= number <= bounds["at_most"]
         )
         if not allowed:

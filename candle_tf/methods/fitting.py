@@ -72,7 +72,7 @@ def fit(
 
 
 class _StepLog(tf.keras.callbacks.Callback):
-    """A line for each step; refuses to go on with a value that is not finite; epoch means."""
+    """A line for each step; refuses to go on with what is not finite; epoch means."""
 
     def __init__(self, path: Path, steps: int) -> None:
         super().__init__()
@@ -89,15 +89,16 @@ class _StepLog(tf.keras.callbacks.Callback):
         values = {name: float(value) for name, value in logs.items()}
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if wrong:
-            raise UserError(
-                f"Training diverged: {wrong[0]} is {values[wrong[0]]} at step {batch + 1} of epoch "
-                f"{self._epoch + 1}. The checkpoint of the epoch before is untouched; try a lower "
-                "learning rate in a new run folder."
-            )
+            place = f"at step {batch + 1} of epoch {self._epoch + 1}"
+            raise _diverged(f"{wrong[0]} is {values[wrong[0]]} {place}")
         self._rows.append({"epoch": self._epoch + 1, "step": batch + 1, **values})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Appends the epoch's steps, and leaves their means in `logs` for callbacks after this."""
+        # The last step's update shows in no objective of this epoch, but would be saved with it.
+        for weight in self.model.weights:
+            if not tf.reduce_all(tf.math.is_finite(weight)):
+                raise _diverged(f"the weight {weight.name} is not finite after epoch {epoch + 1}")
         kept = _lines(self._path)[: 1 + epoch * self._steps] if epoch else []
         text = _csv(self._rows, header=not kept)
         write_atomically(self._path, ("".join(kept) + text).encode())
@@ -123,6 +124,13 @@ class _EpochLog(tf.keras.callbacks.Callback):
         row: Row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
         self._checkpoints.save({**row, "seconds": seconds})
         write_atomically(self._path, _csv(self._checkpoints.history, header=True).encode())
+
+
+def _diverged(what: str) -> UserError:
+    return UserError(
+        f"Training diverged: {what}. The checkpoint of the epoch before is untouched; try a lower "
+        "learning rate in a new run folder."
+    )
 
 
 def _lines(path: Path) -> list[str]:

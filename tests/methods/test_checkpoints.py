@@ -1,0 +1,154 @@
+import json
+import shutil
+
+import pytest
+import tensorflow as tf
+
+from candle_tf.errors import UserError
+from candle_tf.methods.checkpoints import SCORE, Checkpoints
+
+
+class _Weights(tf.Module):
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        self.weight = tf.Variable(tf.fill([40], value))
+
+
+def _save(folder, scores) -> tuple[Checkpoints, _Weights]:
+    """One epoch per score; in epoch k the weight is k."""
+    weights = _Weights()
+    checkpoints = Checkpoints(folder, weights)
+    for epoch, score in enumerate(scores, start=1):
+        weights.weight.assign(tf.fill([40], float(epoch)))
+        checkpoints.save({"epoch": epoch} | ({} if score is None else {SCORE: score}))
+    return checkpoints, weights
+
+
+def _data_file(folder, epoch: int):
+    (path,) = folder.glob(f"epoch-{epoch:04d}.data-*")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [([0.2, 0.6, 0.4], 2), ([0.2, 0.6, 0.6, 0.1], 3), ([0.5], 1), ([0, 0, 0], 3)],
+)
+def test_best_epoch_is_the_later_of_the_highest(tmp_path, scores, best):
+    checkpoints, weights = _save(tmp_path, scores)
+    assert checkpoints.best_epoch == best
+    checkpoints.restore(best)
+    assert weights.weight.numpy().tolist() == [best] * 40
+
+
+def test_best_epoch_without_validation_is_the_last(tmp_path):
+    assert _save(tmp_path, [None, None, None])[0].best_epoch == 3
+
+
+@pytest.mark.parametrize("scores", [[0.1, 0.9, 0.3, 0.2, 0.5], [0.1, 0.2, 0.3]])
+def test_only_last_and_best_are_kept(tmp_path, scores):
+    checkpoints, _ = _save(tmp_path, scores)
+    kept = {path.stem for path in tmp_path.glob("epoch-*") if path.is_file()}
+    assert kept == {f"epoch-{epoch:04d}" for epoch in (checkpoints.best_epoch, len(scores))}
+    again = Checkpoints(tmp_path, _Weights())
+    assert again.history == checkpoints.history
+    assert again.epochs_done == len(scores)
+    for epoch in (checkpoints.best_epoch, len(scores)):
+        again.restore(epoch)
+
+
+def test_a_new_process_restores_both(tmp_path):
+    _save(tmp_path, [0.9, 0.3, 0.2])
+    weights = _Weights(-7.0)
+    checkpoints = Checkpoints(tmp_path, weights)
+    for epoch in (3, 1):
+        checkpoints.restore(epoch)
+        assert weights.weight.numpy().tolist() == [epoch] * 40
+
+
+def _flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("kind", ["data", "index"])
+@pytest.mark.parametrize("spoil", [_flip, _truncate, lambda path: path.unlink()])
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, spoil, kind):
+    _save(tmp_path, [0.9, 0.3, 0.2])
+    (path,) = tmp_path.glob(f"epoch-0003.{kind}*")
+    spoil(path)
+    weights = _Weights(-7.0)
+    checkpoints = Checkpoints(tmp_path, weights)
+    with pytest.raises(UserError, match=path.name) as caught:
+        checkpoints.restore(3)
+    assert str(tmp_path) in str(caught.value)
+    assert weights.weight.numpy().tolist() == [-7] * 40
+    checkpoints.restore(1)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "17", '{"history": []}', '{"files": {}}', "\x00\x00"]
+)
+def test_a_damaged_record_is_refused_by_name(tmp_path, text):
+    _save(tmp_path, [0.9])
+    (tmp_path / "progress.json").write_text(text)
+    with pytest.raises(UserError, match=r"progress\.json"):
+        Checkpoints(tmp_path, _Weights())
+
+
+def test_a_record_that_is_no_text_is_refused(tmp_path):
+    _save(tmp_path, [0.9])
+    (tmp_path / "progress.json").write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(UserError, match=r"progress\.json"):
+        Checkpoints(tmp_path, _Weights())
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_checkpoints_without_their_record_are_refused(tmp_path, epochs):
+    _save(tmp_path, [None] * epochs)
+    (tmp_path / "progress.json").unlink()
+    with pytest.raises(UserError, match=r"progress\.json.* is missing"):
+        Checkpoints(tmp_path, _Weights())
+
+
+def test_a_run_killed_at_its_first_checkpoint_starts_over(tmp_path):
+    _save(tmp_path, [0.9])
+    (tmp_path / "progress.json").unlink()
+    checkpoints = Checkpoints(tmp_path, _Weights())
+    assert checkpoints.epochs_done == 0
+    assert checkpoints.history == []
+
+
+def test_a_checkpoint_newer_than_the_record_does_not_count(tmp_path):
+    """A run killed between the checkpoint and its record goes on from the record."""
+    _save(tmp_path / "run", [0.1, 0.2])
+    record = (tmp_path / "run" / "progress.json").read_bytes()
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    longer, _ = _save(tmp_path / "longer", [0.1, 0.2, 0.3])
+    assert longer.epochs_done == 3
+    for path in (tmp_path / "longer").glob("epoch-0003.*"):
+        shutil.copy(path, tmp_path / "killed")
+    assert (tmp_path / "killed" / "progress.json").read_bytes() == record
+
+    weights = _Weights(-7.0)
+    checkpoints = Checkpoints(tmp_path / "killed", weights)
+    assert checkpoints.epochs_done == 2
+    checkpoints.restore(2)
+    assert weights.weight.numpy().tolist() == [2] * 40
+    weights.weight.assign(tf.fill([40], 33.0))
+    checkpoints.save({"epoch": 3, SCORE: 0.5})
+    checkpoints.restore(3)
+    assert weights.weight.numpy().tolist() == [33] * 40
+
+
+def test_the_record_is_readable_json(tmp_path):
+    checkpoints, _ = _save(tmp_path, [0.25, 0.5])
+    record = json.loads((tmp_path / "progress.json").read_text())
+    assert record["history"] == [{"epoch": 1, SCORE: 0.25}, {"epoch": 2, SCORE: 0.5}]
+    assert set(record["files"]["2"]) == {path.name for path in tmp_path.glob("epoch-0002.*")}
+    assert _data_file(tmp_path, 2).name in record["files"]["2"]
+    assert checkpoints.epochs_done == 2

@@ -1,0 +1,210 @@
+"""Whole runs as a user starts them: finished, killed and taken up, repeated, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from candle_tf.config import Config
+from candle_tf.data.pipeline import evaluation_batches
+from candle_tf.deploy import tflite
+from candle_tf.reporting.results import Results, read_results
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages.calibration import calibrate
+from candle_tf.stages.prepare import prepare
+from candle_tf.stages.training import train_student
+from candle_tf.teachers.backbones import load_teacher
+
+SMALL = {
+    "dataset": "digits",
+    "imbalance_factor": 5,
+    "image_size": 16,
+    "stem_stride": 1,
+    "width": 0.25,
+    "augmentation": "pad_crop",
+    "calibration_resolutions": (32,),
+    "calibration_epochs": 3,
+    "batch_size": 64,
+}
+EPOCHS = 8
+
+
+def _command(run_dir: Path, **settings: object) -> list[str]:
+    flags = [
+        f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in {**SMALL, "epochs": EPOCHS, "run_dir": run_dir, **settings}.items()
+    ]
+    return [sys.executable, "-m", "candle_tf.train", *flags]
+
+
+def _run(run_dir: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(run_dir, **settings), capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nothing interrupted, and what it printed."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    process = _run(run_dir)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return run_dir, process.stdout
+
+
+def _figures(run_dir: Path) -> Results:
+    return read_results(run_dir / "report.json")
+
+
+def _variables(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
+    prefix = run_dir / "student" / "checkpoints" / f"epoch-{epoch:04d}"
+    reader = tf.train.load_checkpoint(str(prefix))
+    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_prints_teacher_student_and_file_with_the_folder(finished):
+    run_dir, output = finished
+    for words in ("teacher", "student in Keras", "student as LCE file", "many", "few", "size"):
+        assert words in output
+    assert str(run_dir) in output
+
+
+def test_leaves_everything_that_is_promised(finished):
+    run_dir, _ = finished
+    for name in (
+        "config.json",
+        "split.json",
+        "manifest.json",
+        "report.json",
+        "report.html",
+        "calibrate/history.csv",
+        "student/history.csv",
+        "student/steps.csv",
+        "student/checkpoints/progress.json",
+        "export/student.lce.tflite",
+        "export/saved_model/1/saved_model.pb",
+    ):
+        assert (run_dir / name).stat().st_size > 0, name
+    assert list(run_dir.glob("student/tensorboard/**/events.out.tfevents.*"))
+    assert Config.from_json(run_dir / "config.json").imbalance_factor == 5
+
+
+def test_the_exported_file_is_smaller_and_as_accurate_as_measured(finished):
+    run_dir, _ = finished
+    figures = _figures(run_dir)
+    path = run_dir / "export" / "student.lce.tflite"
+    assert figures.bytes["tflite"] == path.stat().st_size < figures.bytes["student"] / 10
+    config = Config.from_json(run_dir / "config.json")
+    data = prepare(config, open_run_folder(config))
+    batches = evaluation_batches(data.test, image_size=config.image_size)
+    pixels = np.concatenate([batch["inputs"].numpy() for batch in batches])
+    predicted = tflite.run(path.read_bytes(), pixels, kernel="reference").argmax(axis=1)
+    hits = predicted == data.test.labels
+    mean = np.mean([hits[data.test.labels == c].mean() for c in range(data.classes)])
+    assert figures.metrics["tflite"].mean == pytest.approx(mean, abs=0.01)
+
+
+def test_a_killed_run_ends_like_an_uninterrupted_one(finished, tmp_path):
+    whole, _ = finished
+    run_dir = tmp_path / "killed"
+    process = subprocess.Popen(
+        _command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _wait_for_epochs(run_dir / "student" / "checkpoints" / "progress.json", process, epochs=3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (run_dir / "report.json").exists()
+
+    again = _run(run_dir)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "student: taken up after epoch" in again.stderr
+    assert "calibrate: taken up after epoch 3 of 3" in again.stderr
+
+    expected, actual = _variables(whole, EPOCHS), _variables(run_dir, EPOCHS)
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+    steps = "student/steps.csv"
+    assert (run_dir / steps).read_text() == (whole / steps).read_text()
+    assert _figures(run_dir).metrics == _figures(whole).metrics
+
+
+def _wait_for_epochs(progress: Path, process: subprocess.Popen, epochs: int) -> None:
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        if progress.exists() and len(json.loads(progress.read_text())["history"]) >= epochs:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no epoch was finished in ten minutes")
+
+
+def test_a_finished_run_is_not_done_again(finished):
+    run_dir, output = finished
+    before = {path: path.stat().st_mtime_ns for path in (run_dir / "export").rglob("*.*")}
+    checkpoint = run_dir / "student" / "checkpoints" / f"epoch-{EPOCHS:04d}.index"
+    written = checkpoint.stat().st_mtime_ns
+    again = _run(run_dir)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stdout.split("\n\n")[0] == output[output.index("\nmodel") :].split("\n\n")[0]
+    assert checkpoint.stat().st_mtime_ns == written
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert [path.name for path in (run_dir / "export" / "saved_model").iterdir()] == ["1"]
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished):
+    run_dir, _ = finished
+    process = _run(run_dir, learning_rate=0.001)
+    assert process.returncode == 2
+    assert "--learning_rate was 0.005 and is now 0.001" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_a_damaged_checkpoint_is_named(finished):
+    run_dir, _ = finished
+    path = run_dir / "student" / "checkpoints" / f"epoch-{EPOCHS:04d}.data-00000-of-00001"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    try:
+        process = _run(run_dir)
+    finally:
+        path.write_bytes(whole)
+    assert process.returncode == 2
+    assert str(path) in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_the_teacher_stays_as_it_was_through_both_stages(tmp_path):
+    config = Config(**SMALL, epochs=1, run_dir=str(tmp_path / "run"))
+    folder = open_run_folder(config)
+    data = prepare(config, folder)
+    before = [weight.numpy() for weight in load_teacher(config.teacher).encoder.weights]
+    calibrated = calibrate(config, data, folder.path / "calibrate")
+    train_student(config, data, calibrated.answers, folder.path / "student")
+    after = [weight.numpy() for weight in calibrated.teacher.encoder.weights]
+    assert len(before) == len(after) > 0
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parents[2] / "configs").glob("*.cfg")),
+    ids=lambda path: path.name,
+)
+def test_every_flagfile_is_accepted(path):
+    """Down to the first thing only a user can give: the pictures."""
+    command = [sys.executable, "-m", "candle_tf.train", f"--flagfile={path}"]
+    process = subprocess.run(
+        [*command, "--dataset=folder", "--data_dir=no/such/folder", "--run_dir=/dev/null/no"],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 2
+    assert "--run_dir=/dev/null/no cannot be made" in process.stderr
