@@ -30,7 +30,7 @@ CALIBRATION_LOSSES = (
 )
 METHODS = ("candle", "cross_entropy", "balanced_softmax")
 STUDENT_NAMES = ("reactnet_a",)
-BALANCES = ("adversarial", "plain", "fixed")
+BALANCES = ("adversarial", "relative", "plain", "fixed")
 EPOCH_CHOICES = ("best", "last")
 
 
@@ -137,14 +137,15 @@ class Config:
     temperature: float = setting(2.0, "T of the KL term", above=0)
     balance: str = setting(
         "adversarial",
-        "lambda: adversarial (relative terms, entropy), plain (the bare min-max) or fixed",
+        "lambda: adversarial (the paper's objective and an entropy barrier), relative (terms "
+        "relative to an uninformed student's, and entropy), plain (no barrier) or fixed",
         choices=BALANCES,
     )
     fixed_lambda: float = setting(
         0.5, "for --balance=fixed: weight of the KL term", at_least=0, at_most=1
     )
     balance_entropy: float = setting(
-        0.2, "for --balance=adversarial: weight tau of lambda's entropy", above=0
+        0.2, "weight of lambda's entropy, relative to an uninformed student's KL term", above=0
     )
     balance_learning_rate: float = setting(1e-3, "Adam's rate of the balancing network", above=0)
     center_features: bool = setting(

@@ -10,11 +10,13 @@ from and a checksum of each finished block. An interrupted computation goes on a
 finished block, a block whose checksum is wrong is computed anew, and another key is another file.
 """
 
+import fcntl
 import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +62,37 @@ def stored_array(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{key_digest(key)[:16]}.npy"
+    with _one_process(path):
+        _complete(path, name, key, shape, dtype, block, compute)
+    return np.load(path, mmap_mode="r")
+
+
+@contextmanager
+def _one_process(path: Path) -> Iterator[None]:
+    """Keeps two runs that share a cache from writing one array at once; the second waits."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _complete(
+    path: Path,
+    name: str,
+    key: Mapping[str, Any],
+    shape: tuple[int, ...],
+    dtype: str,
+    block: int,
+    compute: Compute,
+) -> None:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     checksums = _finished_blocks(path, shape, dtype, block)
     if not checksums:
-        _require_disk(folder, size, name)
+        _require_disk(path.parent, size, name)
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
     starts = [start for start in range(0, shape[0], block) if str(start) not in checksums]
     if starts:
         logging.info("%s: computing %d rows (%.0f MB)", name, shape[0], size / 1e6)
         _compute_blocks(path, key, starts, block, checksums, compute)
-    return np.load(path, mmap_mode="r")
 
 
 def _compute_blocks(

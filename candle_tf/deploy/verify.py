@@ -30,8 +30,10 @@ from candle_tf.deploy.flatbuffer import (
 from candle_tf.errors import UserError
 from candle_tf.students.catalog import binary_layers
 
-# Relative to the largest logit. Rounding was measured at 1e-6 on ReActNets.
-ROUNDING = 1e-4
+# Relative to the largest logit. On most ReActNets both sides round by 1e-6. But where the last maps
+# are 1x1, most of a 3x3 window is constant padding that batch normalisation takes away again: there
+# Keras's own float32 was 2.5e-4 from its float64 (the converted file: 4e-6).
+ROUNDING = 1e-3
 # The share of images that has to agree to rounding.
 UNTOUCHED_SHARE = 0.02
 # Relative likewise; flipped signs were measured to move the median image by up to 0.09.
@@ -107,7 +109,7 @@ def check_agreement(expected: np.ndarray, actual: np.ndarray, what: str) -> Agre
     """Refuses outputs that differ from the student's by more than rounding explains.
 
     An image's difference is its largest absolute one, relative to the largest |expected|. The file
-    rounds otherwise than Keras (batch normalisation is folded into the convolution), about 1e-6.
+    rounds otherwise than Keras (batch normalisation is folded into the convolution).
     That alone would allow a bound on the maximum; but an activation so near its sign's threshold
     that rounding carries it across flips, and moves its image by a per cent or ten. How many images
     that happens to grows with the number of activations: one or two in a hundred in ReActNet at 64

@@ -1,13 +1,13 @@
 """The balance between the two distillation terms: the adversary, its objective and its references.
 
 The objective of CANDLE's min-max is linear in lambda, so the adversary that maximises it belongs at
-an end: the larger term takes everything and the other teaches nothing. Three changes leave it
-something to decide:
+an end: the larger term takes everything and the other teaches nothing. Lambda's entropy, added as a
+barrier, leaves the adversary something to decide: for terms a and b its best answer is then
+sigmoid((a - b) / tau) in place of 0 or 1. Two more choices make the answer a useful one:
 
-* each term is measured against a student that knows nothing (`uninformed_losses`), so that both
-  begin near 1 and the adversary favours the one in which the student has come less far;
-* lambda's entropy is added, tau * H(lambda). For terms a and b the best answer is then
-  sigmoid((a - b) / tau) instead of 0 or 1;
+* tau is in units of the KL term of a student that knows nothing (`uninformed_losses`), so that one
+  setting serves ten classes and ten thousand. Lambda then begins near 1, where KL is far the larger
+  term, and comes down as the student learns what KL has to teach;
 * the teacher's features are centred (in `distill`), because features after a ReLU share a large
   mean and the cosine to it is small before anything has been learned.
 """
@@ -63,7 +63,8 @@ class Objective:
     """L = lambda * KL / kl_reference + (1 - lambda) * FS / fs_reference + tau * H(lambda).
 
     The student descends on it and the balancer ascends; the entropy does not depend on the student.
-    References of 1 and tau = 0 are the plain reading of the paper.
+    References of 1 and tau = 0 are the plain reading of the paper. With both references at what an
+    uninformed student has, the adversary favours the term that has come less far.
     """
 
     kl_reference: float = 1.0

@@ -98,8 +98,11 @@ class Checkpoints:
             return
         try:
             progress = json.loads(self._progress_path.read_text())
-            self.history, self._files = progress["history"], progress["files"]
-        except (ValueError, KeyError, TypeError) as error:
+            self.history, self._files = list(progress["history"]), dict(progress["files"])
+            # The last and the best epoch are what is restored later.
+            for epoch in (self.epochs_done, self.best_epoch) if self.history else ():
+                self._files[str(epoch)].keys()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"The checkpoint record {self._progress_path} is damaged ({error}). {self._remedy}"
             ) from error

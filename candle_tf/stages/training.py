@@ -106,9 +106,10 @@ def _trainer(
 
 
 def _objective(config: Config, answers: Answers) -> Objective:
-    if config.balance == "plain":
+    if config.balance in ("plain", "fixed"):
         return Objective()
     logits = answers.logits.reshape(-1, answers.logits.shape[-1])
     kl, fs = uninformed_losses(logits, config.temperature)
-    weight = config.balance_entropy if config.balance == "adversarial" else 0.0
-    return Objective(kl, fs, weight)
+    if config.balance == "relative":
+        return Objective(kl, fs, config.balance_entropy)
+    return Objective(entropy_weight=config.balance_entropy * kl)

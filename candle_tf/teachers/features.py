@@ -73,7 +73,8 @@ def view_features(
         "rows": examples.rows.tolist(),
         "views": [dataclasses.asdict(view) for view in views],
         "resolution": resolution,
-        "seed": seed,
+        # Whole pictures are the same under every seed.
+        "seed": seed if any(view.augmentation != "none" for view in views) else None,
     }
 
     def compute(start: int, stop: int) -> np.ndarray:
