@@ -91,7 +91,12 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, spoil, kind):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "17", '{"history": []}', '{"files": {}}', "\x00\x00"]
+    "text",
+    [
+        *("", "{", "[]", "null", "17", "\x00\x00"),
+        *('{"history": []}', '{"files": {}}', '{"history": 3, "files": {}}'),
+        *('{"history": [{"epoch": 1}], "files": {}}', '{"history": [1], "files": {"1": {}}}'),
+    ],
 )
 def test_a_damaged_record_is_refused_by_name(tmp_path, text):
     _save(tmp_path, [0.9])
