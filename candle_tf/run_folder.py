@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 import candle_tf
 from candle_tf.config import Config
 from candle_tf.errors import UserError
@@ -49,6 +51,11 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
+    def split_path(self) -> Path:
+        """Which picture is in which part."""
+        return self.path / "split.json"
+
+    @property
     def report_path(self) -> Path:
         """Every figure of the run."""
         return self.path / "report.json"
@@ -63,10 +70,25 @@ class RunFolder:
         """Versions and hashes."""
         return self.path / "manifest.json"
 
-    def record(self, stage: str, files: Iterable[Path]) -> None:
-        """Writes into the manifest that `stage` finished with these files."""
+    def record(self, stage: str, files: Iterable[Path], **facts: str) -> None:
+        """Writes into the manifest that `stage` finished with these files.
+
+        Args:
+            stage: its name.
+            files: what it wrote, inside the folder.
+            **facts: hashes of what is not a file here, such as the teacher's weights.
+        """
         manifest = self.manifest()
-        manifest["versions"] = versions()
+        now = versions()
+        before = manifest.get("versions", now)
+        changed = [
+            f"{name} {before.get(name)} -> {now[name]}"
+            for name in now
+            if before.get(name) != now[name]
+        ]
+        if changed:
+            logging.warning("%s was begun with other versions: %s", self.path, ", ".join(changed))
+        manifest.update(facts, versions=now)
         manifest.setdefault("stages", {})[stage] = {
             str(path.relative_to(self.path)): sha256_of_file(path) for path in sorted(files)
         }

@@ -162,3 +162,21 @@ def test_versions_are_those_of_the_installed_packages():
         assert found[name] == metadata.version(name)
     assert all(found.values())
     assert "python" in found
+
+
+def test_facts_stand_in_the_manifest_beside_the_stages(folder):
+    folder.record("data", [folder.config_path], split="ab12")
+    folder.record("report", [folder.config_path])
+    assert folder.manifest()["split"] == "ab12"
+    assert set(folder.manifest()["stages"]) >= {"data", "report"}
+
+
+def test_going_on_with_other_versions_is_said(folder, caplog):
+    folder.record("data", [folder.config_path])
+    manifest = folder.manifest()
+    manifest["versions"]["numpy"] = "0.1"
+    folder.manifest_path.write_text(json.dumps(manifest))
+    with caplog.at_level("WARNING"):
+        folder.record("student", [folder.config_path])
+    assert "numpy 0.1 -> " in caplog.text
+    assert folder.manifest()["versions"] == versions()

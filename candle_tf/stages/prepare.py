@@ -64,9 +64,8 @@ def prepare(config: Config, folder: RunFolder) -> Data:
 
 
 def _split(config: Config, folder: RunFolder, source: Source) -> Split:
-    path = folder.path / "split.json"
-    if path.exists():
-        split = load_split(path)
+    if folder.split_path.exists():
+        split = load_split(folder.split_path)
         check_split(split, source)
         return split
     split = make_split(
@@ -77,7 +76,7 @@ def _split(config: Config, folder: RunFolder, source: Source) -> Split:
         test_fraction=config.test_fraction,
         seed=config.seed,
     )
-    save_split(split, path)
+    save_split(split, folder.split_path)
     return split
 
 

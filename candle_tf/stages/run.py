@@ -1,6 +1,7 @@
 """A whole run, stage by stage; what is finished is taken up, not done again."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import tensorflow as tf
@@ -30,22 +31,29 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     tf.config.experimental.enable_op_determinism()
     folder = open_run_folder(config)
     data = _stage("1/5 data", lambda: prepare(config, folder))
+    folder.record("data", [folder.config_path, folder.split_path], split=data.split.hash)
     calibrated = None
     if config.method == "candle":
-        calibrated = _stage(
-            "2/5 calibrate the teacher", lambda: calibrate(config, data, folder.path / "calibrate")
-        )
+        path = folder.path / "calibrate"
+        calibrated = _stage("2/5 calibrate the teacher", lambda: calibrate(config, data, path))
+        folder.record("calibrate", _training_files(path), teacher=calibrated.teacher.fingerprint)
+    path = folder.path / "student"
     answers = calibrated.answers if calibrated else None
     trained = _stage(
         f"3/5 train the student ({config.method})",
-        lambda: train_student(config, data, answers, folder.path / "student"),
+        lambda: train_student(config, data, answers, path),
     )
+    folder.record("student", _training_files(path))
     evaluation = _stage("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
     exported = _stage(
         "5/5 export",
         lambda: export(trained.student, data.split.class_names, evaluation, folder),
     )
     return folder, report(config, folder, data, calibrated, trained, evaluation, exported)
+
+
+def _training_files(path: Path) -> list[Path]:
+    return [*path.glob("*.csv"), *(path / "checkpoints").glob("*")]
 
 
 def _stage(title: str, work: Callable[[], T]) -> T:
