@@ -22,6 +22,8 @@ DATASETS = ("digits", "folder")
 PROFILES = ("natural", "exponential", "step")
 AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
 TEACHER_VIEWS = ("whole", "same")
+OFFLINE_TEACHER = "efficientnet_lite0"
+TEACHER_KINDS = ("keras_cv", "keras_applications")
 CALIBRATION_LOSSES = (
     "cross_entropy",
     "balanced_softmax",
@@ -81,8 +83,8 @@ class Config:
 
     # Teacher and calibration.
     teacher: str = setting(
-        "efficientnet_lite0",
-        "efficientnet_lite0 (offline), keras_cv:<preset> or keras_applications:<Name>",
+        OFFLINE_TEACHER,
+        f"{OFFLINE_TEACHER} (offline), keras_cv:<preset> or keras_applications:<Name>",
     )
     teacher_weights: str = setting("", "a weights file for the teacher, instead of its own")
     teacher_weights_sha256: str = setting("", "the SHA-256 which that file must have")
@@ -174,6 +176,12 @@ class Config:
             raise UserError(
                 f"--data_dir={self.data_dir} contradicts --dataset=digits, which ships with "
                 "scikit-learn; give --dataset=folder or leave --data_dir empty."
+            )
+        kind, _, choice = self.teacher.partition(":")
+        if self.teacher != OFFLINE_TEACHER and not (kind in TEACHER_KINDS and choice):
+            raise UserError(
+                f"--teacher={self.teacher} is not known; it is {OFFLINE_TEACHER}, "
+                f"{' or '.join(f'{kind}:<name>' for kind in TEACHER_KINDS)}."
             )
         if self.teacher_weights_sha256 and not self.teacher_weights:
             raise UserError(

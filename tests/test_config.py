@@ -224,3 +224,9 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         Config.from_json(tmp_path / "absent.json")
     with pytest.raises(UserError, match=str(tmp_path)):
         Config.from_json(tmp_path)
+
+
+@pytest.mark.parametrize("teacher", ["resnet", "keras_cv:", "keras_cv", "torch:resnet18", ""])
+def test_a_teacher_of_no_known_form_is_refused_before_anything_is_read(teacher):
+    with pytest.raises(UserError, match=r"--teacher=.*efficientnet_lite0.*keras_cv:<name>"):
+        Config(teacher=teacher)
