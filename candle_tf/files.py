@@ -2,24 +2,35 @@
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
+
+from candle_tf.errors import UserError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` so that no reader and no crash ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Writes `data` to `path` so that no reader and no crash ever sees half of it.
+
+    The file's folder is made where it is missing.
+
+    Raises:
+        UserError: where the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                # Else a power cut could leave the name on a file without contents.
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error}). Free space there, or choose another folder."
+        ) from error
 
 
 def sha256_of_file(path: Path) -> str:

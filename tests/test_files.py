@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from candle_tf.errors import UserError
 from candle_tf.files import sha256_of_file, write_atomically
 
 
@@ -28,7 +29,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_litter(tmp_path, bad):
 def test_a_failing_replacement_leaves_no_litter(tmp_path):
     taken = tmp_path / "taken"
     (taken / "inside").mkdir(parents=True)
-    with pytest.raises(OSError, match="taken"):
+    with pytest.raises(UserError, match="taken cannot be written"):
         write_atomically(taken, b"new")
     assert os.listdir(tmp_path) == ["taken"]
     assert os.listdir(taken) == ["inside"]

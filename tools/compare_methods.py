@@ -13,7 +13,7 @@ from absl import flags
 from candle_tf import app
 from candle_tf.config import METHODS, Config
 from candle_tf.errors import UserError
-from candle_tf.report import compare
+from candle_tf.reporting.comparison import compare
 
 _METHODS = flags.DEFINE_list("methods", list(METHODS), f"some of {', '.join(METHODS)}")
 

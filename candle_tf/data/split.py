@@ -22,6 +22,7 @@ from absl import logging
 from candle_tf.data.longtail import hold_out, profile_counts, select
 from candle_tf.data.sources import Partition, Source
 from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
 
 _FORMAT = 1
 
@@ -135,24 +136,8 @@ def save_split(split: Split, path: str | os.PathLike[str]) -> None:
     Raises:
         UserError: If the file cannot be written.
     """
-    path = Path(path)
     text = json.dumps({"hash": split.hash} | _to_json(split), indent=1, ensure_ascii=False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text + "\n")
-                file.flush()
-                # Else a power cut could leave the name on a file without contents.
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error}). Free space, or choose another run folder."
-        ) from error
+    write_atomically(Path(path), (text + "\n").encode())
 
 
 def load_split(path: str | os.PathLike[str]) -> Split:

@@ -1,15 +1,12 @@
 """TFLite files for the Larq Compute Engine: written from a student, and run.
 
 flatbuffer = convert(student)
-write(flatbuffer, "export/student.tflite")
 run(flatbuffer, pixels)                 # logits, float32 [N, classes]
 """
 
-import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -65,19 +62,6 @@ def convert(student: tf.keras.Model) -> bytes:
         signatures = {SIGNATURE: predict.get_concrete_function()}
         tf.saved_model.save(module, directory, signatures=signatures, options=SAVE_OPTIONS)
         return engine.convert_saved_model(directory)
-
-
-def write(flatbuffer: bytes, path: str | Path) -> Path:
-    """Writes a file so that it is complete or not there; its folder is made where missing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_bytes(flatbuffer)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
 
 
 def run(

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # A per-class table of 1,000 rows would push the rest of the report out of sight.
@@ -104,22 +104,9 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
     Raises:
         UserError: the file cannot be written.
     """
-    target = Path(path)
-    page = render_report(title, sections)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # A class name from a folder may hold bytes that were no UTF-8 (lone surrogates).
-            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the report {target} cannot be written ({error.strerror}); "
-            "choose a folder that can be written to, with space left"
-        ) from error
+    # A class name from a folder may hold bytes that were no UTF-8 (lone surrogates).
+    page = render_report(title, sections).encode(errors="backslashreplace")
+    write_atomically(Path(path), page)
 
 
 def render_report(title: str, sections: Sequence[Section]) -> str:

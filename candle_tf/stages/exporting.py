@@ -73,7 +73,7 @@ def export(
     record = {"student": identity, "operators": check_binary(flatbuffer, student, str(path))}
     answers = tflite.run(flatbuffer, pixels, source=str(path))
     record["tflite_agreement"] = dataclasses.asdict(check_agreement(logits, answers, str(path)))
-    tflite.write(flatbuffer, path)
+    write_atomically(path, flatbuffer)
 
     version = saved_model.export_saved_model(
         student, folder.export_path / "saved_model", class_names

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.errors import UserError
+from candle_tf.files import sha256_of_file
 
-_CHUNK = 1 << 20
 _V3_SUFFIX = ".weights.h5"
 
 
@@ -25,14 +25,10 @@ def sha256_of(path: str | Path) -> str:
     Raises:
         UserError: ``path`` is missing, a directory or unreadable.
     """
-    digest = hashlib.sha256()
     try:
-        with Path(path).open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return sha256_of_file(Path(path))
     except OSError as error:
         raise _unreadable(path, error) from error
-    return digest.hexdigest()
 
 
 def verify(path: str | Path, sha256: str) -> None:

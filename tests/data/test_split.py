@@ -201,7 +201,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, two_parts):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(UserError, match=r"split\.json: cannot be written"):
+        with pytest.raises(UserError, match=r"split\.json cannot be written"):
             save_split(split_of(two_parts, seed=1), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from candle_tf.deploy.flatbuffer import operators
-from candle_tf.deploy.tflite import convert, run, write
+from candle_tf.deploy.tflite import convert, run
 from candle_tf.errors import UserError
 from candle_tf.students.catalog import binary_layers
 from tests.deploy.test_binarize import CLASSES, logits_of, photographs, small_student
@@ -71,11 +71,3 @@ def test_damaged_bytes_are_refused_with_the_files_name(flatbuffer, damage, messa
         operators(damage(flatbuffer), "x.tflite")
     with pytest.raises(UserError, match=message):
         run(damage(flatbuffer), photographs(), source="x.tflite")
-
-
-def test_writing_replaces_and_leaves_nothing_else(tmp_path):
-    path = tmp_path / "export" / "student.tflite"
-    write(b"old", path)
-    assert write(b"new", path) == path
-    assert path.read_bytes() == b"new"
-    assert list(path.parent.iterdir()) == [path]
