@@ -31,9 +31,21 @@ CALIBRATION_LOSSES = (
     "label_aware_smoothing",
 )
 METHODS = ("candle", "cross_entropy", "balanced_softmax")
-STUDENT_NAMES = ("reactnet_a",)
+STUDENT_NAMES = (
+    "reactnet_a",
+    "bnext_t",
+    "bnext_s",
+    "bnext_m",
+    "bnext_l",
+    "quicknet_small",
+    "quicknet",
+    "quicknet_large",
+    "birealnet18",
+    "real_to_binary",
+)
 BALANCES = ("adversarial", "relative", "plain", "fixed")
 EPOCH_CHOICES = ("best", "last")
+OPTIMIZERS = ("adam", "adam_sgd", "bop")
 
 
 def setting(
@@ -127,7 +139,51 @@ class Config:
     method: str = setting("candle", "how the student learns", choices=METHODS)
     epochs: int = setting(100, "epochs of the student", at_least=1)
     batch_size: int = setting(64, "pictures in a step", at_least=1)
-    learning_rate: float = setting(5e-3, "Adam's peak rate, falling along a cosine", above=0)
+    optimizer: str = setting(
+        "adam",
+        "adam for all weights; adam_sgd: Adam on binary kernels, SGD with momentum on the rest "
+        "(QuickNet's); bop: Bop on binary kernels, Adam on the rest",
+        choices=OPTIMIZERS,
+    )
+    learning_rate: float = setting(
+        5e-3,
+        "peak rate, falling along a cosine, of all that --binary_learning_rate is not for "
+        "(QuickNet's adam_sgd: 0.1)",
+        above=0,
+    )
+    binary_learning_rate: float = setting(
+        0.0,
+        "peak rate on binary kernels, falling likewise; of bop: gamma. 0 for the published one "
+        "(adam_sgd: 0.01, bop: 0.0001)",
+        at_least=0,
+    )
+    bop_threshold: float = setting(
+        1e-8, "for --optimizer=bop: mean gradient beyond which a weight turns", above=0
+    )
+    weight_decay: float = setting(
+        0.0,
+        "decay of float kernels in a step, times the rate (AdamW's); of nothing else",
+        at_least=0,
+    )
+    binary_weight_decay: float = setting(
+        0.0, "the same of the latent weights of binary kernels (BNext: 1e-8)", at_least=0
+    )
+    clip_latent_weights: bool = setting(
+        True, "hold latent weights where the student's straight-through gradient lives"
+    )
+    binary_steps: int = setting(
+        1,
+        "2 for ReActNet's: --epochs with float kernels first, then as many with binary ones and "
+        "without weight decay",
+        at_least=1,
+        at_most=2,
+    )
+    anneal_fraction: float = setting(
+        0.8,
+        "of students with annealed weights (BNext): part of the epochs before they are exact signs",
+        at_least=0,
+        below=1,
+    )
     warmup_fraction: float = setting(
         0.02, "part of the training in which the rate rises linearly", at_least=0, below=1
     )
@@ -194,6 +250,38 @@ class Config:
             raise UserError(
                 "--select_epoch=best contradicts --validation_fraction=0: there is nothing to "
                 "choose by. Give --select_epoch=last or a --validation_fraction above 0."
+            )
+
+        self._check_recipe()
+
+    def _check_recipe(self) -> None:
+        bop = self.optimizer == "bop"
+        if self.binary_learning_rate and self.optimizer == "adam":
+            raise UserError(
+                f"--binary_learning_rate={self.binary_learning_rate:g} contradicts "
+                "--optimizer=adam, which has one rate for all; give --optimizer=adam_sgd or bop, "
+                "or --learning_rate."
+            )
+        if self.binary_weight_decay and bop:
+            raise UserError(
+                f"--binary_weight_decay={self.binary_weight_decay:g} contradicts --optimizer=bop, "
+                "which has no latent weights to decay."
+            )
+        if not self.clip_latent_weights and bop:
+            raise UserError(
+                "--noclip_latent_weights contradicts --optimizer=bop, which has no latent weights: "
+                "its kernels are -1 and +1."
+            )
+        if self.binary_steps == 2 and bop:
+            raise UserError(
+                "--binary_steps=2 contradicts --optimizer=bop: the first step has float kernels, "
+                "which Bop cannot move; give --optimizer=adam or --binary_steps=1."
+            )
+        if self.binary_weight_decay and self.binary_steps == 2:
+            raise UserError(
+                f"--binary_weight_decay={self.binary_weight_decay:g} contradicts "
+                "--binary_steps=2: the first step has no binary kernels, and the second no decay; "
+                "--weight_decay is for the kernels of the first."
             )
 
     @property

@@ -105,13 +105,16 @@ def another(field):
 
 
 def test_every_setting_is_a_flag(settings):
-    values = {field.name: another(field) for field in dataclasses.fields(Config)}
+    # Two steps and a decay of latent weights contradict each other.
+    apart = "binary_steps"
+    values = {f.name: another(f) for f in dataclasses.fields(Config) if f.name != apart}
     read = settings(*[f"--{name}={written}" for name, (written, _) in values.items()])
-    assert read == {name: value for name, (_, value) in values.items()}
+    assert read == {**{name: value for name, (_, value) in values.items()}, apart: 1}
+    assert settings(f"--{apart}=2")[apart] == 2
     # All but the settings of which there is only one value so far.
     defaults = Config().to_dict()
     assert all(read[f.name] != defaults[f.name] for f in dataclasses.fields(Config)
-               if len(f.metadata["choices"]) != 1)  # fmt: skip
+               if len(f.metadata["choices"]) != 1 and f.name != apart)  # fmt: skip
 
 
 def test_no_flag_at_all_is_the_default(settings):

@@ -126,6 +126,26 @@ def test_one_bad_resolution_among_good_ones_is_named():
             {"validation_fraction": 0.0},
             ["--select_epoch=best", "--validation_fraction=0", "--select_epoch=last"],
         ),
+        (
+            {"binary_learning_rate": 0.02},
+            ["--binary_learning_rate=0.02", "--optimizer=adam", "adam_sgd or bop"],
+        ),
+        (
+            {"optimizer": "bop", "binary_weight_decay": 1e-8},
+            ["--binary_weight_decay=1e-08", "--optimizer=bop", "no latent weights"],
+        ),
+        (
+            {"optimizer": "bop", "clip_latent_weights": False},
+            ["--noclip_latent_weights", "--optimizer=bop", "no latent weights"],
+        ),
+        (
+            {"optimizer": "bop", "binary_steps": 2},
+            ["--binary_steps=2", "--optimizer=bop", "float kernels"],
+        ),
+        (
+            {"binary_weight_decay": 1e-8, "binary_steps": 2},
+            ["--binary_weight_decay=1e-08", "--binary_steps=2", "--weight_decay"],
+        ),
     ],
 )
 def test_contradictory_settings_are_refused(settings, said):
@@ -133,6 +153,21 @@ def test_contradictory_settings_are_refused(settings, said):
     for words in said:
         assert words in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adam_sgd", "learning_rate": 0.1, "binary_learning_rate": 0.01},
+        {"optimizer": "bop", "binary_learning_rate": 1e-4, "weight_decay": 1e-3},
+        {"weight_decay": 1e-3, "binary_weight_decay": 1e-8},
+        {"binary_steps": 2, "weight_decay": 1e-5, "clip_latent_weights": False},
+        {"optimizer": "adam_sgd", "binary_steps": 2},
+    ],
+)
+def test_published_recipes_are_accepted(settings):
+    config = Config(**settings)
+    assert {name: getattr(config, name) for name in settings} == settings
 
 
 def test_the_cache_is_in_the_run_folder_unless_told_otherwise():

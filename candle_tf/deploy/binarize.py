@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from candle_tf.errors import UserError
+from candle_tf.students.annealed_sign import soft_layers
 from candle_tf.students.layers import is_binary_conv
 
 
@@ -28,16 +29,20 @@ def deployable(student: tf.keras.Model) -> tf.keras.Model:
         student's layer names.
 
     Raises:
-        UserError: for a student in mixed precision, which the converter cannot take.
+        UserError: for a student in mixed precision, which the converter cannot take, and for one
+            whose kernels are not annealed to signs yet.
     """
     _refuse_mixed_precision(student)
+    _refuse_soft_kernels(student)
     copy = tf.keras.models.clone_model(student, clone_function=_without_kernel_quantizer)
     for layer in student.layers:
         weights = layer.get_weights()
         if is_binary_conv(layer):
             # The kernel comes first, then what else the layer has (a bias).
             weights[0] = layer.kernel_quantizer(tf.constant(weights[0])).numpy()
-        copy.get_layer(layer.name).set_weights(weights)
+        shipped = copy.get_layer(layer.name)
+        # A quantizer's own variables (a temperature) come last, and are gone with it.
+        shipped.set_weights(weights[: len(shipped.weights)])
     return tf.keras.Model(copy.input, copy.output["logits"], name=student.name)
 
 
@@ -48,6 +53,15 @@ def _refuse_mixed_precision(student: tf.keras.Model) -> None:
                 f"The student computes in {layer.compute_dtype} (layer {layer.name}), which cannot "
                 "be exported: build it in float32, load the same weights, and export that."
             )
+
+
+def _refuse_soft_kernels(student: tf.keras.Model) -> None:
+    names = soft_layers(student)
+    if names:
+        raise UserError(
+            f"The kernels of {len(names)} layers, the first {names[0]}, are not annealed to signs "
+            "yet: train the student to the end of its annealing, and export that."
+        )
 
 
 def _without_kernel_quantizer(layer: Any) -> Any:

@@ -5,7 +5,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def fit(
     epochs: int,
     folder: Path,
     validation: tf.data.Dataset | None = None,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> Checkpoints:
     """Trains up to `epochs`, from wherever an earlier call in the same folder stopped.
 
@@ -41,6 +42,7 @@ def fit(
         epochs: epochs in all.
         folder: of this stage.
         validation: batches of "inputs" and "labels" to evaluate after each epoch.
+        callbacks: of Keras, further ones; at the end of an epoch they run before it is saved.
 
     Returns:
         The stage's checkpoints; the trainer is as the last epoch left it.
@@ -64,6 +66,7 @@ def fit(
             verbose=1 if sys.stdout.isatty() else 2,
             callbacks=[
                 _StepLog(folder / "steps.csv", steps),
+                *callbacks,
                 _EpochLog(folder / "history.csv", checkpoints),
                 tf.keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
             ],

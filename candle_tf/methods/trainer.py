@@ -5,8 +5,8 @@ descends; CANDLE has a second one that ascends. Running under `fit`, it works wi
 progress bars, TensorBoard and tf.distribute strategies.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
@@ -39,6 +39,8 @@ class Trainer(tf.keras.Model):
         self.network = network
         self._val_accuracy = MeanClassAccuracy(classes)
         self._val_loss = tf.keras.metrics.Mean(name="loss")
+        self._other_optimizer: Any = None
+        self._handed_over: frozenset[Any] = frozenset()
 
     def terms(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """Scalars of one batch by name; "objective" is the one that is played on.
@@ -52,6 +54,41 @@ class Trainer(tf.keras.Model):
     def players(self) -> list[Player]:
         """Who moves on the objective."""
         raise NotImplementedError
+
+    def hand_over(self, variables: Sequence[tf.Variable], optimizer: Any) -> None:
+        """Gives some of the descending variables to an optimizer of their own.
+
+        All still move at once, on the same gradients. To be called before `ready`.
+
+        Args:
+            variables: of the players that descend.
+            optimizer: anything with `build(variables)` and `apply_gradients(pairs)`.
+
+        Raises:
+            ValueError: for a variable that no player descends with.
+        """
+        descending = {v.ref() for p in self.players() if not p.ascends for v in p.variables}
+        strangers = [variable.name for variable in variables if variable.ref() not in descending]
+        if strangers:
+            raise ValueError(f"{strangers[0]} is not among the variables that descend")
+        self._handed_over = frozenset(variable.ref() for variable in variables)
+        self._other_optimizer = optimizer
+
+    def moves(self) -> list[Player]:
+        """The players, with what was handed over taken out of them and at the end of the list."""
+        players = self.players()
+        if self._other_optimizer is None:
+            return players
+        kept, given = [], []
+        for player in players:
+            taken = [] if player.ascends else self._taken(player)
+            given += taken
+            rest = {variable.ref() for variable in player.variables} - {v.ref() for v in taken}
+            kept.append(replace(player, variables=[v for v in player.variables if v.ref() in rest]))
+        return [*kept, Player(self._other_optimizer, given)]
+
+    def _taken(self, player: Player) -> list[tf.Variable]:
+        return [variable for variable in player.variables if variable.ref() in self._handed_over]
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits [B, C] of inputs."""
@@ -67,7 +104,7 @@ class Trainer(tf.keras.Model):
             terms = self.terms(data, training=True)
             # Gradients are summed over replicas; a mean over each must not grow with their number.
             objective = terms["objective"] / replicas
-        players = self.players()
+        players = self.moves()
         gradients = tape.gradient(objective, [player.variables for player in players])
         for player, gradient in zip(players, gradients, strict=True):
             signed = [-g for g in gradient] if player.ascends else gradient
@@ -90,7 +127,7 @@ class Trainer(tf.keras.Model):
 
     def ready(self) -> "Trainer":
         """Builds and compiles, so that checkpoints hold every optimizer slot from the start."""
-        players = self.players()
+        players = self.moves()
         # Outside the scope the slots would be shared, and every replica would update them.
         with self.distribute_strategy.scope():
             for player in players:
@@ -98,26 +135,3 @@ class Trainer(tf.keras.Model):
         self.compile(optimizer=players[0].optimizer)
         self.distribute_reduction_method = "sum"
         return self
-
-
-def adam(rate: "float | tf.keras.optimizers.schedules.LearningRateSchedule") -> Any:
-    """Keras's Adam; XLA off, as it is slower on CPUs and TensorFlow's own kernels serve GPUs."""
-    return tf.keras.optimizers.Adam(rate, jit_compile=False)
-
-
-def cosine_schedule(peak: float, steps: int, warmup_fraction: float) -> Any:
-    """Linear rise over the first part of the steps, then half a cosine down to 0.
-
-    Args:
-        peak: highest rate.
-        steps: steps of the whole training; the schedule is in fractions of it.
-        warmup_fraction: part of the steps in which the rate rises, in [0, 1).
-    """
-    # At least one step is left to fall in: Keras's cosine over 0 steps is not a number.
-    warmup = min(round(warmup_fraction * steps), steps - 1)
-    schedules = tf.keras.optimizers.schedules
-    if warmup == 0:
-        return schedules.CosineDecay(peak, decay_steps=steps)
-    return schedules.CosineDecay(
-        0.0, decay_steps=steps - warmup, warmup_target=peak, warmup_steps=warmup
-    )

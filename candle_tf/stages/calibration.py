@@ -17,7 +17,7 @@ from candle_tf.methods.calibrate import (
 )
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.fitting import fit
-from candle_tf.methods.trainer import adam, cosine_schedule
+from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.stages.prepare import Data
 from candle_tf.teachers.backbones import Teacher, load_teacher
 from candle_tf.teachers.features import TeacherView, teacher_views, view_features

@@ -1,10 +1,11 @@
 """Third stage: train the binary student, by distillation or by a baseline's loss."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.pipeline import (
@@ -13,14 +14,18 @@ from candle_tf.data.pipeline import (
     steps_per_epoch,
     training_batches,
 )
+from candle_tf.methods.annealing import Annealing, HardCheckpoints, annealed_quantizers
 from candle_tf.methods.balance import Objective, uninformed_losses
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.binary_steps import take_over, with_float_kernels, without_clipping
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.distill import DistillationTrainer
 from candle_tf.methods.fitting import fit
-from candle_tf.methods.trainer import Trainer, adam, cosine_schedule
+from candle_tf.methods.optimizers import Recipe, adam
+from candle_tf.methods.trainer import Trainer
 from candle_tf.stages.prepare import Data
 from candle_tf.students.catalog import build_student
+from candle_tf.students.preflight import refuse_unconvertible
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Trained:
 def train_student(config: Config, data: Data, answers: Answers | None, folder: Path) -> Trained:
     """Trains the student, from where an earlier call stopped.
 
+    With --binary_steps=2 its float-kernel network is trained first, in the folder beside it that
+    has "_step1" added to its name.
+
     Args:
         config: the run's settings.
         data: the prepared split.
@@ -46,7 +54,8 @@ def train_student(config: Config, data: Data, answers: Answers | None, folder: P
         folder: of this stage.
 
     Raises:
-        UserError: for a damaged checkpoint, or a training that diverged.
+        UserError: for a student that will not be binary on the device, a damaged checkpoint, a
+            training that diverged, or an optimizer that the student's kernels do not suit.
     """
     tf.keras.utils.set_random_seed(config.seed)
     student = build_student(
@@ -56,10 +65,30 @@ def train_student(config: Config, data: Data, answers: Answers | None, folder: P
         width=config.width,
         stem_stride=config.stem_stride,
     )
+    refuse_unconvertible(student)
+    if not config.clip_latent_weights:
+        student = without_clipping(student)
+    if config.binary_steps == 2:
+        first = with_float_kernels(student)
+        logging.info("step one of two: binary activations, float kernels")
+        _train(config, data, first, answers, folder.with_name(f"{folder.name}_step1"))
+        take_over(first, student)
+        logging.info("step two of two: binary activations and kernels")
+        config = replace(config, weight_decay=0.0)
+    return Trained(student, _train(config, data, student, answers, folder))
+
+
+def _train(
+    config: Config, data: Data, student: tf.keras.Model, answers: Answers | None, folder: Path
+) -> Checkpoints:
+    """One training of --epochs; its checkpoints come back with exact signs."""
     steps = steps_per_epoch(len(data.train), config.batch_size)
-    rate = cosine_schedule(config.learning_rate, steps * config.epochs, config.warmup_fraction)
+    recipe = _recipe(config, steps * config.epochs)
+    trainer = _trainer(config, data, student, answers, recipe.optimizer())
+    recipe.apply(trainer)
+    annealing = Annealing(annealed_quantizers(student), config.epochs, config.anneal_fraction)
     checkpoints = fit(
-        _trainer(config, data, student, answers, adam(rate)),
+        trainer,
         lambda first_epoch: training_batches(
             data.train,
             image_size=config.image_size,
@@ -77,8 +106,24 @@ def train_student(config: Config, data: Data, answers: Answers | None, folder: P
         validation=evaluation_batches(data.validation, image_size=config.image_size)
         if len(data.validation)
         else None,
+        callbacks=[annealing] if annealing.quantizers else [],
     )
-    return Trained(student, checkpoints)
+    if not annealing.quantizers:
+        return checkpoints
+    return HardCheckpoints(checkpoints.folder, trainer, annealing.quantizers)
+
+
+def _recipe(config: Config, steps: int) -> Recipe:
+    return Recipe(
+        config.optimizer,
+        steps=steps,
+        learning_rate=config.learning_rate,
+        warmup_fraction=config.warmup_fraction,
+        binary_learning_rate=config.binary_learning_rate,
+        bop_threshold=config.bop_threshold,
+        weight_decay=config.weight_decay,
+        binary_weight_decay=config.binary_weight_decay,
+    )
 
 
 def _trainer(

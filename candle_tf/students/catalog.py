@@ -9,10 +9,25 @@ from typing import Any
 import tensorflow as tf
 
 from candle_tf.errors import UserError
+from candle_tf.students.birealnet import birealnet18
+from candle_tf.students.bnext import bnext_l, bnext_m, bnext_s, bnext_t
 from candle_tf.students.layers import is_binary_conv
+from candle_tf.students.quicknet import quicknet, quicknet_large, quicknet_small
 from candle_tf.students.reactnet import reactnet_a
+from candle_tf.students.real_to_binary import real_to_binary
 
-STUDENTS: dict[str, Callable[..., tf.keras.Model]] = {"reactnet_a": reactnet_a}
+STUDENTS: dict[str, Callable[..., tf.keras.Model]] = {
+    "reactnet_a": reactnet_a,
+    "bnext_t": bnext_t,
+    "bnext_s": bnext_s,
+    "bnext_m": bnext_m,
+    "bnext_l": bnext_l,
+    "quicknet_small": quicknet_small,
+    "quicknet": quicknet,
+    "quicknet_large": quicknet_large,
+    "birealnet18": birealnet18,
+    "real_to_binary": real_to_binary,
+}
 
 
 def build_student(

@@ -1,7 +1,7 @@
 """Quantizers to {-1, +1}: forward rule, gradient rule and source of each.
 
-Both keep a convolution binary in the Larq Compute Engine: a plain sign on the activations, and
-one positive scale per output channel on the kernel.
+All keep a convolution binary in the Larq Compute Engine: a plain sign on the activations, and on
+the kernel a sign with, at most, one positive scale per output channel.
 
     layer = larq.layers.QuantConv2D(64, 3, kernel_quantizer=ScaledSign())
     activations = ApproxSign()(x)
@@ -82,3 +82,44 @@ class ScaledSign(tf.keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return scaled_sign(inputs)
+
+
+def ste_sign(x: tf.Tensor, clip_value: float = 1.0) -> tf.Tensor:
+    """Sign of activations or of a kernel, without a scale, with a straight-through gradient.
+
+    Forward: +1 where x >= 0 (so sign(0) = +1), else -1. Backward: dy inside |x| <= clip_value,
+    zero outside. Source: "Binarized Neural Networks" (Hubara et al., NeurIPS 2016).
+
+    Args:
+        x: float tensor of any shape.
+        clip_value: half the width of the region that gradients pass, above 0.
+
+    Returns:
+        Tensor of x's shape and dtype with values in {-1, +1}.
+    """
+
+    @tf.custom_gradient
+    def quantize(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def grad(dy: tf.Tensor) -> tf.Tensor:
+            return tf.where(tf.abs(x) <= clip_value, dy, tf.zeros_like(dy))
+
+        return lq.math.sign(x), grad
+
+    return quantize(x)
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class SteSign(tf.keras.layers.Layer):
+    """Layer form of :func:`ste_sign`: of activations, or given as ``kernel_quantizer``."""
+
+    precision = 1
+
+    def __init__(self, clip_value: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.clip_value = clip_value
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return ste_sign(inputs, self.clip_value)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "clip_value": self.clip_value}

@@ -7,8 +7,10 @@ from sklearn.datasets import load_sample_images
 
 from candle_tf.deploy.binarize import deployable
 from candle_tf.errors import UserError
+from candle_tf.students.bnext import annealed_conv
 from candle_tf.students.catalog import binary_layers
 from candle_tf.students.layers import batch_norm
+from candle_tf.students.quantizers import ApproxSign
 from candle_tf.students.reactnet import _block
 
 SIZE = 32
@@ -116,3 +118,15 @@ def test_mixed_precision_is_refused():
         tf.keras.mixed_precision.set_global_policy("float32")
     with pytest.raises(UserError, match=r"float16.*float32"):
         deployable(student)
+
+
+def test_kernels_that_are_not_annealed_to_signs_are_refused_by_name():
+    pixels = tf.keras.Input((8, 8, 32), name="pixels")
+    x = annealed_conv(ApproxSign()(pixels), 16, 3, 1, "soft_conv")
+    features = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+    student = tf.keras.Model(pixels, {"features": features, "logits": features})
+    with pytest.raises(UserError, match=r"soft_conv.*not annealed"):
+        deployable(student)
+    student.get_layer("soft_conv").kernel_quantizer.harden()
+    kernel = deployable(student).get_layer("soft_conv").kernel.numpy()
+    np.testing.assert_array_equal(np.unique(kernel), [-1, 1])

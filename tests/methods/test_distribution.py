@@ -17,7 +17,8 @@ from candle_tf.methods.balance import Objective
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
 from candle_tf.methods.distill import DistillationTrainer
 from candle_tf.methods.fitting import fit
-from candle_tf.methods.trainer import Trainer, adam
+from candle_tf.methods.optimizers import adam
+from candle_tf.methods.trainer import Trainer
 
 COUNTS = np.array([50, 9, 2])
 TRAINERS = ("supervised", "distillation")

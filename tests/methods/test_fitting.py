@@ -21,7 +21,7 @@ from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
 from candle_tf.methods.checkpoints import SCORE, Checkpoints
 from candle_tf.methods.distill import DistillationTrainer
 from candle_tf.methods.fitting import fit
-from candle_tf.methods.trainer import adam, cosine_schedule
+from candle_tf.methods.optimizers import adam, cosine_schedule
 from tests.methods.test_distill import CLASSES, FEATURES, OBJECTIVE, binary_student, teacher_batch
 
 STEPS = 4

@@ -1,32 +1,8 @@
-import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.methods.trainer import Player, Trainer, adam, cosine_schedule
-
-
-def _expected_rate(step: int, peak: float, steps: int, warmup: int) -> float:
-    if step < warmup:
-        return peak * step / warmup
-    return peak * 0.5 * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup)))
-
-
-@pytest.mark.parametrize(("steps", "fraction", "warmup"), [(100, 0.1, 10), (200, 0.0, 0)])
-def test_cosine_schedule(steps, fraction, warmup):
-    schedule = cosine_schedule(0.004, steps, fraction)
-    actual = [float(schedule(step)) for step in range(steps + 1)]
-    expected = [_expected_rate(step, 0.004, steps, warmup) for step in range(steps + 1)]
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-8)
-    assert actual[warmup] == pytest.approx(0.004)
-    assert actual[-1] == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 10])
-def test_cosine_schedule_of_a_very_short_training_is_finite(steps):
-    schedule = cosine_schedule(0.004, steps, 0.99)
-    rates = [float(schedule(step)) for step in range(steps + 1)]
-    assert np.isfinite(rates).all()
-    assert max(rates) == pytest.approx(0.004)
+from candle_tf.methods.optimizers import adam
+from candle_tf.methods.trainer import Player, Trainer
 
 
 class _Saddle(Trainer):
@@ -73,3 +49,36 @@ def test_ready_gives_every_optimizer_its_slots():
     for optimizer, weight in ((trainer.descent, weights[0]), (trainer.ascent, weights[1])):
         shapes = [variable.shape.as_list() for variable in optimizer.variables]
         assert shapes.count(weight.shape.as_list()) == 2
+
+
+class _Shared(_Saddle):
+    """objective = x^2 + w^2 - y^2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = tf.Variable(3.0)
+
+    def terms(self, batch, training):  # noqa: ARG002
+        return {"objective": self.x**2 + self.w**2 - self.y**2}
+
+    def players(self):
+        descent = Player(self.descent, [self.x, self.w])
+        return [descent, Player(self.ascent, [self.y], ascends=True)]
+
+
+def test_variables_handed_over_move_by_their_own_optimizer_at_once_with_the_others():
+    trainer = _Shared()
+    trainer.hand_over([trainer.w], tf.keras.optimizers.SGD(0.25))
+    trainer.ready().train_step({})
+    assert trainer.x.numpy() == pytest.approx(2.0 - 0.1 * 2 * 2.0)
+    assert trainer.w.numpy() == pytest.approx(3.0 - 0.25 * 2 * 3.0)
+    assert trainer.y.numpy() == pytest.approx(1.0 + 0.01 * -2 * 1.0)
+    moved = [[v.ref() for v in player.variables] for player in trainer.moves()]
+    assert moved == [[trainer.x.ref()], [trainer.y.ref()], [trainer.w.ref()]]
+
+
+def test_what_does_not_descend_cannot_be_handed_over():
+    trainer = _Shared()
+    for variable in (trainer.y, tf.Variable(0.0, name="stranger")):
+        with pytest.raises(ValueError, match=f"{variable.name} is not among"):
+            trainer.hand_over([variable], tf.keras.optimizers.SGD(0.1))

@@ -6,8 +6,10 @@ from candle_tf.students.quantizers import (
     MIN_SCALE,
     ApproxSign,
     ScaledSign,
+    SteSign,
     approx_sign,
     scaled_sign,
+    ste_sign,
 )
 
 EDGES = np.array([-2, -1.001, -1, -0.999, -0.5, -1e-30, -0.0, 0, 1e-30, 0.25, 0.999, 1, 1.001, 2])
@@ -96,7 +98,26 @@ def test_scaled_sign_of_its_own_result_is_the_same():
     np.testing.assert_allclose(scaled_sign(once), once, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layer", [ApproxSign, ScaledSign])
+@pytest.mark.parametrize(
+    ("function", "region"), [(ste_sign, 1.0), (SteSign(), 1.0), (SteSign(0.999), 0.999)]
+)
+def test_ste_sign(function, region):
+    expected = np.where(EDGES >= 0, 1.0, -1.0)
+    np.testing.assert_array_equal(function(tf.constant(EDGES, tf.float32)), expected)
+    upstream = np.linspace(-3, 4, len(EDGES))
+    passed = np.abs(EDGES.astype(np.float32)) <= np.float32(region)
+    actual = _gradient(function, EDGES, upstream)
+    np.testing.assert_allclose(actual, np.where(passed, upstream, 0.0), rtol=1e-5)
+    assert passed.sum() == (10 if region == 1.0 else 8)
+
+
+def test_the_region_of_ste_sign_survives_a_round_trip():
+    layer = SteSign.from_config(SteSign(1.25).get_config())
+    x = np.array([1.2, 1.3])
+    np.testing.assert_array_equal(_gradient(layer, x, np.ones(2)), [1, 0])
+
+
+@pytest.mark.parametrize("layer", [ApproxSign, ScaledSign, SteSign])
 def test_layers_say_they_are_one_bit_and_survive_a_round_trip(layer):
     assert layer.precision == 1
     again = layer.from_config(layer(name="quantizer").get_config())

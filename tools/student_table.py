@@ -1,0 +1,187 @@
+"""Students side by side: what they cost, what their converted files weigh, how true those are.
+
+    python -m tools.student_table --image_size=224 --classes=1000 --json=students.json
+
+Each student is built, gets random statistics, shifts and slopes, is converted as for shipping and
+once more with every weight in float (by the plain TFLite converter), and is run on random images.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from candle_tf import app
+from candle_tf.config import STUDENT_NAMES, Config
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+from candle_tf.reporting.table import human_bytes, percent, text_table
+
+_COLUMNS = ("student", "binary M", "float M", "M OPs", "predicted", "LCE file", "float twin",
+            "ratio", "LceBconv2d", "largest diff.", "same class %")  # fmt: skip
+
+
+def student_row(
+    name: str, image_size: int, classes: int, width: float, stem_stride: int, images: int
+) -> dict[str, Any]:
+    """Builds, converts and runs one student.
+
+    Args:
+        name: of the student.
+        image_size: side in pixels.
+        classes: number of classes.
+        width: multiplier of the channels.
+        stem_stride: 2 or 1.
+        images: number of random images to run.
+
+    Returns:
+        "student", "binary_parameters", "float_parameters", "ops", "predicted_bytes", "bytes" of
+        the converted file, "float_bytes" of the float twin, "ratio" of those two,
+        "binary_convolutions" in the file and "binary_layers" in the student,
+        "largest_difference" of any logit, relative to the largest one, and "argmax_agreement",
+        0 to 1.
+
+    Raises:
+        UserError: where the student cannot be built or converted.
+    """
+    from candle_tf.deploy import tflite
+    from candle_tf.deploy.flatbuffer import BINARY_CONVOLUTION, operators
+    from candle_tf.students.catalog import binary_layers, build_student
+    from candle_tf.students.summary import summarize
+
+    shape = (image_size, image_size, 3)
+    student = build_student(name, shape, classes, width=width, stem_stride=stem_stride)
+    randomize(student)
+    costs = summarize(student)
+    flatbuffer = tflite.convert(student)
+    in_float = len(float_twin(student))
+    steps = [step.name for step in operators(flatbuffer)]
+    pixels = random_images(images, image_size)
+    expected = student(pixels, training=False)["logits"].numpy()
+    actual = tflite.run(flatbuffer, pixels)
+    return {
+        "student": name,
+        "binary_parameters": costs.binary_parameters,
+        "float_parameters": costs.float_parameters,
+        "ops": costs.ops,
+        "predicted_bytes": costs.bytes,
+        "bytes": len(flatbuffer),
+        "float_bytes": in_float,
+        "ratio": in_float / len(flatbuffer),
+        "binary_convolutions": steps.count(BINARY_CONVOLUTION),
+        "binary_layers": len(binary_layers(student)),
+        "largest_difference": float(np.abs(actual - expected).max() / np.abs(expected).max()),
+        "argmax_agreement": float((actual.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+    }
+
+
+def randomize(student: Any, seed: int = 0) -> None:
+    """Gives a new student statistics, shifts and slopes as if it were trained, and exact signs."""
+    rng = np.random.default_rng(seed)
+    for layer in student.layers:
+        harden = getattr(getattr(layer, "kernel_quantizer", None), "harden", None)
+        if harden is not None:
+            harden()
+        for weight in layer.weights:
+            kind = weight.name.rpartition("/")[2].partition(":")[0]
+            if kind in ("gamma", "moving_variance"):
+                weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+            elif kind in ("beta", "moving_mean", "offset", "shift_in", "shift_out", "bias"):
+                weight.assign(rng.normal(0, 0.3, weight.shape))
+            elif kind in ("slope", "alpha"):
+                weight.assign(rng.uniform(0, 0.5, weight.shape))
+
+
+def random_images(count: int, size: int, seed: int = 1) -> np.ndarray:
+    """Coloured clouds of zero mean and unit variance each, as pixels: float32 in 0..255."""
+    import tensorflow as tf
+
+    noise = np.random.default_rng(seed).normal(size=(count, 8, 8, 3))
+    clouds = tf.image.resize(noise, (size, size), method="bicubic").numpy()
+    axes = (1, 2, 3)
+    clouds = (clouds - clouds.mean(axes, keepdims=True)) / clouds.std(axes, keepdims=True)
+    return np.clip(127.5 + 64 * clouds, 0, 255).astype(np.float32)
+
+
+def float_twin(student: Any) -> bytes:
+    """The same network as a plain TFLite file, in which a binary weight takes 32 bits."""
+    import tensorflow as tf
+
+    from candle_tf.deploy.binarize import deployable
+    from candle_tf.deploy.saved_model import SAVE_OPTIONS
+
+    model = deployable(student)
+    spec = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name="pixels")
+    infer = tf.function(lambda pixels: model(pixels, training=False), autograph=False)
+    module = tf.Module()
+    module.parameters = model.variables
+    # By way of a SavedModel, which takes a third of the time of converting the function itself.
+    with tempfile.TemporaryDirectory() as directory:
+        signature = infer.get_concrete_function(spec)
+        tf.saved_model.save(module, directory, signatures=signature, options=SAVE_OPTIONS)
+        return tf.lite.TFLiteConverter.from_saved_model(directory).convert()
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as aligned text."""
+    return text_table([_cells(row) for row in rows], _COLUMNS)
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "student": row["student"],
+        "binary M": f"{row['binary_parameters'] / 1e6:.2f}",
+        "float M": f"{row['float_parameters'] / 1e6:.2f}",
+        "M OPs": f"{row['ops'] / 1e6:.1f}",
+        "predicted": human_bytes(row["predicted_bytes"]),
+        "LCE file": human_bytes(row["bytes"]),
+        "float twin": human_bytes(row["float_bytes"]),
+        "ratio": f"{row['ratio']:.1f}",
+        "LceBconv2d": f"{row['binary_convolutions']} of {row['binary_layers']}",
+        "largest diff.": f"{row['largest_difference']:.1e}",
+        "same class %": percent(row["argmax_agreement"]),
+    }
+
+
+def define_flags() -> None:
+    """Defines this main's flags: when it runs, as other mains have flags of the same names."""
+    defaults = Config()
+    names = ", ".join(STUDENT_NAMES)
+    flags.DEFINE_list("students", list(STUDENT_NAMES), f"some of {names}")
+    flags.DEFINE_integer("image_size", defaults.image_size, "side of the input in pixels")
+    flags.DEFINE_integer("classes", 1000, "number of classes")
+    flags.DEFINE_float("width", defaults.width, "multiplier of the students' channels")
+    flags.DEFINE_integer("stem_stride", defaults.stem_stride, "stride of the stems: 2 or 1")
+    flags.DEFINE_integer("images", 32, "random images that file and Keras are compared on")
+    flags.DEFINE_string("json", None, "where to write the figures")
+
+
+def main() -> None:
+    """Prints the table of --students."""
+    given = flags.FLAGS
+    unknown = sorted(set(given.students) - set(STUDENT_NAMES))
+    if unknown or not given.students:
+        raise UserError(
+            f"--students={','.join(given.students)} is not a list of {', '.join(STUDENT_NAMES)}."
+        )
+    for flag in ("classes", "images"):
+        if given[flag].value < 1:
+            raise UserError(f"--{flag}={given[flag].value} is out of range; it must be at least 1.")
+    # Refuses what is out of range in the words of a training.
+    Config(image_size=given.image_size, width=given.width, stem_stride=given.stem_stride)
+    options = {
+        name: given[name].value for name in ("image_size", "classes", "width", "stem_stride")
+    }
+    rows = [student_row(name, images=given.images, **options) for name in given.students]
+    if given.json:
+        figures = {**options, "images": given.images, "rows": rows}
+        write_atomically(Path(given.json), (json.dumps(figures, indent=2) + "\n").encode())
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(lambda _: main())
