@@ -1,10 +1,15 @@
 import hashlib
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from candle_tf.errors import UserError
 from candle_tf.files import sha256_of_file, write_atomically
+
+_ROOT = Path(__file__).parents[1]
 
 
 def test_writes_makes_folders_and_replaces(tmp_path):
@@ -33,6 +38,32 @@ def test_a_failing_replacement_leaves_no_litter(tmp_path):
         write_atomically(taken, b"new")
     assert os.listdir(tmp_path) == ["taken"]
     assert os.listdir(taken) == ["inside"]
+
+
+_ON_A_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_atomically(Path(sys.argv[1]), b"x" * 5000)
+except UserError as error:
+    sys.exit(0 if "cannot be written" in str(error) else 3)
+sys.exit(4)
+"""
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_litter(tmp_path):
+    """In a process of its own, as the limit holds for pytest's output too."""
+    path = tmp_path / "report.html"
+    path.write_bytes(b"old")
+    process = subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK, path], cwd=_ROOT)
+    assert process.returncode == 0
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["report.html"]
 
 
 def test_a_reader_keeps_the_file_it_opened(tmp_path):

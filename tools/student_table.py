@@ -91,7 +91,7 @@ def randomize(student: Any, seed: int = 0) -> None:
                 weight.assign(rng.uniform(0.5, 1.5, weight.shape))
             elif kind in ("beta", "moving_mean", "offset", "shift_in", "shift_out", "bias"):
                 weight.assign(rng.normal(0, 0.3, weight.shape))
-            elif kind in ("slope", "alpha"):
+            elif kind in ("slope", "alpha", "share"):
                 weight.assign(rng.uniform(0, 0.5, weight.shape))
 
 

@@ -11,21 +11,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.students.file_size import FILE_BYTES, parents, shipped_bytes
 from candle_tf.students.graph import kernel_uses
 from candle_tf.students.layers import is_binary_conv
 from candle_tf.students.preflight import conversion_problems
 
 # A 64-bit processor does this many binary multiply-adds in the time of one in float.
 BINARY_PER_FLOAT = 64
-# The engine packs the input channels of a kernel's position into words of this many bits.
-_WORD_BITS = 32
-# What the file holds for an operator beside its constants: its options, the tensors it writes and
-# reads, with their names. Measured on converted students; and likewise for the file as a whole.
-_OPERATOR_BYTES = 270
-_FILE_BYTES = 1000
-
-_FUSED = (tf.keras.layers.ReLU, tf.keras.layers.Dropout, tf.keras.layers.InputLayer)
-_WITH_KERNEL = (tf.keras.layers.Conv2D, tf.keras.layers.DepthwiseConv2D, tf.keras.layers.Dense)
+_LOCAL = (
+    tf.keras.layers.Conv2D,
+    tf.keras.layers.DepthwiseConv2D,
+    tf.keras.layers.SeparableConv2D,
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class Summary:
     @property
     def bytes(self) -> int:
         """Predicted size of the converted file."""
-        return sum(layer.bytes for layer in self.layers) + _FILE_BYTES
+        return sum(layer.bytes for layer in self.layers) + FILE_BYTES
 
     @property
     def problems(self) -> list[tuple[str, str]]:
@@ -162,7 +159,7 @@ def _cost(
         frozen_parameters=sum(map(_size, frozen)),
         binary_multiply_adds=multiply_adds if binary else 0,
         float_multiply_adds=0 if binary else multiply_adds,
-        bytes=_shipped_bytes(layer, problems) + _operators(layer, problems) * _OPERATOR_BYTES,
+        bytes=shipped_bytes(layer, problems),
         converts=binary if one_bit or problem else None,
         problem=problem,
     )
@@ -177,53 +174,6 @@ def _output_shape(layer: Any) -> tuple[int, ...]:
     return tuple((shape[0] if isinstance(shape, list) else shape)[1:])
 
 
-def _parents(layer: Any) -> list[Any]:
-    """The layers whose outputs a layer takes."""
-    return tf.nest.flatten(layer.inbound_nodes[0].inbound_layers)
-
-
-def _shipped_bytes(layer: Any, problems: dict[str, str]) -> int:
-    """Bytes of the constants that a layer becomes."""
-    if is_binary_conv(layer) and layer.name not in problems:
-        height, width, channels, filters = layer.kernel.shape
-        words = height * width * -(-channels // _WORD_BITS) * filters
-        # A multiplier and a bias per output channel hold the scale and what is folded in.
-        return int(words * _WORD_BITS // 8 + 2 * 4 * filters)
-    if isinstance(layer, tf.keras.layers.BatchNormalization):
-        return 0 if _is_folded(layer, problems) else 2 * 4 * _output_shape(layer)[-1]
-    if isinstance(layer, _WITH_KERNEL):
-        # Of a convolution the bias is there in any case: batch normalisation is folded into it.
-        kernel = layer.get_weights()[0].size
-        return int(4 * (kernel + _output_shape(layer)[-1]))
-    return 4 * sum(map(_size, layer.weights))
-
-
-def _is_folded(norm: Any, problems: dict[str, str]) -> bool:
-    """Whether a batch normalisation disappears in the convolution before it."""
-    (before,) = _parents(norm)
-    if isinstance(before, tf.keras.layers.ReLU):  # binary convolutions take it in, too
-        (before,) = _parents(before)
-        return is_binary_conv(before) and before.name not in problems
-    linear = getattr(before, "activation", None) in (None, tf.keras.activations.linear)
-    return isinstance(before, _WITH_KERNEL) and (linear or is_binary_conv(before))
-
-
-def _operators(layer: Any, problems: dict[str, str]) -> int:
-    """Number of operators that a layer becomes."""
-    if isinstance(layer, _FUSED):
-        return 0
-    if isinstance(layer, tf.keras.layers.BatchNormalization):
-        return 0 if _is_folded(layer, problems) else 2
-    if isinstance(layer, tf.keras.layers.Rescaling):
-        return 2
-    if isinstance(layer, _WITH_KERNEL):
-        fused = (None, tf.keras.activations.linear, tf.keras.activations.relu)
-        quantizer = getattr(layer, "input_quantizer", None) is not None
-        return 1 + quantizer + (layer.activation not in fused)
-    # One for each weight that is added or multiplied, and for each input beside the first.
-    return max(1, len(layer.weights) + len(_parents(layer)) - 1)
-
-
 def _receptive_fields(student: tf.keras.Model) -> dict[str, tuple[int | None, int]]:
     """For each layer the receptive field and the stride, both in pixels of the image."""
     fields: dict[str, tuple[int | None, int]] = {}
@@ -231,7 +181,7 @@ def _receptive_fields(student: tf.keras.Model) -> dict[str, tuple[int | None, in
         if isinstance(layer, tf.keras.layers.InputLayer):
             fields[layer.name] = (1, 1)
             continue
-        known = [fields[parent.name] for parent in _parents(layer)]
+        known = [fields[parent.name] for parent in parents(layer)]
         side, stride = max(((f, s) for f, s in known if f is not None), default=(None, 1))
         if side is None or len(_output_shape(layer)) != 3 or _is_global(layer):
             fields[layer.name] = (None, 1)
@@ -243,10 +193,9 @@ def _receptive_fields(student: tf.keras.Model) -> dict[str, tuple[int | None, in
 
 def _window(layer: Any) -> tuple[int, int, int]:
     """Height, dilation and stride of a convolution or pool; all 1 for other layers."""
-    local = (*_WITH_KERNEL[:2], tf.keras.layers.SeparableConv2D)
     if isinstance(layer, tf.keras.layers.AveragePooling2D | tf.keras.layers.MaxPooling2D):
         return layer.pool_size[0], 1, layer.strides[0]
-    if isinstance(layer, local) and not isinstance(layer, tf.keras.layers.Conv2DTranspose):
+    if isinstance(layer, _LOCAL) and not isinstance(layer, tf.keras.layers.Conv2DTranspose):
         return layer.kernel_size[0], layer.dilation_rate[0], layer.strides[0]
     return 1, 1, 1
 

@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import resource
 from html.parser import HTMLParser
 
 import pytest
@@ -119,25 +118,6 @@ def test_contents_link_to_the_sections(tmp_path):
 def test_unicode_and_undecodable_names_are_written(tmp_path):
     text, _ = _write(tmp_path, [html.Section("s", ["猫 Ærø \udcff {braces}"])])
     assert r"猫 Ærø \udcff {braces}" in text
-
-
-@pytest.fixture
-def small_files_only():
-    """No file of this process may grow beyond 1,000 bytes: as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.usefixtures("small_files_only")
-def test_the_old_report_survives_a_write_that_fails_half_way(tmp_path):
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    with pytest.raises(UserError, match=r"report\.html cannot be written"):
-        html.write_report(path, "new", [html.Section("s", ["x" * 50_000])])
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_a_path_that_cannot_be_written_is_a_user_error(tmp_path):

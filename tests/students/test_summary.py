@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.deploy.tflite import convert
+from candle_tf.students.catalog import build_student
 from candle_tf.students.layers import batch_norm, binary_conv
 from candle_tf.students.quantizers import ApproxSign
 from candle_tf.students.reactnet import reactnet_a
@@ -117,7 +118,7 @@ def test_binary_layer_is_packed_into_words():
     assert layer.ops == layer.binary_multiply_adds / 64
     # 40 channels take two words of 32 bits; beside them multiplier and bias, and the operator.
     constants = 3 * 3 * 16 * 2 * 4 + 2 * 16 * 4
-    assert constants < layer.bytes < constants + 500
+    assert constants < layer.bytes < constants + 800
 
 
 def test_binary_layer_that_will_not_convert_costs_what_a_float_one_does():
@@ -139,9 +140,17 @@ def test_predicted_constants_are_in_the_file(pool):
     assert abs(summarize(student).bytes - len(convert(student))) < 2000
 
 
-@pytest.mark.parametrize(("width", "size"), [(0.25, 32), (0.5, 64)])
-def test_predicted_size_is_the_converted_files_within_3_percent(width, size):
-    student = reactnet_a((size, size, 3), classes=20, width=width, stem_stride=1)
+@pytest.mark.parametrize(
+    ("name", "width", "size"),
+    [
+        ("reactnet_a", 0.25, 32),
+        ("reactnet_a", 0.5, 64),
+        ("quicknet_small", 0.25, 32),
+        ("real_to_binary", 0.25, 32),
+    ],
+)
+def test_predicted_size_is_the_converted_files_within_3_percent(name, width, size):
+    student = build_student(name, (size, size, 3), classes=20, width=width, stem_stride=1)
     # Fresh shifts are all zero: the converter would leave them out.
     randomize(student)
     assert summarize(student).bytes == pytest.approx(len(convert(student)), rel=0.03)
