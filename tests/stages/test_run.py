@@ -211,4 +211,4 @@ def test_every_flagfile_is_accepted(path):
         text=True,
     )
     assert process.returncode == 2
-    assert "--run_dir=/dev/null/no cannot be made" in process.stderr
+    assert "--run_dir=/dev/null/no cannot be written" in process.stderr
