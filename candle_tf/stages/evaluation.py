@@ -47,9 +47,11 @@ def evaluate(
 
     checkpoints = trained.checkpoints
     checkpoints.restore(checkpoints.epochs_done)
-    results["student_last_epoch"] = measure(data, logits_of(trained.student, pixels))
-    selected = restore_selected(checkpoints, config.select_epoch)
     logits = logits_of(trained.student, pixels)
+    results["student_last_epoch"] = measure(data, logits)
+    selected = restore_selected(checkpoints, config.select_epoch)
+    if selected != checkpoints.epochs_done:
+        logits = logits_of(trained.student, pixels)
     results["student"] = measure(data, logits)
     return Evaluation(results, selected, checkpoints.epochs_done, pixels, logits)
 

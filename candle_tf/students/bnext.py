@@ -16,8 +16,7 @@ import tensorflow as tf
 
 from candle_tf.students.annealed_sign import BNextKernelSign
 from candle_tf.students.gates import Mix, gate
-from candle_tf.students.layers import Shift, batch_norm
-from candle_tf.students.reactnet import scaled_channels
+from candle_tf.students.layers import Shift, batch_norm, binary_conv, scaled_channels
 
 # Where the straight-through gradient of activations lives, and latent weights are held.
 CLIP = 1.5
@@ -45,18 +44,16 @@ def annealed_conv(
     Returns:
         Float [N, ceil(H / strides), ceil(W / strides), filters].
     """
-    return lq.layers.QuantConv2D(
+    return binary_conv(
+        x,
         filters,
         kernel_size,
-        strides=strides,
-        padding="same",
-        pad_values=1.0,
-        use_bias=False,
+        strides,
+        name,
         kernel_quantizer=BNextKernelSign(),
-        kernel_constraint=lq.constraints.WeightClip(CLIP),
+        clip=CLIP,
         kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.001),
-        name=name,
-    )(x)
+    )
 
 
 def _prelu(x: tf.Tensor, name: str) -> tf.Tensor:

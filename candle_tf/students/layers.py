@@ -54,11 +54,26 @@ class RPReLU(tf.keras.layers.Layer):
         return prelu + self.shift_out
 
 
-def binary_conv(x: tf.Tensor, filters: int, kernel_size: int, strides: int, name: str) -> tf.Tensor:
-    """A convolution of +-1 activations with a scaled +-1 kernel.
+def scaled_channels(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded to a multiple of 8, at least 8."""
+    return max(8, 8 * round(channels * width / 8))
+
+
+def binary_conv(
+    x: tf.Tensor,
+    filters: int,
+    kernel_size: int,
+    strides: int,
+    name: str,
+    *,
+    kernel_quantizer: Any = None,
+    clip: float = 1.0,
+    kernel_initializer: Any = "glorot_uniform",
+) -> tf.Tensor:
+    """A convolution of +-1 activations with a +-1 kernel, scaled unless another quantizer is given.
 
     Padding is "same" with +1, which keeps the activations bit-packed on the device (padding with 0
-    costs a further quantization there). Latent weights are held inside [-1, 1], where their
+    costs a further quantization there). Latent weights are held inside [-clip, clip], where their
     straight-through gradient lives.
 
     Args:
@@ -67,6 +82,9 @@ def binary_conv(x: tf.Tensor, filters: int, kernel_size: int, strides: int, name
         kernel_size: side of the square kernel.
         strides: 1 or 2.
         name: the layer's name; exported files are checked against it.
+        kernel_quantizer: `ScaledSign` where none is given.
+        clip: bound of the latent weights, above 0.
+        kernel_initializer: Keras's, of the latent weights.
 
     Returns:
         Float [N, ceil(H / strides), ceil(W / strides), filters].
@@ -78,8 +96,9 @@ def binary_conv(x: tf.Tensor, filters: int, kernel_size: int, strides: int, name
         padding="same",
         pad_values=1.0,
         use_bias=False,
-        kernel_quantizer=ScaledSign(),
-        kernel_constraint=lq.constraints.WeightClip(1.0),
+        kernel_quantizer=kernel_quantizer or ScaledSign(),
+        kernel_constraint=lq.constraints.WeightClip(clip),
+        kernel_initializer=kernel_initializer,
         name=name,
     )(x)
 

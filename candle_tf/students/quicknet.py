@@ -11,10 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.errors import UserError
-from candle_tf.students.layers import batch_norm
+from candle_tf.students.layers import batch_norm, scaled_channels
 from candle_tf.students.pixels import normalized
 from candle_tf.students.quantizers import SteSign
-from candle_tf.students.reactnet import scaled_channels
 
 # Of weights and activations alike; latent weights are held inside it.
 STRAIGHT_THROUGH_REGION = 1.25

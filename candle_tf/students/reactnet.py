@@ -6,7 +6,7 @@ model(pixels)["logits"]                 # pixels: float [N, 64, 64, 3] in 0..255
 
 import tensorflow as tf
 
-from candle_tf.students.layers import RPReLU, Shift, batch_norm, binary_conv
+from candle_tf.students.layers import RPReLU, Shift, batch_norm, binary_conv, scaled_channels
 from candle_tf.students.quantizers import ApproxSign
 
 # (output channels at width 1, stride) of the 13 blocks; the stem gives 32 channels.
@@ -22,11 +22,6 @@ BLOCKS = (
     (1024, 2),
     (1024, 1),
 )
-
-
-def scaled_channels(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded to a multiple of 8, at least 8."""
-    return max(8, 8 * round(channels * width / 8))
 
 
 def _shortcut(x: tf.Tensor, stride: int, name: str) -> tf.Tensor:

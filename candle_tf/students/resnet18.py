@@ -13,8 +13,8 @@ import larq as lq
 import tensorflow as tf
 
 from candle_tf.errors import UserError
+from candle_tf.students.layers import scaled_channels
 from candle_tf.students.pixels import normalized
-from candle_tf.students.reactnet import scaled_channels
 
 CHANNELS = 64
 STAGES = 4

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.students.catalog import binary_layers
-from candle_tf.students.reactnet import BLOCKS, _block, reactnet_a, scaled_channels
+from candle_tf.students.layers import scaled_channels
+from candle_tf.students.reactnet import BLOCKS, _block, reactnet_a
 from tests.students.test_layers import _conv_by_hand
 
 
