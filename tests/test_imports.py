@@ -19,8 +19,9 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
     ("mains", [{"<mains>"}]),
     # The one bridge from flags to Config, for mains alone.
     ("app", [{"app"}]),
-    # Know the Config and a run's folder; call what is below with plain arguments.
-    ("stages", [{"stages"}]),
+    # Stages know the Config and a run's folder, and call what is below with plain arguments, as
+    # benchmarks do, which know neither.
+    ("stages", [{"stages"}, {"benchmarks"}]),
     # What is done with networks and figures; three neighbours that do not know each other.
     ("methods", [{"methods"}, {"deploy"}, {"reporting"}]),
     # Networks, built or loaded; the two kinds do not know each other.
