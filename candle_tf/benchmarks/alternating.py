@@ -46,7 +46,7 @@ def alternate(
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(-warmup, repeats):
-        names = list(sides) if number % 2 == 0 else list(reversed(sides))
+        names = list(sides) if number % 2 == 0 else list(sides)[::-1]
         for name in names:
             began = clock()
             sides[name]()
