@@ -18,7 +18,10 @@ from typing import Any
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
-DATASETS = ("digits", "folder")
+DATASETS = ("digits", "folder", "list", "fashion_mnist")
+TFDS_PREFIX = "tfds:"
+LISTS = ("train_list", "test_list", "validation_list", "class_names")
+ON_BAD_IMAGE = ("stop", "skip")
 PROFILES = ("natural", "exponential", "step")
 AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
 TEACHER_VIEWS = ("whole", "same")
@@ -74,8 +77,32 @@ class Config:
     """
 
     # Data.
-    dataset: str = setting("digits", "where the pictures come from", choices=DATASETS)
-    data_dir: str = setting("", "for --dataset=folder: a folder, or a ZIP of one")
+    dataset: str = setting(
+        "digits",
+        f"where the pictures come from: {', '.join(DATASETS)} or "
+        f"{TFDS_PREFIX}<builder>[/<config>][:<version>] of TensorFlow Datasets",
+    )
+    data_dir: str = setting(
+        "",
+        "folder: a folder, ZIP or TAR of pictures; list: the folder, ZIP or TAR that the lists' "
+        "paths are relative to; fashion_mnist: a folder of IDX files; tfds: its data folder",
+    )
+    train_list: str = setting(
+        "", "for --dataset=list: a CSV, a TSV or lines of <path> <label>; pictures to learn from"
+    )
+    test_list: str = setting("", "for --dataset=list: the same of the test part, if there is one")
+    validation_list: str = setting(
+        "", "for --dataset=list: the same of the data's own validation part, if there is one"
+    )
+    class_names: str = setting(
+        "", "for --dataset=list: a file with the name of a class on each line, in label order"
+    )
+    on_bad_image: str = setting(
+        "stop",
+        "when pictures cannot be read: stop before training and list them, or skip: leave them "
+        "out and list them in the report",
+        choices=ON_BAD_IMAGE,
+    )
     profile: str = setting(
         "exponential", "how the training set is made long-tailed", choices=PROFILES
     )
@@ -224,15 +251,7 @@ class Config:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        if self.dataset == "folder" and not self.data_dir:
-            raise UserError(
-                "--data_dir is empty, but --dataset=folder needs the path of a folder or ZIP."
-            )
-        if self.dataset == "digits" and self.data_dir:
-            raise UserError(
-                f"--data_dir={self.data_dir} contradicts --dataset=digits, which ships with "
-                "scikit-learn; give --dataset=folder or leave --data_dir empty."
-            )
+        self._check_data()
         kind, _, choice = self.teacher.partition(":")
         if self.teacher != OFFLINE_TEACHER and not (kind in TEACHER_KINDS and choice):
             raise UserError(
@@ -253,6 +272,32 @@ class Config:
             )
 
         self._check_recipe()
+
+    def _check_data(self) -> None:
+        builder = self.dataset.removeprefix(TFDS_PREFIX)
+        if self.dataset not in DATASETS and not (builder != self.dataset and builder):
+            raise UserError(
+                f"--dataset={self.dataset} is not known; it is {', '.join(DATASETS)} or "
+                f"{TFDS_PREFIX}<builder>."
+            )
+        if self.dataset in ("folder", "list") and not self.data_dir:
+            raise UserError(
+                f"--data_dir is empty, but --dataset={self.dataset} needs the path of a folder, "
+                "ZIP or TAR."
+            )
+        if self.dataset == "digits" and self.data_dir:
+            raise UserError(
+                f"--data_dir={self.data_dir} contradicts --dataset=digits, which ships with "
+                "scikit-learn; give --dataset=folder or leave --data_dir empty."
+            )
+        given = [name for name in LISTS if getattr(self, name)]
+        if given and self.dataset != "list":
+            raise UserError(
+                f"--{given[0]}={getattr(self, given[0])} contradicts --dataset={self.dataset}; it "
+                "is for --dataset=list."
+            )
+        if self.dataset == "list" and not self.train_list:
+            raise UserError("--train_list is empty, but --dataset=list needs it.")
 
     def _check_recipe(self) -> None:
         bop = self.optimizer == "bop"

@@ -21,7 +21,7 @@ from typing import Any
 from absl import logging
 
 import candle_tf
-from candle_tf.config import Config
+from candle_tf.config import LISTS, Config
 from candle_tf.errors import UserError
 from candle_tf.files import sha256_of_file, write_atomically
 
@@ -36,7 +36,7 @@ _PACKAGES = (
     "scikit-learn",
 )
 # Where a run lies says nothing about what it computes: a moved folder goes on.
-_PLACES = ("run_dir", "cache_dir", "data_dir", "teacher_weights")
+_PLACES = ("run_dir", "cache_dir", "data_dir", *LISTS, "teacher_weights")
 
 
 @dataclasses.dataclass(frozen=True)

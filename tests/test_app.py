@@ -99,7 +99,8 @@ def another(field):
     elif isinstance(default, tuple):
         value = [64, 224]
     else:
-        value = "keras_cv:some" if field.name == "teacher" else f"some_{field.name}"
+        known = {"teacher": "keras_cv:some", "dataset": "list"}
+        value = known.get(field.name, f"some_{field.name}")
     written = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return written, value
 
@@ -169,6 +170,7 @@ def test_flagfiles_within_flagfiles(settings, tmp_path):
         (["--calibration_resolutions=96,8"], ["--calibration_resolutions=8", "at least 32"]),
         (["--method=magic"], ["--method=magic", "candle", "cross_entropy", "balanced_softmax"]),
         (["--dataset=folder"], ["--data_dir", "--dataset=folder"]),
+        (["--dataset=digit"], ["--dataset=digit ", "digits, folder", "tfds:<builder>"]),
         (["train"], ["'train'", "not a flag"]),
         (["--epochs=3", "epochs=4"], ["'epochs=4'", "not a flag"]),
         (["--flagfile=absent.cfg"], ["flagfile", "absent.cfg"]),

@@ -10,7 +10,6 @@ from candle_tf.errors import UserError
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # What else must be set for a value to make sense.
 COMPANIONS = {
-    ("dataset", "folder"): {"data_dir": "pictures.zip"},
     ("validation_fraction", 0): {"select_epoch": "last"},
 }
 
@@ -102,6 +101,20 @@ def test_the_ends_of_a_range_are_accepted(name, bound):
     assert getattr(config, name) == value
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dataset": "tfds:caltech101:3.0.1"},
+        {"dataset": "fashion_mnist"},
+        {"dataset": "fashion_mnist", "data_dir": "idx"},
+        {"dataset": "folder", "data_dir": "x.tar"},
+        {"dataset": "list", "data_dir": "x", "train_list": "t.txt", "class_names": "n.txt"},
+    ],
+)
+def test_data_sets_that_a_run_can_open_are_accepted(settings):
+    assert Config(**settings).dataset == settings["dataset"]
+
+
 def test_every_number_has_bounds():
     assert [name for name in NUMERIC if not bounds(name)] == []
 
@@ -117,6 +130,15 @@ def test_one_bad_resolution_among_good_ones_is_named():
     [
         ({"dataset": "folder"}, ["--data_dir", "empty", "--dataset=folder"]),
         ({"data_dir": "x.zip"}, ["--data_dir=x.zip", "--dataset=digits"]),
+        ({"dataset": "digit"}, ["--dataset=digit ", "digits, folder", "tfds:<builder>"]),
+        ({"dataset": "tfds:"}, ["--dataset=tfds: ", "tfds:<builder>"]),
+        ({"dataset": "list"}, ["--data_dir", "empty", "--dataset=list"]),
+        ({"dataset": "list", "data_dir": "x"}, ["--train_list is empty", "--dataset=list"]),
+        (
+            {"dataset": "folder", "data_dir": "x", "class_names": "n.txt"},
+            ["--class_names=n.txt", "--dataset=folder", "--dataset=list"],
+        ),
+        ({"test_list": "t.csv"}, ["--test_list=t.csv", "--dataset=digits"]),
         (
             {"teacher_weights_sha256": "abc"},
             ["--teacher_weights_sha256=abc", "--teacher_weights,", "empty"],

@@ -78,11 +78,12 @@ def test_a_moved_run_goes_on(folder, tmp_path):
 
 def test_moved_data_and_weights_go_on(tmp_path):
     settings = config(
-        tmp_path, dataset="folder", data_dir="a.zip", teacher_weights="w.h5",
+        tmp_path, dataset="list", data_dir="a.zip", train_list="a.csv", teacher_weights="w.h5",
         teacher_weights_sha256="12",
     )  # fmt: skip
     open_run_folder(settings)
-    open_run_folder(dataclasses.replace(settings, data_dir="b.zip", teacher_weights="v.h5"))
+    moved = {"data_dir": "b.zip", "train_list": "b.csv", "teacher_weights": "v.h5"}
+    open_run_folder(dataclasses.replace(settings, **moved))
     with pytest.raises(UserError, match="--teacher_weights_sha256 was 12 and is now 34"):
         open_run_folder(dataclasses.replace(settings, teacher_weights_sha256="34"))
 

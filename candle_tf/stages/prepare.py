@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from absl import logging
 
-from candle_tf.config import Config
+from candle_tf.config import LISTS, Config
 from candle_tf.data.longtail import shot_groups
 from candle_tf.data.pictures import Pictures, open_pictures
 from candle_tf.data.pipeline import Examples
@@ -44,7 +44,8 @@ def prepare(config: Config, folder: RunFolder) -> Data:
     Raises:
         UserError: for data that cannot be used, or that changed since the split was drawn.
     """
-    with open_source(config.dataset, config.data_dir) as source:
+    place = {name: getattr(config, name) for name in LISTS} | {"scratch": str(config.cache_path)}
+    with open_source(config.dataset, config.data_dir, **place) as source:
         split = _split(config, folder, source)
         parts = (split.train, split.validation, split.test)
         ids = [image_id for part in parts for image_id in part.ids]

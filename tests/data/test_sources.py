@@ -122,7 +122,7 @@ def test_a_class_may_be_called_train(tmp_path, write):
 
 @WRITERS
 @pytest.mark.parametrize(
-    "names", [("Train/a/1.png", "Test/a/1.png"), ("train/a/1.png", "val/a/1.png")]
+    "names", [("Train/a/1.png", "Test/a/1.png"), ("test/a/1.png", "val/a/1.png")]
 )
 def test_parts_of_other_names_are_not_taken_for_classes(tmp_path, write, names):
     with pytest.raises(UserError, match=r"look like parts.*test/<class>"):
@@ -156,7 +156,7 @@ def test_other_files_are_counted_in_one_warning(tmp_path, write, caplog):
 
 @WRITERS
 def test_pictures_outside_class_folders_are_counted(tmp_path, write, caplog):
-    files = tree(*WHOLE, "logo.png", "train/loose.png", "val/cat/1.png")
+    files = tree(*WHOLE, "logo.png", "train/loose.png", "more/cat/1.png")
     with open_source("folder", write(tmp_path, files)) as source:
         assert len(source.train.ids) == 3
         assert source.test is not None
