@@ -25,6 +25,7 @@ ON_BAD_IMAGE = ("stop", "skip")
 PROFILES = ("natural", "exponential", "step")
 AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
 TEACHER_VIEWS = ("whole", "same")
+TEACHER_MODES = ("cached", "online")
 OFFLINE_TEACHER = "efficientnet_lite0"
 TEACHER_KINDS = ("keras_cv", "keras_applications")
 CALIBRATION_LOSSES = (
@@ -132,8 +133,20 @@ class Config:
         "what the teacher looks at: the whole picture, or the same views as the student",
         choices=TEACHER_VIEWS,
     )
+    teacher_mode: str = setting(
+        "cached",
+        "cached: the teacher looks at each fixed view once; online: it looks at new views in every "
+        "epoch, at its own cost in every step (with --teacher_view=same)",
+        choices=TEACHER_MODES,
+    )
     views: int = setting(
         4, "for --teacher_view=same: fixed views of each picture, taken in turn", at_least=1
+    )
+    tail_views: int = setting(
+        0,
+        "where above --views: most fixed views of a picture of a rare class, which gets --views "
+        "times the largest class's pictures per picture of its own",
+        at_least=0,
     )
     calibration_resolutions: tuple[int, ...] = setting(
         (96, 128, 160), "sides in pixels at which the teacher sees each view", at_least=32
@@ -265,6 +278,12 @@ class Config:
             )
         if not self.calibration_resolutions:
             raise UserError("--calibration_resolutions is empty; give one or more sides in pixels.")
+        if self.teacher_mode == "online" and self.teacher_view == "whole":
+            raise UserError(
+                "--teacher_mode=online contradicts --teacher_view=whole: the answer to a whole "
+                "picture is the same in every epoch. Give --teacher_view=same, or "
+                "--teacher_mode=cached."
+            )
         if self.select_epoch == "best" and self.validation_fraction == 0:
             raise UserError(
                 "--select_epoch=best contradicts --validation_fraction=0: there is nothing to "

@@ -11,6 +11,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # What else must be set for a value to make sense.
 COMPANIONS = {
     ("validation_fraction", 0): {"select_epoch": "last"},
+    ("teacher_mode", "online"): {"teacher_view": "same"},
 }
 
 
@@ -167,6 +168,10 @@ def test_one_bad_resolution_among_good_ones_is_named():
         (
             {"binary_weight_decay": 1e-8, "binary_steps": 2},
             ["--binary_weight_decay=1e-08", "--binary_steps=2", "--weight_decay"],
+        ),
+        (
+            {"teacher_mode": "online"},
+            ["--teacher_mode=online", "--teacher_view=whole", "--teacher_view=same"],
         ),
     ],
 )

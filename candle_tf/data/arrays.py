@@ -5,14 +5,17 @@
         shape=(12000, 1280), dtype="float16", block=256, compute=lambda start, stop: ...,
     )
 
-The array is a memory-mapped .npy file; beside it stands a JSON file with the key it was computed
-from and a checksum of each finished block. An interrupted computation goes on after its last
-finished block, a block whose checksum is wrong is computed anew, and another key is another file.
+The array is a memory-mapped .npy file; beside it stands its manifest, a JSON file with the key it
+was computed from and a checksum of each finished block. An interrupted computation goes on after
+its last finished block, a block whose checksum is wrong is computed anew, and another key is
+another file. No more than a block is in memory while it is computed.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -84,15 +87,44 @@ def _complete(
     block: int,
     compute: Compute,
 ) -> None:
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    checksums = _finished_blocks(path, shape, dtype, block)
+    checksums = _finished_blocks(path, key, shape, dtype, block)
     if not checksums:
-        _require_disk(path.parent, size, name)
-        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+        _reserve(path, name, shape, dtype)
     starts = [start for start in range(0, shape[0], block) if str(start) not in checksums]
     if starts:
-        logging.info("%s: computing %d rows (%.0f MB)", name, shape[0], size / 1e6)
+        missing = sum(min(block, shape[0] - start) for start in starts)
+        size = path.stat().st_size / 1e6
+        free = shutil.disk_usage(path.parent).free / 1e6
+        logging.info(
+            "%s: computing %d of %d rows; %.1f MB on disk, %.0f MB free beside it",
+            *(name, missing, shape[0], size, free),
+        )
         _compute_blocks(path, key, starts, block, checksums, compute)
+
+
+def _reserve(path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    """Makes an empty file of the full size, of which the disk has promised every byte."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    _require_disk(path.parent, size, name)
+    try:
+        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+        _fill_holes(path)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{name} takes {size / 1e6:.1f} MB in {path.parent}, which cannot be had there "
+            f"({error}); give a --cache_dir on a larger disk."
+        ) from error
+
+
+def _fill_holes(path: Path) -> None:
+    """A hole that finds no room when it is written to would kill the process (SIGBUS)."""
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # unknown to the file system
+                raise
 
 
 def _compute_blocks(
@@ -112,10 +144,12 @@ def _compute_blocks(
         record = {"key": dict(key), "block": block, "checksums": checksums}
         write_atomically(path.with_suffix(".json"), json.dumps(record).encode())
         if done % max(1, len(starts) // 10) == 0:
-            logging.info("%s: %d of %d rows", path.stem, stop, len(array))
+            logging.info("%s: %d of %d blocks", path.stem, done, len(starts))
 
 
-def _finished_blocks(path: Path, shape: tuple[int, ...], dtype: str, block: int) -> dict[str, int]:
+def _finished_blocks(
+    path: Path, key: Mapping[str, Any], shape: tuple[int, ...], dtype: str, block: int
+) -> dict[str, int]:
     """Checksums of the blocks on disk that are whole; none where there is no usable file."""
     record_path = path.with_suffix(".json")
     if not (path.exists() and record_path.exists()):
@@ -124,7 +158,9 @@ def _finished_blocks(path: Path, shape: tuple[int, ...], dtype: str, block: int)
         record = json.loads(record_path.read_text())
         array = np.load(path, mmap_mode="r")
         usable = array.shape == shape and array.dtype == dtype and record["block"] == block
-        checksums = record["checksums"] if usable else {}
+        # The file's name is a part of the key's digest: here is the whole of it.
+        same = key_digest(record["key"]) == key_digest(key)
+        checksums = record["checksums"] if usable and same else {}
         whole = {
             start: checksum
             for start, checksum in checksums.items()

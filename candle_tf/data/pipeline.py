@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.data.answers import TeacherAnswers
+from candle_tf.data.fixed_views import FixedViews
 from candle_tf.data.pictures import Pictures
 from candle_tf.data.views import render_views
 
@@ -41,27 +43,6 @@ class Examples:
         }
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the frozen teacher says to the training pictures, per fixed view.
-
-    Attributes:
-        features: float16 [V, N, d_T], pooled, averaged over resolutions.
-        logits: float16 [V, N, C], of the calibrated classifier.
-    """
-
-    features: np.ndarray
-    logits: np.ndarray
-
-    def batch(self, index: np.ndarray, view: int) -> dict[str, np.ndarray]:
-        """Answers for examples `index`, int64 [B], to student view number `view`; float32."""
-        stored = view % len(self.features)
-        return {
-            "teacher_features": self.features[stored, index].astype(np.float32),
-            "teacher_logits": self.logits[stored, index].astype(np.float32),
-        }
-
-
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """Full batches in an epoch; a set smaller than one batch is one batch."""
     return max(1, examples // batch_size)
@@ -81,8 +62,8 @@ def training_batches(
     seed: int,
     first_epoch: int,
     epochs: int,
-    fixed_views: int | None = None,
-    answers: Answers | None = None,
+    fixed_views: FixedViews | None = None,
+    answers: TeacherAnswers | None = None,
 ) -> tf.data.Dataset:
     """Batches of epochs first_epoch..epochs-1, an incomplete last batch of each left out.
 
@@ -94,7 +75,8 @@ def training_batches(
         seed: of order and views.
         first_epoch: where to begin.
         epochs: where to stop.
-        fixed_views: number of views that are taken in turn; None draws new ones every epoch.
+        fixed_views: how many views of each picture are taken in turn; None draws new ones every
+            epoch.
         answers: the teacher's, added to each batch.
 
     Returns:
@@ -105,12 +87,13 @@ def training_batches(
 
     def raw_batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(first_epoch, epochs):
-            view = epoch % fixed_views if fixed_views else epoch
             order = epoch_order(seed, epoch, len(examples))
             for step in range(steps_per_epoch(len(examples), batch_size)):
                 index = order[step * size : (step + 1) * size]
-                batch = {**examples.batch(index), "views": np.full(size, view, np.int64)}
-                yield {**batch, **(answers.batch(index, view) if answers else {})}
+                fresh = np.full(size, epoch, np.int64)
+                numbers = fixed_views.in_turn(index, epoch) if fixed_views else fresh
+                batch = {**examples.batch(index), "views": numbers}
+                yield {**batch, **(answers.batch(index, numbers) if answers else {})}
 
     def to_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         pictures, keys, numbers = (batch.pop(name) for name in ("pictures", "keys", "views"))
@@ -123,7 +106,9 @@ def training_batches(
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
-def _signature(examples: Examples, size: int, answers: Answers | None) -> dict[str, tf.TensorSpec]:
+def _signature(
+    examples: Examples, size: int, answers: TeacherAnswers | None
+) -> dict[str, tf.TensorSpec]:
     canvas = examples.pictures.canvas
     signature = {
         "pictures": tf.TensorSpec([size, *canvas.shape[1:]], tf.uint8),
@@ -132,9 +117,8 @@ def _signature(examples: Examples, size: int, answers: Answers | None) -> dict[s
         "views": tf.TensorSpec([size], tf.int64),
     }
     if answers is not None:
-        feature_size, classes = answers.features.shape[2], answers.logits.shape[2]
-        signature["teacher_features"] = tf.TensorSpec([size, feature_size], tf.float32)
-        signature["teacher_logits"] = tf.TensorSpec([size, classes], tf.float32)
+        signature["teacher_features"] = tf.TensorSpec([size, answers.feature_size], tf.float32)
+        signature["teacher_logits"] = tf.TensorSpec([size, answers.classes], tf.float32)
     return signature
 
 

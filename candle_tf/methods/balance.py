@@ -12,6 +12,7 @@ sigmoid((a - b) / tau) in place of 0 or 1. Two more choices make the answer a us
   mean and the cosine to it is small before anything has been learned.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,19 +78,24 @@ class Objective:
         return balanced + self.entropy_weight * entropy(lam)
 
 
-def uninformed_losses(teacher_logits: np.ndarray, temperature: float) -> tuple[float, float]:
+def uninformed_losses(
+    teacher_logits: Iterable[np.ndarray], temperature: float
+) -> tuple[float, float]:
     """Both terms for a student that knows nothing: the same logit for every class, no cosine.
 
     Args:
-        teacher_logits: the teacher's answers on training pictures, float [N, C].
+        teacher_logits: the teacher's answers on training pictures, in blocks of float [n, C].
         temperature: T of the KL term.
 
     Returns:
         kl: T^2 * mean KL(softmax(z_T / T) || uniform).
         fs: 1.
     """
-    scaled = np.asarray(teacher_logits, np.float64) / temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
-    log_p = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-    kl = np.sum(np.exp(log_p) * (log_p + np.log(scaled.shape[1])), axis=1)
-    return float(temperature**2 * kl.mean()), 1.0
+    total, count = 0.0, 0
+    for block in teacher_logits:
+        scaled = np.asarray(block, np.float64) / temperature
+        scaled -= scaled.max(axis=1, keepdims=True)
+        log_p = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+        total += np.sum(np.exp(log_p) * (log_p + np.log(scaled.shape[1])))
+        count += len(scaled)
+    return float(temperature**2 * total / count), 1.0

@@ -3,7 +3,7 @@
     min over g_T of  E over resolutions and pictures of  L(g_T(features), label)
 
 The backbone never moves, so its features are computed once (`teachers.features`) and the classifier
-learns from the stored ones.
+learns from the stored ones; or from those of new views in every epoch (`teachers.online`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ import tensorflow as tf
 from candle_tf.data.pipeline import epoch_order, steps_per_epoch
 from candle_tf.methods import losses
 from candle_tf.methods.trainer import Batch, Player, Trainer
+from candle_tf.teachers.online import OnlineFeatures
 
 CalibrationLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -108,11 +109,11 @@ def feature_batches(
     first_epoch: int,
     epochs: int,
 ) -> tf.data.Dataset:
-    """Batches of stored features; an epoch takes every picture at every view and resolution once.
+    """Batches of stored features; an epoch takes every row at every resolution once.
 
     Args:
-        features: one array float16 [V, N, d_T] per resolution.
-        labels: int32 [N].
+        features: one array float16 [R, d_T] per resolution, memory-mapped or not.
+        labels: of each row, int32 [R].
         batch_size: features in a batch.
         seed: of the order.
         first_epoch: where to begin.
@@ -121,25 +122,76 @@ def feature_batches(
     Returns:
         Dataset of dictionaries: "inputs" float32 [B, d_T], "labels" int32 [B].
     """
-    views, count, feature_size = features[0].shape
-    total = len(features) * views * count
+    rows, feature_size = features[0].shape
+    total = len(features) * rows
     size = min(batch_size, total)
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(first_epoch, epochs):
             order = epoch_order(seed, epoch, total)
             for step in range(steps_per_epoch(total, batch_size)):
-                resolution, view, row = np.unravel_index(
-                    order[step * size : (step + 1) * size], (len(features), views, count)
-                )
-                inputs = np.empty((size, feature_size), np.float32)
+                resolution, row = np.divmod(order[step * size : (step + 1) * size], rows)
+                inputs = np.empty((size, feature_size), np.float16)
                 for number, stored in enumerate(features):
                     chosen = resolution == number
-                    inputs[chosen] = stored[view[chosen], row[chosen]]
+                    inputs[chosen] = stored[row[chosen]]
                 yield {"inputs": inputs, "labels": labels[row]}
 
+    return _dataset(batches, size, feature_size, tf.float16)
+
+
+def fresh_feature_batches(
+    features: OnlineFeatures,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    first_epoch: int,
+    epochs: int,
+) -> tf.data.Dataset:
+    """Batches of features of new views; an epoch takes every picture at every resolution once.
+
+    The backbone runs on each batch of pictures at all resolutions. Their features are then dealt
+    out, so that every batch has all resolutions, as those of `feature_batches` do.
+
+    Args:
+        features: of the training pictures.
+        labels: of each picture, int32 [N].
+        batch_size, seed, first_epoch, epochs: as in `feature_batches`.
+
+    Returns:
+        As `feature_batches`; `steps_per_epoch(N, batch_size)` batches of each resolution an epoch.
+    """
+    count = len(labels)
+    size = min(batch_size, count)
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for epoch in range(first_epoch, epochs):
+            order = epoch_order(seed, epoch, count)
+            for step in range(steps_per_epoch(count, batch_size)):
+                index = order[step * size : (step + 1) * size]
+                seen = features.batch(index, np.full(size, epoch, np.int64))
+                inputs = np.concatenate(seen)
+                deal = np.random.default_rng([seed, epoch, step]).permutation(len(inputs))
+                for part in np.split(deal, len(seen)):
+                    yield {"inputs": inputs[part], "labels": labels[index[part % size]]}
+
+    return _dataset(batches, size, features.teacher.feature_size, tf.float32)
+
+
+def _dataset(
+    batches: Callable[[], Iterator[dict[str, np.ndarray]]],
+    size: int,
+    feature_size: int,
+    dtype: tf.DType,
+) -> tf.data.Dataset:
     signature = {
-        "inputs": tf.TensorSpec([size, feature_size], tf.float32),
+        "inputs": tf.TensorSpec([size, feature_size], dtype),
         "labels": tf.TensorSpec([size], tf.int32),
     }
-    return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(8)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset.map(_as_float32).prefetch(8)
+
+
+def _as_float32(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {**batch, "inputs": tf.cast(batch["inputs"], tf.float32)}

@@ -10,6 +10,7 @@ One step, on a batch that carries the teacher's stored answers:
 The teacher is not here at all, only its answers, so no gradient can reach it.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ import tensorflow as tf
 from candle_tf.methods import losses
 from candle_tf.methods.balance import Balancer, Objective
 from candle_tf.methods.trainer import Batch, Player, Trainer
+
+
+def mean_features(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """The mean of the teacher's features, float64 [d_T], of blocks float [n, d_T]."""
+    sums = [(block.sum(axis=0, dtype=np.float64), len(block)) for block in blocks]
+    return np.sum([total for total, _ in sums], axis=0) / sum(count for _, count in sums)
 
 
 class DistillationTrainer(Trainer):

@@ -1,27 +1,37 @@
 """Second stage: calibrate the frozen teacher's classifier, and take down its answers."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.pipeline import Answers, Examples, steps_per_epoch
+from candle_tf.data.answers import TeacherAnswers
+from candle_tf.data.fixed_views import FixedViews, same_for_all, views_by_class
+from candle_tf.data.pipeline import Examples, steps_per_epoch
 from candle_tf.methods.calibrate import (
     CalibrationTrainer,
     calibration_loss,
     feature_batches,
+    fresh_feature_batches,
     teacher_classifier,
 )
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.fitting import fit
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.stages.prepare import Data
+from candle_tf.teachers.answering import stored_answers
 from candle_tf.teachers.backbones import Teacher, load_teacher
-from candle_tf.teachers.features import TeacherView, teacher_views, view_features
+from candle_tf.teachers.features import features_key, mean_rows, teacher_views, view_features
+from candle_tf.teachers.online import OnlineAnswers, OnlineFeatures
 from candle_tf.teachers.weights import fingerprint
+
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -31,18 +41,18 @@ class Calibrated:
     Attributes:
         teacher: its frozen backbone.
         classifier: from features [B, d_T] to "logits" [B, C], at the selected epoch.
-        answers: what it says to the training pictures.
+        answers: what it says to the training pictures, stored or computed when asked for.
         test_logits: what it says to the test pictures, float32 [N, C].
     """
 
     teacher: Teacher
     classifier: tf.keras.Model
-    answers: Answers
+    answers: TeacherAnswers
     test_logits: np.ndarray
 
 
 def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
-    """Trains the classifier on stored features, from where an earlier call stopped.
+    """Trains the classifier on the teacher's features, from where an earlier call stopped.
 
     Args:
         config: the run's settings.
@@ -53,32 +63,72 @@ def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
         UserError: for teacher weights or checkpoints that cannot be used.
     """
     teacher = load_teacher(config.teacher, config.teacher_weights, config.teacher_weights_sha256)
-    views = teacher_views(config.teacher_view, config.augmentation, config.views)
-    features = _features(config, teacher, data.train, views)
-    classifier = _train_classifier(config, teacher, data, features, folder)
+    counts = views_by_class(data.counts, config.views, config.tail_views)[data.train.labels]
+    views = teacher_views(config.teacher_view, config.augmentation, counts)
+    learn = _from_new_views if config.teacher_mode == "online" else _from_stored_views
+    classifier, answers = learn(config, teacher, data, views, folder)
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
+    test = _look(config, teacher, data.test, same_for_all("none", len(data.test)))
+    logits = [classifier(block, training=False)["logits"].numpy() for block in test.blocks()]
+    return Calibrated(teacher, classifier, answers, np.concatenate(logits))
 
-    answers = _answers(config, features, classifier)
-    test = _averaged(_features(config, teacher, data.test, [TeacherView()]))[0]
-    return Calibrated(teacher, classifier, answers, _logits(classifier, test))
+
+def _from_stored_views(
+    config: Config, teacher: Teacher, data: Data, views: FixedViews, folder: Path
+) -> tuple[tf.keras.Model, TeacherAnswers]:
+    stored = _look(config, teacher, data.train, views)
+    pictures, _ = views.of_rows(np.arange(views.total))
+    steps = steps_per_epoch(len(stored.features) * views.total, config.calibration_batch_size)
+    batches = partial(feature_batches, stored.features, data.train.labels[pictures])
+    classifier = _train_classifier(config, teacher, data, batches, steps, folder)
+    answers = stored_answers(stored.features, stored.keys, views, classifier, config.cache_path)
+    return classifier, answers
 
 
-def _features(
-    config: Config, teacher: Teacher, examples: Examples, views: list[TeacherView]
-) -> list[np.ndarray]:
-    """float16 [V, N, d_T] for each resolution."""
-    return [
-        view_features(teacher, examples, views, resolution, config.seed, config.cache_path)
-        for resolution in config.calibration_resolutions
-    ]
+def _from_new_views(
+    config: Config, teacher: Teacher, data: Data, views: FixedViews, folder: Path
+) -> tuple[tf.keras.Model, TeacherAnswers]:
+    fresh = OnlineFeatures(teacher, data.train, views, config.calibration_resolutions, config.seed)
+    each = steps_per_epoch(len(data.train), config.calibration_batch_size)
+    batches = partial(fresh_feature_batches, fresh, data.train.labels)
+    classifier = _train_classifier(
+        config, teacher, data, batches, each * len(fresh.resolutions), folder
+    )
+    return classifier, OnlineAnswers(fresh, classifier)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Features float16 [R, d_T] of each resolution, and the keys they are stored under."""
+
+    features: list[np.ndarray]
+    keys: list[dict[str, Any]]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The mean over resolutions, float32, some rows at a time."""
+        for start in range(0, len(self.features[0]), _BLOCK):
+            yield mean_rows(self.features, start, start + _BLOCK)
+
+
+def _look(config: Config, teacher: Teacher, examples: Examples, views: FixedViews) -> _Stored:
+    """Features at every resolution; what is not stored yet is computed."""
+    features, keys = [], []
+    for resolution in config.calibration_resolutions:
+        settings = (teacher, examples, views, resolution, config.seed)
+        features.append(view_features(*settings, config.cache_path))
+        keys.append(features_key(*settings))
+    return _Stored(features, keys)
 
 
 def _train_classifier(
-    config: Config, teacher: Teacher, data: Data, features: list[np.ndarray], folder: Path
+    config: Config,
+    teacher: Teacher,
+    data: Data,
+    batches: Callable[..., tf.data.Dataset],
+    steps: int,
+    folder: Path,
 ) -> tf.keras.Model:
-    steps = steps_per_epoch(sum(f.shape[0] * f.shape[1] for f in features),
-                            config.calibration_batch_size)  # fmt: skip
     classifier = teacher_classifier(
         teacher.feature_size,
         data.classes,
@@ -96,9 +146,7 @@ def _train_classifier(
     )
     checkpoints = fit(
         CalibrationTrainer(classifier, data.classes, loss, adam(rate)),
-        lambda first_epoch: feature_batches(
-            features,
-            data.train.labels,
+        lambda first_epoch: batches(
             batch_size=config.calibration_batch_size,
             seed=config.seed,
             first_epoch=first_epoch,
@@ -123,27 +171,18 @@ def restore_selected(checkpoints: Checkpoints, select_epoch: str) -> int:
 
 
 def _validation(config: Config, teacher: Teacher, examples: Examples) -> tf.data.Dataset | None:
+    """Whole pictures; their features do not change, whichever mode training is in."""
     if not len(examples):
         return None
-    averaged = _averaged(_features(config, teacher, examples, [TeacherView()]))[0]
-    return tf.data.Dataset.from_tensor_slices(
-        {"inputs": averaged, "labels": examples.labels}
-    ).batch(256)
+    stored = _look(config, teacher, examples, same_for_all("none", len(examples)))
 
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for number, block in enumerate(stored.blocks()):
+            start = number * _BLOCK
+            yield {"inputs": block, "labels": examples.labels[start : start + _BLOCK]}
 
-def _averaged(features: list[np.ndarray]) -> np.ndarray:
-    """The mean over resolutions, float32 [V, N, d_T]."""
-    return np.mean(np.stack([np.asarray(f, np.float32) for f in features]), axis=0)
-
-
-def _logits(classifier: tf.keras.Model, features: np.ndarray) -> np.ndarray:
-    return classifier.predict(features, batch_size=1024, verbose=0)["logits"]
-
-
-def _answers(config: Config, features: list[np.ndarray], classifier: tf.keras.Model) -> Answers:
-    """The classifier is linear, so averaging features over resolutions averages logits too."""
-    averaged = _averaged(features)
-    if config.teacher_view == "whole":
-        averaged = averaged.mean(axis=0, keepdims=True)
-    logits = np.stack([_logits(classifier, view) for view in averaged])
-    return Answers(averaged.astype(np.float16), logits.astype(np.float16))
+    signature = {
+        "inputs": tf.TensorSpec([None, teacher.feature_size], tf.float32),
+        "labels": tf.TensorSpec([None], tf.int32),
+    }
+    return tf.data.Dataset.from_generator(batches, output_signature=signature)

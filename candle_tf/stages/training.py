@@ -8,18 +8,15 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.pipeline import (
-    Answers,
-    evaluation_batches,
-    steps_per_epoch,
-    training_batches,
-)
+from candle_tf.data.answers import TeacherAnswers
+from candle_tf.data.fixed_views import FixedViews, views_by_class
+from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.methods.annealing import Annealing, HardCheckpoints, annealed_quantizers
 from candle_tf.methods.balance import Objective, uninformed_losses
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
 from candle_tf.methods.binary_steps import take_over, with_float_kernels, without_clipping
 from candle_tf.methods.checkpoints import Checkpoints
-from candle_tf.methods.distill import DistillationTrainer
+from candle_tf.methods.distill import DistillationTrainer, mean_features
 from candle_tf.methods.fitting import fit
 from candle_tf.methods.optimizers import Recipe, adam
 from candle_tf.methods.trainer import Trainer
@@ -41,7 +38,9 @@ class Trained:
     checkpoints: Checkpoints
 
 
-def train_student(config: Config, data: Data, answers: Answers | None, folder: Path) -> Trained:
+def train_student(
+    config: Config, data: Data, answers: TeacherAnswers | None, folder: Path
+) -> Trained:
     """Trains the student, from where an earlier call stopped.
 
     With --binary_steps=2 its float-kernel network is trained first, in the folder beside it that
@@ -79,7 +78,11 @@ def train_student(config: Config, data: Data, answers: Answers | None, folder: P
 
 
 def _train(
-    config: Config, data: Data, student: tf.keras.Model, answers: Answers | None, folder: Path
+    config: Config,
+    data: Data,
+    student: tf.keras.Model,
+    answers: TeacherAnswers | None,
+    folder: Path,
 ) -> Checkpoints:
     """One training of --epochs; its checkpoints come back with exact signs."""
     steps = steps_per_epoch(len(data.train), config.batch_size)
@@ -97,7 +100,7 @@ def _train(
             seed=config.seed,
             first_epoch=first_epoch,
             epochs=config.epochs,
-            fixed_views=config.views if config.teacher_view == "same" else None,
+            fixed_views=_fixed_views(config, data),
             answers=answers,
         ),
         steps=steps,
@@ -130,13 +133,12 @@ def _trainer(
     config: Config,
     data: Data,
     student: tf.keras.Model,
-    answers: Answers | None,
+    answers: TeacherAnswers | None,
     optimizer: tf.keras.optimizers.Optimizer,
 ) -> Trainer:
     if answers is None:
         return SupervisedTrainer(student, LOSSES[config.method], data.counts, optimizer)
-    features = answers.features.reshape(-1, answers.features.shape[-1])
-    mean = features.mean(axis=0, dtype=np.float64)
+    mean = mean_features(block["teacher_features"] for block in answers.blocks())
     return DistillationTrainer(
         student,
         data.classes,
@@ -150,11 +152,20 @@ def _trainer(
     )
 
 
-def _objective(config: Config, answers: Answers) -> Objective:
+def _fixed_views(config: Config, data: Data) -> FixedViews | None:
+    """What the student sees in turn; None where it sees new views in every epoch."""
+    if config.teacher_view == "whole" or config.teacher_mode == "online":
+        return None
+    counts = views_by_class(data.counts, config.views, config.tail_views)
+    return FixedViews(config.augmentation, counts[data.train.labels])
+
+
+def _objective(config: Config, answers: TeacherAnswers) -> Objective:
     if config.balance in ("plain", "fixed"):
         return Objective()
-    logits = answers.logits.reshape(-1, answers.logits.shape[-1])
-    kl, fs = uninformed_losses(logits, config.temperature)
+    kl, fs = uninformed_losses(
+        (block["teacher_logits"] for block in answers.blocks()), config.temperature
+    )
     if config.balance == "relative":
         return Objective(kl, fs, config.balance_entropy)
     return Objective(entropy_weight=config.balance_entropy * kl)

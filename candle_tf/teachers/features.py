@@ -1,54 +1,51 @@
 """The frozen teacher's pooled features, computed once per picture, view and resolution and stored.
 
-views = teacher_views("whole", "pad_crop_flip", count=4)
+views = teacher_views("same", "pad_crop_flip", counts=np.full(len(examples), 4))
 stored = view_features(teacher, examples, views, resolution=160, seed=0, folder=cache)
-stored.shape                                                     # (2, N, 1280), float16
+stored.shape                                                     # (views.total, 1280), float16
 """
 
-import dataclasses
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data.arrays import stored_array
+from candle_tf.data import views as view_module
+from candle_tf.data.arrays import key_digest, stored_array
+from candle_tf.data.fixed_views import FixedViews, same_for_all
 from candle_tf.data.pipeline import Examples
 from candle_tf.data.views import render_views
+from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import Teacher
 
 _BLOCK = 512
 _BATCH = 64
+# What a view looks like is decided here: features are computed anew when a line of it changes.
+_TRANSFORMS: tuple[ModuleType, ...] = (view_module,)
 
 
-@dataclass(frozen=True)
-class TeacherView:
-    """One fixed view of every picture: number `number` of `augmentation`, or its mirror image."""
-
-    augmentation: str = "none"
-    number: int = 0
-    mirrored: bool = False
-
-
-def teacher_views(teacher_view: str, augmentation: str, count: int) -> list[TeacherView]:
+def teacher_views(teacher_view: str, augmentation: str, counts: np.ndarray) -> FixedViews:
     """The views the teacher looks at.
 
     Args:
         teacher_view: "whole" (the whole picture and, where the student's views are mirrored, its
-            mirror image) or "same" (the student's own first `count` views).
+            mirror image) or "same" (the student's own fixed views).
         augmentation: the student's.
-        count: number of fixed views for "same".
+        counts: number of fixed views of each picture for "same", int64 [N].
     """
-    if teacher_view == "same":
-        return [TeacherView(augmentation, number) for number in range(count)]
-    mirrored = [TeacherView(mirrored=True)] if augmentation.endswith("_flip") else []
-    return [TeacherView(), *mirrored]
+    if teacher_view == "same" and augmentation != "none":
+        return FixedViews(augmentation, counts)
+    return same_for_all("none", len(counts), 2 if augmentation.endswith("_flip") else 1)
 
 
 def view_features(
     teacher: Teacher,
     examples: Examples,
-    views: list[TeacherView],
+    views: FixedViews,
     resolution: int,
     seed: int,
     folder: Path,
@@ -58,72 +55,138 @@ def view_features(
     Args:
         teacher: frozen.
         examples: N pictures.
-        views: V fixed views.
+        views: R fixed views of them.
         resolution: side in pixels at which the teacher sees each view.
         seed: of the views.
         folder: cache folder.
 
     Returns:
-        float16 [V, N, d_T], memory-mapped.
+        float16 [R, d_T], memory-mapped.
+
+    Raises:
+        UserError: where the disk is too full, or a feature is no finite number in float16.
     """
-    count = len(examples)
-    key = {
-        "teacher": teacher.fingerprint,
-        "pictures": examples.pictures.digest,
-        "rows": examples.rows.tolist(),
-        "views": [dataclasses.asdict(view) for view in views],
-        "resolution": resolution,
-        # Whole pictures are the same under every seed.
-        "seed": seed if any(view.augmentation != "none" for view in views) else None,
-    }
 
     def compute(start: int, stop: int) -> np.ndarray:
         parts = [
-            _features_of(
-                teacher, examples, views[row // count], row % count, end - row, resolution, seed
-            )
-            for row, end in _batches(start, stop, count)
+            features_at(teacher, examples, *views.of_rows(rows), views, resolution, seed).numpy()
+            for rows in np.split(np.arange(start, stop), range(_BATCH, stop - start, _BATCH))
         ]
-        return np.concatenate(parts).astype(np.float16)
+        return as_float16(np.concatenate(parts), teacher.name)
 
-    shape = (len(views) * count, teacher.feature_size)
-    stored = stored_array(
-        folder, f"features-{resolution}px", key, shape, "float16", _BLOCK, compute
+    return stored_array(
+        folder,
+        f"features-{resolution}px",
+        features_key(teacher, examples, views, resolution, seed),
+        (views.total, teacher.feature_size),
+        "float16",
+        _BLOCK,
+        compute,
     )
-    return stored.reshape(len(views), count, teacher.feature_size)
 
 
-def _batches(start: int, stop: int, count: int) -> list[tuple[int, int]]:
-    """Ranges of at most `_BATCH` rows within [start, stop) that do not run over two views."""
-    ranges = []
-    while start < stop:
-        end = min(start + _BATCH, stop, (start // count + 1) * count)
-        ranges.append((start, end))
-        start = end
-    return ranges
+def averaged_features(
+    features: Sequence[np.ndarray], keys: Sequence[Any], views_together: int, folder: Path
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The mean over resolutions, stored; no more than a block of it is ever in memory.
+
+    Args:
+        features: float16 [R, d_T] of each resolution.
+        keys: `features_key` of each.
+        views_together: mean of so many successive rows; 1 keeps every view.
+        folder: cache folder.
+
+    Returns:
+        float16 [R / views_together, d_T], memory-mapped, and the key it is stored under.
+    """
+    key = {"mean of": [key_digest(key) for key in keys], "views": views_together}
+    rows, size = features[0].shape
+
+    def compute(start: int, stop: int) -> np.ndarray:
+        mean = mean_rows(features, start * views_together, stop * views_together)
+        grouped = mean.reshape(stop - start, views_together, size)
+        return as_float16(grouped.mean(axis=1), "the teacher")
+
+    shape = (rows // views_together, size)
+    stored = stored_array(folder, "answers-features", key, shape, "float16", _BLOCK, compute)
+    return stored, key
 
 
-def _features_of(
+def mean_rows(features: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) averaged over resolutions, float32 [stop - start, d_T]."""
+    total = features[0][start:stop].astype(np.float32)
+    for further in features[1:]:
+        total += further[start:stop]
+    return total / np.float32(len(features))
+
+
+def features_key(
+    teacher: Teacher, examples: Examples, views: FixedViews, resolution: int, seed: int
+) -> dict[str, Any]:
+    """All that features depend on: weights, split, transforms, resolution and seed; JSON-ready."""
+    rows = np.ascontiguousarray(examples.rows, "<i8")
+    return {
+        "teacher": teacher.fingerprint,
+        "pictures": examples.pictures.digest,
+        "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+        "views": dict(views.key()),
+        "transforms": _transforms_digest(),
+        "resolution": resolution,
+        # Whole pictures are the same under every seed.
+        "seed": seed if views.augmentation != "none" else None,
+    }
+
+
+def features_at(
     teacher: Teacher,
     examples: Examples,
-    view: TeacherView,
-    first: int,
-    size: int,
+    index: np.ndarray,
+    numbers: np.ndarray,
+    views: FixedViews,
     resolution: int,
     seed: int,
-) -> np.ndarray:
-    batch = examples.batch(np.arange(first, first + size))
+) -> tf.Tensor:
+    """Features of views `numbers` of examples `index`, both int64 [B]; float32 [B, d_T]."""
+    batch = examples.batch(index)
+    whole = views.augmentation == "none"
     pixels = _rendered(
         tf.constant(batch["pictures"]),
         tf.constant(batch["keys"]),
-        tf.fill([size], tf.constant(view.number, tf.int64)),
-        view.augmentation,
+        tf.constant(numbers, tf.int64),
+        views.augmentation,
         seed,
         resolution,
-        view.mirrored,
     )
-    return teacher.features(pixels).numpy()
+    return teacher.features(_mirrored(pixels, tf.constant(numbers == 1)) if whole else pixels)
+
+
+def as_float16(values: np.ndarray, origin: str) -> np.ndarray:
+    """Float values as they are stored.
+
+    Raises:
+        UserError: where one is not finite in float16, which reaches to 65,504.
+    """
+    with np.errstate(over="ignore"):
+        stored = values.astype(np.float16)
+    if not np.isfinite(stored).all():
+        raise UserError(
+            f"{origin} gives the value {values[~np.isfinite(stored)][0]:g}, which cannot be "
+            "stored in 16 bits; check its weights, or use another teacher."
+        )
+    return stored
+
+
+def _transforms_digest() -> str:
+    digest = hashlib.sha256()
+    for module in _TRANSFORMS:
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()
+
+
+def _mirror(pixels: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
+    return tf.where(mirrored[:, None, None, None], tf.reverse(pixels, axis=[2]), pixels)
 
 
 # One trace per resolution and kind of view, whatever the size of the last batch.
-_rendered = tf.function(render_views, reduce_retracing=True)
+_rendered: Callable[..., tf.Tensor] = tf.function(render_views, reduce_retracing=True)
+_mirrored: Callable[..., tf.Tensor] = tf.function(_mirror, reduce_retracing=True)

@@ -1,5 +1,8 @@
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from candle_tf.data.arrays import key_digest, stored_array
 from candle_tf.errors import UserError
 
+_ROOT = Path(__file__).parents[2]
 SHAPE = (10, 3)
 BLOCK = 4
 BLOCKS = [(0, 4), (4, 8), (8, 10)]
@@ -171,6 +175,57 @@ def test_a_missing_record_or_array_is_made_anew(tmp_path):
         work = Work()
         np.testing.assert_array_equal(stored(tmp_path, work), expected())
         assert work.ranges == BLOCKS
+
+
+def test_a_file_under_the_name_of_another_key_is_not_used(tmp_path):
+    """A name holds a part of the key's digest alone; the manifest holds the key."""
+    other = {**KEY, "teacher": "def"}
+    stored(tmp_path, Work())
+    for suffix in (".npy", ".json"):
+        path = only(tmp_path, suffix)
+        path.rename(tmp_path / f"features-{key_digest(other)[:16]}{suffix}")
+    work = Work(factor=2.0)
+    np.testing.assert_array_equal(stored(tmp_path, work, key=other), expected(2.0))
+    assert work.ranges == BLOCKS
+
+
+def test_the_size_and_what_is_missing_are_told(tmp_path, caplog):
+    with pytest.raises(RuntimeError, match="interrupted"):
+        stored(tmp_path, Work(fails_at=4), shape=(10**5, 3))
+    with caplog.at_level(logging.INFO), pytest.raises(RuntimeError, match="interrupted"):
+        stored(tmp_path, Work(fails_at=4), shape=(10**5, 3))
+    assert "computing 99996 of 100000 rows; 0.6 MB on disk" in caplog.text
+
+
+_ON_A_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from candle_tf.data.arrays import stored_array
+from candle_tf.errors import UserError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def compute(start, stop):
+    sys.exit(5)
+folder = Path(sys.argv[1])
+folder.mkdir()
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+try:
+    stored_array(folder, "features", {}, (1000, 10), "float16", 10, compute)
+except UserError as error:
+    sys.exit(0 if "cannot be had" in str(error) and "--cache_dir" in str(error) else 3)
+sys.exit(4)
+"""
+
+
+def test_room_is_reserved_before_anything_is_computed(tmp_path):
+    """In a process of its own, as the limit holds for pytest's output too."""
+    folder = tmp_path / "cache"
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_A_FULL_DISK, str(folder)], cwd=_ROOT, check=False
+    )
+    assert done.returncode == 0
+    assert list(folder.glob("*.npy")) == []
 
 
 def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tmp_path):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from candle_tf.data.answers import Answers
+from candle_tf.data.fixed_views import FixedViews, same_for_all
 from candle_tf.data.pictures import Pictures, picture_key
 from candle_tf.data.pipeline import (
-    Answers,
     Examples,
     epoch_order,
     evaluation_batches,
@@ -45,13 +46,19 @@ def plain() -> Examples:
 
 def answers(views: int) -> Answers:
     """Features (view, example, 1) and logits (10 view + example, 0)."""
-    view, example = np.meshgrid(np.arange(views), np.arange(COUNT), indexing="ij")
+    return answers_for(same_for_all("pad_crop_flip", COUNT, views))
+
+
+def answers_for(views: FixedViews) -> Answers:
+    example, view = views.of_rows(np.arange(views.total))
     features = np.stack([view, example, np.ones_like(view)], axis=-1)
     logits = np.stack([10 * view + example, np.zeros_like(view)], axis=-1)
-    return Answers(features.astype(np.float16), logits.astype(np.float16))
+    return Answers(features.astype(np.float16), logits.astype(np.float16), views)
 
 
 def batches(examples, first_epoch, epochs, **changes):
+    if isinstance(changes.get("fixed_views"), int):
+        changes["fixed_views"] = same_for_all("pad_crop_flip", COUNT, changes["fixed_views"])
     dataset = training_batches(
         examples, first_epoch=first_epoch, epochs=epochs, **{**SETTINGS, **changes}
     )
@@ -179,6 +186,20 @@ def test_answers_are_those_of_the_picture_and_its_view(fixed_views, stored):
             np.testing.assert_array_equal(batch["teacher_features"], wanted)
             logits = np.stack([10 * view + example, np.zeros(4)], axis=1)
             np.testing.assert_array_equal(batch["teacher_logits"], logits)
+
+
+def test_pictures_with_more_views_take_longer_turns():
+    views = FixedViews("pad_crop_flip", np.array([1, 2, 3, 4, 5, 1, 2, 3, 4, 5]))
+    seen = batches(noisy(), 0, 6, fixed_views=views, answers=answers_for(views), batch_size=COUNT)
+    for epoch, batch in enumerate(seen):
+        example = batch["labels"] // 3
+        numbers = epoch % views.counts[example]
+        np.testing.assert_array_equal(batch["teacher_features"][:, 0], numbers)
+        np.testing.assert_array_equal(batch["teacher_features"][:, 1], example)
+        for number in set(numbers):
+            chosen = numbers == number
+            wanted = expected_views(noisy(), batch["labels"][chosen], number)
+            np.testing.assert_allclose(batch["inputs"][chosen], wanted, atol=1e-3)
 
 
 def test_evaluation_shows_whole_pictures_in_order_with_a_short_last_batch():

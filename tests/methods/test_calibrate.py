@@ -106,11 +106,12 @@ VIEWS, PICTURES = 3, 10
 def _stored() -> tuple[list[np.ndarray], np.ndarray]:
     """Two resolutions; each feature vector says which (resolution, view, picture) it is of."""
     grids = np.stack(np.meshgrid(np.arange(VIEWS), np.arange(PICTURES), indexing="ij"), axis=-1)
+    rows = grids.reshape(-1, 2)
     features = [
-        np.concatenate([np.full((VIEWS, PICTURES, 1), number), grids], axis=-1).astype(np.float16)
+        np.concatenate([np.full((len(rows), 1), number), rows], axis=-1).astype(np.float16)
         for number in range(2)
     ]
-    return features, np.arange(100, 100 + PICTURES, dtype=np.int32)
+    return features, (100 + rows[:, 1]).astype(np.int32)
 
 
 def _epochs(batch_size: int, first_epoch: int, epochs: int, seed: int = 0) -> list[np.ndarray]:

@@ -1,3 +1,5 @@
+import types
+
 import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 # isort: split
@@ -5,17 +7,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from candle_tf.data.fixed_views import FixedViews, same_for_all
 from candle_tf.data.pictures import Pictures, picture_key
 from candle_tf.data.pipeline import Examples
 from candle_tf.data.views import draw_view, render
+from candle_tf.errors import UserError
+from candle_tf.teachers import features as features_module
 from candle_tf.teachers.backbones import FrozenBackbone, Teacher
-from candle_tf.teachers.features import TeacherView, teacher_views, view_features
+from candle_tf.teachers.features import as_float16, averaged_features, teacher_views, view_features
 from candle_tf.teachers.weights import fingerprint
 
 COUNT = 300  # two views of so many do not fit into one block of 512 rows
 SIDE = 12
 RESOLUTION = 10
-SAME = teacher_views("same", "pad_crop_flip", 2)
+SAME = same_for_all("pad_crop_flip", COUNT, 2)
 
 
 class PatienceError(Exception):
@@ -64,34 +69,42 @@ def examples():
 
 
 def stored(teacher, examples, folder, views=SAME, resolution=RESOLUTION, seed=0):
-    return view_features(teacher, examples, list(views), resolution, seed, folder)
+    return view_features(teacher, examples, views, resolution, seed, folder)
 
 
-def seen_of(examples, view, index, resolution=RESOLUTION, seed=0):
+def seen_of(examples, views, row, resolution=RESOLUTION, seed=0):
     """What the teacher should look at: one view of one picture, float32 [1, R, R, 3]."""
-    row = examples.rows[index]
-    key = tf.constant(examples.pictures.keys[row])
-    box, flip = draw_view(view.augmentation, seed, key, view.number)
-    shown = render(tf.constant(examples.pictures.canvas[row]), box, flip, resolution)
-    return (shown[:, ::-1] if view.mirrored else shown)[tf.newaxis]
+    (index,), (number,) = views.of_rows(np.array([row]))
+    picture = examples.rows[index]
+    key = tf.constant(examples.pictures.keys[picture])
+    box, flip = draw_view(views.augmentation, seed, key, int(number))
+    shown = render(tf.constant(examples.pictures.canvas[picture]), box, flip, resolution)
+    mirrored = views.augmentation == "none" and number == 1
+    return (shown[:, ::-1] if mirrored else shown)[tf.newaxis]
 
 
-# Pictures at the ends and beginnings of views, of batches of 64 rows and of the block of 512 rows.
-PLACES = (0, 63, 64, 210, 211, 212, 213, COUNT - 1)
+# Rows at the ends and beginnings of batches of 64 and of the block of 512.
+PLACES = (0, 1, 63, 64, 255, 256, 510, 511, 512, 513)
 
 
-@pytest.mark.parametrize("choice", ["whole", "same"])
-def test_values_are_those_of_the_encoder_on_the_rendered_views(tmp_path, examples, choice):
+@pytest.mark.parametrize(
+    "views",
+    [
+        SAME,
+        teacher_views("whole", "pad_crop_flip", np.full(COUNT, 5)),
+        FixedViews("pad_crop_flip", np.resize([1, 2, 4], COUNT)),
+    ],
+    ids=["same", "whole", "by picture"],
+)
+def test_values_are_those_of_the_encoder_on_the_rendered_views(tmp_path, examples, views):
     teacher = make_teacher()
-    views = teacher_views(choice, "pad_crop_flip", 2)
     features = stored(teacher, examples, tmp_path, views, seed=5)
-    assert features.shape == (2, COUNT, 6)
+    assert features.shape == (views.total, 6)
     assert features.dtype == np.float16
-    for number, view in enumerate(views):
-        for index in PLACES:
-            wanted = teacher.encoder(seen_of(examples, view, index, seed=5)).numpy()[0]
-            assert wanted.max() > 0.05
-            np.testing.assert_allclose(features[number, index], wanted, rtol=2e-3, atol=2e-4)
+    for row in (*PLACES, views.total - 1):
+        wanted = teacher.encoder(seen_of(examples, views, row, seed=5)).numpy()[0]
+        assert wanted.max() > 0.05
+        np.testing.assert_allclose(features[row], wanted, rtol=2e-3, atol=2e-4)
     assert np.abs(features[0].astype(float) - features[1]).max() > 0.01
 
 
@@ -122,49 +135,95 @@ def test_an_interrupted_computation_goes_on_after_its_last_block(tmp_path, examp
 def test_another_teacher_seed_resolution_or_view_is_computed_anew(tmp_path, examples):
     stored(make_teacher(), examples, tmp_path)
     part = Examples(examples.pictures, examples.rows[::-1], examples.labels)
+    one = same_for_all("pad_crop_flip", COUNT)
+    other = FixedViews("pad_crop_flip", np.resize([1, 3], COUNT))
     changes = [
         (make_teacher(seed=1), examples, {}),
         (make_teacher(), examples, {"seed": 1}),
         (make_teacher(), examples, {"resolution": 11}),
-        (make_teacher(), examples, {"views": SAME[::-1]}),
-        (make_teacher(), examples, {"views": SAME[:1]}),
+        (make_teacher(), examples, {"views": one}),
+        (make_teacher(), examples, {"views": other}),
+        (make_teacher(), examples, {"views": same_for_all("pad_crop", COUNT, 2)}),
         (make_teacher(), part, {}),
     ]
     for teacher, pictures, change in changes:
         features = stored(teacher, pictures, tmp_path, **change)
-        assert len(teacher.rows_shown()) == len(features) * COUNT
-        view = change.get("views", SAME)[0]
+        assert len(teacher.rows_shown()) == len(features)
+        views = change.get("views", SAME)
         shown = seen_of(
-            pictures, view, 7, change.get("resolution", RESOLUTION), change.get("seed", 0)
+            pictures, views, 7, change.get("resolution", RESOLUTION), change.get("seed", 0)
         )
         wanted = teacher.encoder(shown).numpy()[0]
-        np.testing.assert_allclose(features[0, 7], wanted, rtol=2e-3, atol=2e-4)
+        np.testing.assert_allclose(features[7], wanted, rtol=2e-3, atol=2e-4)
     teacher = make_teacher()
     stored(teacher, examples, tmp_path)
     assert teacher.shown == []
 
 
+def test_another_line_in_the_views_code_is_computed_anew(tmp_path, examples, monkeypatch):
+    before = tmp_path / "views.py"
+    before.write_text("x = 1")
+    module = types.ModuleType("views")
+    module.__file__ = str(before)
+    monkeypatch.setattr(features_module, "_TRANSFORMS", (module,))
+    first, second, third = make_teacher(), make_teacher(), make_teacher()
+    stored(first, examples, tmp_path / "cache")
+    stored(second, examples, tmp_path / "cache")
+    before.write_text("x = 2")
+    stored(third, examples, tmp_path / "cache")
+    rows = [len(teacher.rows_shown()) for teacher in (first, second, third)]
+    assert rows == [2 * COUNT, 0, 2 * COUNT]
+
+
+def test_the_manifest_stays_small_for_many_pictures(tmp_path, examples):
+    stored(make_teacher(), examples, tmp_path)
+    (manifest,) = tmp_path.glob("*.json")
+    assert manifest.stat().st_size < 1000
+
+
 def test_the_mirrored_view_is_the_mirror_image(tmp_path, examples):
     teacher = make_teacher()
-    stored(teacher, examples, tmp_path, teacher_views("whole", "pad_crop_flip", 4))
+    stored(teacher, examples, tmp_path, teacher_views("whole", "pad_crop_flip", np.ones(COUNT)))
     rows = teacher.rows_shown()
-    np.testing.assert_allclose(rows[COUNT:], rows[:COUNT, :, ::-1], atol=1e-3)
-
-
-WHOLE = TeacherView("none", 0, False)
-MIRRORED = TeacherView("none", 0, True)
+    np.testing.assert_allclose(rows[1::2], rows[::2, :, ::-1], atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("choice", "augmentation", "count", "views"),
+    ("choice", "augmentation", "count", "expected"),
     [
-        ("whole", "none", 4, [WHOLE]),
-        ("whole", "pad_crop", 4, [WHOLE]),
-        ("whole", "pad_crop_flip", 4, [WHOLE, MIRRORED]),
-        ("whole", "random_resized_crop_flip", 1, [WHOLE, MIRRORED]),
-        ("same", "pad_crop", 1, [TeacherView("pad_crop", 0)]),
-        ("same", "pad_crop_flip", 3, [TeacherView("pad_crop_flip", n) for n in range(3)]),
+        ("whole", "none", 4, ("none", 1)),
+        ("whole", "pad_crop", 4, ("none", 1)),
+        ("whole", "pad_crop_flip", 4, ("none", 2)),
+        ("whole", "random_resized_crop_flip", 1, ("none", 2)),
+        ("same", "none", 4, ("none", 1)),
+        ("same", "pad_crop", 1, ("pad_crop", 1)),
+        ("same", "pad_crop_flip", 3, ("pad_crop_flip", 3)),
     ],
 )
-def test_teacher_views(choice, augmentation, count, views):
-    assert teacher_views(choice, augmentation, count) == views
+def test_teacher_views(choice, augmentation, count, expected):
+    views = teacher_views(choice, augmentation, np.full(5, count))
+    assert views.augmentation == expected[0]
+    np.testing.assert_array_equal(views.counts, np.full(5, expected[1]))
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_the_mean_over_resolutions_is_stored_once(tmp_path, together):
+    rng = np.random.default_rng(0)
+    features = [rng.gamma(2.0, 1.0, (1300, 5)).astype(np.float16) for _ in range(3)]
+    keys = [{"resolution": number} for number in range(3)]
+    mean, key = averaged_features(features, keys, together, tmp_path)
+    wanted = np.mean(np.asarray(features, np.float64), axis=0).reshape(-1, together, 5).mean(1)
+    assert mean.dtype == np.float16
+    np.testing.assert_allclose(mean, wanted, rtol=1e-3)
+    others = [np.full_like(stored, np.nan) for stored in features]
+    again, same_key = averaged_features(others, keys, together, tmp_path)
+    np.testing.assert_array_equal(again, mean)
+    assert same_key == key
+    _, other_key = averaged_features(features, keys[::-1], together, tmp_path)
+    assert other_key != key
+
+
+@pytest.mark.parametrize("value", [1e5, np.nan, -np.inf])
+def test_what_float16_cannot_hold_is_refused(value):
+    with pytest.raises(UserError, match=r"mine gives the value .*16 bits"):
+        as_float16(np.array([1.0, value], np.float32), "mine")
