@@ -2,15 +2,20 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from candle_tf.errors import UserError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Writes `data` to `path` so that no reader and no crash ever sees half of it.
 
     The file's folder is made where it is missing.
+
+    Args:
+        path: of the file.
+        data: all of its bytes, or pieces of them in order, for what need not be in memory at once.
 
     Raises:
         UserError: where the file cannot be written.
@@ -20,7 +25,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 # Else a power cut could leave the name on a file without contents.
                 os.fsync(file.fileno())

@@ -1,15 +1,17 @@
 """Long-tailed class counts, and the seeded draws that follow them. Pure NumPy.
 
     counts = profile_counts("exponential", available, imbalance_factor=100)   # int64 (C,)
+    counts = wanted_counts([500, 300, 20], available, class_names)            # or any others
     indices = select(labels, counts, seed=0)                                  # int64, sorted
     kept, held = hold_out(labels[indices], 0.1, seed=0)
     groups = shot_groups(counts)                                              # {"many": ..., ...}
 
 The counts are those of Cao et al. 2019 (LDAM-DRW, arXiv 1906.07413), not those of the other
-CIFAR-LT in use (Cui et al. 2019). Which pictures fill them is this module's own draw.
+CIFAR-LT in use (Cui et al. 2019). Which pictures fill them is this module's own draw, or, with
+rule="ldam", the one of LDAM-DRW's published code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,9 +20,13 @@ from candle_tf.errors import UserError
 # The draws of hold_out must not follow those of select. Not 0: SeedSequence pads with zeros, so
 # [seed, c, 0] is the generator of [seed, c].
 _HOLD_OUT = 1
+# LDAM-DRW's rand_number, which nobody changes: other seeds would be another data set.
+_LDAM_SEED = 0
 
 
-def profile_counts(profile: str, available: np.ndarray, imbalance_factor: float) -> np.ndarray:
+def profile_counts(
+    profile: str, available: np.ndarray, imbalance_factor: float, *, by_index: bool = False
+) -> np.ndarray:
     """How many pictures of each class a long-tailed training set keeps.
 
     With r the rank of a class by available pictures (descending, equal counts in class order, so
@@ -39,6 +45,7 @@ def profile_counts(profile: str, available: np.ndarray, imbalance_factor: float)
         profile: One of `PROFILES`.
         available: int (C,), C >= 1, pictures at hand per class, each >= 1.
         imbalance_factor: IF >= 1, the largest count over the smallest.
+        by_index: Take the class index for r, as LDAM-DRW's code does; on a balanced set it is r.
 
     Returns:
         int64 (C,).
@@ -56,8 +63,9 @@ def profile_counts(profile: str, available: np.ndarray, imbalance_factor: float)
     available = np.asarray(available, np.int64)
     if available.ndim != 1 or not available.size or available.min() < 1:
         raise ValueError(f"available must be (C,) with every count >= 1, got {available!r}")
-    rank = np.empty(available.size, np.int64)
-    rank[np.argsort(-available, kind="stable")] = np.arange(available.size)
+    rank = np.arange(available.size)
+    if not by_index:
+        rank[np.argsort(-available, kind="stable")] = np.arange(available.size)
     wanted = _floor(_PROFILES[profile](rank, int(available.max()), float(imbalance_factor)))
     return np.minimum(np.maximum(wanted, 1), available)
 
@@ -83,28 +91,83 @@ _PROFILES: dict[str, Callable[[np.ndarray, int, float], np.ndarray]] = {
 PROFILES = tuple(_PROFILES)
 
 
-def select(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Draws `counts[c]` pictures of each class c: a seeded shuffle's first ones.
-
-    The shuffle of class c comes from (seed, c) alone. So the draw within a class does not depend
-    on the other classes, and with one seed a smaller count's draw lies within a larger one's:
-    data sets with different imbalance factors are nested.
+def wanted_counts(
+    wanted: Sequence[int] | np.ndarray, available: np.ndarray, class_names: Sequence[str]
+) -> np.ndarray:
+    """Checks that a data set has the pictures that a list of counts asks for.
 
     Args:
-        labels: int (N,), classes in [0, C). Their order within a class decides what is drawn.
-        counts: int (C,), 0 <= counts[c] <= the number of pictures of class c.
-        seed: >= 0.
+        wanted: C counts, in the order of the classes.
+        available: int (C,), pictures at hand per class.
+        class_names: C names, for the message.
 
     Returns:
-        int64, the indices drawn, ascending.
+        int64 (C,), the list.
+
+    Raises:
+        UserError: If the list has another length, or a count is below 1 or above what there is.
     """
+    counts = np.asarray(wanted, np.int64)
+    if counts.shape != (len(class_names),):
+        raise UserError(
+            f"{counts.size} class counts were given, but the data set has {len(class_names)} "
+            "classes: give one for each, in the order of the classes' names."
+        )
+    wrong = np.flatnonzero((counts < 1) | (counts > np.asarray(available)))
+    if wrong.size:
+        shown = ", ".join(
+            f"{counts[c]} of class {class_names[c]!r}, which has {available[c]}" for c in wrong[:5]
+        )
+        more = f" and of {wrong.size - 5} more classes" if wrong.size > 5 else ""
+        raise UserError(
+            f"The class counts ask for {shown}{more}: ask for at least 1 and at most what there "
+            "is. To leave a class out, take it out of the data set."
+        )
+    return counts
+
+
+def select(labels: np.ndarray, counts: np.ndarray, seed: int, rule: str = "seeded") -> np.ndarray:
+    """Chooses `counts[c]` pictures of each class c.
+
+    - "seeded": the first ones of a seeded shuffle. The shuffle of class c comes from (seed, c)
+      alone. So the draw within a class does not depend on the other classes, and with one seed a
+      smaller count's draw lies within a larger one's: data sets with different imbalance factors
+      are nested.
+    - "first": the first ones. Nested too; no seed.
+    - "ldam": the first ones of NumPy's legacy shuffle, seeded 0 once and then used for class after
+      class, as the code of Cao et al. 2019 does. On CIFAR in its original order these are the
+      very pictures of the published CIFAR-10-LT and CIFAR-100-LT. Nested too; `seed` is not used.
+
+    Args:
+        labels: int (N,), classes in [0, C). Their order within a class decides what is chosen.
+        counts: int (C,), 0 <= counts[c] <= the number of pictures of class c.
+        seed: >= 0, of "seeded".
+        rule: One of `SELECTIONS`.
+
+    Returns:
+        int64, the indices chosen, ascending.
+
+    Raises:
+        UserError: If the rule is unknown or the seed negative.
+    """
+    if rule not in SELECTIONS:
+        raise UserError(f"Unknown selection {rule!r}: choose one of {', '.join(SELECTIONS)}.")
     counts = np.asarray(counts, np.int64)
-    drawn = []
+    legacy = np.random.RandomState(_LDAM_SEED)
+    chosen = []
     for c, (members, count) in enumerate(zip(_by_class(labels, counts.size), counts, strict=True)):
         if not 0 <= count <= members.size:
             raise ValueError(f"class {c} has {members.size} pictures, {count} were asked for")
-        drawn.append(_generator(seed, c).permutation(members)[:count])
-    return _sorted(drawn)
+        if rule == "seeded":
+            members = _generator(seed, c).permutation(members)
+        elif rule == "ldam":
+            # Whole classes are shuffled, or the next class would be shuffled otherwise.
+            legacy.shuffle(members)
+        chosen.append(members[:count])
+    return _sorted(chosen)
+
+
+SELECTIONS = ("seeded", "first", "ldam")
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ The file is the truth, not the seed: another NumPy version may draw otherwise fr
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +20,17 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from candle_tf.data.longtail import hold_out, profile_counts, select
+from candle_tf.data.json_pieces import compact, readable
+from candle_tf.data.longtail import hold_out, profile_counts, select, wanted_counts
 from candle_tf.data.sources import Partition, Source
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
-_FORMAT = 1
+_SEEDED = "seeded"
+# Format 2 tells the selection, after the seed. A seeded split is still written as format 1, so
+# that splits drawn before there were other selections keep their hash.
+_SEEDED_FORMAT, _FORMAT = 1, 2
+_PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +40,8 @@ class Split:
     Attributes:
         source: The data set's name, e.g. "folder".
         class_names: C names; labels are indices into them.
-        profile: Of the long tail, see `longtail.profile_counts`.
-        imbalance_factor: Of the long tail, >= 1.
+        profile: Of the long tail, see `longtail.profile_counts`, or "counts" for a given list.
+        imbalance_factor: Of the long tail, >= 1; of given counts, the largest over the smallest.
         seed: Of all draws, >= 0.
         train: Pictures to learn from; long-tailed.
         validation: Pictures to choose by, taken from the long-tailed training set; may be empty.
@@ -44,6 +50,7 @@ class Split:
             Shot groups come from these: the literature counts the whole training set, so with
             them "few-shot" means the same classes here as in published tables.
         source_hash: SHA-256 (hex) over all ids and labels of the data set, used or not.
+        selection: How pictures were chosen to fill the counts, see `longtail.select`.
     """
 
     source: str
@@ -56,6 +63,7 @@ class Split:
     test: Partition
     train_counts: np.ndarray
     source_hash: str
+    selection: str = _SEEDED
 
     def __post_init__(self) -> None:
         counts = np.array(self.train_counts, np.int64)
@@ -65,8 +73,11 @@ class Split:
             raise ValueError(f"labels are not all in [0, {len(self.class_names)})")
         if not np.array_equal(np.bincount(learned, minlength=len(self.class_names)), counts):
             raise ValueError("train_counts are not those of train and validation")
-        ids = {*self.train.ids, *self.validation.ids, *self.test.ids}
-        if len(ids) != labels.size:
+        # Each part knows its ids to be unique. The largest part is not made a set of.
+        held = {*self.validation.ids, *self.test.ids}
+        if len(held) < len(self.validation.ids) + len(self.test.ids) or not held.isdisjoint(
+            self.train.ids
+        ):
             raise ValueError("a picture is in two parts")
         counts.setflags(write=False)
         object.__setattr__(self, "train_counts", counts)
@@ -74,7 +85,7 @@ class Split:
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) over every attribute."""
-        return _sha256(_to_json(self))
+        return _sha256(compact(_to_json(self)))
 
 
 def make_split(
@@ -85,6 +96,8 @@ def make_split(
     validation_fraction: float,
     test_fraction: float,
     seed: int,
+    selection: str = _SEEDED,
+    class_counts: Sequence[int] | None = None,
 ) -> Split:
     """Draws a long-tailed split.
 
@@ -93,11 +106,14 @@ def make_split(
 
     Args:
         source: The data set.
-        profile: See `longtail.profile_counts`.
-        imbalance_factor: See `longtail.profile_counts`.
+        profile: See `longtail.profile_counts`, or "counts".
+        imbalance_factor: See `longtail.profile_counts`; plays no part for "natural" and "counts".
         validation_fraction: Of the long-tailed training set, in [0, 1); see `longtail.hold_out`.
         test_fraction: Of the source, in (0, 1); plays no part if the source has a test part.
         seed: >= 0.
+        selection: See `longtail.select`; "first" and "ldam" go by the order of the ids, and "ldam"
+            takes the class index for the rank.
+        class_counts: C counts, for the profile "counts" alone.
 
     Raises:
         UserError: If a value is out of its range, or nothing is left to test on.
@@ -111,8 +127,14 @@ def make_split(
                 f"{test_fraction} sets none apart: choose e.g. 0.2, and have 4 pictures a class."
             )
     available = np.bincount(pool.labels, minlength=len(source.class_names))
-    counts = profile_counts(profile, available, imbalance_factor)
-    long_tail = _take(pool, select(pool.labels, counts, seed))
+    if profile == "counts":
+        if class_counts is None:
+            raise ValueError("the profile 'counts' needs class_counts")
+        counts = wanted_counts(class_counts, available, source.class_names)
+        imbalance_factor = counts.max() / counts.min()
+    else:
+        counts = profile_counts(profile, available, imbalance_factor, by_index=selection == "ldam")
+    long_tail = _take(pool, _choose(pool, counts, seed, selection))
     train, validation = _carve(long_tail, validation_fraction, seed)
     if validation_fraction > 0 and not validation.ids:
         logging.warning("No class has the 4 pictures that a validation part needs: it is empty")
@@ -127,7 +149,17 @@ def make_split(
         test=test,
         train_counts=counts,
         source_hash=_source_hash(source),
+        selection=selection,
     )
+
+
+def _choose(pool: Partition, counts: np.ndarray, seed: int, selection: str) -> np.ndarray:
+    """Indices into `pool`, ascending."""
+    if selection == _SEEDED:
+        return select(pool.labels, counts, seed)
+    # By name, whatever the order in which a source lists its pictures.
+    order = np.array(sorted(range(len(pool.ids)), key=pool.ids.__getitem__), np.int64)
+    return np.sort(order[select(pool.labels[order], counts, seed, selection)])
 
 
 def save_split(split: Split, path: str | os.PathLike[str]) -> None:
@@ -136,8 +168,8 @@ def save_split(split: Split, path: str | os.PathLike[str]) -> None:
     Raises:
         UserError: If the file cannot be written.
     """
-    text = json.dumps({"hash": split.hash} | _to_json(split), indent=1, ensure_ascii=False)
-    write_atomically(Path(path), (text + "\n").encode())
+    text = readable({"hash": split.hash} | _to_json(split))
+    write_atomically(Path(path), (piece.encode() for piece in text))
 
 
 def load_split(path: str | os.PathLike[str]) -> Split:
@@ -149,8 +181,8 @@ def load_split(path: str | os.PathLike[str]) -> Split:
     advice = "Restore the file, or choose a new run folder."
     try:
         content = json.loads(Path(path).read_bytes())
+        saved_hash = content.pop("hash")
         split = _from_json(content)
-        saved_hash = content["hash"]
     except OSError as error:
         raise UserError(f"{path}: the split cannot be read ({error}). {advice}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -158,7 +190,7 @@ def load_split(path: str | os.PathLike[str]) -> Split:
             f"{path}: the split is damaged ({type(error).__name__}: {error}). {advice}"
         ) from error
     # The contents too: an object made of them does not show unknown keys or a label of 1.5.
-    if saved_hash != split.hash or content != {"hash": split.hash} | _to_json(split):
+    if saved_hash != split.hash or saved_hash != _sha256(compact(content)):
         raise UserError(
             f"{path}: the split was edited or damaged: its contents have the hash "
             f"{split.hash[:12]}, but {str(saved_hash)[:12]} was saved with it. {advice}"
@@ -230,47 +262,54 @@ def _carve(part: Partition, fraction: float, seed: int) -> tuple[Partition, Part
 
 
 def _take(part: Partition, indices: np.ndarray) -> Partition:
-    return Partition(tuple(part.ids[i] for i in indices), part.labels[indices])
+    return Partition(tuple(part.ids[i] for i in indices.tolist()), part.labels[indices])
 
 
 def _source_hash(source: Source) -> str:
     """Over what a split depends on; the order of ids within a part is no change of the data."""
-    return _sha256(
-        {
-            "class_names": list(source.class_names),
-            "train": _labels_by_id(source.train),
-            "test": None if source.test is None else _labels_by_id(source.test),
-        },
-        sort_keys=True,
-    )
+    content = {
+        "class_names": list(source.class_names),
+        "test": None if source.test is None else _by_name(source.test),
+        "train": _by_name(source.train),
+    }
+    return _sha256(compact(content))
 
 
-def _labels_by_id(part: Partition) -> dict[str, int]:
-    return dict(zip(part.ids, part.labels.tolist(), strict=True))
+def _by_name(part: Partition) -> Iterator[tuple[str, int]]:
+    labels = part.labels
+    for i in sorted(range(len(part.ids)), key=part.ids.__getitem__):
+        yield part.ids[i], int(labels[i])
+
+
+def _in_order(part: Partition) -> Iterator[tuple[str, int]]:
+    return zip(part.ids, map(int, part.labels), strict=True)
 
 
 def _to_json(split: Split) -> dict[str, Any]:
-    """A split without its hash, in the order in which the file shows it."""
+    """A split without its hash, in the order in which the file shows it; parts as iterators."""
+    seeded = split.selection == _SEEDED
     return {
-        "format": _FORMAT,
+        "format": _SEEDED_FORMAT if seeded else _FORMAT,
         "source": split.source,
         "source_hash": split.source_hash,
         "profile": split.profile,
         "imbalance_factor": split.imbalance_factor,
         "seed": split.seed,
+        **({} if seeded else {"selection": split.selection}),
         "train_counts": dict(zip(split.class_names, split.train_counts.tolist(), strict=True)),
-        "train": _labels_by_id(split.train),
-        "validation": _labels_by_id(split.validation),
-        "test": _labels_by_id(split.test),
+        **{name: _in_order(getattr(split, name)) for name in _PARTS},
     }
 
 
 def _from_json(content: dict[str, Any]) -> Split:
-    if content["format"] != _FORMAT:
-        raise ValueError(f"format {content['format']!r} where {_FORMAT} was expected")
+    selection = _SEEDED
+    if content["format"] == _FORMAT:
+        selection = content["selection"]
+    elif content["format"] != _SEEDED_FORMAT:
+        raise ValueError(f"format {content['format']!r} where at most {_FORMAT} was expected")
     parts = {
         name: Partition(tuple(content[name]), np.array(list(content[name].values()), np.int32))
-        for name in ("train", "validation", "test")
+        for name in _PARTS
     }
     return Split(
         source=content["source"],
@@ -280,10 +319,13 @@ def _from_json(content: dict[str, Any]) -> Split:
         seed=content["seed"],
         train_counts=np.array(list(content["train_counts"].values()), np.int64),
         source_hash=content["source_hash"],
+        selection=selection,
         **parts,
     )
 
 
-def _sha256(content: dict[str, Any], sort_keys: bool = False) -> str:
-    text = json.dumps(content, sort_keys=sort_keys, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _sha256(pieces: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece.encode())
+    return digest.hexdigest()

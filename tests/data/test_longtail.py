@@ -3,7 +3,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from candle_tf.data.longtail import hold_out, profile_counts, select, shot_groups
+from candle_tf.data.longtail import (
+    SELECTIONS,
+    hold_out,
+    profile_counts,
+    select,
+    shot_groups,
+    wanted_counts,
+)
 from candle_tf.errors import UserError
 
 CIFAR10 = np.full(10, 5000)
@@ -197,3 +204,87 @@ def test_shot_group_bounds():
         "medium": [1, 2],
         "few": [3, 5],
     }
+
+
+# --- LDAM-DRW's selection, written down anew from its description
+
+
+def ldam_indices(targets: np.ndarray, factor: float, classes: int) -> tuple[list, list]:
+    """The published procedure: counts by class index, one legacy stream over all classes."""
+    largest = len(targets) / classes
+    np.random.seed(0)
+    chosen, counts = [], []
+    for c in range(classes):
+        counts.append(int(largest * (1 / factor) ** (c / (classes - 1.0))))
+        members = np.where(targets == c)[0]
+        np.random.shuffle(members)
+        chosen.append(members[: counts[-1]])
+    return chosen, counts
+
+
+@pytest.mark.parametrize("factor", [10, 50, 100, 200])
+@pytest.mark.parametrize(("classes", "each"), [(10, 5000), (100, 500)])
+def test_ldam_chooses_the_pictures_of_the_published_code(classes, each, factor):
+    # CIFAR's own order is neither sorted nor periodic.
+    targets = np.random.default_rng(classes).permutation(np.repeat(np.arange(classes), each))
+    expected, expected_counts = ldam_indices(targets, factor, classes)
+    counts = profile_counts("exponential", np.full(classes, each), factor, by_index=True)
+    assert counts.tolist() == expected_counts
+    chosen = select(targets, counts, seed=7, rule="ldam")
+    np.testing.assert_array_equal(chosen, np.sort(np.concatenate(expected)))
+
+
+def test_ldam_counts_go_by_class_index():
+    available = np.array([50, 400, 50, 400])
+    counts = profile_counts("exponential", available, 8, by_index=True)
+    # 400, 200, 100, 50 in the order of the classes, and at most what there is.
+    np.testing.assert_array_equal(counts, [50, 200, 50, 50])
+    np.testing.assert_array_equal(
+        profile_counts("step", available, 4, by_index=True), [50, 400, 50, 100]
+    )
+
+
+def test_first_takes_the_first_ones_whatever_the_seed():
+    labels = np.array([1, 0, 1, 1, 0, 2, 0])
+    for seed in (0, 5):
+        chosen = select(labels, np.array([2, 1, 1]), seed, rule="first")
+        np.testing.assert_array_equal(chosen, [0, 1, 4, 5])
+
+
+@pytest.mark.parametrize("rule", SELECTIONS)
+def test_every_selection_fills_the_counts_and_is_nested(rule):
+    labels = np.random.default_rng(2).integers(0, 5, 400)
+    available = np.bincount(labels)
+    draws = []
+    for factor in (2, 20):
+        counts = profile_counts("exponential", available, factor)
+        chosen = select(labels, counts, seed=1, rule=rule)
+        np.testing.assert_array_equal(np.bincount(labels[chosen], minlength=5), counts)
+        assert np.all(np.diff(chosen) > 0)
+        draws.append(set(chosen))
+    assert draws[1] < draws[0]
+
+
+def test_an_unknown_selection_is_refused_with_the_list():
+    with pytest.raises(UserError, match=r"'last'.*seeded, first, ldam"):
+        select(np.zeros(3, int), np.array([1]), 0, rule="last")
+
+
+def test_a_list_of_counts_is_taken_as_it_is():
+    counts = wanted_counts([3, 1, 2], np.array([3, 5, 2]), ("ant", "bee", "cat"))
+    assert counts.tolist() == [3, 1, 2]
+    assert counts.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ([3, 1], "2 class counts.*has 3 classes"),
+        ([4, 1, 2], "4 of class 'ant', which has 3:"),
+        ([3, 0, 2], "0 of class 'bee'.*take it out"),
+        ([9, 9, 9], "'ant'.*'bee'.*'cat'"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(wanted, message):
+    with pytest.raises(UserError, match=message):
+        wanted_counts(wanted, np.array([3, 5, 2]), ("ant", "bee", "cat"))

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -199,6 +200,74 @@ def test_a_split_that_cannot_be_written_is_a_user_error(tmp_path, two_parts):
         save_split(split_of(two_parts), tmp_path / "file" / "split.json")
 
 
+def test_counts_are_filled_as_given(two_parts):
+    split = split_of(two_parts, profile="counts", class_counts=[10, 80, 40], imbalance_factor=100)
+    assert split.train_counts.tolist() == [10, 80, 40]
+    assert split.imbalance_factor == 8
+    with pytest.raises(UserError, match="101 of class 'cat', which has 100"):
+        split_of(two_parts, profile="counts", class_counts=[10, 80, 101])
+
+
+def test_first_goes_by_name_whatever_the_order_of_the_source(two_parts):
+    train = two_parts.train
+    order = np.random.default_rng(0).permutation(len(train.ids))
+    mixed = Partition(tuple(train.ids[i] for i in order), train.labels[order])
+    for source in (two_parts, source_of(mixed, two_parts.test)):
+        split = split_of(source, selection="first", validation_fraction=0)
+        expected = {f"train/{CLASSES[c]}/{100 * c + i:03d}.png" for c, n in enumerate((100, 31, 10))
+                    for i in range(n)}  # fmt: skip
+        assert set(split.train.ids) == expected
+
+
+def test_ldam_goes_by_name_and_does_not_follow_the_seed(two_parts):
+    splits = [split_of(two_parts, selection="ldam", validation_fraction=0, seed=s) for s in (0, 9)]
+    assert splits[0].train.ids == splits[1].train.ids
+    legacy = np.random.RandomState(0)
+    expected = set()
+    for c, (name, count) in enumerate(zip(CLASSES, (100, 31, 10), strict=True)):
+        members = np.arange(100 * c, 100 * c + 100)
+        legacy.shuffle(members)
+        expected |= {f"train/{name}/{i:03d}.png" for i in members[:count]}
+    assert set(splits[0].train.ids) == expected
+
+
+@pytest.mark.parametrize("selection", ["first", "ldam"])
+def test_a_selection_is_saved_and_is_part_of_the_hash(tmp_path, two_parts, selection):
+    split = split_of(two_parts, selection=selection)
+    assert split.hash != dataclasses.replace(split, selection="seeded").hash
+    save_split(split, tmp_path / "split.json")
+    assert load_split(tmp_path / "split.json").selection == selection
+    content = json.loads((tmp_path / "split.json").read_text())
+    assert (content["format"], content["selection"]) == (2, selection)
+
+
+def test_seeded_splits_keep_the_hash_and_the_file_of_format_1(tmp_path, one_part):
+    split = split_of(one_part)
+    path = tmp_path / "split.json"
+    save_split(split, path)
+    # As written before there were other selections: one text, in this order.
+    content = {
+        "format": 1,
+        "source": "folder",
+        "source_hash": split.source_hash,
+        "profile": "exponential",
+        "imbalance_factor": 10.0,
+        "seed": 0,
+        "train_counts": {"ant": 80, "bee": 8, "cat": 25},
+    }
+    for name in ("train", "validation", "test"):
+        part = getattr(split, name)
+        content[name] = dict(zip(part.ids, part.labels.tolist(), strict=True))
+    text = json.dumps(content, separators=(",", ":"))
+    assert split.hash == hashlib.sha256(text.encode()).hexdigest()
+    whole = json.dumps({"hash": split.hash} | content, indent=1, ensure_ascii=False) + "\n"
+    assert path.read_text() == whole
+    named = dict(sorted(zip(one_part.train.ids, one_part.train.labels.tolist(), strict=True)))
+    text = json.dumps({"class_names": CLASSES, "test": None, "train": named},
+                      separators=(",", ":"))  # fmt: skip
+    assert split.source_hash == hashlib.sha256(text.encode()).hexdigest()
+
+
 def edit(path: Path, change) -> None:
     content = json.loads(path.read_text())
     change(content)
@@ -227,6 +296,9 @@ def move_a_test_picture_to_train(content):
         lambda content: content.update(hash="0" * 64),
         lambda content: content.update(note="added"),
         lambda content: content.update(format=99),
+        lambda content: content.update(format=2),
+        lambda content: content.update(format=2, selection="seeded"),
+        lambda content: content.update(selection="first"),
         lambda content: content.update(train=[1, 2]),
         lambda content: content.pop("validation"),
         lambda content: content.pop("hash"),
@@ -326,6 +398,22 @@ def test_totals_of_the_shared_cifar100(factor, total):
     assert split.train_counts.sum() == total
     assert len(split.train.ids) + len(split.validation.ids) == total
     assert counts(split.test, 100) == [100] * 100
+
+
+@pytest.mark.parametrize("factor", [10, 100])
+def test_the_first_n_rule_of_the_shared_cifar100(factor):
+    path = SHARED / "cifar100_lt10.zip"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not at hand")
+    with open_source("folder", str(path)) as source:
+        split = split_of(source, imbalance_factor=factor, selection="first", validation_fraction=0)
+    ranks = {name: [] for name in split.class_names}
+    for image_id in split.train.ids:
+        _, name, file = image_id.split("/")
+        ranks[name].append(int(file.partition("_")[0]))
+    for c, name in enumerate(split.class_names):
+        # Files are named <rank>_<index of the original>.
+        assert sorted(ranks[name]) == list(range(int(500 * factor ** (-c / 99)))), name
 
 
 def test_natural_counts_of_the_shared_caltech101():
