@@ -24,6 +24,7 @@ LISTS = ("train_list", "test_list", "validation_list", "class_names")
 ON_BAD_IMAGE = ("stop", "skip")
 PROFILES = ("natural", "exponential", "step")
 AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
+MIXES = ("none", "mixup", "cutmix")
 TEACHER_VIEWS = ("whole", "same")
 TEACHER_MODES = ("cached", "online")
 OFFLINE_TEACHER = "efficientnet_lite0"
@@ -119,6 +120,19 @@ class Config:
     image_size: int = setting(64, "side of the student's input in pixels", at_least=8)
     augmentation: str = setting(
         "pad_crop_flip", "the student's training views", choices=AUGMENTATIONS
+    )
+    color_jitter: float = setting(
+        0.0,
+        "brightness, contrast and saturation of the views change by up to this part (the paper: "
+        "0.4); 0 for none",
+        at_least=0,
+        at_most=1,
+    )
+    mix: str = setting(
+        "none", "whether a second picture is mixed into each training view, and how", choices=MIXES
+    )
+    mix_alpha: float = setting(
+        1.0, "for --mix: the ratio is drawn from Beta(alpha, alpha)", above=0
     )
 
     # Teacher and calibration.
@@ -290,6 +304,7 @@ class Config:
                 "choose by. Give --select_epoch=last or a --validation_fraction above 0."
             )
 
+        self._check_views()
         self._check_recipe()
 
     def _check_data(self) -> None:
@@ -317,6 +332,18 @@ class Config:
             )
         if self.dataset == "list" and not self.train_list:
             raise UserError("--train_list is empty, but --dataset=list needs it.")
+
+    def _check_views(self) -> None:
+        if self.mix != "none" and self.method == "candle" and self.teacher_view == "whole":
+            raise UserError(
+                f"--mix={self.mix} contradicts --teacher_view=whole: the teacher's answer to whole "
+                "pictures is not its answer to their mixture; give --teacher_view=same."
+            )
+        if self.mix_alpha != 1.0 and self.mix == "none":
+            raise UserError(
+                f"--mix_alpha={self.mix_alpha:g} contradicts --mix=none; give --mix=mixup or "
+                "cutmix."
+            )
 
     def _check_recipe(self) -> None:
         bop = self.optimizer == "bop"

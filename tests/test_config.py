@@ -12,6 +12,8 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 COMPANIONS = {
     ("validation_fraction", 0): {"select_epoch": "last"},
     ("teacher_mode", "online"): {"teacher_view": "same"},
+    ("mix", "mixup"): {"teacher_view": "same"},
+    ("mix", "cutmix"): {"method": "cross_entropy"},
 }
 
 
@@ -149,6 +151,8 @@ def test_one_bad_resolution_among_good_ones_is_named():
             {"validation_fraction": 0.0},
             ["--select_epoch=best", "--validation_fraction=0", "--select_epoch=last"],
         ),
+        ({"mix": "mixup"}, ["--mix=mixup", "--teacher_view=whole", "--teacher_view=same"]),
+        ({"mix_alpha": 0.2}, ["--mix_alpha=0.2", "--mix=none", "cutmix"]),
         (
             {"binary_learning_rate": 0.02},
             ["--binary_learning_rate=0.02", "--optimizer=adam", "adam_sgd or bop"],

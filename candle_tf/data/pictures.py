@@ -31,13 +31,32 @@ class Pictures:
         keys: int64 [N], what each picture's random views are drawn from; a hash of its id, so that
             views do not change with the order or number of pictures.
         rows: row of each id.
-        digest: SHA-256 over what the canvas holds: ids, content hash of the source, side.
+        digest: SHA-256 over what the canvas holds: ids, content hash of the source, side; and
+            over the way that views are cut from it.
+        aspects: with --resize=crop, width to height of each uncut picture, float32 [N]; None where
+            the squeezed square is taken for the picture.
     """
 
     canvas: np.ndarray
     keys: np.ndarray
     rows: dict[str, int]
     digest: str
+    aspects: np.ndarray | None = None
+
+    @property
+    def uncut(self) -> bool:
+        """Whether views are square in the uncut picture (--resize=crop)."""
+        return self.aspects is not None
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Pictures of rows int64 [B].
+
+        Returns:
+            "pictures" uint8 [B, side, side, 3], "keys" int64 [B], and "aspects" float32 [B] where
+            views are cut from the uncut picture.
+        """
+        batch = {"pictures": self.canvas[rows], "keys": self.keys[rows]}
+        return batch if self.aspects is None else {**batch, "aspects": self.aspects[rows]}
 
     def rows_of(self, ids: Sequence[str]) -> np.ndarray:
         """Rows of several ids, int64 [len(ids)]."""
@@ -56,6 +75,11 @@ def squeeze(image: np.ndarray, side: int) -> np.ndarray:
     """
     resized = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.uint8)
+
+
+def picture_aspect(image: np.ndarray) -> float:
+    """Width to height of a picture [H, W, 3]."""
+    return image.shape[1] / image.shape[0]
 
 
 def picture_key(image_id: str) -> int:

@@ -1,6 +1,9 @@
 """Random views of pictures, drawn statelessly: the same seed, picture and view number always give
 the same crop and flip, whatever was drawn before.
 
+Stored pictures are squeezed to a square. With --resize=crop a view undoes that: boxes are laid out
+in the uncut picture, whose aspect (width to height) is kept beside it.
+
     box, flip = draw_view("pad_crop_flip", seed=0, key=key, view=3)
     student_sees = render(picture, box, flip, size=64)
     teacher_sees = render(picture, box, flip, size=160)      # the very same view
@@ -8,9 +11,13 @@ the same crop and flip, whatever was drawn before.
 
 import tensorflow as tf
 
+from candle_tf.data.draws import SEED_MULTIPLIER
+
 PAD = 1 / 8  # 4 of 32 pixels, as is usual since ResNet on CIFAR (He et al. 2016)
 CROP_AREA = (0.35, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
+# The authors' test transform: the shorter side to 256, then the central 224 x 224.
+CENTRE_CROP = 224 / 256
 
 
 def whole_box() -> tf.Tensor:
@@ -18,8 +25,22 @@ def whole_box() -> tf.Tensor:
     return tf.constant([0.0, 0.0, 1.0, 1.0])
 
 
+def centre_box(aspect: tf.Tensor) -> tf.Tensor:
+    """The central square of a picture whose side is 7/8 of the shorter side, float32 [4].
+
+    Args:
+        aspect: float32 scalar, width to height of the uncut picture.
+    """
+    sides = CENTRE_CROP * _shorter_side(aspect)
+    return tf.concat([0.5 - sides / 2, 0.5 + sides / 2], axis=0)
+
+
 def draw_view(
-    augmentation: str, seed: int | tf.Tensor, key: tf.Tensor, view: int | tf.Tensor
+    augmentation: str,
+    seed: int | tf.Tensor,
+    key: tf.Tensor,
+    view: int | tf.Tensor,
+    aspect: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Draws a view.
 
@@ -31,6 +52,10 @@ def draw_view(
         seed: the run's seed.
         key: int64 scalar, the picture's key.
         view: number of the view, from 0.
+        aspect: float32 scalar, width to height of the uncut picture, for views that are square in
+            it: "none" is then its `centre_box`; pad_crop takes a square of its shorter side from
+            anywhere in it, padded by 1/8; areas and aspects of random_resized_crop are true ones.
+            None takes the square it was squeezed to for the picture.
 
     Returns:
         box: float32 [4], top, left, bottom, right as fractions of the picture's sides; may reach
@@ -39,34 +64,50 @@ def draw_view(
     """
     # One Philox draw per view: the picture's key and the view number are its two seeds.
     mixed = tf.bitwise.bitwise_xor(
-        tf.cast(key, tf.int64), tf.cast(seed, tf.int64) * tf.constant(0x9E3779B97F4A7C1, tf.int64)
+        tf.cast(key, tf.int64), tf.cast(seed, tf.int64) * tf.constant(SEED_MULTIPLIER, tf.int64)
     )
     numbers = tf.random.stateless_uniform(
         [5], seed=tf.stack([mixed, tf.cast(view, tf.int64)]), alg="philox"
     )
     flip = numbers[4] < 0.5
     if augmentation == "none":
-        return whole_box(), tf.constant(False)
+        return whole_box() if aspect is None else centre_box(aspect), tf.constant(False)
     if augmentation == "pad_crop":
-        return _shifted(numbers), tf.constant(False)
+        return _shifted(numbers, aspect), tf.constant(False)
     if augmentation == "pad_crop_flip":
-        return _shifted(numbers), flip
+        return _shifted(numbers, aspect), flip
     if augmentation == "random_resized_crop_flip":
-        return _resized_crop(numbers), flip
+        return _resized_crop(numbers, aspect), flip
     raise ValueError(f"unknown augmentation {augmentation!r}")
 
 
-def _shifted(numbers: tf.Tensor) -> tf.Tensor:
-    offset = PAD * (2.0 * numbers[:2] - 1.0)
-    return tf.concat([offset, offset + 1.0], axis=0)
+def _shorter_side(aspect: tf.Tensor) -> tf.Tensor:
+    """Height and width of a square of the shorter side, as fractions of both sides, float32 [2]."""
+    return tf.stack([tf.minimum(1.0, aspect), tf.minimum(1.0, 1.0 / aspect)])
 
 
-def _resized_crop(numbers: tf.Tensor) -> tf.Tensor:
+def _shifted(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
+    if aspect is None:
+        offset = PAD * (2.0 * numbers[:2] - 1.0)
+        return tf.concat([offset, offset + 1.0], axis=0)
+    sides = _shorter_side(aspect)
+    offset = (1.0 - sides + 2.0 * PAD * sides) * numbers[:2] - PAD * sides
+    return tf.concat([offset, offset + sides], axis=0)
+
+
+def _resized_crop(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
     area = CROP_AREA[0] + numbers[0] * (CROP_AREA[1] - CROP_AREA[0])
     low, high = tf.math.log(CROP_ASPECT[0]), tf.math.log(CROP_ASPECT[1])
     root_aspect = tf.exp(0.5 * (low + numbers[1] * (high - low)))
-    height = tf.minimum(tf.sqrt(area) / root_aspect, 1.0)
-    width = tf.minimum(tf.sqrt(area) * root_aspect, 1.0)
+    if aspect is None:
+        height = tf.minimum(tf.sqrt(area) / root_aspect, 1.0)
+        width = tf.minimum(tf.sqrt(area) * root_aspect, 1.0)
+    else:
+        height = tf.sqrt(area * aspect) / root_aspect
+        width = tf.sqrt(area / aspect) * root_aspect
+        # What does not fit is made smaller as a whole, as its aspect is to stay.
+        fit = tf.minimum(1.0, 1.0 / tf.maximum(height, width))
+        height, width = height * fit, width * fit
     top, left = numbers[2] * (1.0 - height), numbers[3] * (1.0 - width)
     return tf.stack([top, left, top + height, left + width])
 
@@ -87,7 +128,7 @@ def render(picture: tf.Tensor, box: tf.Tensor, flip: tf.Tensor, size: int) -> tf
     scale = size / ((box[2:] - box[:2]) * sides)
     translation = -box[:2] * sides * scale
     cut = tf.raw_ops.ScaleAndTranslate(
-        images=tf.cast(picture, tf.float32)[tf.newaxis],
+        images=picture[tf.newaxis],
         size=[size, size],
         scale=scale,
         translation=translation,
@@ -105,6 +146,7 @@ def render_views(
     seed: int,
     size: int,
     mirrored: bool = False,
+    aspects: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Draws and renders one view of each picture.
 
@@ -115,15 +157,17 @@ def render_views(
         augmentation, seed: as in `draw_view`.
         size: side of the result in pixels.
         mirrored: mirror every view once more, left and right.
+        aspects: float32 [B], width to height of the uncut pictures; None: see `draw_view`.
 
     Returns:
         float32 [B, size, size, 3] in 0..255.
     """
 
-    def one(item: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        picture, key, number = item
-        box, flip = draw_view(augmentation, seed, key, number)
+    def one(item: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        picture, key, number, *aspect = item
+        box, flip = draw_view(augmentation, seed, key, number, *aspect)
         return render(picture, box, tf.not_equal(flip, mirrored), size)
 
     signature = tf.TensorSpec([size, size, 3], tf.float32)
-    return tf.map_fn(one, (pictures, keys, numbers), fn_output_signature=signature)
+    each = (pictures, keys, numbers) if aspects is None else (pictures, keys, numbers, aspects)
+    return tf.map_fn(one, each, fn_output_signature=signature)

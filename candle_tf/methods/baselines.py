@@ -23,6 +23,9 @@ LOSSES: dict[str, Loss] = {
 class SupervisedTrainer(Trainer):
     """Trains a network on labels alone.
 
+    Where pictures are mixed, batches hold "partner_labels" int [B] and "ratios" float [B], and an
+    example's loss is ratio * loss(labels) + (1 - ratio) * loss(partner_labels).
+
     Args:
         network: from inputs to a dictionary with "logits" [B, C].
         loss: one of `LOSSES`, or another function of the same form.
@@ -41,6 +44,9 @@ class SupervisedTrainer(Trainer):
     def terms(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         logits = self.network(batch["inputs"], training=training)["logits"]
         each = self._loss(logits, batch["labels"], self._counts)
+        if "ratios" in batch:
+            of_partners = self._loss(logits, batch["partner_labels"], self._counts)
+            each = batch["ratios"] * each + (1.0 - batch["ratios"]) * of_partners
         return {"objective": tf.reduce_mean(each)}
 
     def players(self) -> list[Player]:

@@ -21,6 +21,7 @@ from candle_tf.methods.fitting import fit
 from candle_tf.methods.optimizers import Recipe, adam
 from candle_tf.methods.trainer import Trainer
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.student_views import student_transform
 from candle_tf.students.catalog import build_student
 from candle_tf.students.preflight import refuse_unconvertible
 
@@ -95,7 +96,7 @@ def _train(
         lambda first_epoch: training_batches(
             data.train,
             image_size=config.image_size,
-            augmentation=config.augmentation,
+            transform=student_transform(config),
             batch_size=config.batch_size,
             seed=config.seed,
             first_epoch=first_epoch,

@@ -15,6 +15,7 @@ from candle_tf.data.pipeline import (
     steps_per_epoch,
     training_batches,
 )
+from candle_tf.data.transforms import Transform
 from candle_tf.data.views import render_views
 
 STORED = 14  # pictures in the store
@@ -22,7 +23,8 @@ COUNT = 10  # of them in the part
 SIDE = 16
 ROWS = np.random.default_rng(5).permutation(STORED)[:COUNT]
 LABELS = np.arange(COUNT, dtype=np.int32) * 3  # tells examples apart
-SETTINGS = {"image_size": 12, "augmentation": "pad_crop_flip", "batch_size": 4, "seed": 3}
+TRANSFORM = Transform("pad_crop_flip")
+SETTINGS = {"image_size": 12, "transform": TRANSFORM, "batch_size": 4, "seed": 3}
 
 
 def store(canvas: np.ndarray) -> Pictures:
@@ -159,7 +161,7 @@ def expected_views(examples, labels, number):
         tf.constant(examples.pictures.canvas[rows]),
         tf.constant([picture_key(f"train/a/{row}.png") for row in rows], tf.int64),
         tf.fill([len(labels)], tf.constant(number, tf.int64)),
-        SETTINGS["augmentation"],
+        TRANSFORM.augmentation,
         SETTINGS["seed"],
         SETTINGS["image_size"],
     )

@@ -30,6 +30,27 @@ def test_objective_is_the_mean_loss_of_the_batch(name, shift):
     assert float(terms["objective"]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "shift"), [("cross_entropy", np.zeros(5)), ("balanced_softmax", np.log(COUNTS))]
+)
+def test_objective_of_mixed_pictures_weighs_the_losses_of_both_labels(name, shift):
+    batch = teacher_batch()
+    size = len(batch["labels"])
+    rng = np.random.default_rng(0)
+    batch["partner_labels"] = rng.integers(0, 5, size).astype(np.int32)
+    batch["ratios"] = rng.uniform(size=size).astype(np.float32)
+    trainer = SupervisedTrainer(
+        binary_student(), LOSSES[name], COUNTS, tf.keras.optimizers.SGD(0.1)
+    ).ready()
+    logits = trainer.network(batch["inputs"], training=True)["logits"].numpy().astype(np.float64)
+    soft = np.zeros((size, 5))
+    np.add.at(soft, (np.arange(size), batch["labels"]), batch["ratios"])
+    np.add.at(soft, (np.arange(size), batch["partner_labels"]), 1 - batch["ratios"])
+    expected = -(soft * log_softmax(logits + shift, axis=1)).sum(axis=1).mean()
+    terms = trainer.train_step({key: tf.constant(value) for key, value in batch.items()})
+    assert float(terms["objective"]) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_training_moves_every_weight_and_learns(name):
     batch = teacher_batch()

@@ -9,6 +9,7 @@ import pytest
 from candle_tf.data.fixed_views import FixedViews
 from candle_tf.data.pictures import Pictures, picture_key
 from candle_tf.data.pipeline import Examples, training_batches
+from candle_tf.data.transforms import Transform
 from candle_tf.methods.calibrate import fresh_feature_batches, teacher_classifier
 from candle_tf.teachers.answering import stored_answers
 from candle_tf.teachers.features import features_key, teacher_views, view_features
@@ -63,7 +64,7 @@ def test_both_give_the_same_batches_for_the_same_views(tmp_path, examples, class
         batches = training_batches(
             examples,
             image_size=8,
-            augmentation="pad_crop_flip",
+            transform=Transform("pad_crop_flip"),
             batch_size=8,
             seed=SEED,
             first_epoch=0,

@@ -1,0 +1,14 @@
+"""Which views the student is trained on: the settings that decide it, as one value."""
+
+from candle_tf.config import Config
+from candle_tf.data.transforms import Transform
+
+
+def student_transform(config: Config) -> Transform:
+    """The student's training views; with --teacher_view=same the teacher's too."""
+    return Transform(
+        config.augmentation,
+        color_jitter=config.color_jitter,
+        mix=config.mix,
+        mix_alpha=config.mix_alpha,
+    )
