@@ -12,7 +12,7 @@ import logging as standard_logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app as absl_app
 from absl import flags, logging
@@ -48,8 +48,12 @@ def define_config_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
             define[kind](field.name, field.default, text, flag_values=flag_values)
 
 
-def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
+def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any) -> Config:
     """The settings that the command line (and --config, under it) asks for.
+
+    Args:
+        flag_values: the flags.
+        **fixed: settings that this main decides itself, whatever the flags say.
 
     Raises:
         UserError: for values that `Config` refuses.
@@ -62,7 +66,7 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
             values[field.name] = (
                 _integers(field.name, flag.value) if isinstance(flag.value, list) else flag.value
             )
-    return Config.from_dict(values, "The command line")
+    return Config.from_dict(values | fixed, "The command line")
 
 
 def _integers(name: str, items: list[str]) -> list[int]:

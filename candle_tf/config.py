@@ -22,7 +22,8 @@ DATASETS = ("digits", "folder", "list", "fashion_mnist")
 TFDS_PREFIX = "tfds:"
 LISTS = ("train_list", "test_list", "validation_list", "class_names")
 ON_BAD_IMAGE = ("stop", "skip")
-PROFILES = ("natural", "exponential", "step")
+PROFILES = ("natural", "exponential", "step", "counts")
+SELECTIONS = ("seeded", "first", "ldam")
 AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
 MIXES = ("none", "mixup", "cutmix")
 TEACHER_VIEWS = ("whole", "same")
@@ -111,11 +112,25 @@ class Config:
     imbalance_factor: float = setting(
         100.0, "pictures of the largest class per picture of the smallest", at_least=1
     )
+    class_counts: str = setting(
+        "",
+        "for --profile=counts: 500,300,20 by class, or a .json, .csv or .tsv file of counts",
+    )
+    selection: str = setting(
+        "seeded",
+        "which pictures of a class are kept: drawn by --seed, the first by name, or as LDAM-DRW's "
+        "code draws them (CIFAR; it counts by class index)",
+        choices=SELECTIONS,
+    )
     validation_fraction: float = setting(
         0.1, "part of each training class held out to choose the epoch", at_least=0, below=1
     )
     test_fraction: float = setting(
         0.2, "part of each class held out as test set where the data has none", above=0, below=1
+    )
+    split: str = setting(
+        "",
+        "a saved split.json to use instead of drawing one; the flags of the draw play no part then",
     )
     image_size: int = setting(64, "side of the student's input in pixels", at_least=8)
     augmentation: str = setting(
@@ -308,6 +323,11 @@ class Config:
         self._check_recipe()
 
     def _check_data(self) -> None:
+        if (self.profile == "counts") != bool(self.class_counts):
+            raise UserError(
+                f"--profile={self.profile} contradicts --class_counts={self.class_counts}: "
+                "--profile=counts and --class_counts need each other."
+            )
         builder = self.dataset.removeprefix(TFDS_PREFIX)
         if self.dataset not in DATASETS and not (builder != self.dataset and builder):
             raise UserError(

@@ -36,7 +36,7 @@ _PACKAGES = (
     "scikit-learn",
 )
 # Where a run lies says nothing about what it computes: a moved folder goes on.
-_PLACES = ("run_dir", "cache_dir", "data_dir", *LISTS, "teacher_weights")
+_PLACES = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,7 +89,9 @@ def another(field):
     """A valid value that is not the default, as written on a command line and as JSON."""
     default, choices = field.default, field.metadata["choices"]
     if choices:
-        value = next((choice for choice in choices if choice != default), default)
+        others = [choice for choice in choices if choice != default]
+        # "counts" needs a list of counts, which has no default.
+        value = "counts" if "counts" in others else (others or [default])[0]
     elif isinstance(default, bool):
         value = not default
     elif isinstance(default, int):

@@ -10,6 +10,7 @@ from candle_tf.errors import UserError
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # What else must be set for a value to make sense.
 COMPANIONS = {
+    ("profile", "counts"): {"class_counts": "5,3"},
     ("validation_fraction", 0): {"select_epoch": "last"},
     ("teacher_mode", "online"): {"teacher_view": "same"},
     ("mix", "mixup"): {"teacher_view": "same"},
@@ -146,6 +147,8 @@ def test_one_bad_resolution_among_good_ones_is_named():
             {"teacher_weights_sha256": "abc"},
             ["--teacher_weights_sha256=abc", "--teacher_weights,", "empty"],
         ),
+        ({"profile": "counts"}, ["--profile=counts", "--class_counts="]),
+        ({"class_counts": "5,3"}, ["--profile=exponential", "--class_counts=5,3"]),
         ({"calibration_resolutions": ()}, ["--calibration_resolutions", "empty"]),
         (
             {"validation_fraction": 0.0},

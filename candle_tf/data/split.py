@@ -27,9 +27,9 @@ from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
 _SEEDED = "seeded"
-# Format 2 tells the selection, after the seed. A seeded split is still written as format 1, so
-# that splits drawn before there were other selections keep their hash.
-_SEEDED_FORMAT, _FORMAT = 1, 2
+# Format 2 tells, after the seed, the selection and whose the validation part is. Where both are as
+# they were before there was a choice, format 1 is still written: such splits keep their hash.
+_OLD_FORMAT, _FORMAT = 1, 2
 _PARTS = ("train", "validation", "test")
 
 
@@ -44,13 +44,16 @@ class Split:
         imbalance_factor: Of the long tail, >= 1; of given counts, the largest over the smallest.
         seed: Of all draws, >= 0.
         train: Pictures to learn from; long-tailed.
-        validation: Pictures to choose by, taken from the long-tailed training set; may be empty.
+        validation: Pictures to choose by, taken from the long-tailed training set, or the data
+            set's own; may be empty.
         test: Pictures to measure on, never chosen by.
-        train_counts: int64 (C,), read-only: the long-tailed training set with its validation part.
+        train_counts: int64 (C,), read-only: the long-tailed training set, with the validation part
+            that was taken from it; a data set's own validation pictures do not count.
             Shot groups come from these: the literature counts the whole training set, so with
             them "few-shot" means the same classes here as in published tables.
         source_hash: SHA-256 (hex) over all ids and labels of the data set, used or not.
         selection: How pictures were chosen to fill the counts, see `longtail.select`.
+        own_validation: Whether the validation part is the data set's own.
     """
 
     source: str
@@ -64,15 +67,19 @@ class Split:
     train_counts: np.ndarray
     source_hash: str
     selection: str = _SEEDED
+    own_validation: bool = False
 
     def __post_init__(self) -> None:
         counts = np.array(self.train_counts, np.int64)
-        learned = np.concatenate([self.train.labels, self.validation.labels])
-        labels = np.concatenate([learned, self.test.labels])
+        classes = len(self.class_names)
+        labels = np.concatenate([getattr(self, part).labels for part in _PARTS])
         if labels.size and not 0 <= labels.min() <= labels.max() < len(self.class_names):
             raise ValueError(f"labels are not all in [0, {len(self.class_names)})")
-        if not np.array_equal(np.bincount(learned, minlength=len(self.class_names)), counts):
-            raise ValueError("train_counts are not those of train and validation")
+        counted = self.train.labels
+        if not self.own_validation:
+            counted = np.concatenate([counted, self.validation.labels])
+        if not np.array_equal(np.bincount(counted, minlength=classes), counts):
+            raise ValueError("train_counts are not those of train and a validation part of it")
         # Each part knows its ids to be unique. The largest part is not made a set of.
         held = {*self.validation.ids, *self.test.ids}
         if len(held) < len(self.validation.ids) + len(self.test.ids) or not held.isdisjoint(
@@ -102,13 +109,15 @@ def make_split(
     """Draws a long-tailed split.
 
     First the test part is set apart, by class, if the source has none; then the long tail is
-    drawn from the rest; then the validation part is taken out of the long tail, by class.
+    drawn from the rest; then the validation part is taken out of the long tail, by class, if the
+    source has none.
 
     Args:
         source: The data set.
         profile: See `longtail.profile_counts`, or "counts".
         imbalance_factor: See `longtail.profile_counts`; plays no part for "natural" and "counts".
-        validation_fraction: Of the long-tailed training set, in [0, 1); see `longtail.hold_out`.
+        validation_fraction: Of the long-tailed training set, in [0, 1); see `longtail.hold_out`. If
+            the source has a validation part, that one is taken whole, or with 0 left out.
         test_fraction: Of the source, in (0, 1); plays no part if the source has a test part.
         seed: >= 0.
         selection: See `longtail.select`; "first" and "ldam" go by the order of the ids, and "ldam"
@@ -135,9 +144,7 @@ def make_split(
     else:
         counts = profile_counts(profile, available, imbalance_factor, by_index=selection == "ldam")
     long_tail = _take(pool, _choose(pool, counts, seed, selection))
-    train, validation = _carve(long_tail, validation_fraction, seed)
-    if validation_fraction > 0 and not validation.ids:
-        logging.warning("No class has the 4 pictures that a validation part needs: it is empty")
+    train, validation = _validation(source, long_tail, validation_fraction, seed)
     return Split(
         source=source.name,
         class_names=source.class_names,
@@ -150,7 +157,22 @@ def make_split(
         train_counts=counts,
         source_hash=_source_hash(source),
         selection=selection,
+        own_validation=source.validation is not None,
     )
+
+
+def _validation(
+    source: Source, long_tail: Partition, fraction: float, seed: int
+) -> tuple[Partition, Partition]:
+    """What is left to train on, and the validation part."""
+    if source.validation is not None:
+        hold_out(long_tail.labels[:0], fraction, seed)  # refuses what is no fraction
+        own = source.validation
+        return long_tail, own if fraction > 0 else _take(own, np.arange(0))
+    train, validation = _carve(long_tail, fraction, seed)
+    if fraction > 0 and not validation.ids:
+        logging.warning("No class has the 4 pictures that a validation part needs: it is empty")
+    return train, validation
 
 
 def _choose(pool: Partition, counts: np.ndarray, seed: int, selection: str) -> np.ndarray:
@@ -222,7 +244,8 @@ def check_split(split: Split, source: Source) -> None:
 def _changes(split: Split, source: Source) -> list[str]:
     """What changed, as far as a split tells, which does not know the pictures it left out."""
     before = _names_by_id(split.class_names, split.train, split.validation, split.test)
-    parts = [part for part in (source.train, source.test) if part is not None]
+    given = (source.train, source.validation, source.test)
+    parts = [part for part in given if part is not None]
     now = _names_by_id(source.class_names, *parts)
     removed = len(before.keys() - now.keys())
     relabelled = sum(now.get(image_id, name) != name for image_id, name in before.items())
@@ -272,6 +295,8 @@ def _source_hash(source: Source) -> str:
         "test": None if source.test is None else _by_name(source.test),
         "train": _by_name(source.train),
     }
+    if source.validation is not None:
+        content["validation"] = _by_name(source.validation)
     return _sha256(compact(content))
 
 
@@ -287,27 +312,28 @@ def _in_order(part: Partition) -> Iterator[tuple[str, int]]:
 
 def _to_json(split: Split) -> dict[str, Any]:
     """A split without its hash, in the order in which the file shows it; parts as iterators."""
-    seeded = split.selection == _SEEDED
+    more = {"selection": split.selection, "own_validation": split.own_validation}
+    old = more == {"selection": _SEEDED, "own_validation": False}
     return {
-        "format": _SEEDED_FORMAT if seeded else _FORMAT,
+        "format": _OLD_FORMAT if old else _FORMAT,
         "source": split.source,
         "source_hash": split.source_hash,
         "profile": split.profile,
         "imbalance_factor": split.imbalance_factor,
         "seed": split.seed,
-        **({} if seeded else {"selection": split.selection}),
+        **({} if old else more),
         "train_counts": dict(zip(split.class_names, split.train_counts.tolist(), strict=True)),
         **{name: _in_order(getattr(split, name)) for name in _PARTS},
     }
 
 
 def _from_json(content: dict[str, Any]) -> Split:
-    selection = _SEEDED
+    more: dict[str, Any] = {}
     if content["format"] == _FORMAT:
-        selection = content["selection"]
-    elif content["format"] != _SEEDED_FORMAT:
+        more = {name: content[name] for name in ("selection", "own_validation")}
+    elif content["format"] != _OLD_FORMAT:
         raise ValueError(f"format {content['format']!r} where at most {_FORMAT} was expected")
-    parts = {
+    more |= {
         name: Partition(tuple(content[name]), np.array(list(content[name].values()), np.int32))
         for name in _PARTS
     }
@@ -319,8 +345,7 @@ def _from_json(content: dict[str, Any]) -> Split:
         seed=content["seed"],
         train_counts=np.array(list(content["train_counts"].values()), np.int64),
         source_hash=content["source_hash"],
-        selection=selection,
-        **parts,
+        **more,
     )
 
 

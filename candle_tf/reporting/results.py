@@ -29,8 +29,9 @@ class Results:
 
     Attributes:
         config: the run's settings by flag name.
-        split: "hash", "train", "validation", "test" (numbers of pictures), "train_counts" by class
-            name, and "groups" (class names of each shot group).
+        split: "hash", "profile", "imbalance_factor", "selection", "train", "validation", "test"
+            (numbers of pictures), "train_counts" by class name, and "groups" (class names of each
+            shot group).
         selected_epoch, last_epoch: counted from 1.
         metrics: by model; keys as in `TITLES`.
         bytes: sizes by model.

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from absl import logging
 
-from candle_tf.config import LISTS, Config
+from candle_tf.config import Config
 from candle_tf.data.longtail import shot_groups
 from candle_tf.data.pictures import Pictures, open_pictures
 from candle_tf.data.pipeline import Examples
-from candle_tf.data.sources import Partition, Source, open_source
-from candle_tf.data.split import Split, check_split, load_split, make_split, save_split
+from candle_tf.data.sources import Partition
+from candle_tf.data.split import Split
 from candle_tf.run_folder import RunFolder
+from candle_tf.stages.splitting import open_data, run_split
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,8 @@ def prepare(config: Config, folder: RunFolder) -> Data:
     Raises:
         UserError: for data that cannot be used, or that changed since the split was drawn.
     """
-    place = {name: getattr(config, name) for name in LISTS} | {"scratch": str(config.cache_path)}
-    with open_source(config.dataset, config.data_dir, **place) as source:
-        split = _split(config, folder, source)
+    with open_data(config) as source:
+        split = run_split(config, folder, source)
         parts = (split.train, split.validation, split.test)
         ids = [image_id for part in parts for image_id in part.ids]
         side = max(config.image_size, *config.calibration_resolutions)
@@ -62,23 +62,6 @@ def prepare(config: Config, folder: RunFolder) -> Data:
         ", ".join(f"{len(members)} {name}" for name, members in groups.items()),
     )
     return Data(split, train, validation, test, split.train_counts, groups)
-
-
-def _split(config: Config, folder: RunFolder, source: Source) -> Split:
-    if folder.split_path.exists():
-        split = load_split(folder.split_path)
-        check_split(split, source)
-        return split
-    split = make_split(
-        source,
-        profile=config.profile,
-        imbalance_factor=config.imbalance_factor,
-        validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.seed,
-    )
-    save_split(split, folder.split_path)
-    return split
 
 
 def _examples(pictures: Pictures, part: Partition) -> Examples:

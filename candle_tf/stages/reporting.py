@@ -55,6 +55,9 @@ def _split_summary(data: Data) -> dict[str, object]:
     names = data.split.class_names
     return {
         "hash": data.split.hash,
+        "profile": data.split.profile,
+        "imbalance_factor": data.split.imbalance_factor,
+        "selection": data.split.selection,
         "train": len(data.train),
         "validation": len(data.validation),
         "test": len(data.test),

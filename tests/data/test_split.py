@@ -23,11 +23,15 @@ def part(name: str, *sizes: int) -> Partition:
     return Partition(ids, labels)
 
 
-def source_of(train: Partition, test: Partition | None = None, names=CLASSES) -> Source:
+def source_of(
+    train: Partition, test: Partition | None = None, names=CLASSES, validation=None
+) -> Source:
     def unread(image_id: str) -> np.ndarray:
         raise AssertionError(f"a split does not look at pictures: {image_id}")
 
-    return Source("folder", names, train, test, unread, lambda image_id: image_id)
+    return Source(
+        "folder", names, train, test, unread, lambda image_id: image_id, validation=validation
+    )
 
 
 def split_of(source: Source, **changes) -> Split:
@@ -105,6 +109,31 @@ def test_no_validation_part_if_none_is_wanted(two_parts):
     split = split_of(two_parts, validation_fraction=0)
     assert split.validation.ids == ()
     assert counts(split.train) == [100, 31, 10]
+
+
+def test_a_validation_part_of_the_source_is_used_and_does_not_count(tmp_path, two_parts):
+    own = part("val", 5, 5, 5)
+    source = source_of(two_parts.train, two_parts.test, validation=own)
+    split = split_of(source)
+    assert split.validation.ids == own.ids
+    assert counts(split.train) == split.train_counts.tolist() == [100, 31, 10]
+    save_split(split, tmp_path / "split.json")
+    check_split(load_split(tmp_path / "split.json"), source)
+    assert split_of(source, validation_fraction=0).validation.ids == ()
+    with pytest.raises(UserError, match=r"1.*outside \[0, 1\)"):
+        split_of(source, validation_fraction=1)
+
+
+def test_a_changed_validation_part_is_noticed(two_parts):
+    source = source_of(two_parts.train, two_parts.test, validation=part("val", 5, 5, 5))
+    split = split_of(source)
+    for own, message in (
+        (part("val", 5, 5, 4), "1 images of the split were removed"),
+        (part("val", 5, 5, 6), "among the others"),
+        (None, "15 images of the split were removed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_split(split, source_of(two_parts.train, two_parts.test, validation=own))
 
 
 def test_the_hash_tells_splits_apart_and_the_seed_repeats_one(two_parts):
@@ -297,7 +326,7 @@ def move_a_test_picture_to_train(content):
         lambda content: content.update(note="added"),
         lambda content: content.update(format=99),
         lambda content: content.update(format=2),
-        lambda content: content.update(format=2, selection="seeded"),
+        lambda content: content.update(format=2, selection="seeded", own_validation=False),
         lambda content: content.update(selection="first"),
         lambda content: content.update(train=[1, 2]),
         lambda content: content.pop("validation"),
