@@ -210,7 +210,7 @@ def _unpack(path: Path, opener: Callable[[Path], Any], advice: str, scratch: str
                 size += len(block)
                 _check_ratio(size, packed, str(path))
                 plain.write(block)
-        plain.flush()
+        plain.seek(0)  # also flushes
     except OSError as error:
         plain.close()
         free = shutil.disk_usage(folder).free

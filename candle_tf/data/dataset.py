@@ -11,6 +11,8 @@ from types import TracebackType
 
 import numpy as np
 
+from candle_tf.errors import UserError
+
 
 @dataclass(frozen=True)
 class Place:
@@ -139,6 +141,30 @@ def repeated(names: Sequence[str]) -> list[str]:
         return []
     counts = Counter(name for name in names if hash(name) in suspects)
     return [name for name, count in counts.items() if count > 1]
+
+
+def require_every_class(labels: np.ndarray, class_names: Sequence[str], place: str) -> None:
+    """Refuses training labels that lack a class, and fewer than two classes.
+
+    Args:
+        labels: int (N,) of the training part.
+        class_names: C names.
+        place: Where the labels stand, for the message.
+
+    Raises:
+        UserError: Names the classes.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    if empty := [class_names[c] for c in np.flatnonzero(counts == 0)]:
+        raise UserError(
+            f"{place}: no training pictures of the class {listing(empty)}. Add some, or take the "
+            "class out."
+        )
+    if len(class_names) < 2:
+        count = len(class_names)
+        raise UserError(
+            f"{place}: {count} class ({listing(class_names)}) where at least 2 are needed."
+        )
 
 
 def listing(names: Iterable[str]) -> str:

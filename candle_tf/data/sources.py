@@ -12,7 +12,10 @@ from collections.abc import Callable
 
 from candle_tf.data.dataset import Partition, Place, Source
 from candle_tf.data.digits import open_digits
+from candle_tf.data.fashion_mnist import open_fashion_mnist
 from candle_tf.data.folder import open_folder
+from candle_tf.data.lists import open_list
+from candle_tf.data.tfds import open_tfds
 from candle_tf.data.tree import EXTENSIONS
 from candle_tf.errors import UserError
 
@@ -21,6 +24,9 @@ __all__ = ["DATASETS", "EXTENSIONS", "Partition", "Place", "Source", "open_sourc
 _KINDS: dict[str, Callable[[str, Place], Source]] = {
     "digits": open_digits,
     "folder": open_folder,
+    "list": open_list,
+    "fashion_mnist": open_fashion_mnist,
+    "tfds": open_tfds,
 }
 DATASETS = tuple(_KINDS)
 
@@ -40,7 +46,9 @@ def open_source(dataset: str, data_dir: str = "", **place: str) -> Source:
     Raises:
         UserError: If the data set is unknown, or is not there as expected.
     """
-    kind = dataset.partition(":")[0]
-    if kind not in _KINDS or (kind != "tfds" and kind != dataset):
-        raise UserError(f"Unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}.")
+    kind, colon, rest = dataset.partition(":")
+    # Of TensorFlow Datasets a builder follows; of the others nothing.
+    if kind not in _KINDS or (kind == "tfds") != bool(colon and rest):
+        known = ", ".join("tfds:<builder>" if kind == "tfds" else kind for kind in DATASETS)
+        raise UserError(f"Unknown data set {dataset!r}: choose one of {known}.")
     return _KINDS[kind](dataset, Place(data_dir, **place))
