@@ -23,7 +23,10 @@ from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import Teacher
 
 _BLOCK = 512
-_BATCH = 64
+# Pixels that the teacher sees at once: 64 pictures of 224 px. More take no less time a picture, and
+# the first maps of a backbone take some hundred bytes a pixel.
+_PIXELS = 64 * 224**2
+_LARGEST_BATCH = 64
 # What a view looks like is decided here: features are computed anew when a line of it changes.
 _TRANSFORMS: tuple[ModuleType, ...] = (view_module,)
 
@@ -68,11 +71,9 @@ def view_features(
     """
 
     def compute(start: int, stop: int) -> np.ndarray:
-        parts = [
-            features_at(teacher, examples, *views.of_rows(rows), views, resolution, seed).numpy()
-            for rows in np.split(np.arange(start, stop), range(_BATCH, stop - start, _BATCH))
-        ]
-        return as_float16(np.concatenate(parts), teacher.name)
+        index, numbers = views.of_rows(np.arange(start, stop))
+        values = features_at(teacher, examples, index, numbers, views, resolution, seed)
+        return as_float16(values, teacher.name)
 
     return stored_array(
         folder,
@@ -145,19 +146,28 @@ def features_at(
     views: FixedViews,
     resolution: int,
     seed: int,
-) -> tf.Tensor:
-    """Features of views `numbers` of examples `index`, both int64 [B]; float32 [B, d_T]."""
-    batch = examples.batch(index)
-    whole = views.augmentation == "none"
-    pixels = _rendered(
-        tf.constant(batch["pictures"]),
-        tf.constant(batch["keys"]),
-        tf.constant(numbers, tf.int64),
-        views.augmentation,
-        seed,
-        resolution,
-    )
-    return teacher.features(_mirrored(pixels, tf.constant(numbers == 1)) if whole else pixels)
+) -> np.ndarray:
+    """Features of views `numbers` of examples `index`, both int64 [B]; float32 [B, d_T].
+
+    However large B is, the teacher sees batches of one bounded size.
+    """
+    size = int(np.clip(_PIXELS // resolution**2, 1, _LARGEST_BATCH))
+    parts = []
+    for start in range(0, len(index), size):
+        part = slice(start, start + size)
+        batch = examples.batch(index[part])
+        pixels = _rendered(
+            tf.constant(batch["pictures"]),
+            tf.constant(batch["keys"]),
+            tf.constant(numbers[part], tf.int64),
+            views.augmentation,
+            seed,
+            resolution,
+        )
+        if views.augmentation == "none":
+            pixels = _mirrored(pixels, tf.constant(numbers[part] == 1))
+        parts.append(teacher.features(pixels).numpy())
+    return np.concatenate(parts)
 
 
 def as_float16(values: np.ndarray, origin: str) -> np.ndarray:

@@ -43,7 +43,7 @@ class OnlineFeatures:
         return [
             features_at(
                 self.teacher, self.examples, index, numbers, self.views, resolution, self.seed
-            ).numpy()
+            )
             for resolution in self.resolutions
         ]
 

@@ -1,0 +1,137 @@
+"""How the time of a picture grows: not with the number of pictures or of classes, and in proportion
+to the number of pixels.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from candle_tf.benchmarks.alternating import Side, alternate, ratio_of
+from candle_tf.benchmarks.workload import (
+    AUGMENTATION,
+    Workload,
+    distillation,
+    generated,
+    one_epoch,
+    random_answers,
+)
+from candle_tf.data.fixed_views import same_for_all
+from candle_tf.teachers.backbones import Teacher
+from candle_tf.teachers.features import view_features
+
+Growth = dict[str, dict[str, float]]
+
+
+def cache_growth(
+    teacher: Teacher,
+    images: Sequence[int] = (128, 512, 2048),
+    resolutions: Sequence[int] = (64, 96, 128, 192),
+    repeats: int = 3,
+) -> dict[str, Growth]:
+    """Time of a picture in the cache.
+
+    Args:
+        teacher: frozen.
+        images: numbers of pictures, seen at the first resolution.
+        resolutions: sides in pixels, for the first number of pictures.
+        repeats: rounds.
+
+    Returns:
+        "by_images", "by_pixels"; see `growth`.
+    """
+
+    def look(count: int, resolution: int) -> Side:
+        examples = generated(count, 10, resolution)
+        views = same_for_all(AUGMENTATION, count, 1)
+
+        def run() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                view_features(teacher, examples, views, resolution, 0, Path(folder))
+
+        return run
+
+    few, small = images[0], resolutions[0]
+    by_images = growth(images, lambda count: look(count, small), lambda count: count, repeats)
+    by_pixels = growth(
+        resolutions, lambda size: look(few, size), lambda size: few * size**2, repeats
+    )
+    return {"by_images": by_images, "by_pixels": by_pixels}
+
+
+def step_growth(
+    load: Workload,
+    folder: Path,
+    images: Sequence[int] = (2, 8, 32),
+    classes: Sequence[int] = (10, 100, 1000, 8142),
+    sizes: Sequence[int] = (32, 64, 96, 128),
+    repeats: int = 3,
+) -> dict[str, Growth]:
+    """Time of a picture in a distillation step on stored answers.
+
+    Args:
+        load: the student.
+        folder: for the stored answers.
+        images: batches in the training set; an epoch of each is timed.
+        classes: numbers of classes.
+        sizes: sides of the student's input in pixels.
+        repeats: rounds.
+
+    Returns:
+        "by_images", "by_classes", "by_pixels"; see `growth`.
+    """
+
+    def epoch(changed: Workload) -> Side:
+        examples = generated(changed.images, changed.classes, changed.image_size)
+        views = same_for_all(AUGMENTATION, len(examples), 4)
+        answers = random_answers(changed, views, folder)
+        return one_epoch(changed, examples, distillation(changed), answers)
+
+    by_images = growth(
+        [load.batch_size * count for count in images],
+        lambda count: epoch(replace(load, steps=count // load.batch_size)),
+        lambda count: count,
+        repeats,
+    )
+    by_classes = growth(
+        classes, lambda c: epoch(replace(load, classes=c)), lambda _: load.images, repeats
+    )
+    by_pixels = growth(
+        sizes,
+        lambda size: epoch(replace(load, image_size=size)),
+        lambda size: load.images * size**2,
+        repeats,
+    )
+    return {"by_images": by_images, "by_classes": by_classes, "by_pixels": by_pixels}
+
+
+def growth(
+    sizes: Sequence[int],
+    side: Callable[[int], Side],
+    work: Callable[[int], int],
+    repeats: int = 3,
+) -> Growth:
+    """Time of a unit of work at each size, over that at the first size in the same round.
+
+    Args:
+        sizes: what grows.
+        side: what is timed at a size.
+        work: units of work (pictures, or pixels) in it.
+        repeats: rounds.
+
+    Returns:
+        For each size {median, min, max} of the ratio, and "units_per_s" at the median time. A
+        ratio that stays at 1 is growth in proportion to the work.
+    """
+    sides: Mapping[str, Side] = {str(size): side(size) for size in sizes}
+    seconds = alternate(sides, repeats)
+    units = {str(size): [each / work(size) for each in seconds[str(size)]] for size in sizes}
+    first = units[str(sizes[0])]
+    return {
+        size: {
+            **vars(ratio_of(each, first)),
+            "units_per_s": 1.0 / statistics.median(each),
+        }
+        for size, each in units.items()
+    }

@@ -1,0 +1,154 @@
+"""What the benchmarks run: pictures, stored answers and trainers, as a training has them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.data.answers import Answers, TeacherAnswers
+from candle_tf.data.arrays import stored_array
+from candle_tf.data.fixed_views import FixedViews, same_for_all
+from candle_tf.data.pictures import Pictures, open_pictures, picture_key
+from candle_tf.data.pipeline import Examples, training_batches
+from candle_tf.data.sources import open_source
+from candle_tf.errors import UserError
+from candle_tf.methods.balance import Objective
+from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.distill import DistillationTrainer
+from candle_tf.methods.optimizers import adam
+from candle_tf.methods.trainer import Trainer
+from candle_tf.students.catalog import build_student
+
+AUGMENTATION = "pad_crop_flip"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Pictures and the student that learns from them.
+
+    Attributes:
+        student: a name in `students.catalog`.
+        width: of its channels.
+        image_size: side of its input in pixels.
+        batch_size: pictures in a step.
+        classes: C.
+        steps: steps of a timed part.
+        feature_size: d_T; 1,280 of EfficientNet-Lite0.
+    """
+
+    student: str = "reactnet_a"
+    width: float = 1.0
+    image_size: int = 64
+    batch_size: int = 64
+    classes: int = 101
+    steps: int = 3
+    feature_size: int = 1280
+
+    @property
+    def images(self) -> int:
+        """Pictures of a timed part."""
+        return self.batch_size * self.steps
+
+
+def generated(count: int, classes: int, side: int, seed: int = 0) -> Examples:
+    """Pictures of noise, uint8 [count, side, side, 3], and labels in turn."""
+    rng = np.random.default_rng(seed)
+    canvas = rng.integers(0, 256, (count, side, side, 3), np.uint8)
+    ids = [f"noise/{seed}/{row}" for row in range(count)]
+    keys = np.array([picture_key(image_id) for image_id in ids], np.int64)
+    rows = {image_id: row for row, image_id in enumerate(ids)}
+    pictures = Pictures(canvas, keys, rows, f"noise {seed} {canvas.shape}")
+    return Examples(pictures, np.arange(count), np.arange(count, dtype=np.int32) % classes)
+
+
+def from_folder(data_dir: str, count: int, side: int, folder: Path) -> Examples:
+    """The first training pictures of a folder or archive, in its order.
+
+    Raises:
+        UserError: where it holds fewer, or cannot be read.
+    """
+    with open_source("folder", data_dir) as source:
+        if len(source.train.ids) < count:
+            raise UserError(
+                f"--data_dir={data_dir} holds {len(source.train.ids)} training pictures; the "
+                f"benchmark takes {count}. Give a larger set, or none for generated pictures."
+            )
+        ids = source.train.ids[:count]
+        pictures = open_pictures(source, ids, side, folder)
+    return Examples(pictures, pictures.rows_of(ids), source.train.labels[:count])
+
+
+def random_answers(load: Workload, views: FixedViews, folder: Path) -> Answers:
+    """Answers of the right size in memory maps; what they say changes no time."""
+    rng = np.random.default_rng(0)
+
+    def stored(name: str, size: int) -> np.ndarray:
+        return stored_array(
+            folder,
+            name,
+            {"random": size, **views.key()},
+            (views.total, size),
+            "float16",
+            512,
+            lambda start, stop: rng.gamma(1.0, 1.0, (stop - start, size)),
+        )
+
+    return Answers(stored("features", load.feature_size), stored("logits", load.classes), views)
+
+
+def distillation(load: Workload) -> Trainer:
+    """CANDLE's trainer of the student, with the balancer."""
+    return DistillationTrainer(
+        _student(load),
+        load.classes,
+        np.zeros(load.feature_size),
+        Objective(entropy_weight=1.0),
+        temperature=2.0,
+        optimizer=adam(1e-3),
+        balance_optimizer=adam(1e-3),
+    ).ready()
+
+
+def cross_entropy(load: Workload) -> Trainer:
+    """The same student trained on labels alone."""
+    counts = np.ones(load.classes, np.int64)
+    loss = LOSSES["cross_entropy"]
+    return SupervisedTrainer(_student(load), loss, counts, adam(1e-3)).ready()
+
+
+def _student(load: Workload) -> tf.keras.Model:
+    shape = (load.image_size, load.image_size, 3)
+    return build_student(load.student, shape, load.classes, width=load.width)
+
+
+def one_epoch(
+    load: Workload, examples: Examples, trainer: Trainer, answers: TeacherAnswers | None = None
+) -> Callable[[], None]:
+    """An epoch of training as `fit` runs it, input pipeline included and callbacks left out.
+
+    The batches of each call begin and end with it: none is made ahead while something else is
+    timed.
+    """
+    batches = training_batches(
+        examples,
+        image_size=load.image_size,
+        augmentation=AUGMENTATION,
+        batch_size=load.batch_size,
+        seed=0,
+        first_epoch=0,
+        epochs=1,
+        fixed_views=same_for_all(AUGMENTATION, len(examples), 4) if answers else None,
+        answers=answers,
+    )
+    step = trainer.make_train_function()
+    count = len(examples) // load.batch_size
+
+    def run() -> None:
+        iterator = iter(batches)
+        for _ in range(count):
+            logs = step(iterator)
+        float(logs["objective"])
+
+    return run
