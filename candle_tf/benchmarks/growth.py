@@ -10,7 +10,7 @@ from pathlib import Path
 
 from candle_tf.benchmarks.alternating import Side, alternate, ratio_of
 from candle_tf.benchmarks.workload import (
-    AUGMENTATION,
+    VIEWED,
     Workload,
     distillation,
     generated,
@@ -44,7 +44,7 @@ def cache_growth(
 
     def look(count: int, resolution: int) -> Side:
         examples = generated(count, 10, resolution)
-        views = same_for_all(AUGMENTATION, count, 1)
+        views = same_for_all(VIEWED, count, 1)
 
         def run() -> None:
             with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +84,7 @@ def step_growth(
 
     def epoch(changed: Workload) -> Side:
         examples = generated(changed.images, changed.classes, changed.image_size)
-        views = same_for_all(AUGMENTATION, len(examples), 4)
+        views = same_for_all(VIEWED, len(examples), 4)
         answers = random_answers(changed, views, folder)
         return one_epoch(changed, examples, distillation(changed), answers)
 

@@ -66,7 +66,7 @@ def _train(load: "Workload", epochs: int, answers: Any) -> None:
     import tensorflow as tf
 
     from candle_tf.benchmarks.workload import (
-        AUGMENTATION,
+        VIEWED,
         distillation,
         generated,
         random_answers,
@@ -88,7 +88,7 @@ def _train(load: "Workload", epochs: int, answers: Any) -> None:
             self.now.append(resident())
 
     examples = generated(load.images, load.classes, load.image_size)
-    views = same_for_all(AUGMENTATION, len(examples), 4)
+    views = same_for_all(VIEWED, len(examples), 4)
     watch = Watch()
     before = resident()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -98,7 +98,7 @@ def _train(load: "Workload", epochs: int, answers: Any) -> None:
             lambda first_epoch: training_batches(
                 examples,
                 image_size=load.image_size,
-                augmentation=AUGMENTATION,
+                transform=VIEWED,
                 batch_size=load.batch_size,
                 seed=0,
                 first_epoch=first_epoch,

@@ -16,7 +16,7 @@ import numpy as np
 
 from candle_tf.benchmarks.alternating import Ratio, alternate, images_per_second, ratio_of
 from candle_tf.benchmarks.workload import (
-    AUGMENTATION,
+    VIEWED,
     Workload,
     cross_entropy,
     distillation,
@@ -57,7 +57,7 @@ def distill_over_ce(load: Workload, examples: Examples, repeats: int = 5) -> dic
         every part in every round.
     """
     part = _first(examples, load.images)
-    views = same_for_all(AUGMENTATION, len(part), VIEWS)
+    views = same_for_all(VIEWED, len(part), VIEWS)
     with tempfile.TemporaryDirectory() as folder:
         answers = random_answers(load, views, Path(folder))
         seconds = alternate(
@@ -96,7 +96,7 @@ def calibrate_ratio(
     Returns:
         As `distill_over_ce`.
     """
-    views = same_for_all(AUGMENTATION, len(examples), 1)
+    views = same_for_all(VIEWED, len(examples), 1)
     features: list[np.ndarray] = []
     fresh = OnlineFeatures(teacher, examples, views, tuple(resolutions), 0)
     online = _calibrator(classes, teacher.feature_size).ready()
@@ -166,14 +166,14 @@ def distill_total_ratio(
         As `distill_over_ce`.
     """
     part, few = _first(examples, load.images), _first(examples, looked_at)
-    views = same_for_all(AUGMENTATION, len(part), VIEWS)
+    views = same_for_all(VIEWED, len(part), VIEWS)
     online = OnlineAnswers(
         OnlineFeatures(teacher, part, views, tuple(resolutions), 0),
         teacher_classifier(teacher.feature_size, load.classes),
     )
 
     def look() -> None:
-        few_views = same_for_all(AUGMENTATION, looked_at, VIEWS)
+        few_views = same_for_all(VIEWED, looked_at, VIEWS)
         with _fresh_folder() as folder:
             for resolution in resolutions:
                 view_features(teacher, few, few_views, resolution, 0, folder)

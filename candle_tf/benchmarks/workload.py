@@ -13,6 +13,7 @@ from candle_tf.data.fixed_views import FixedViews, same_for_all
 from candle_tf.data.pictures import Pictures, open_pictures, picture_key
 from candle_tf.data.pipeline import Examples, training_batches
 from candle_tf.data.sources import open_source
+from candle_tf.data.transforms import Transform
 from candle_tf.errors import UserError
 from candle_tf.methods.balance import Objective
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
@@ -21,7 +22,7 @@ from candle_tf.methods.optimizers import adam
 from candle_tf.methods.trainer import Trainer
 from candle_tf.students.catalog import build_student
 
-AUGMENTATION = "pad_crop_flip"
+VIEWED = Transform("pad_crop_flip")
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,12 @@ def one_epoch(
     batches = training_batches(
         examples,
         image_size=load.image_size,
-        augmentation=AUGMENTATION,
+        transform=VIEWED,
         batch_size=load.batch_size,
         seed=0,
         first_epoch=0,
         epochs=1,
-        fixed_views=same_for_all(AUGMENTATION, len(examples), 4) if answers else None,
+        fixed_views=same_for_all(VIEWED, len(examples), 4) if answers else None,
         answers=answers,
     )
     step = trainer.make_train_function()

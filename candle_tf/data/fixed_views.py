@@ -1,16 +1,18 @@
 """How many fixed views each picture has, and which row of a cache holds which of them.
 
-table = FixedViews("pad_crop_flip", views_by_class(counts, views=4, tail_views=16)[labels])
+table = FixedViews(transform, views_by_class(counts, views=4, tail_views=16)[labels])
 table.rows(index, table.in_turn(index, epoch=7))      # rows of what is seen in epoch 7
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from candle_tf.data.transforms import Transform
 
 
 def views_by_class(counts: np.ndarray, views: int, tail_views: int = 0) -> np.ndarray:
@@ -37,12 +39,12 @@ class FixedViews:
     """Fixed views of N pictures, numbered from 0 for each, one row each, picture after picture.
 
     Attributes:
-        augmentation: what the views are drawn with. Of "none", view 0 is the whole picture and view
+        transform: what the views are drawn with. Of `WHOLE`, view 0 is the whole picture and view
             1 its mirror image.
         counts: views of each picture, int64 [N], at least 1.
     """
 
-    augmentation: str
+    transform: Transform
     counts: np.ndarray
 
     @cached_property
@@ -72,13 +74,13 @@ class FixedViews:
         """What tells these views from others, JSON-ready and of one size for any N."""
         counts = np.ascontiguousarray(self.counts, "<i8")
         return {
-            "augmentation": self.augmentation,
+            "transform": asdict(self.transform),
             "pictures": len(self.counts),
             "rows": self.total,
             "counts": hashlib.sha256(counts.tobytes()).hexdigest(),
         }
 
 
-def same_for_all(augmentation: str, pictures: int, views: int = 1) -> FixedViews:
+def same_for_all(transform: Transform, pictures: int, views: int = 1) -> FixedViews:
     """As many views of each of so many pictures."""
-    return FixedViews(augmentation, np.full(pictures, views, np.int64))
+    return FixedViews(transform, np.full(pictures, views, np.int64))

@@ -14,6 +14,7 @@ from candle_tf.config import Config
 from candle_tf.data.answers import TeacherAnswers
 from candle_tf.data.fixed_views import FixedViews, same_for_all, views_by_class
 from candle_tf.data.pipeline import Examples, steps_per_epoch
+from candle_tf.data.transforms import WHOLE
 from candle_tf.methods.calibrate import (
     CalibrationTrainer,
     calibration_loss,
@@ -25,6 +26,7 @@ from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.fitting import fit
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.student_views import student_transform
 from candle_tf.teachers.answering import stored_answers
 from candle_tf.teachers.backbones import Teacher, load_teacher
 from candle_tf.teachers.features import features_key, mean_rows, teacher_views, view_features
@@ -64,12 +66,12 @@ def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
     """
     teacher = load_teacher(config.teacher, config.teacher_weights, config.teacher_weights_sha256)
     counts = views_by_class(data.counts, config.views, config.tail_views)[data.train.labels]
-    views = teacher_views(config.teacher_view, config.augmentation, counts)
+    views = teacher_views(config.teacher_view, student_transform(config), counts)
     learn = _from_new_views if config.teacher_mode == "online" else _from_stored_views
     classifier, answers = learn(config, teacher, data, views, folder)
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
-    test = _look(config, teacher, data.test, same_for_all("none", len(data.test)))
+    test = _look(config, teacher, data.test, same_for_all(WHOLE, len(data.test)))
     logits = [classifier(block, training=False)["logits"].numpy() for block in test.blocks()]
     return Calibrated(teacher, classifier, answers, np.concatenate(logits))
 
@@ -174,7 +176,7 @@ def _validation(config: Config, teacher: Teacher, examples: Examples) -> tf.data
     """Whole pictures; their features do not change, whichever mode training is in."""
     if not len(examples):
         return None
-    stored = _look(config, teacher, examples, same_for_all("none", len(examples)))
+    stored = _look(config, teacher, examples, same_for_all(WHOLE, len(examples)))
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for number, block in enumerate(stored.blocks()):

@@ -158,7 +158,7 @@ def _fixed_views(config: Config, data: Data) -> FixedViews | None:
     if config.teacher_view == "whole" or config.teacher_mode == "online":
         return None
     counts = views_by_class(data.counts, config.views, config.tail_views)
-    return FixedViews(config.augmentation, counts[data.train.labels])
+    return FixedViews(student_transform(config), counts[data.train.labels])
 
 
 def _objective(config: Config, answers: TeacherAnswers) -> Objective:

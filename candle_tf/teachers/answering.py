@@ -10,6 +10,7 @@ import tensorflow as tf
 from candle_tf.data.answers import Answers
 from candle_tf.data.arrays import stored_array
 from candle_tf.data.fixed_views import FixedViews, same_for_all
+from candle_tf.data.transforms import WHOLE
 from candle_tf.teachers.features import as_float16, averaged_features
 from candle_tf.teachers.weights import fingerprint
 
@@ -38,7 +39,7 @@ def stored_answers(
     Raises:
         UserError: where the disk is too full, or an answer is no finite number in float16.
     """
-    together = int(views.counts[0]) if views.augmentation == "none" else 1
+    together = int(views.counts[0]) if views.transform == WHOLE else 1
     averaged, key = averaged_features(features, keys, together, folder)
     rows = len(averaged)
 
@@ -55,4 +56,4 @@ def stored_answers(
         _BLOCK,
         classify,
     )
-    return Answers(averaged, logits, same_for_all("none", rows) if together > 1 else views)
+    return Answers(averaged, logits, same_for_all(WHOLE, rows) if together > 1 else views)

@@ -1,12 +1,14 @@
 """The frozen teacher's pooled features, computed once per picture, view and resolution and stored.
 
-views = teacher_views("same", "pad_crop_flip", counts=np.full(len(examples), 4))
+views = teacher_views("same", Transform("pad_crop_flip"), counts=np.full(len(examples), 4))
 stored = view_features(teacher, examples, views, resolution=160, seed=0, folder=cache)
 stored.shape                                                     # (views.total, 1280), float16
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,11 +16,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data import views as view_module
+from candle_tf.data import transforms
 from candle_tf.data.arrays import key_digest, stored_array
 from candle_tf.data.fixed_views import FixedViews, same_for_all
 from candle_tf.data.pipeline import Examples
-from candle_tf.data.views import render_views
+from candle_tf.data.transforms import WHOLE, Transform, raw_batch, render_batch
 from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import Teacher
 
@@ -27,22 +29,22 @@ _BLOCK = 512
 # the first maps of a backbone take some hundred bytes a pixel.
 _PIXELS = 64 * 224**2
 _LARGEST_BATCH = 64
-# What a view looks like is decided here: features are computed anew when a line of it changes.
-_TRANSFORMS: tuple[ModuleType, ...] = (view_module,)
+# Where it is decided what a view looks like.
+_TRANSFORMS: ModuleType = transforms
 
 
-def teacher_views(teacher_view: str, augmentation: str, counts: np.ndarray) -> FixedViews:
+def teacher_views(teacher_view: str, transform: Transform, counts: np.ndarray) -> FixedViews:
     """The views the teacher looks at.
 
     Args:
         teacher_view: "whole" (the whole picture and, where the student's views are mirrored, its
             mirror image) or "same" (the student's own fixed views).
-        augmentation: the student's.
+        transform: the student's.
         counts: number of fixed views of each picture for "same", int64 [N].
     """
-    if teacher_view == "same" and augmentation != "none":
-        return FixedViews(augmentation, counts)
-    return same_for_all("none", len(counts), 2 if augmentation.endswith("_flip") else 1)
+    if teacher_view == "same" and transform != WHOLE:
+        return FixedViews(transform, counts)
+    return same_for_all(WHOLE, len(counts), 2 if transform.augmentation.endswith("_flip") else 1)
 
 
 def view_features(
@@ -131,10 +133,10 @@ def features_key(
         "pictures": examples.pictures.digest,
         "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
         "views": dict(views.key()),
-        "transforms": _transforms_digest(),
+        "transforms": transforms_digest(),
         "resolution": resolution,
         # Whole pictures are the same under every seed.
-        "seed": seed if views.augmentation != "none" else None,
+        "seed": seed if views.transform != WHOLE else None,
     }
 
 
@@ -155,16 +157,9 @@ def features_at(
     parts = []
     for start in range(0, len(index), size):
         part = slice(start, start + size)
-        batch = examples.batch(index[part])
-        pixels = _rendered(
-            tf.constant(batch["pictures"]),
-            tf.constant(batch["keys"]),
-            tf.constant(numbers[part], tf.int64),
-            views.augmentation,
-            seed,
-            resolution,
-        )
-        if views.augmentation == "none":
+        raw = raw_batch(examples, index[part], numbers[part], views.transform, seed)
+        pixels = _renderer(views.transform, seed, resolution)(raw)
+        if views.transform == WHOLE:
             pixels = _mirrored(pixels, tf.constant(numbers[part] == 1))
         parts.append(teacher.features(pixels).numpy())
     return np.concatenate(parts)
@@ -186,17 +181,37 @@ def as_float16(values: np.ndarray, origin: str) -> np.ndarray:
     return stored
 
 
-def _transforms_digest() -> str:
+def transforms_digest() -> str:
+    """SHA-256 over the code that draws and renders views: with another line, nothing is stale."""
     digest = hashlib.sha256()
-    for module in _TRANSFORMS:
+    for name, module in sorted(_with_imports(_TRANSFORMS, {}).items()):
+        digest.update(name.encode())
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 
 
-def _mirror(pixels: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
-    return tf.where(mirrored[:, None, None, None], tf.reverse(pixels, axis=[2]), pixels)
+def _with_imports(module: ModuleType, found: dict[str, ModuleType]) -> dict[str, ModuleType]:
+    """A module and those of the same package whose functions and classes it uses, and so on."""
+    found[module.__name__] = module
+    package = module.__name__.rpartition(".")[0]
+    for value in vars(module).values():
+        name = getattr(value, "__module__", None) or ""
+        if name.startswith(f"{package}.") and name not in found:
+            _with_imports(sys.modules[name], found)
+    return found
 
 
 # One trace per resolution and kind of view, whatever the size of the last batch.
-_rendered: Callable[..., tf.Tensor] = tf.function(render_views, reduce_retracing=True)
-_mirrored: Callable[..., tf.Tensor] = tf.function(_mirror, reduce_retracing=True)
+@lru_cache
+def _renderer(
+    transform: Transform, seed: int, resolution: int
+) -> Callable[[Mapping[str, np.ndarray]], tf.Tensor]:
+    def render(raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return render_batch(raw, transform, seed, resolution)
+
+    return tf.function(render, reduce_retracing=True)
+
+
+@tf.function(reduce_retracing=True)
+def _mirrored(pixels: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
+    return tf.where(mirrored[:, None, None, None], tf.reverse(pixels, axis=[2]), pixels)

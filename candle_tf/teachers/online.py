@@ -27,7 +27,7 @@ class OnlineFeatures:
     Attributes:
         teacher: frozen.
         examples: N pictures.
-        views: names the augmentation; its counts are not heeded, view numbers may be any.
+        views: names the transform; its counts are not heeded, view numbers may be any.
         resolutions: sides in pixels.
         seed: of the views.
     """

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from candle_tf.data.fixed_views import FixedViews, same_for_all, views_by_class
+from candle_tf.data.transforms import Transform
 
 COUNTS = np.array([100, 50, 30, 7, 1])
 
@@ -17,7 +18,7 @@ def test_without_a_bound_above_all_classes_have_the_same(tail_views):
 
 
 def test_every_view_has_a_row_of_its_own_and_the_way_back():
-    views = FixedViews("pad_crop", np.array([2, 1, 4]))
+    views = FixedViews(Transform("pad_crop"), np.array([2, 1, 4]))
     assert views.total == 7
     pictures, numbers = views.of_rows(np.arange(7))
     np.testing.assert_array_equal(pictures, [0, 0, 1, 2, 2, 2, 2])
@@ -26,7 +27,7 @@ def test_every_view_has_a_row_of_its_own_and_the_way_back():
 
 
 def test_views_are_taken_in_turn_by_each_picture():
-    views = FixedViews("pad_crop", np.array([2, 1, 4]))
+    views = FixedViews(Transform("pad_crop"), np.array([2, 1, 4]))
     index = np.array([2, 0, 1])
     turns = [views.in_turn(index, epoch).tolist() for epoch in range(5)]
     assert turns == [[0, 0, 0], [1, 1, 0], [2, 0, 0], [3, 1, 0], [0, 0, 0]]
@@ -37,15 +38,16 @@ def test_views_are_taken_in_turn_by_each_picture():
         )
 
 
-def test_the_key_tells_views_apart_and_stays_small():
+def test_the_key_tells_views_apart_and_does_not_grow():
     keys = [
-        same_for_all("none", 10, 2).key(),
-        same_for_all("none", 10, 1).key(),
-        same_for_all("none", 20, 1).key(),
-        same_for_all("pad_crop", 10, 2).key(),
-        FixedViews("none", np.array([1, 3] * 5)).key(),
-        FixedViews("none", np.array([3, 1] * 5)).key(),
+        same_for_all(Transform("none"), 10, 2).key(),
+        same_for_all(Transform("none"), 10, 1).key(),
+        same_for_all(Transform("none"), 20, 1).key(),
+        same_for_all(Transform("pad_crop"), 10, 2).key(),
+        FixedViews(Transform("none"), np.array([1, 3] * 5)).key(),
+        FixedViews(Transform("none"), np.array([3, 1] * 5)).key(),
     ]
     assert len({str(key) for key in keys}) == len(keys)
-    assert len(str(same_for_all("none", 10**6, 2).key())) < 200
-    assert keys[0] == FixedViews("none", np.full(10, 2, np.int32)).key()
+    small, large = (same_for_all(Transform("none"), count, 2).key() for count in (10, 10**6))
+    assert len(str(large)) - len(str(small)) == 2 * 5  # two counts, each of five digits more
+    assert keys[0] == FixedViews(Transform("none"), np.full(10, 2, np.int32)).key()

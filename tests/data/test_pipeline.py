@@ -48,7 +48,7 @@ def plain() -> Examples:
 
 def answers(views: int) -> Answers:
     """Features (view, example, 1) and logits (10 view + example, 0)."""
-    return answers_for(same_for_all("pad_crop_flip", COUNT, views))
+    return answers_for(same_for_all(Transform("pad_crop_flip"), COUNT, views))
 
 
 def answers_for(views: FixedViews) -> Answers:
@@ -60,7 +60,9 @@ def answers_for(views: FixedViews) -> Answers:
 
 def batches(examples, first_epoch, epochs, **changes):
     if isinstance(changes.get("fixed_views"), int):
-        changes["fixed_views"] = same_for_all("pad_crop_flip", COUNT, changes["fixed_views"])
+        changes["fixed_views"] = same_for_all(
+            Transform("pad_crop_flip"), COUNT, changes["fixed_views"]
+        )
     dataset = training_batches(
         examples, first_epoch=first_epoch, epochs=epochs, **{**SETTINGS, **changes}
     )
@@ -191,7 +193,7 @@ def test_answers_are_those_of_the_picture_and_its_view(fixed_views, stored):
 
 
 def test_pictures_with_more_views_take_longer_turns():
-    views = FixedViews("pad_crop_flip", np.array([1, 2, 3, 4, 5, 1, 2, 3, 4, 5]))
+    views = FixedViews(Transform("pad_crop_flip"), np.array([1, 2, 3, 4, 5, 1, 2, 3, 4, 5]))
     seen = batches(noisy(), 0, 6, fixed_views=views, answers=answers_for(views), batch_size=COUNT)
     for epoch, batch in enumerate(seen):
         example = batch["labels"] // 3

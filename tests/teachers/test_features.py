@@ -1,4 +1,5 @@
 import types
+from pathlib import Path
 
 import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
@@ -9,7 +10,8 @@ import tensorflow as tf
 
 from candle_tf.data.fixed_views import FixedViews, same_for_all
 from candle_tf.data.pictures import Pictures, picture_key
-from candle_tf.data.pipeline import Examples
+from candle_tf.data.pipeline import Examples, training_batches
+from candle_tf.data.transforms import Transform
 from candle_tf.data.views import draw_view, render
 from candle_tf.errors import UserError
 from candle_tf.teachers import features as features_module
@@ -20,7 +22,7 @@ from candle_tf.teachers.weights import fingerprint
 COUNT = 300  # two views of so many do not fit into one block of 512 rows
 SIDE = 12
 RESOLUTION = 10
-SAME = same_for_all("pad_crop_flip", COUNT, 2)
+SAME = same_for_all(Transform("pad_crop_flip"), COUNT, 2)
 
 
 class PatienceError(Exception):
@@ -77,9 +79,9 @@ def seen_of(examples, views, row, resolution=RESOLUTION, seed=0):
     (index,), (number,) = views.of_rows(np.array([row]))
     picture = examples.rows[index]
     key = tf.constant(examples.pictures.keys[picture])
-    box, flip = draw_view(views.augmentation, seed, key, int(number))
+    box, flip = draw_view(views.transform.augmentation, seed, key, int(number))
     shown = render(tf.constant(examples.pictures.canvas[picture]), box, flip, resolution)
-    mirrored = views.augmentation == "none" and number == 1
+    mirrored = views.transform == Transform() and number == 1
     return (shown[:, ::-1] if mirrored else shown)[tf.newaxis]
 
 
@@ -91,8 +93,8 @@ PLACES = (0, 1, 63, 64, 255, 256, 510, 511, 512, 513)
     "views",
     [
         SAME,
-        teacher_views("whole", "pad_crop_flip", np.full(COUNT, 5)),
-        FixedViews("pad_crop_flip", np.resize([1, 2, 4], COUNT)),
+        teacher_views("whole", Transform("pad_crop_flip"), np.full(COUNT, 5)),
+        FixedViews(Transform("pad_crop_flip"), np.resize([1, 2, 4], COUNT)),
     ],
     ids=["same", "whole", "by picture"],
 )
@@ -135,15 +137,15 @@ def test_an_interrupted_computation_goes_on_after_its_last_block(tmp_path, examp
 def test_another_teacher_seed_resolution_or_view_is_computed_anew(tmp_path, examples):
     stored(make_teacher(), examples, tmp_path)
     part = Examples(examples.pictures, examples.rows[::-1], examples.labels)
-    one = same_for_all("pad_crop_flip", COUNT)
-    other = FixedViews("pad_crop_flip", np.resize([1, 3], COUNT))
+    one = same_for_all(Transform("pad_crop_flip"), COUNT)
+    other = FixedViews(Transform("pad_crop_flip"), np.resize([1, 3], COUNT))
     changes = [
         (make_teacher(seed=1), examples, {}),
         (make_teacher(), examples, {"seed": 1}),
         (make_teacher(), examples, {"resolution": 11}),
         (make_teacher(), examples, {"views": one}),
         (make_teacher(), examples, {"views": other}),
-        (make_teacher(), examples, {"views": same_for_all("pad_crop", COUNT, 2)}),
+        (make_teacher(), examples, {"views": same_for_all(Transform("pad_crop"), COUNT, 2)}),
         (make_teacher(), part, {}),
     ]
     for teacher, pictures, change in changes:
@@ -165,7 +167,7 @@ def test_another_line_in_the_views_code_is_computed_anew(tmp_path, examples, mon
     before.write_text("x = 1")
     module = types.ModuleType("views")
     module.__file__ = str(before)
-    monkeypatch.setattr(features_module, "_TRANSFORMS", (module,))
+    monkeypatch.setattr(features_module, "_TRANSFORMS", module)
     first, second, third = make_teacher(), make_teacher(), make_teacher()
     stored(first, examples, tmp_path / "cache")
     stored(second, examples, tmp_path / "cache")
@@ -173,6 +175,58 @@ def test_another_line_in_the_views_code_is_computed_anew(tmp_path, examples, mon
     stored(third, examples, tmp_path / "cache")
     rows = [len(teacher.rows_shown()) for teacher in (first, second, third)]
     assert rows == [2 * COUNT, 0, 2 * COUNT]
+
+
+def test_the_code_of_views_is_all_that_rendering_calls():
+    named = {Path(name).name for name in transform_files()}
+    assert {"views.py", "transforms.py", "color.py", "mixing.py", "draws.py"} <= named
+    assert "features.py" not in named
+
+
+def transform_files():
+    found = features_module._with_imports(features_module._TRANSFORMS, {})
+    return [module.__file__ for module in found.values()]
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [Transform("none", color_jitter=0.4), Transform("pad_crop_flip", 0.4, mix="cutmix"),
+     Transform("random_resized_crop_flip", mix="mixup")],
+    ids=["jitter", "cutmix", "mixup"],
+)  # fmt: skip
+def test_the_teacher_sees_what_the_student_sees(tmp_path, examples, transform):
+    """Pixel by pixel, colours and second pictures included, in each of two epochs."""
+    part = Examples(examples.pictures, examples.rows[:20], np.arange(20, dtype=np.int32))
+    views = teacher_views("same", transform, np.resize([1, 2], 20))
+    teacher = make_teacher()
+    stored(teacher, part, tmp_path, views, seed=3)
+    shown = teacher.rows_shown()
+    assert len(shown) == 30
+    student = training_batches(
+        part, image_size=RESOLUTION, transform=transform, batch_size=20, seed=3, first_epoch=0,
+        epochs=2, fixed_views=views,
+    )  # fmt: skip
+    for epoch, batch in enumerate(student.as_numpy_iterator()):
+        index = batch["labels"]
+        rows = views.rows(index, views.in_turn(index, epoch))
+        np.testing.assert_allclose(batch["inputs"], shown[rows], atol=1e-3)
+
+
+def test_another_transform_is_computed_anew(tmp_path, examples):
+    part = Examples(examples.pictures, examples.rows[:8], examples.labels[:8])
+    teacher = make_teacher()
+    for transform in (
+        Transform("pad_crop_flip"),
+        Transform("pad_crop_flip", color_jitter=0.4),
+        Transform("pad_crop_flip", color_jitter=0.3),
+        Transform("pad_crop_flip", mix="mixup"),
+        Transform("pad_crop_flip", mix="cutmix"),
+        Transform("pad_crop_flip", mix="cutmix", mix_alpha=0.5),
+    ):
+        teacher.shown.clear()
+        for _ in range(2):
+            stored(teacher, part, tmp_path, same_for_all(transform, 8, 1))
+        assert sum(map(len, teacher.shown)) == 8
 
 
 def test_the_manifest_stays_small_for_many_pictures(tmp_path, examples):
@@ -183,7 +237,12 @@ def test_the_manifest_stays_small_for_many_pictures(tmp_path, examples):
 
 def test_the_mirrored_view_is_the_mirror_image(tmp_path, examples):
     teacher = make_teacher()
-    stored(teacher, examples, tmp_path, teacher_views("whole", "pad_crop_flip", np.ones(COUNT)))
+    stored(
+        teacher,
+        examples,
+        tmp_path,
+        teacher_views("whole", Transform("pad_crop_flip"), np.ones(COUNT)),
+    )
     rows = teacher.rows_shown()
     np.testing.assert_allclose(rows[1::2], rows[::2, :, ::-1], atol=1e-3)
 
@@ -201,8 +260,8 @@ def test_the_mirrored_view_is_the_mirror_image(tmp_path, examples):
     ],
 )
 def test_teacher_views(choice, augmentation, count, expected):
-    views = teacher_views(choice, augmentation, np.full(5, count))
-    assert views.augmentation == expected[0]
+    views = teacher_views(choice, Transform(augmentation), np.full(5, count))
+    assert views.transform == Transform(expected[0])
     np.testing.assert_array_equal(views.counts, np.full(5, expected[1]))
 
 

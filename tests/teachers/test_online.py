@@ -19,7 +19,7 @@ from tests.teachers.test_features import make_teacher
 COUNT, SIDE = 24, 16
 RESOLUTIONS = (10, 12, 14)
 CLASSES = 3
-VIEWS = FixedViews("pad_crop_flip", np.resize([2, 3], COUNT))
+VIEWS = FixedViews(Transform("pad_crop_flip"), np.resize([2, 3], COUNT))
 SEED = 4
 
 
@@ -113,7 +113,7 @@ def test_answers_are_the_mean_over_resolutions_and_their_logits(tmp_path, exampl
 
 
 def test_a_whole_picture_and_its_mirror_image_have_one_answer(tmp_path, examples, classifier):
-    views = teacher_views("whole", "pad_crop_flip", VIEWS.counts)
+    views = teacher_views("whole", Transform("pad_crop_flip"), VIEWS.counts)
     answers = cached(make_teacher(), examples, views, classifier, tmp_path)
     assert answers.features.shape == (COUNT, 6)
     looks = OnlineFeatures(make_teacher(), examples, views, RESOLUTIONS, SEED)
