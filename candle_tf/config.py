@@ -25,6 +25,9 @@ ON_BAD_IMAGE = ("stop", "skip")
 PROFILES = ("natural", "exponential", "step", "counts")
 SELECTIONS = ("seeded", "first", "ldam")
 AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
+RESIZES = ("squeeze", "crop")
+STORES = ("auto", "disk", "stream")
+SAMPLERS = ("instance", "class_balanced", "square_root", "progressive")
 MIXES = ("none", "mixup", "cutmix")
 TEACHER_VIEWS = ("whole", "same")
 TEACHER_MODES = ("cached", "online")
@@ -143,11 +146,37 @@ class Config:
         at_least=0,
         at_most=1,
     )
+    randaugment_magnitude: float = setting(
+        0.0, "strength of RandAugment's operations on the views; 0 for none", at_least=0, at_most=10
+    )
+    randaugment_layers: int = setting(
+        2, "for --randaugment_magnitude: operations on each view", at_least=1, at_most=14
+    )
     mix: str = setting(
         "none", "whether a second picture is mixed into each training view, and how", choices=MIXES
     )
     mix_alpha: float = setting(
         1.0, "for --mix: the ratio is drawn from Beta(alpha, alpha)", above=0
+    )
+
+    resize: str = setting(
+        "squeeze",
+        "squeeze the whole picture to a square, or crop: the centre of 7/8 of the shorter side is "
+        "evaluated, and training views are cut from the uncut picture",
+        choices=RESIZES,
+    )
+    store: str = setting(
+        "auto",
+        "decoded pictures: on disk, or stream (decoded whenever needed); auto: on disk where they "
+        "take at most half of what is free",
+        choices=STORES,
+    )
+    sampler: str = setting(
+        "instance",
+        "how often the student's epochs show each class: as often as it has pictures "
+        "(instance), all alike (class_balanced), by the root of its pictures (square_root), or "
+        "from the first to the second (progressive)",
+        choices=SAMPLERS,
     )
 
     # Teacher and calibration.
@@ -358,6 +387,11 @@ class Config:
             raise UserError(
                 f"--mix={self.mix} contradicts --teacher_view=whole: the teacher's answer to whole "
                 "pictures is not its answer to their mixture; give --teacher_view=same."
+            )
+        if self.randaugment_layers != 2 and not self.randaugment_magnitude:
+            raise UserError(
+                f"--randaugment_layers={self.randaugment_layers} contradicts "
+                "--randaugment_magnitude=0, which is no RandAugment; give a magnitude up to 10."
             )
         if self.mix_alpha != 1.0 and self.mix == "none":
             raise UserError(

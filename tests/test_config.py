@@ -13,6 +13,8 @@ COMPANIONS = {
     ("profile", "counts"): {"class_counts": "5,3"},
     ("validation_fraction", 0): {"select_epoch": "last"},
     ("teacher_mode", "online"): {"teacher_view": "same"},
+    ("randaugment_layers", 1): {"randaugment_magnitude": 5.0},
+    ("randaugment_layers", 14): {"randaugment_magnitude": 5.0},
     ("mix", "mixup"): {"teacher_view": "same"},
     ("mix", "cutmix"): {"method": "cross_entropy"},
 }
@@ -155,6 +157,10 @@ def test_one_bad_resolution_among_good_ones_is_named():
             ["--select_epoch=best", "--validation_fraction=0", "--select_epoch=last"],
         ),
         ({"mix": "mixup"}, ["--mix=mixup", "--teacher_view=whole", "--teacher_view=same"]),
+        (
+            {"randaugment_layers": 3},
+            ["--randaugment_layers=3", "--randaugment_magnitude=0", "up to 10"],
+        ),
         ({"mix_alpha": 0.2}, ["--mix_alpha=0.2", "--mix=none", "cutmix"]),
         (
             {"binary_learning_rate": 0.02},

@@ -37,6 +37,11 @@ def key_digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
+def array_path(folder: Path, name: str, key: Mapping[str, Any]) -> Path:
+    """Where `stored_array` keeps the array of a key."""
+    return folder / f"{name}-{key_digest(key)[:16]}.npy"
+
+
 def stored_array(
     folder: Path,
     name: str,
@@ -64,7 +69,7 @@ def stored_array(
         UserError: where the disk is too full for the array.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{key_digest(key)[:16]}.npy"
+    path = array_path(folder, name, key)
     with _one_process(path):
         _complete(path, name, key, shape, dtype, block, compute)
     return np.load(path, mmap_mode="r")

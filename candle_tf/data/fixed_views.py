@@ -61,8 +61,8 @@ class FixedViews:
         """Rows of views `numbers` of pictures `index`, both [B]; numbers past K wrap."""
         return self.offsets[index] + numbers % self.counts[index]
 
-    def in_turn(self, index: np.ndarray, epoch: int) -> np.ndarray:
-        """The views that pictures `index` are seen at in an epoch, int64 [B]."""
+    def in_turn(self, index: np.ndarray, epoch: int | np.ndarray) -> np.ndarray:
+        """The views that pictures `index` are seen at in an epoch (or one each), int64 [B]."""
         return epoch % self.counts[index]
 
     def of_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from candle_tf.data.answers import TeacherAnswers
 from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import FixedViews
+from candle_tf.data.samplers import epoch_index, epoch_order, occurrences
 from candle_tf.data.transforms import (
     Transform,
     raw_batch,
@@ -32,15 +33,13 @@ __all__ = [
 # What a trainer gets of a raw batch, besides the rendered views.
 _KEPT = ("labels", "partner_labels", "ratios", "teacher_features", "teacher_logits")
 
+# Views of an epoch's repetitions begin where no epoch's number reaches.
+_AGAIN = 2**32
+
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """Full batches in an epoch; a set smaller than one batch is one batch."""
     return max(1, examples // batch_size)
-
-
-def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """The order of an epoch: a permutation of 0..examples-1, int64, from (seed, epoch)."""
-    return np.random.default_rng([seed, epoch]).permutation(examples)
 
 
 def training_batches(
@@ -52,6 +51,7 @@ def training_batches(
     seed: int,
     first_epoch: int,
     epochs: int,
+    sampler: str = "instance",
     fixed_views: FixedViews | None = None,
     answers: TeacherAnswers | None = None,
 ) -> tf.data.Dataset:
@@ -65,6 +65,8 @@ def training_batches(
         seed: of order and views.
         first_epoch: where to begin.
         epochs: where to stop.
+        sampler: how often each class is shown, see `samplers`; a picture that comes up again in an
+            epoch is seen in another view.
         fixed_views: how many views of each picture are taken in turn; None draws new ones every
             epoch.
         answers: the teacher's, added to each batch.
@@ -78,11 +80,13 @@ def training_batches(
 
     def raw_batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(first_epoch, epochs):
-            order = epoch_order(seed, epoch, len(examples))
+            order = epoch_index(sampler, examples.labels, seed=seed, epoch=epoch, epochs=epochs)
+            again = occurrences(order)
             for step in range(steps_per_epoch(len(examples), batch_size)):
-                index = order[step * size : (step + 1) * size]
-                fresh = np.full(size, epoch, np.int64)
-                views = fixed_views.in_turn(index, epoch) if fixed_views else fresh
+                places = slice(step * size, (step + 1) * size)
+                index, turn = order[places], epoch + again[places]
+                fresh = epoch + _AGAIN * again[places]
+                views = fixed_views.in_turn(index, turn) if fixed_views else fresh
                 batch = raw_batch(examples, index, views, transform, seed)
                 yield {**batch, **(answers.batch(index, views) if answers else {})}
 

@@ -20,6 +20,7 @@ from candle_tf.data.color import draw_factors, jitter
 from candle_tf.data.examples import Examples
 from candle_tf.data.mixing import draw_mixtures, mix_pixels
 from candle_tf.data.pictures import picture_aspect, squeeze
+from candle_tf.data.randaugment import draw_operations, randaugment
 from candle_tf.data.views import render_views
 
 # Names in a raw batch that say something of the second pictures begin with this.
@@ -33,12 +34,16 @@ class Transform:
     Attributes:
         augmentation: crop and flip, see `views.draw_view`.
         color_jitter: strength of brightness, contrast and saturation, see `color`; 0 for none.
+        randaugment_magnitude: strength of RandAugment's operations, 0 to 10; 0 for none.
+        randaugment_layers: how many of them, one after the other.
         mix: "none", or how a second picture is mixed in, see `mixing`.
         mix_alpha: of Beta(alpha, alpha), which the mixing ratio is drawn from.
     """
 
     augmentation: str = "none"
     color_jitter: float = 0.0
+    randaugment_magnitude: float = 0.0
+    randaugment_layers: int = 2
     mix: str = "none"
     mix_alpha: float = 1.0
 
@@ -60,7 +65,8 @@ def raw_batch(
 
     Returns:
         "pictures" uint8 [B, side, side, 3], "keys" int64 [B], "labels" int32 [B], "views" int64
-        [B]; "aspects" float32 [B] with --resize=crop; "factors" float32 [B, 3] with colour jitter.
+        [B]; "aspects" float32 [B] with --resize=crop; "factors" float32 [B, 3] with colour jitter;
+        "operations" int64 [B, L] and "signs" float32 [B, L] with RandAugment.
         With mixing the same for the second pictures, their names beginning with "partner_", and
         "ratios" float32 [B], the first picture's part, and "boxes" float32 [B, 4].
     """
@@ -79,13 +85,14 @@ def _unmixed(
     examples: Examples, index: np.ndarray, views: np.ndarray, transform: Transform, seed: int
 ) -> dict[str, np.ndarray]:
     batch = {**examples.batch(index), "views": views}
+    each = [(int(key), int(view)) for key, view in zip(batch["keys"], views, strict=True)]
     if transform.color_jitter:
-        batch["factors"] = np.stack(
-            [
-                draw_factors(transform.color_jitter, seed, int(key), int(view))
-                for key, view in zip(batch["keys"], views, strict=True)
-            ]
-        )
+        factors = [draw_factors(transform.color_jitter, seed, *one) for one in each]
+        batch["factors"] = np.stack(factors)
+    if transform.randaugment_magnitude:
+        drawn = [draw_operations(transform.randaugment_layers, seed, *one) for one in each]
+        operations, signs = zip(*drawn, strict=True)
+        batch |= {"operations": np.stack(operations), "signs": np.stack(signs)}
     return batch
 
 
@@ -108,6 +115,10 @@ def raw_signature(
         signature["aspects"] = tf.TensorSpec([size], tf.float32)
     if transform.color_jitter:
         signature["factors"] = tf.TensorSpec([size, 3], tf.float32)
+    if transform.randaugment_magnitude:
+        drawn = [size, transform.randaugment_layers]
+        signature["operations"] = tf.TensorSpec(drawn, tf.int64)
+        signature["signs"] = tf.TensorSpec(drawn, tf.float32)
     if transform.mix != "none":
         signature |= {_PARTNER + name: spec for name, spec in signature.items()}
         signature["ratios"] = tf.TensorSpec([size], tf.float32)
@@ -162,7 +173,12 @@ def _rendered(
         size,
         aspects=batch.get("aspects"),
     )
-    return jitter(pixels, batch["factors"]) if transform.color_jitter else pixels
+    if transform.color_jitter:
+        pixels = jitter(pixels, batch["factors"])
+    if transform.randaugment_magnitude:
+        operations, signs = batch["operations"], batch["signs"]
+        pixels = randaugment(pixels, operations, signs, transform.randaugment_magnitude)
+    return pixels
 
 
 def render_evaluation(batch: Mapping[str, tf.Tensor], size: int) -> tf.Tensor:

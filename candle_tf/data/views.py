@@ -12,12 +12,11 @@ in the uncut picture, whose aspect (width to height) is kept beside it.
 import tensorflow as tf
 
 from candle_tf.data.draws import SEED_MULTIPLIER
+from candle_tf.data.pictures import CENTRE_CROP
 
 PAD = 1 / 8  # 4 of 32 pixels, as is usual since ResNet on CIFAR (He et al. 2016)
 CROP_AREA = (0.35, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
-# The authors' test transform: the shorter side to 256, then the central 224 x 224.
-CENTRE_CROP = 224 / 256
 
 
 def whole_box() -> tf.Tensor:

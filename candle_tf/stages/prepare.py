@@ -1,5 +1,6 @@
 """First stage: open the data, draw or read back the split, decode the pictures."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.longtail import shot_groups
-from candle_tf.data.pictures import Pictures, open_pictures
+from candle_tf.data.pictures import Pictures, open_pictures, store_side
 from candle_tf.data.pipeline import Examples
 from candle_tf.data.sources import Partition
 from candle_tf.data.split import Split
@@ -45,12 +46,17 @@ def prepare(config: Config, folder: RunFolder) -> Data:
     Raises:
         UserError: for data that cannot be used, or that changed since the split was drawn.
     """
-    with open_data(config) as source:
+    with ExitStack() as opened:
+        source = opened.enter_context(open_data(config))
         split = run_split(config, folder, source)
         parts = (split.train, split.validation, split.test)
         ids = [image_id for part in parts for image_id in part.ids]
-        side = max(config.image_size, *config.calibration_resolutions)
-        pictures = open_pictures(source, ids, side, config.cache_path)
+        side = store_side(config.image_size, config.calibration_resolutions, config.resize)
+        pictures = open_pictures(
+            source, ids, side, config.cache_path, resize=config.resize, store=config.store
+        )
+        if pictures.streamed:
+            opened.pop_all()  # read from until the run ends
     train, validation, test = (_examples(pictures, part) for part in parts)
     groups = shot_groups(split.train_counts)
     logging.info(

@@ -9,6 +9,8 @@ def student_transform(config: Config) -> Transform:
     return Transform(
         config.augmentation,
         color_jitter=config.color_jitter,
+        randaugment_magnitude=config.randaugment_magnitude,
+        randaugment_layers=config.randaugment_layers,
         mix=config.mix,
         mix_alpha=config.mix_alpha,
     )

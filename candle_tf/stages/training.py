@@ -97,6 +97,7 @@ def _train(
             data.train,
             image_size=config.image_size,
             transform=student_transform(config),
+            sampler=config.sampler,
             batch_size=config.batch_size,
             seed=config.seed,
             first_epoch=first_epoch,

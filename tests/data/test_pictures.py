@@ -1,10 +1,11 @@
 import io
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from candle_tf.data.pictures import open_pictures, picture_key, squeeze
+from candle_tf.data.pictures import open_pictures, picture_key, squeeze, store_side
 from candle_tf.data.sources import open_source
 from candle_tf.errors import UserError
 
@@ -143,3 +144,66 @@ def test_another_side_is_another_digest(data, tmp_path):
     small, large = (opened(data, tmp_path / "cache", side=side) for side in (SIDE, 2 * SIDE))
     assert small.digest != large.digest
     assert large.canvas.shape[1] == 2 * SIDE
+
+
+@pytest.mark.parametrize("resize", ["squeeze", "crop"])
+def test_streamed_pictures_are_the_stored_ones_bit_for_bit(data, tmp_path, resize):
+    (data / IDS[1]).write_bytes(png(noise(1, 31, 9)))
+    rows = np.array([4, 1, 1, 0])
+    with open_source("folder", str(data)) as source:
+        stored, streamed = (
+            open_pictures(source, IDS, SIDE, tmp_path / store, resize=resize, store=store)
+            for store in ("disk", "stream")
+        )
+        assert streamed.streamed
+        assert not stored.streamed
+        assert streamed.digest == stored.digest
+        ours, theirs = streamed.batch(rows), stored.batch(rows)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name].dtype == theirs[name].dtype
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    assert not (tmp_path / "stream").exists()
+    if resize == "crop":
+        np.testing.assert_allclose(ours["aspects"], [1.5, 9 / 31, 9 / 31, 1.5], rtol=1e-6)
+
+
+def test_uncut_pictures_share_the_canvas_but_not_the_digest(data, tmp_path):
+    squeezed = opened(data, tmp_path / "cache")
+    with open_source("folder", str(data)) as source:
+        uncut = open_pictures(source, IDS, SIDE, tmp_path / "cache", resize="crop")
+    np.testing.assert_array_equal(uncut.canvas, squeezed.canvas)
+    assert len(list((tmp_path / "cache").glob("pictures-*.npy"))) == 1
+    np.testing.assert_allclose(uncut.aspects, 1.5)
+    assert uncut.digest != squeezed.digest
+
+
+@pytest.mark.parametrize(("times", "streamed"), [(1.9, True), (2.1, False)])
+def test_auto_streams_what_takes_more_than_half_of_the_free_disk(
+    data, tmp_path, monkeypatch, times, streamed
+):
+    size = len(IDS) * SIDE * SIDE * 3
+    usage = type(shutil.disk_usage(tmp_path))
+    full = usage(10**9, 0, int(times * size))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)  # noqa: ARG005
+    with open_source("folder", str(data)) as source:
+        chosen = open_pictures(source, IDS, SIDE, tmp_path / "cache", store="auto")
+        assert chosen.streamed == streamed
+        # What is there already takes nothing more.
+        open_pictures(source, IDS, SIDE, tmp_path / "cache", store="disk")
+        assert not open_pictures(source, IDS, SIDE, tmp_path / "cache", store="auto").streamed
+
+
+def test_a_streamed_picture_that_cannot_be_read_is_named(data, tmp_path):
+    (data / IDS[4]).write_bytes(png(noise(4))[:60])
+    with open_source("folder", str(data)) as source:
+        streamed = open_pictures(source, IDS, SIDE, tmp_path, store="stream")
+        streamed.batch(np.array([0, 5]))
+        with pytest.raises(UserError, match=IDS[4]):
+            streamed.batch(np.array([0, 4]))
+
+
+def test_the_store_has_room_for_the_largest_view_of_the_centre():
+    assert store_side(64, (96, 160), "squeeze") == 160
+    assert store_side(224, (96, 160), "crop") == 256
+    assert store_side(64, (96, 160), "crop") * 224 / 256 >= 160

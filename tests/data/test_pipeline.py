@@ -141,6 +141,36 @@ def test_a_run_taken_up_sees_what_an_uninterrupted_one_sees(fixed_views):
     assert batches(noisy(), 4, 4, **given) == []
 
 
+@pytest.mark.parametrize("sampler", ["class_balanced", "square_root", "progressive"])
+@pytest.mark.parametrize("fixed_views", [None, 2])
+def test_samplers_go_on_where_they_stopped_and_show_repetitions_in_other_views(
+    sampler, fixed_views
+):
+    examples = noisy()
+    examples = Examples(examples.pictures, ROWS, np.r_[np.zeros(8, np.int32), 1, 2].astype("i4"))
+    table = same_for_all("pad_crop_flip", COUNT, fixed_views) if fixed_views else None
+    given = {"fixed_views": table, "sampler": sampler, "batch_size": COUNT}
+    whole = batches(examples, 0, 4, **given)
+    assert_same(whole[2:], batches(examples, 2, 4, **given))
+    most = 0
+    for batch in whole:
+        for label in (1, 2):
+            views = batch["inputs"][batch["labels"] == label]
+            different = len({view.tobytes() for view in views})
+            assert different == min(len(views), fixed_views or COUNT)
+            most = max(most, len(views))
+    assert most >= 2
+
+
+def test_mixed_batches_carry_both_labels_and_go_on_where_they_stopped():
+    transform = Transform("pad_crop_flip", color_jitter=0.4, randaugment_magnitude=5, mix="mixup")
+    whole = batches(noisy(), 0, 3, transform=transform)
+    assert set(whole[0]) == {"inputs", "labels", "partner_labels", "ratios"}
+    assert_same(whole[2:], batches(noisy(), 1, 3, transform=transform))
+    partners = np.concatenate([batch["partner_labels"] for batch in whole])
+    assert len(set(partners.tolist())) > 5
+
+
 def test_the_number_of_epochs_does_not_change_the_first_ones():
     assert_same(batches(noisy(), 0, 1), batches(noisy(), 0, 3)[:2])
 

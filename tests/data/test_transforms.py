@@ -24,6 +24,7 @@ SIDE = 32
 PLAIN = Transform("pad_crop_flip")
 EVERYTHING = Transform("random_resized_crop_flip", color_jitter=0.4, mix="cutmix")
 TRANSFORMS = [PLAIN, Transform("pad_crop", color_jitter=0.4), Transform("pad_crop", mix="mixup"),
+              Transform("pad_crop", randaugment_magnitude=6.0, randaugment_layers=1),
               EVERYTHING]  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def examples(uncut: bool = False, smooth: bool = False) -> Examples:
     keys = np.array([picture_key(image_id) for image_id in ids], np.int64)
     aspects = np.linspace(0.5, 2, COUNT).astype(np.float32) if uncut else None
     rows = {image_id: row for row, image_id in enumerate(ids)}
-    pictures = Pictures(canvas, keys, rows, "digest", aspects)
+    pictures = Pictures(canvas, keys, rows, "digest", aspects is not None, aspects)
     return Examples(pictures, np.arange(COUNT)[::-1], np.arange(COUNT, dtype=np.int32))
 
 
@@ -126,7 +127,7 @@ def test_deployment_sees_the_pixels_that_were_measured(resize):
     image = np.asarray(Image.fromarray(small).resize((70, 40), Image.Resampling.BILINEAR))
     canvas = np.asarray(Image.fromarray(image).resize((48, 48), Image.Resampling.BILINEAR))[None]
     aspects = np.array([70 / 40], np.float32) if resize == "crop" else None
-    pictures = Pictures(canvas, np.array([5]), {"a": 0}, "digest", aspects)
+    pictures = Pictures(canvas, np.array([5]), {"a": 0}, "digest", aspects is not None, aspects)
     part = Examples(pictures, np.array([0]), np.array([0], np.int32))
     (batch,) = evaluation_batches(part, image_size=24)
     pixels = student_pixels(image, resize=resize, side=48, image_size=24)

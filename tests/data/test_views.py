@@ -254,3 +254,48 @@ def test_mirrored_is_the_mirror_image_of_the_same_view():
         render_views(*arguments, "random_resized_crop_flip", 0, 32, side) for side in (False, True)
     )
     np.testing.assert_allclose(mirrored, plain.numpy()[:, :, ::-1], atol=1e-4)
+
+
+# ---- Views of the uncut picture
+
+ASPECTS = (0.4, 1.0, 1.5, 3.0)
+
+
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_views_of_the_uncut_picture_keep_its_proportions(aspect):
+    """A box is as wide as high in the picture's own pixels, up to the aspects that are drawn."""
+    for augmentation in AUGMENTATIONS:
+        for key in KEYS[:6]:
+            box, _ = draw_view(augmentation, 0, tf.constant(key), 0, tf.constant(aspect))
+            height, width = (box[2:] - box[:2]).numpy()
+            ratio = width * aspect / height
+            if augmentation == "random_resized_crop_flip":
+                assert CROP_ASPECT[0] - 1e-4 <= ratio <= CROP_ASPECT[1] + 1e-4
+                assert box.numpy().min() >= -1e-6
+                assert box.numpy().max() <= 1 + 1e-6
+                continue
+            assert ratio == pytest.approx(1, abs=1e-4)
+            shorter = max(height, width)
+            assert shorter == pytest.approx(224 / 256 if augmentation == "none" else 1, abs=1e-5)
+
+
+def test_crops_reach_every_part_of_the_uncut_picture_and_the_padding():
+    boxes = np.array([draw_view("pad_crop", 0, tf.constant(key), 0, tf.constant(2.0))[0]
+                      for key in KEYS[:100]])  # fmt: skip
+    np.testing.assert_allclose(boxes[:, 3] - boxes[:, 1], 0.5, atol=1e-6)
+    # In the picture's width: half a picture wide, padded by an eighth of that.
+    assert -PAD / 2 - 1e-6 <= boxes[:, 1].min() < -PAD / 2 + 0.05
+    assert 0.5 + PAD / 2 - 0.05 < boxes[:, 1].max() <= 0.5 + PAD / 2 + 1e-6
+    assert np.abs(boxes[:, 0]).max() <= PAD + 1e-6
+
+
+def test_the_authors_test_transform():
+    """Shorter side to 256, central 224 x 224, as Pillow does it; squeezing loses little."""
+    small = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    image = Image.fromarray(small).resize((480, 320), Image.Resampling.BICUBIC)
+    resized = image.resize((384, 256), Image.Resampling.BILINEAR)
+    wanted = np.asarray(resized.crop((80, 16, 304, 240)), np.float32)
+    squeezed = np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR))
+    box, flip = draw_view("none", 0, tf.constant(5, tf.int64), 0, tf.constant(1.5))
+    assert not flip
+    assert np.abs(rendered(squeezed, box, False, 224) - wanted).mean() < 1.5
