@@ -18,6 +18,7 @@ from absl import app as absl_app
 from absl import flags, logging
 
 from candle_tf.config import Config
+from candle_tf.data.catalog import settings_of
 from candle_tf.errors import UserError
 
 _CONFIG_FILE = "config"
@@ -51,6 +52,8 @@ def define_config_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any) -> Config:
     """The settings that the command line (and --config, under it) asks for.
 
+    A --dataset of the catalog brings settings of its own; flags win over them, too.
+
     Args:
         flag_values: the flags.
         **fixed: settings that this main decides itself, whatever the flags say.
@@ -59,7 +62,10 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
         UserError: for values that `Config` refuses.
     """
     begin_from = flag_values[_CONFIG_FILE].value
-    values = Config.from_json(begin_from).to_dict() if begin_from else {}
+    if begin_from:
+        values = Config.from_json(begin_from).to_dict()
+    else:
+        values = settings_of(flag_values["dataset"].value)
     for field in dataclasses.fields(Config):
         flag = flag_values[field.name]
         if flag.present or field.name not in values:

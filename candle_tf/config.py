@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from candle_tf.data.catalog import CATALOG, kind_of
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
@@ -85,8 +86,9 @@ class Config:
     # Data.
     dataset: str = setting(
         "digits",
-        f"where the pictures come from: {', '.join(DATASETS)} or "
-        f"{TFDS_PREFIX}<builder>[/<config>][:<version>] of TensorFlow Datasets",
+        f"where the pictures come from: {', '.join(DATASETS)}, "
+        f"{TFDS_PREFIX}<builder>[/<config>][:<version>] of TensorFlow Datasets, or a name of the "
+        "catalog (python -m candle_tf.data.catalog), which brings settings of its own",
     )
     data_dir: str = setting(
         "",
@@ -357,13 +359,18 @@ class Config:
                 f"--profile={self.profile} contradicts --class_counts={self.class_counts}: "
                 "--profile=counts and --class_counts need each other."
             )
-        builder = self.dataset.removeprefix(TFDS_PREFIX)
-        if self.dataset not in DATASETS and not (builder != self.dataset and builder):
+        if self.dataset in CATALOG:
+            missing = CATALOG[self.dataset].missing(self.data_dir, self.train_list)
+            if missing:
+                raise UserError(missing)
+        kind = kind_of(self.dataset, self.data_dir, self.train_list)
+        builder = kind.removeprefix(TFDS_PREFIX)
+        if kind not in DATASETS and not (builder != kind and builder):
             raise UserError(
-                f"--dataset={self.dataset} is not known; it is {', '.join(DATASETS)} or "
-                f"{TFDS_PREFIX}<builder>."
+                f"--dataset={self.dataset} is not known; it is {', '.join(DATASETS)}, "
+                f"{TFDS_PREFIX}<builder> or one of the catalog: {', '.join(CATALOG)}."
             )
-        if self.dataset in ("folder", "list") and not self.data_dir:
+        if kind in ("folder", "list") and not self.data_dir:
             raise UserError(
                 f"--data_dir is empty, but --dataset={self.dataset} needs the path of a folder, "
                 "ZIP or TAR."
@@ -374,12 +381,12 @@ class Config:
                 "scikit-learn; give --dataset=folder or leave --data_dir empty."
             )
         given = [name for name in LISTS if getattr(self, name)]
-        if given and self.dataset != "list":
+        if given and kind != "list":
             raise UserError(
                 f"--{given[0]}={getattr(self, given[0])} contradicts --dataset={self.dataset}; it "
                 "is for --dataset=list."
             )
-        if self.dataset == "list" and not self.train_list:
+        if kind == "list" and not self.train_list:
             raise UserError("--train_list is empty, but --dataset=list needs it.")
 
     def _check_views(self) -> None:

@@ -30,8 +30,8 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
     ("data", [{"data"}]),
     # A run's settings and folder: they know nothing of what the run does.
     ("records", [{"config", "run_folder"}]),
-    # Pure functions and the two smallest helpers. data.longtail lies in `data`, but is pure.
-    ("pure", [{"", "errors", "files", "metrics", "data.longtail"}]),
+    # Pure functions and tables, and the two smallest helpers. Two lie in `data`, but are pure.
+    ("pure", [{"", "errors", "files", "metrics", "data.longtail", "data.catalog"}]),
 ]
 # Settings reach only those who turn them into plain arguments.
 MAY_KNOW_CONFIG = {"app", "stages", "run_folder"}

@@ -6,6 +6,7 @@ Knows nothing of TensorFlow, so that a split is drawn and shown at once.
 from absl import logging
 
 from candle_tf.config import LISTS, Config
+from candle_tf.data.catalog import CATALOG, kind_of
 from candle_tf.data.class_counts import read_class_counts
 from candle_tf.data.sources import Source, open_source
 from candle_tf.data.split import Split, check_split, load_split, make_split, save_split
@@ -20,7 +21,17 @@ def open_data(config: Config) -> Source:
         UserError: for data that are not there, or are not laid out as expected.
     """
     place = {name: getattr(config, name) for name in LISTS} | {"scratch": str(config.cache_path)}
-    return open_source(config.dataset, config.data_dir, **place)
+    kind = kind_of(config.dataset, config.data_dir, config.train_list)
+    source = open_source(kind, config.data_dir, **place)
+    entry = CATALOG.get(config.dataset)
+    if entry and len(source.class_names) != entry.classes:
+        logging.warning(
+            "--dataset=%s has %d classes here, where the catalog has %d",
+            entry.name,
+            len(source.class_names),
+            entry.classes,
+        )
+    return source
 
 
 def draw_split(config: Config, source: Source) -> Split:
