@@ -77,6 +77,7 @@ class Entry:
             "selection": self.selection,
             "image_size": RESOLUTION,
             "augmentation": "random_resized_crop_flip",
+            "resize": "crop",
             "color_jitter": self.color_jitter,
             **known,
         }
