@@ -21,6 +21,7 @@ from absl import logging
 
 from candle_tf.errors import UserError
 from candle_tf.teachers.efficientnet_lite import efficientnet_lite0, normalise, package_weights
+from candle_tf.teachers.folding import folded
 from candle_tf.teachers.weights import fingerprint, load_h5, verified_bytes, verify
 
 Preprocess = Callable[[tf.Tensor], tf.Tensor]
@@ -78,17 +79,21 @@ class Teacher:
             admits, to pooled features, float32 [N, feature_size]. Preprocessing is inside.
         feature_size: d_T of the paper.
         fingerprint: ``weights.fingerprint`` of the encoder as it was loaded.
+        inference: what ``features`` runs where it is not the encoder itself: the same function,
+            faster.
     """
 
     name: str
     encoder: tf.keras.Model
     feature_size: int
     fingerprint: str
+    inference: tf.keras.Model | None = None
     _compiled: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        encoder = self.inference or self.encoder
         compiled = tf.function(
-            lambda pixels: self.encoder(pixels, training=False), reduce_retracing=True
+            lambda pixels: encoder(pixels, training=False), reduce_retracing=True
         )
         object.__setattr__(self, "_compiled", compiled)
 
@@ -141,14 +146,21 @@ def load_teacher(name: str, weights: str = "", weights_sha256: str = "") -> Teac
 
 
 def _teacher(name: str, backbone: tf.keras.Model, preprocess: Preprocess) -> Teacher:
-    pixels = tf.keras.Input((None, None, 3), dtype="float32", name="pixels")
-    features = FrozenBackbone(backbone, preprocess)(pixels)
-    encoder = tf.keras.Model(pixels, features, name="teacher_encoder", trainable=False)
-    teacher = Teacher(name, encoder, int(features.shape[-1]), fingerprint(encoder))
+    encoder = _encoder(backbone, preprocess)
+    # Only of layers that are known to allow it; a preset of the hub may hold any.
+    inference = _encoder(folded(backbone), preprocess) if name == "efficientnet_lite0" else None
+    size = int(encoder.output_shape[-1])
+    teacher = Teacher(name, encoder, size, fingerprint(encoder), inference)
     logging.info(
         "Teacher %s: %d features, weights %s", name, teacher.feature_size, teacher.fingerprint
     )
     return teacher
+
+
+def _encoder(backbone: tf.keras.Model, preprocess: Preprocess) -> tf.keras.Model:
+    pixels = tf.keras.Input((None, None, 3), dtype="float32", name="pixels")
+    features = FrozenBackbone(backbone, preprocess)(pixels)
+    return tf.keras.Model(pixels, features, name="teacher_encoder", trainable=False)
 
 
 def _efficientnet_lite0(weights: str, sha256: str) -> tf.keras.Model:
