@@ -2,6 +2,7 @@
 
 runs/digits/
   config.json     the settings; `--config` repeats the run from it
+  data_check.json pictures left out as they cannot be read, and pictures in two parts
   split.json      which picture is trained, validated and tested on
   calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
   student/        the same of the student
@@ -37,6 +38,8 @@ _PACKAGES = (
 )
 # Where a run lies says nothing about what it computes: a moved folder goes on.
 _PLACES = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights")
+# A stopped run says to try the other one; once the split is saved it plays no part.
+_CHANGEABLE = (*_PLACES, "on_bad_image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,11 @@ class RunFolder:
     def split_path(self) -> Path:
         """Which picture is in which part."""
         return self.path / "split.json"
+
+    @property
+    def data_check_path(self) -> Path:
+        """Pictures left out, and pictures in two parts."""
+        return self.path / "data_check.json"
 
     @property
     def report_path(self) -> Path:
@@ -161,7 +169,7 @@ def _require_same(before: Config, now: Config, path: Path) -> None:
     changed = [
         f"--{name} was {old[name]} and is now {new[name]}"
         for name in new
-        if name not in _PLACES and old[name] != new[name]
+        if name not in _CHANGEABLE and old[name] != new[name]
     ]
     if changed:
         raise UserError(

@@ -11,8 +11,8 @@ The file is the truth, not the seed: another NumPy version may draw otherwise fr
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,43 @@ def _choose(pool: Partition, counts: np.ndarray, seed: int, selection: str) -> n
     # By name, whatever the order in which a source lists its pictures.
     order = np.array(sorted(range(len(pool.ids)), key=pool.ids.__getitem__), np.int64)
     return np.sort(order[select(pool.labels[order], counts, seed, selection)])
+
+
+def leave_out(split: Split, ids: Collection[str]) -> Split:
+    """A split without some of its pictures, each taken from its part; counts follow.
+
+    Raises:
+        UserError: If a class is left without training pictures, or nothing to test on.
+    """
+    if not ids:
+        return split
+    unwanted = frozenset(ids)
+    parts, removed = {}, {}
+    for name in _PARTS:
+        part = getattr(split, name)
+        kept = np.array([image_id not in unwanted for image_id in part.ids], bool)
+        parts[name] = _take(part, np.flatnonzero(kept))
+        removed[name] = np.bincount(part.labels[~kept], minlength=len(split.class_names))
+    trained = np.bincount(parts["train"].labels, minlength=len(split.class_names))
+    if lost := [
+        split.class_names[c] for c in np.flatnonzero((trained == 0) & (removed["train"] > 0))
+    ]:
+        raise UserError(
+            f"Without the pictures that cannot be read, the class {', '.join(map(repr, lost))} has "
+            "no training pictures. Mend some, or take the class out of the data set."
+        )
+    if not parts["test"].ids:
+        raise UserError("Without the pictures that cannot be read, nothing is left to test on.")
+    counts = split.train_counts - removed["train"]
+    if not split.own_validation:
+        counts = counts - removed["validation"]
+    return replace(
+        split,
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        train_counts=counts,
+    )
 
 
 def save_split(split: Split, path: str | os.PathLike[str]) -> None:

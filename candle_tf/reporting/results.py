@@ -6,7 +6,7 @@ print(method_table(report.rows()))
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Results:
         metrics: by model; keys as in `TITLES`.
         bytes: sizes by model.
         export: operators of the LCE file, and the agreement of both exports with Keras.
+        data: "scanned", "left_out", "duplicates" and "shared": what a look at all pictures found;
+            empty in reports of older versions.
     """
 
     config: dict[str, Any]
@@ -45,6 +47,7 @@ class Results:
     metrics: dict[str, Metrics]
     bytes: dict[str, int]
     export: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows for `table.method_table`, in the order of `TITLES`."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from candle_tf.metrics import most_confused, reliability, softmax
 from candle_tf.reporting import html, plots
+from candle_tf.reporting.data_findings import data_findings
 from candle_tf.reporting.results import Results
 from candle_tf.reporting.table import method_cells, percent
 
@@ -42,7 +43,13 @@ def write_run_report(
     }
     sections = [
         html.Section("Results", [_results_table(results), _settings(results)]),
-        html.Section("Data", [_figure(plots.class_counts(counts, groups, names), "Class counts")]),
+        html.Section(
+            "Data",
+            [
+                _figure(plots.class_counts(counts, groups, names), "Class counts"),
+                *data_findings(results.data),
+            ],
+        ),
         html.Section("Classes", _class_figures(results, counts, groups, names, norms)),
         html.Section("Training", _training_figures(path.parent)),
         html.Section("Confidence and mistakes", _mistakes(labels, logits, pixels, names)),

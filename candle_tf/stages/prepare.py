@@ -1,7 +1,8 @@
 """First stage: open the data, draw or read back the split, decode the pictures."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -13,7 +14,8 @@ from candle_tf.data.pipeline import Examples
 from candle_tf.data.sources import Partition
 from candle_tf.data.split import Split
 from candle_tf.run_folder import RunFolder
-from candle_tf.stages.splitting import open_data, run_split
+from candle_tf.stages.checking import checked_split
+from candle_tf.stages.splitting import open_data
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Data:
         train, validation, test: the parts.
         counts: training pictures of each class, validation included, int64 [C].
         groups: classes of each shot group that has any.
+        check: what a look at all pictures found, see `checking.checked_split`.
     """
 
     split: Split
@@ -33,6 +36,7 @@ class Data:
     test: Examples
     counts: np.ndarray
     groups: dict[str, np.ndarray]
+    check: dict[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -48,7 +52,7 @@ def prepare(config: Config, folder: RunFolder) -> Data:
     """
     with ExitStack() as opened:
         source = opened.enter_context(open_data(config))
-        split = run_split(config, folder, source)
+        split, check = checked_split(config, folder, source)
         parts = (split.train, split.validation, split.test)
         ids = [image_id for part in parts for image_id in part.ids]
         side = store_side(config.image_size, config.calibration_resolutions, config.resize)
@@ -67,7 +71,7 @@ def prepare(config: Config, folder: RunFolder) -> Data:
         len(test),
         ", ".join(f"{len(members)} {name}" for name, members in groups.items()),
     )
-    return Data(split, train, validation, test, split.train_counts, groups)
+    return Data(split, train, validation, test, split.train_counts, groups, check)
 
 
 def _examples(pictures: Pictures, part: Partition) -> Examples:

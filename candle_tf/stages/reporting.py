@@ -36,6 +36,7 @@ def report(
         metrics=metrics,
         bytes=_sizes(calibrated, trained, exported),
         export=exported.record,
+        data=data.check,
     )
     write_results(results, folder.report_path)
     html_path = folder.path / "report.html"

@@ -31,7 +31,11 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     tf.config.experimental.enable_op_determinism()
     folder = open_run_folder(config)
     data = _stage("1/5 data", lambda: prepare(config, folder))
-    folder.record("data", [folder.config_path, folder.split_path], split=data.split.hash)
+    folder.record(
+        "data",
+        [folder.config_path, folder.data_check_path, folder.split_path],
+        split=data.split.hash,
+    )
     calibrated = None
     if config.method == "candle":
         path = folder.path / "calibrate"

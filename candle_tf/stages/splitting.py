@@ -3,13 +3,15 @@
 Knows nothing of TensorFlow, so that a split is drawn and shown at once.
 """
 
+from collections.abc import Collection
+
 from absl import logging
 
 from candle_tf.config import LISTS, Config
 from candle_tf.data.catalog import CATALOG, kind_of
 from candle_tf.data.class_counts import read_class_counts
 from candle_tf.data.sources import Source, open_source
-from candle_tf.data.split import Split, check_split, load_split, make_split, save_split
+from candle_tf.data.split import Split, check_split, leave_out, load_split, make_split, save_split
 from candle_tf.errors import UserError
 from candle_tf.run_folder import RunFolder
 
@@ -67,19 +69,27 @@ def draw_split(config: Config, source: Source) -> Split:
     )
 
 
-def run_split(config: Config, folder: RunFolder, source: Source) -> Split:
+def run_split(
+    config: Config, folder: RunFolder, source: Source, left_out: Collection[str] = ()
+) -> Split:
     """A run's split: the one in its folder, or a new one, saved there.
+
+    Args:
+        config: The settings.
+        folder: Of the run.
+        source: The data set.
+        left_out: Ids of pictures that a new split goes without, as they cannot be read.
 
     Raises:
         UserError: as `draw_split`; or where the folder's split is of other data, or not --split.
     """
     if not folder.split_path.exists():
-        split = draw_split(config, source)
+        split = leave_out(draw_split(config, source), left_out)
         save_split(split, folder.split_path)
         return split
     split = load_split(folder.split_path)
     check_split(split, source)
-    if config.split and load_split(config.split).hash != split.hash:
+    if config.split and leave_out(load_split(config.split), left_out).hash != split.hash:
         raise UserError(
             f"{folder.path} holds a run with another split than --split={config.split}. Give "
             "another --run_dir, or leave --split out to go on with that run."

@@ -1,0 +1,34 @@
+from candle_tf.reporting import html
+from candle_tf.reporting.data_findings import data_findings
+
+LEFT_OUT = {"id": "a/1.png", "part": "train", "class": "cat", "reason": "a/1.png: cut <short>"}
+TWIN = {"ids": {"train": ["a/2.png"], "test": ["b/9.png"]}, "classes": ["cat", "dog"]}
+
+
+def rendered(**changes):
+    data = {"scanned": 70, "left_out": [], "duplicates": [], "shared": {}, **changes}
+    return html.render_report("x", [html.Section("Data", data_findings(data))])
+
+
+def test_left_out_pictures_are_counted_and_listed():
+    text = rendered(left_out=[LEFT_OUT])
+    assert "70 pictures were looked at before training; 1 could not be read" in text
+    assert "a/1.png: cut &lt;short&gt;" in text
+    assert "the same: none." in text
+
+
+def test_pictures_in_two_parts_are_listed():
+    text = rendered(duplicates=[TWIN], shared={"train and test": 1})
+    assert "1 in train and test" in text
+    assert "train: a/2.png = test: b/9.png" in text
+
+
+def test_long_tables_say_where_the_rest_is():
+    text = rendered(left_out=[{**LEFT_OUT, "id": f"p{i}"} for i in range(51)])
+    assert "p49" in text
+    assert "p50" not in text
+    assert "the first 50 of 51; all are in data_check.json" in text
+
+
+def test_reports_of_older_versions_say_nothing():
+    assert data_findings({}) == []
