@@ -18,6 +18,11 @@ from candle_tf.errors import UserError
 # 89,478,485 pixels, 268 MB as RGB: the bound above which Pillow itself warns of a bomb.
 MAX_PIXELS = 1024**3 // 4 // 3
 
+# Encoded more tightly than this, a large picture is one colour, or a bomb; a photograph takes about
+# 10 bytes of pixels for one of its file.
+MAX_RATIO = 500
+_RATIO_FREE_PIXELS = 2**24
+
 # Only these decoders run, whatever the bytes claim to be.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Image.open does not load the decoders of formats that it is told to keep to.
@@ -40,7 +45,8 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
     """Decodes one JPEG, PNG, WebP, BMP or GIF picture.
 
     The EXIF orientation is applied. Grey, palette and CMYK pictures become RGB (colour profiles
-    are not applied); 16-bit grey is scaled from 0..65535 to 0..255; transparency is composited on
+    are not applied, and Adobe's inverted CMYK is told by its marker); 16-bit pictures are brought
+    to 8 bits, grey by rounding and colours by their upper byte; transparency is composited on
     white; of an animation the first frame is taken.
 
     Args:
@@ -52,11 +58,11 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
 
     Raises:
         UserError: If the data is no such picture, is damaged or cut short, or holds more than
-            `MAX_PIXELS` pixels.
+            `MAX_PIXELS` pixels, or over 16 million at more than `MAX_RATIO` bytes a byte.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _refuse_bomb(image.size, origin)
+            _refuse_bomb(image.size, len(data), origin)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return np.array(_to_rgb(image))
@@ -67,12 +73,18 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
         ) from error
 
 
-def _refuse_bomb(size: tuple[int, int], origin: str) -> None:
+def _refuse_bomb(size: tuple[int, int], encoded: int, origin: str) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
+    pixels = width * height
+    if pixels > MAX_PIXELS:
         raise UserError(
             f"{origin}: {width} x {height} is more than {MAX_PIXELS:,} pixels: "
             "make the picture smaller or take it out of the data set."
+        )
+    if pixels > _RATIO_FREE_PIXELS and 3 * pixels > MAX_RATIO * encoded:
+        raise UserError(
+            f"{origin}: {encoded:,} bytes hold {width} x {height} pixels, over {MAX_RATIO} times "
+            "as many bytes: make the picture smaller or take it out of the data set."
         )
 
 

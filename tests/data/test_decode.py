@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from candle_tf.data.decode import MAX_PIXELS, decode_image
+from candle_tf.data.decode import MAX_PIXELS, MAX_RATIO, decode_image
 from candle_tf.errors import UserError
 
 
@@ -62,6 +62,44 @@ def test_16_bit_grey_is_scaled_not_clipped():
     wide = np.array([[0, 257, 128 * 257 + 100, 65535]], np.uint16)
     decoded = decode_image(encode(Image.fromarray(wide), "PNG"), "x")
     np.testing.assert_array_equal(decoded[0, :, 1], [0, 1, 128, 255])
+
+
+def png_of(array: np.ndarray, colour_type: int) -> bytes:
+    """A PNG written by hand: uint8 or uint16 [H, W, channels], big-endian, no filter."""
+    height, width = array.shape[:2]
+    depth = 8 * array.dtype.itemsize
+    rows = array.astype(array.dtype.newbyteorder(">")).reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, chunk in ((b"IHDR", header), (b"IDAT", body), (b"IEND", b"")):
+        data += struct.pack(">I", len(chunk)) + name + chunk
+        data += struct.pack(">I", zlib.crc32(name + chunk))
+    return data
+
+
+def test_16_bit_colours_are_brought_to_8_bits():
+    wide = np.random.default_rng(0).integers(0, 2**16, (4, 5, 3), np.uint16)
+    decoded = decode_image(png_of(wide, 2), "x")
+    np.testing.assert_allclose(decoded, wide / 257, atol=1)
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(6, 4), (4, 2)])
+def test_16_bit_alpha_is_composited_on_white(colour_type, channels):
+    wide = np.random.default_rng(1).integers(0, 2**16, (4, 5, channels), np.uint16)
+    decoded = decode_image(png_of(wide, colour_type), "x")
+    alpha = wide[..., -1:] / 65535
+    expected = alpha * wide[..., :-1] / 257 + (1 - alpha) * 255
+    np.testing.assert_allclose(decoded, np.broadcast_to(expected, decoded.shape), atol=2)
+
+
+def test_inverted_cmyk_is_told_by_adobes_marker():
+    ink = np.zeros((16, 16, 4), np.uint8)
+    ink[..., 0] = 255  # cyan
+    data = encode(Image.fromarray(ink, mode="CMYK"), "JPEG", quality=100)
+    assert b"Adobe" in data
+    # Stored inverted, as Photoshop does: the bytes of the first channel are dark where ink is.
+    np.testing.assert_allclose(decode_image(data, "x")[8, 8], [0, 255, 255], atol=3)
 
 
 def test_one_bit_is_black_and_white():
@@ -137,3 +175,14 @@ def test_a_decompression_bomb_is_refused_unseen(side):
         data += struct.pack(">I", zlib.crc32(name + body))
     with pytest.raises(UserError, match=r"bomb\.png.*pixels"):
         decode_image(data, "bomb.png")
+
+
+def test_a_large_picture_packed_too_tightly_is_refused():
+    flat = encode(Image.new("L", (4200, 4200)), "PNG")
+    assert MAX_RATIO * len(flat) < 3 * 4200**2
+    with pytest.raises(UserError, match=r"flat\.png: [0-9,]+ bytes hold 4200 x 4200 pixels, over"):
+        decode_image(flat, "flat.png")
+    # As tight, but small: a drawing on white.
+    small = encode(Image.new("L", (3000, 3000)), "PNG")
+    assert MAX_RATIO * len(small) < 3 * 3000**2
+    assert decode_image(small, "small.png").shape == (3000, 3000, 3)
