@@ -1,8 +1,9 @@
 """SavedModels in numbered folders, as TensorFlow Serving takes them.
 
-folder = export_saved_model(student, "export/saved_model", ["cat", "dog"])    # .../1, .../2
-serve = tf.saved_model.load(folder).signatures["serving_default"]
-serve(pixels=tf.constant(images))       # {"scores": ..., "classes": ...}
+folder = export_saved_model(student, "export/saved_model", ["cat", "dog"], picture_side=160)
+signatures = tf.saved_model.load(folder).signatures
+signatures["serving_default"](image_bytes=tf.constant([open("cat.jpg", "rb").read()]))
+signatures["pixels"](pixels=tf.constant(images))       # {"scores": float32 [N, classes]}
 """
 
 import tempfile
@@ -11,29 +12,48 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from candle_tf.data.views import render, whole_box
 from candle_tf.deploy.binarize import deployable
+from candle_tf.deploy.decode_graph import decoded
+from candle_tf.deploy.squeeze_graph import squeezed
+from candle_tf.deploy.warmup import warmup_pictures, write_warmup
 from candle_tf.errors import UserError
 
 SIGNATURE = "serving_default"
+PIXELS = "pixels"
+TOP_CLASSES = 5
 LABELS = "labels.txt"
 # Graphs for training on would name gradients that only this package knows.
 SAVE_OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
 
 def export_saved_model(
-    student: tf.keras.Model, directory: str | Path, class_names: Sequence[str]
+    student: tf.keras.Model,
+    directory: str | Path,
+    class_names: Sequence[str],
+    *,
+    picture_side: int,
 ) -> Path:
     """Writes a student as `directory`/<n>/, with n one above the highest number there.
 
-    The signature "serving_default" takes "pixels", uint8 [N, H, W, 3], and gives "scores", the
-    softmax, float32 [N, classes], and "classes", the arg-max, int64 [N]. Stock TensorFlow runs it.
-    The labels are in assets/labels.txt, one a line. A folder is complete or not there at all, and
-    none is ever written over.
+    Two signatures, which stock TensorFlow runs:
+
+    - "serving_default" takes "image_bytes", JPEG or PNG files of any size, string [N]. It decodes
+      and resizes them as evaluation does and gives the min(5, classes) best classes of each, best
+      first: "class_names", string [N, k], "class_ids", int64 [N, k], and "scores", float32 [N, k],
+      their softmax. One bad picture fails its whole request with INVALID_ARGUMENT.
+    - "pixels" takes "pixels", uint8 [N, H, W, 3], already resized, and gives "scores", the softmax
+      over all classes, float32 [N, classes].
+
+    The labels are in assets/labels.txt, one a line, and calls to warm up with in assets.extra. A
+    folder is complete or not there at all, and none is ever written over.
 
     Args:
         student: Keras model from pixels, float32 [N, H, W, 3] in 0..255, to "logits".
         directory: where the numbered folders are; made where missing.
         class_names: one name per class, in the order of the logits.
+        picture_side: side of the squares that pictures are squeezed to before they are resized
+            for the student, in pixels: of `data.pictures.open_pictures`.
 
     Returns:
         The new folder.
@@ -48,29 +68,85 @@ def export_saved_model(
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=directory) as unfinished:
         labels_file = Path(unfinished) / LABELS
         labels_file.write_text(labels, encoding="utf-8", newline="\n")
-        module = _Server(model, labels_file)
+        module = _Server(model, labels_file, class_names, picture_side)
         written = Path(unfinished) / "model"
-        signatures = {SIGNATURE: module.serve.get_concrete_function()}
-        tf.saved_model.save(module, str(written), signatures=signatures, options=SAVE_OPTIONS)
+        tf.saved_model.save(
+            module, str(written), signatures=module.signatures(), options=SAVE_OPTIONS
+        )
+        _write_warmup(written, int(model.input_shape[1]))
         folder = directory / str(_next_number(directory))
         # A folder that another process has filled in the meantime makes this fail, not merge.
         return written.rename(folder)
 
 
 class _Server(tf.Module):
-    """What is saved: a traced function, its variables and the labels; no Keras object."""
+    """What is saved: traced functions, their variables and the labels; no Keras object."""
 
-    def __init__(self, model: tf.keras.Model, labels_file: Path) -> None:
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        labels_file: Path,
+        class_names: Sequence[str],
+        picture_side: int,
+    ) -> None:
         super().__init__()
         self.parameters = model.variables
         self.labels = tf.saved_model.Asset(str(labels_file))
+        size = int(model.input_shape[1])
+        top = min(TOP_CLASSES, len(class_names))
 
-        def serve(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            logits = model(tf.cast(pixels, tf.float32), training=False)
-            return {"scores": tf.nn.softmax(logits), "classes": tf.argmax(logits, axis=-1)}
+        def scores_of(inputs: tf.Tensor) -> tf.Tensor:
+            return tf.nn.softmax(model(inputs, training=False))
 
-        spec = tf.TensorSpec(model.input_shape, tf.uint8, name="pixels")
-        self.serve = tf.function(serve, input_signature=[spec], autograph=False)
+        def serve_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"scores": scores_of(tf.cast(pixels, tf.float32))}
+
+        def serve_pictures(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            inputs = _inputs(image_bytes, picture_side, size)
+            best = tf.math.top_k(scores_of(inputs), top)
+            return {
+                "class_names": tf.gather(tf.constant(list(class_names)), best.indices),
+                "class_ids": tf.cast(best.indices, tf.int64),
+                "scores": best.values,
+            }
+
+        pixels = tf.TensorSpec(model.input_shape, tf.uint8, name="pixels")
+        pictures = tf.TensorSpec([None], tf.string, name="image_bytes")
+        self.serve_pixels = tf.function(serve_pixels, input_signature=[pixels], autograph=False)
+        self.serve_pictures = tf.function(
+            serve_pictures, input_signature=[pictures], autograph=False
+        )
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """What can be called in a SavedModel, by name."""
+        return {
+            SIGNATURE: self.serve_pictures.get_concrete_function(),
+            PIXELS: self.serve_pixels.get_concrete_function(),
+        }
+
+
+def _inputs(image_bytes: tf.Tensor, picture_side: int, size: int) -> tf.Tensor:
+    """What evaluation gives the student for these files: float32 [N, size, size, 3]."""
+
+    def one(item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        encoded, index = item
+        square = squeezed(decoded(encoded, index), picture_side)
+        # Whole numbers, as in `data.pipeline.evaluation_batches`.
+        return tf.round(render(square, whole_box(), tf.constant(False), size))
+
+    numbers = tf.range(tf.size(image_bytes))
+    signature = tf.TensorSpec([size, size, 3], tf.float32)
+    # A few at a time: a decoded photograph can take 100 MB.
+    return tf.map_fn(
+        one, (image_bytes, numbers), fn_output_signature=signature, parallel_iterations=2
+    )
+
+
+def _write_warmup(saved_model: Path, size: int) -> None:
+    pictures = warmup_pictures()
+    requests = [(SIGNATURE, {"image_bytes": tf.constant([picture])}) for picture in pictures]
+    pixels = tf.zeros([1, size, size, 3], tf.uint8)
+    write_warmup(saved_model, [*requests, (PIXELS, {"pixels": pixels})])
 
 
 def _labels(class_names: Sequence[str], classes: int) -> str:

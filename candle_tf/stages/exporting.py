@@ -21,6 +21,7 @@ from candle_tf.deploy.verify import (
 from candle_tf.files import write_atomically
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.evaluation import Evaluation
+from candle_tf.stages.prepare import Data
 from candle_tf.teachers.weights import fingerprint
 
 STAGE = "export"
@@ -45,14 +46,14 @@ class Exported:
 
 
 def export(
-    student: tf.keras.Model, class_names: tuple[str, ...], evaluation: Evaluation, folder: RunFolder
+    student: tf.keras.Model, data: Data, evaluation: Evaluation, folder: RunFolder
 ) -> Exported:
     """Exports the student, unless an earlier call exported this very one.
 
     Args:
         student: as evaluated.
-        class_names: C names.
-        evaluation: the test pictures and the student's answers to them.
+        data: class names, and the test pictures before they were resized.
+        evaluation: the test pictures as the student sees them, and the student's answers to them.
         folder: of the run.
 
     Raises:
@@ -76,11 +77,15 @@ def export(
     write_atomically(path, flatbuffer)
 
     version = saved_model.export_saved_model(
-        student, folder.export_path / "saved_model", class_names
+        student,
+        folder.export_path / "saved_model",
+        data.split.class_names,
+        picture_side=data.test.pictures.canvas.shape[1],
     )
     logging.info("export: checking %s in stock TensorFlow", version)
     try:
-        agreement = check_saved_model(version, pixels, logits)
+        pictures = data.test.batch(np.arange(len(pixels)))["pictures"]
+        agreement = check_saved_model(version, pixels, logits, pictures)
     except ExportError:
         shutil.rmtree(version)  # a server takes the highest number it finds
         raise

@@ -51,7 +51,7 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     evaluation = _stage("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
     exported = _stage(
         "5/5 export",
-        lambda: export(trained.student, data.split.class_names, evaluation, folder),
+        lambda: export(trained.student, data, evaluation, folder),
     )
     return folder, report(config, folder, data, calibrated, trained, evaluation, exported)
 
