@@ -22,8 +22,8 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
     # Stages know the Config and a run's folder, and call what is below with plain arguments, as
     # benchmarks do, which know neither.
     ("stages", [{"stages"}, {"benchmarks"}]),
-    # What is done with networks and figures; three neighbours that do not know each other.
-    ("methods", [{"methods"}, {"deploy"}, {"reporting"}]),
+    # What is done with networks and figures; neighbours that do not know each other.
+    ("methods", [{"methods"}, {"deploy"}, {"reporting"}, {"serving"}]),
     # Networks, built or loaded; the two kinds do not know each other.
     ("networks", [{"students"}, {"teachers"}]),
     # Pictures, splits, views and batches.

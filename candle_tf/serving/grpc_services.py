@@ -1,0 +1,81 @@
+"""PredictionService and ModelService over gRPC, with TensorFlow Serving's own messages."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+from absl import logging
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from candle_tf.serving import answers
+from candle_tf.serving.status import RequestError
+from candle_tf.serving.versions import Versions
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict and GetModelMetadata; what else the service has is UNIMPLEMENTED."""
+
+    def __init__(self, versions: Versions) -> None:
+        self._versions = versions
+
+    def Predict(  # noqa: N802, the protocol's name
+        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
+    ) -> predict_pb2.PredictResponse:
+        """Runs a signature."""
+        return _answered(answers.predict, self._versions, request, context)
+
+    def GetModelMetadata(  # noqa: N802
+        self,
+        request: get_model_metadata_pb2.GetModelMetadataRequest,
+        context: grpc.ServicerContext,
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        """The signatures."""
+        return _answered(answers.model_metadata, self._versions, request, context)
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus; HandleReloadConfigRequest is UNIMPLEMENTED."""
+
+    def __init__(self, versions: Versions) -> None:
+        self._versions = versions
+
+    def GetModelStatus(  # noqa: N802
+        self,
+        request: get_model_status_pb2.GetModelStatusRequest,
+        context: grpc.ServicerContext,
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        """The versions and their states."""
+        return _answered(answers.model_status, self._versions, request, context)
+
+
+def add_services(server: grpc.Server, versions: Versions) -> None:
+    """Puts both services on a server."""
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        PredictionService(versions), server
+    )
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(versions), server)
+
+
+def _answered(
+    answer: Callable[[Versions, Request], Response],
+    versions: Versions,
+    request: Request,
+    context: Any,
+) -> Response:
+    try:
+        return answer(versions, request)
+    except RequestError as refused:
+        context.abort(grpc.StatusCode[refused.code], refused.message)
+    except Exception:
+        logging.exception("a request failed")
+        context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
+    raise AssertionError("abort raises")

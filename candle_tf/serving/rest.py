@@ -1,0 +1,140 @@
+"""TensorFlow Serving's REST form as a WSGI application.
+
+POST /v1/models/NAME[/versions/N]:predict       answers a PredictRequest as JSON
+GET  /v1/models/NAME[/versions/N]               states of the versions
+GET  /v1/models/NAME[/versions/N]/metadata      signatures
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from absl import logging
+from google.protobuf import json_format
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+)
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Request, Response
+
+from candle_tf.serving import answers
+from candle_tf.serving.json_tensors import body_of, inputs_of
+from candle_tf.serving.status import FAILED_PRECONDITION, HTTP, INVALID_ARGUMENT, RequestError
+from candle_tf.serving.versions import Versions
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
+
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_PREDICT = re.compile(_MODEL + ":predict")
+_CLASSIFY = re.compile(_MODEL + ":(classify|regress)")
+_ABOUT = re.compile(_MODEL + "(?P<metadata>/metadata)?")
+
+
+def application(versions: Versions, max_bytes: int) -> Application:
+    """The WSGI application.
+
+    Args:
+        versions: of the model that is served.
+        max_bytes: larger bodies are refused with 413.
+    """
+
+    def answer(environment: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        request = Request(environment)
+        request.max_content_length = max_bytes
+        body, status = _answer(versions, request)
+        text = json.dumps(body, indent=1, ensure_ascii=False)
+        response = Response(text, status, content_type="application/json")
+        return response(environment, start_response)
+
+    return answer
+
+
+def _answer(versions: Versions, request: Request) -> tuple[dict[str, Any], int]:
+    try:
+        return _route(versions, request), 200
+    except RequestError as refused:
+        return {"error": refused.message}, HTTP[refused.code]
+    except HTTPException as error:  # a body that is too large or cut off
+        return {"error": str(error.description)}, error.code or HTTP[INVALID_ARGUMENT]
+    except Exception:
+        logging.exception("a request failed")
+        return {"error": "the server failed; its log says why"}, 500
+
+
+def _route(versions: Versions, request: Request) -> dict[str, Any]:
+    if request.method == "POST":
+        if found := _PREDICT.fullmatch(request.path):
+            return _predict(versions, _model_spec(found), request.get_data(cache=False))
+        if _CLASSIFY.fullmatch(request.path):
+            raise RequestError("UNIMPLEMENTED", "this server knows :predict alone")
+    elif request.method == "GET" and (found := _ABOUT.fullmatch(request.path)):
+        spec = _model_spec(found)
+        return _metadata(versions, spec) if found["metadata"] else _status(versions, spec)
+    raise RequestError(INVALID_ARGUMENT, f"Malformed request: {request.method} {request.path}")
+
+
+def _model_spec(found: re.Match[str]) -> model_pb2.ModelSpec:
+    spec = model_pb2.ModelSpec(name=found["name"])
+    if found["version"]:
+        number = int(found["version"])
+        if number >= 2**63:
+            raise RequestError(INVALID_ARGUMENT, f"Failed to convert version: {number} to numeric.")
+        spec.version.value = number
+    elif found["label"]:
+        spec.version_label = found["label"]
+    return spec
+
+
+def _predict(versions: Versions, spec: model_pb2.ModelSpec, body: bytes) -> dict[str, Any]:
+    asked = _parsed(body)
+    signature = asked.get("signature_name", "")
+    if not isinstance(signature, str):
+        raise RequestError(INVALID_ARGUMENT, "'signature_name' key must be a string value.")
+    servable = versions.servable(spec.name, answers.wanted_version(spec))
+    try:
+        definition = servable.signature(signature)
+    except RequestError as refused:
+        # The one error that the two protocols number differently.
+        code = INVALID_ARGUMENT if refused.code == FAILED_PRECONDITION else refused.code
+        name = signature or "serving_default"
+        message = f'Serving signature name: "{name}" not found in signature def'
+        raise RequestError(code, message) from refused
+    inputs, row_form = inputs_of(asked, definition.inputs)
+    return body_of(servable.call(signature, inputs), row_form)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(INVALID_ARGUMENT, f"JSON Parse error: {error}") from error
+    if not isinstance(asked, dict):
+        raise RequestError(INVALID_ARGUMENT, "JSON Value is not object")
+    return asked
+
+
+def _status(versions: Versions, spec: model_pb2.ModelSpec) -> dict[str, Any]:
+    request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+    return _as_json(answers.model_status(versions, request))
+
+
+def _metadata(versions: Versions, spec: model_pb2.ModelSpec) -> dict[str, Any]:
+    request = get_model_metadata_pb2.GetModelMetadataRequest(
+        model_spec=spec, metadata_field=[answers.SIGNATURE_DEF]
+    )
+    response = answers.model_metadata(versions, request)
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    response.metadata[answers.SIGNATURE_DEF].Unpack(signatures)
+    return {
+        "model_spec": _as_json(response.model_spec),
+        "metadata": {answers.SIGNATURE_DEF: _as_json(signatures)},
+    }
+
+
+def _as_json(message: Any) -> dict[str, Any]:
+    return json_format.MessageToDict(
+        message, including_default_value_fields=True, preserving_proto_field_name=True
+    )

@@ -1,0 +1,120 @@
+"""The numbered versions under a model's base path: the highest is served, new ones are taken up.
+
+versions = Versions("flowers", Path("export/saved_model"))
+versions.poll()                         # again and again
+versions.servable(version=None).call(...)
+
+TensorFlow Serving's default policy: the latest version alone; the earlier one is let go when its
+successor is ready, and a version that does not load leaves it in place.
+"""
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import logging
+
+from candle_tf.serving.servable import Servable, load_servable
+from candle_tf.serving.status import NOT_FOUND, RequestError
+
+LOADING, AVAILABLE, END = "LOADING", "AVAILABLE", "END"
+# A folder may still be being copied when it is first seen.
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """What GetModelStatus tells of a version: its state, and the error that ended it, or ""."""
+
+    state: str
+    error: str = ""
+
+
+class Versions:
+    """One model. Any thread may ask; one thread at a time may poll."""
+
+    def __init__(self, name: str, base_path: Path) -> None:
+        """Looks at nothing yet.
+
+        Args:
+            name: of the model in requests.
+            base_path: folder of the numbered folders.
+        """
+        self.name = name
+        self.base_path = base_path
+        self._current: Servable | None = None
+        self._states: dict[int, VersionState] = {}
+        self._tries: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    def poll(self) -> None:
+        """Loads the highest version, unless it is served or has failed too often."""
+        wanted = max(self._on_disk(), default=None)
+        with self._lock:
+            served = self._current.version if self._current else None
+        if wanted is None or wanted == served or self._tries[wanted] == _TRIES:
+            return
+        self._tries[wanted] += 1
+        self._say(wanted, VersionState(LOADING))
+        try:
+            servable = load_servable(self.base_path / str(wanted), wanted)
+        except Exception as error:  # whatever is wrong with the folder, the server goes on
+            logging.exception("version %d does not load", wanted)
+            self._say(wanted, VersionState(END, f"{type(error).__name__}: {error}"))
+            return
+        with self._lock:
+            self._current = servable
+            self._states[wanted] = VersionState(AVAILABLE)
+            if served is not None:
+                self._states[served] = VersionState(END)
+        logging.info("serving %s, version %d", self.name, wanted)
+
+    def is_ready(self) -> bool:
+        """Whether a version is served."""
+        with self._lock:
+            return self._current is not None
+
+    def servable(self, name: str, version: int | None) -> Servable:
+        """What answers a request.
+
+        Args:
+            name: of the model asked for.
+            version: None is the one that is served.
+
+        Raises:
+            RequestError: NOT_FOUND.
+        """
+        with self._lock:
+            current = self._current
+        if name != self.name or current is None or version not in (None, current.version):
+            asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise RequestError(NOT_FOUND, f"Servable not found for request: {asked}")
+        return current
+
+    def states(self, name: str, version: int | None) -> dict[int, VersionState]:
+        """The state of a version, or of all that were ever seen.
+
+        Raises:
+            RequestError: NOT_FOUND.
+        """
+        with self._lock:
+            states = dict(self._states) if name == self.name else {}
+        if version is None:
+            if not states:
+                raise RequestError(NOT_FOUND, f"Could not find any versions of model {name}")
+            return dict(sorted(states.items(), reverse=True))
+        if version not in states:
+            raise RequestError(NOT_FOUND, f"Could not find version {version} of model {name}")
+        return {version: states[version]}
+
+    def _say(self, version: int, state: VersionState) -> None:
+        with self._lock:
+            self._states[version] = state
+
+    def _on_disk(self) -> list[int]:
+        try:
+            names = [entry.name for entry in self.base_path.iterdir() if entry.is_dir()]
+        except OSError:
+            return []
+        return [int(name) for name in names if name.isascii() and name.isdigit()]
