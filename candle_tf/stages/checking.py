@@ -59,7 +59,11 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
     bad = _entries(source, split, scan.bad)
     if bad and (config.on_bad_image == "stop" or fixed):
         raise UserError(_refusal(bad, fixed))
-    duplicates = find_duplicates(scan, leave_out(split, scan.bad))
+    try:
+        readable = leave_out(split, scan.bad)
+    except UserError as error:
+        raise UserError(f"{error}\n{_listed(bad)}") from error
+    duplicates = find_duplicates(scan, readable)
     return {
         "scanned": len(ids),
         "left_out": bad,
@@ -86,14 +90,18 @@ def _entries(source: Source, split: Split, bad: Sequence[str]) -> list[dict[str,
 
 
 def _refusal(bad: list[dict[str, str]], fixed: bool) -> str:
-    shown = "".join(f"\n  {entry['reason']}" for entry in bad[:_SHOWN])
-    more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     advice = (
         "Restore them, or choose a new run folder: this run's split has them."
         if fixed
         else "Mend or remove them, or leave them out with --on_bad_image=skip."
     )
-    return f"{len(bad)} pictures cannot be read:{shown}{more}\n{advice}"
+    return f"{_listed(bad)}\n{advice}"
+
+
+def _listed(bad: list[dict[str, str]]) -> str:
+    shown = "".join(f"\n  {entry['reason']}" for entry in bad[:_SHOWN])
+    more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return f"{len(bad)} pictures cannot be read:{shown}{more}"
 
 
 def _read(path: Path) -> dict[str, Any]:
