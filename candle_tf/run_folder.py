@@ -7,7 +7,7 @@ runs/digits/
   calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
   student/        the same of the student
   report.json     every figure          report.html   the pictures
-  export/         saved_model/<n>/ and student.lce.tflite
+  export/         saved_model/<n>/, student.lce.tflite, student.float.tflite, student.json
   manifest.json   versions, and the SHA-256 of every file that a stage finished
 """
 
@@ -31,6 +31,7 @@ _PACKAGES = (
     "tf_keras",
     "larq",
     "larq-compute-engine",
+    "ai-edge-litert",
     "keras-cv",
     "numpy",
     "pillow",

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import candle_tf
+from candle_tf.deploy.tflite import convert_float, run_litert
 from candle_tf.students.catalog import binary_layers, build_student
 from tests.deploy.test_binarize import logits_of, photographs, small_student
-from tools.student_table import float_twin, random_images, randomize, table
+from tools.student_table import random_images, randomize, table
 
 OPTIONS = {"image_size": 32, "classes": 10, "width": 0.25, "stem_stride": 1}
 
@@ -68,15 +68,10 @@ def test_a_students_figures(printed_and_written):
 
 def test_the_float_twin_computes_the_same_with_more_bytes():
     student = small_student()
-    twin = float_twin(student)
+    twin = convert_float(student)
     binary = sum(int(np.prod(layer.kernel.shape)) for layer in binary_layers(student))
     assert len(twin) > 4 * binary
-    interpreter = tf.lite.Interpreter(model_content=twin)
-    interpreter.allocate_tensors()
-    pixels = photographs()[:1].astype(np.float32)
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
-    interpreter.invoke()
-    actual = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    actual = run_litert(twin, photographs()[:1])
     expected = logits_of(student)[:1]
     np.testing.assert_allclose(actual, expected, atol=0.05 * np.abs(expected).max())
 

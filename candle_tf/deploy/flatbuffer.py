@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
+from ai_edge_litert import schema_py_generated as schema
 
 from candle_tf.errors import UserError
 
@@ -43,6 +43,7 @@ class Operator:
 
     Attributes:
         name: TFLite's built-in name ("CONV_2D") or the custom one ("LceBconv2d").
+        is_custom: whether it is none of TFLite's own, so that stock LiteRT cannot run it.
         outputs: names of the output tensors. The converter joins the names of all steps it fused,
             last one first, and cuts the whole.
         weights: the kernel of a convolution or fully connected operator (float ones
@@ -50,6 +51,7 @@ class Operator:
     """
 
     name: str
+    is_custom: bool
     outputs: tuple[str, ...]
     weights: Weights | None
 
@@ -89,13 +91,15 @@ def _content(buffer: Any) -> np.ndarray:
 
 
 def _operator(operator: Any, model: Any, tensors: list[Any], buffers: list[np.ndarray]) -> Operator:
-    name = _name(model.OperatorCodes(operator.OpcodeIndex()))
+    code = model.OperatorCodes(operator.OpcodeIndex())
+    name = _name(code)
     outputs = [tensors[operator.Outputs(index)] for index in range(operator.OutputsLength())]
     weights = None
     if name in (*FLOAT_OPERATORS, BINARY_CONVOLUTION):
         tensor = tensors[operator.Inputs(1)]
         weights = _weights(tensor, buffers[tensor.Buffer()])
-    return Operator(name, tuple(output.Name().decode() for output in outputs), weights)
+    names = tuple(output.Name().decode() for output in outputs)
+    return Operator(name, code.CustomCode() is not None, names, weights)
 
 
 def _name(code: Any) -> str:

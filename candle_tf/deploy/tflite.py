@@ -1,42 +1,38 @@
-"""TFLite files for the Larq Compute Engine: written from a student, and run.
+"""TFLite files of a student, for the Larq Compute Engine and for stock LiteRT.
 
-flatbuffer = convert(student)
+flatbuffer = convert(student)           # 1 bit per binary weight, for the Larq Compute Engine
+twin = convert_float(student)           # the same network with every weight in float32
 run(flatbuffer, pixels)                 # logits, float32 [N, classes]
+run_litert(twin, pixels)
 """
 
-import platform
 import tempfile
 from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
+from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from candle_tf.deploy.binarize import deployable
-from candle_tf.deploy.flatbuffer import operators
+from candle_tf.deploy.interpreters import (
+    compute_engine,
+    open_compute_engine,
+    open_litert,
+    predict,
+)
 from candle_tf.deploy.saved_model import SAVE_OPTIONS, SIGNATURE
-from candle_tf.errors import UserError
-
-# Flags of the interpreter for each kernel of the binary convolution. On x86 the indirect one is
-# several times faster than the default one, which is written for ARM.
-_KERNELS: dict[str, dict[str, bool]] = {
-    "default": {},
-    "reference": {"use_reference_bconv": True},
-    "indirect": {"use_indirect_bgemm": True},
-}
-_PROGRESS_EVERY = 1000
 
 
-def convert(student: tf.keras.Model) -> bytes:
+def convert(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
     """Converts a student to a TFLite file with binary convolutions.
 
-    The file takes "pixels", float32 [1, H, W, 3] in 0..255, and gives "logits", float32
-    [1, classes]. Whether all of it stayed binary is for `candle_tf.deploy.verify` to say.
+    The file takes "pixels", uint8 [1, H, W, 3], and gives "logits", float32 [1, classes]: what
+    comes between a decoded picture and the student's first convolution is in its graph. Whether
+    all of it stayed binary is for `candle_tf.deploy.verify` to say.
 
     Args:
         student: Keras model from pixels, float32 [N, H, W, 3] in 0..255, to "logits".
+        dtype: what the file takes; float32 for a network whose input is no picture.
 
     Returns:
         The content of the file.
@@ -44,24 +40,32 @@ def convert(student: tf.keras.Model) -> bytes:
     Raises:
         UserError: for a student in mixed precision, and where the Larq Compute Engine is missing.
     """
-    engine = _compute_engine()
-    model = deployable(student)
-    module = tf.Module()
-    module.parameters = model.variables
-
-    @tf.function(
-        input_signature=[tf.TensorSpec(model.input_shape, tf.float32, name="pixels")],
-        autograph=False,
-    )
-    def predict(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"logits": model(pixels, training=False)}
-
-    # `convert_keras_model` gives the same file, but spends most of its time on saving every
-    # layer's own functions for Keras.
-    with tempfile.TemporaryDirectory() as directory:
-        signatures = {SIGNATURE: predict.get_concrete_function()}
-        tf.saved_model.save(module, directory, signatures=signatures, options=SAVE_OPTIONS)
+    engine = compute_engine()
+    # With the number of images open, as the checks before a training (students/preflight.py) have
+    # it; the engine's converter makes it 1.
+    with _saved(student, dtype, images=None) as directory:
         return engine.convert_saved_model(directory)
+
+
+def convert_float(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
+    """Converts a student to a plain TFLite file, which stock LiteRT runs.
+
+    Input and output are those of `convert`. The kernels hold the same two values per channel, in
+    32 bits each; activations are +-1 in float.
+
+    Args:
+        student: as for `convert`.
+        dtype: as for `convert`.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        UserError: for a student in mixed precision.
+    """
+    # XNNPACK does not take tensors whose shape is open.
+    with _saved(student, dtype, images=1) as directory:
+        return tf.lite.TFLiteConverter.from_saved_model(directory).convert()
 
 
 def run(
@@ -71,11 +75,12 @@ def run(
     kernel: str = "indirect",
     source: str = "the TFLite model",
 ) -> np.ndarray:
-    """Runs a converted file on images, one at a time.
+    """Runs a file in the Larq Compute Engine, one image at a time.
 
     Args:
         flatbuffer: the content of the file.
-        pixels: uint8 or float [N, H, W, 3] in 0..255, with the file's own height and width.
+        pixels: [N, H, W, 3] in 0..255, with the file's own height and width; uint8, or whole
+            numbers of another type.
         num_threads: threads that share the work on one image.
         kernel: of the binary convolutions: "indirect" (fastest on x86), "default" or "reference".
         source: how messages call the file, best its path.
@@ -84,47 +89,49 @@ def run(
         Logits, float32 [N, classes].
 
     Raises:
-        UserError: for damaged bytes, images of another shape, an unknown kernel, and where the
-            Larq Compute Engine is missing.
+        UserError: for damaged bytes, images of another shape or not in 0..255, an unknown kernel,
+            and where the Larq Compute Engine is missing.
     """
-    if kernel not in _KERNELS:
-        raise UserError(f"The kernel {kernel!r} is not known; it is one of {', '.join(_KERNELS)}.")
-    interpreter = _interpreter(flatbuffer, source, num_threads=num_threads, **_KERNELS[kernel])
-    expected = tuple(interpreter.input_shapes[0][1:])
-    if len(pixels) == 0 or pixels.shape[1:] != expected:
-        raise UserError(
-            f"{source} takes images of shape [N, {', '.join(map(str, expected))}], at least one, "
-            f"not {list(pixels.shape)}: resize them as for training."
-        )
-    return interpreter.predict(_one_by_one(pixels))
+    return predict(open_compute_engine(flatbuffer, source, num_threads, kernel), pixels)
 
 
-def _interpreter(flatbuffer: bytes, source: str, **options: Any) -> Any:
-    # On damaged bytes the interpreter would end the whole process; reading them refuses.
-    operators(flatbuffer, source)
-    _compute_engine()
-    from larq_compute_engine.tflite.python.interpreter import Interpreter
+def run_litert(
+    flatbuffer: bytes, pixels: np.ndarray, num_threads: int = 1, source: str = "the TFLite model"
+) -> np.ndarray:
+    """Runs a file in stock LiteRT (with XNNPACK), one image at a time.
 
-    try:
-        return Interpreter(flatbuffer, **options)
-    except RuntimeError as error:
-        raise UserError(f"{source} cannot be run ({error}): export it again.") from error
+    Args:
+        flatbuffer: the content of the file.
+        pixels: as for `run`.
+        num_threads: as for `run`.
+        source: as for `run`.
 
+    Returns:
+        Logits, float32 [N, classes].
 
-def _compute_engine() -> ModuleType:
-    try:
-        import larq_compute_engine
-    except ImportError as error:
-        raise UserError(
-            f"The Larq Compute Engine cannot be imported on {platform.machine()} ({error}). "
-            "It comes as a Python package for x86-64 alone: convert and check there, and run the "
-            "file on the device with the engine's C++ library."
-        ) from error
-    return larq_compute_engine
+    Raises:
+        UserError: as `run`; also for a file that needs the Larq Compute Engine.
+    """
+    return predict(open_litert(flatbuffer, source, num_threads), pixels)
 
 
-def _one_by_one(pixels: np.ndarray) -> Iterator[np.ndarray]:
-    for number, image in enumerate(pixels, start=1):
-        if number % _PROGRESS_EVERY == 0:
-            logging.info("TFLite: %d of %d images.", number, len(pixels))
-        yield image.astype(np.float32)
+@contextmanager
+def _saved(student: tf.keras.Model, dtype: tf.DType, images: int | None) -> Iterator[str]:
+    """A folder with the student as a SavedModel.
+
+    The converters' ways from a Keras model give the same files, but spend most of their time on
+    saving every layer's own functions for Keras.
+    """
+    model = deployable(student)
+    module = tf.Module()
+    module.parameters = model.variables
+    spec = tf.TensorSpec((images, *model.input_shape[1:]), dtype, name="pixels")
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def infer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": model(tf.cast(pixels, tf.float32), training=False)}
+
+    with tempfile.TemporaryDirectory() as directory:
+        signatures = {SIGNATURE: infer.get_concrete_function()}
+        tf.saved_model.save(module, directory, signatures=signatures, options=SAVE_OPTIONS)
+        yield directory

@@ -105,6 +105,30 @@ def check_binary(
     return dict(counts)
 
 
+def check_stock(flatbuffer: bytes, source: str = "the TFLite model") -> dict[str, int]:
+    """Refuses a file that stock LiteRT cannot run.
+
+    Args:
+        flatbuffer: the content of the file.
+        source: how messages call the file, best its path.
+
+    Returns:
+        How often each operator occurs, by name.
+
+    Raises:
+        ExportError: naming the operators that are not TFLite's own.
+        UserError: for a damaged file.
+    """
+    steps = operators(flatbuffer, source)
+    foreign = sorted({step.name for step in steps if step.is_custom})
+    if foreign:
+        raise ExportError(
+            f"{source} has the operators {', '.join(foreign)}, which stock LiteRT does not know: "
+            "convert the student without the Larq Compute Engine."
+        )
+    return dict(Counter(step.name for step in steps))
+
+
 def check_agreement(expected: np.ndarray, actual: np.ndarray, what: str) -> Agreement:
     """Refuses outputs that differ from the student's by more than rounding explains.
 

@@ -1,4 +1,4 @@
-"""Last stage: write the SavedModel and the LCE file, and let neither out unchecked."""
+"""Last stage: write SavedModel and TFLite files, and let none out unchecked."""
 
 import dataclasses
 import json
@@ -11,23 +11,21 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from candle_tf.deploy import saved_model, tflite
-from candle_tf.deploy.verify import (
-    ExportError,
-    check_agreement,
-    check_binary,
-    check_saved_model,
-)
+from candle_tf.deploy import saved_model
+from candle_tf.deploy.verify import ExportError, check_saved_model
 from candle_tf.files import write_atomically
+from candle_tf.metrics import Metrics
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.evaluation import Evaluation
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.tflite_files import NAMES, export_tflite
 from candle_tf.teachers.weights import fingerprint
 
 STAGE = "export"
-TFLITE_NAME = "student.lce.tflite"
-# The gate compares this many test pictures; the file's accuracy is measured on all of them.
+# The SavedModel is compared with Keras on this many test pictures.
 _COMPARED = 256
+# Exports that hold less than this one's files are made anew.
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,18 @@ class Exported:
     Attributes:
         saved_model: the numbered folder.
         tflite: the LCE file.
-        record: its export.json: operators of the file, agreement of both with Keras, sizes.
+        record: its export.json: agreement of all with Keras, operators and accuracy of the TFLite
+            files, latency of those here, sizes.
     """
 
     saved_model: Path
     tflite: Path
     record: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, Metrics]:
+        """Metrics of the TFLite files on the test set: "tflite" and "tflite_float"."""
+        return {name: Metrics.from_json(value) for name, value in self.record["metrics"].items()}
 
 
 def export(
@@ -64,18 +68,12 @@ def export(
     identity = fingerprint(student)
     if folder.finished(STAGE):
         record = json.loads(record_path.read_text())
-        if record["student"] == identity:
+        if record["student"] == identity and record.get("format") == _FORMAT:
             return _exported(record, folder)
     pixels, logits = evaluation.pixels[:_COMPARED], evaluation.logits[:_COMPARED]
 
-    path = folder.export_path / TFLITE_NAME
-    logging.info("export: converting to %s", path)
-    flatbuffer = tflite.convert(student)
-    record = {"student": identity, "operators": check_binary(flatbuffer, student, str(path))}
-    answers = tflite.run(flatbuffer, pixels, source=str(path))
-    record["tflite_agreement"] = dataclasses.asdict(check_agreement(logits, answers, str(path)))
-    write_atomically(path, flatbuffer)
-
+    record, written = export_tflite(student, data, evaluation, folder.export_path)
+    record.update(student=identity, format=_FORMAT)
     version = saved_model.export_saved_model(
         student,
         folder.export_path / "saved_model",
@@ -89,23 +87,17 @@ def export(
     except ExportError:
         shutil.rmtree(version)  # a server takes the highest number it finds
         raise
-    record["saved_model_agreement"] = dataclasses.asdict(agreement)
+    record["agreement"]["saved_model"] = dataclasses.asdict(agreement)
     record["saved_model"] = version.name
-    record["bytes"] = {"saved_model": _size(version), "tflite": len(flatbuffer)}
+    record["bytes"]["saved_model"] = _size(version)
     write_atomically(record_path, (json.dumps(record, indent=2) + "\n").encode())
-    folder.record(STAGE, [record_path, path, *_files(version)])
+    folder.record(STAGE, [record_path, *written, *_files(version)])
     return _exported(record, folder)
-
-
-def tflite_logits(exported: Exported, pixels: np.ndarray) -> np.ndarray:
-    """The converted file's own answers, float32 [N, C], for pixels uint8 [N, S, S, 3]."""
-    flatbuffer = exported.tflite.read_bytes()
-    return tflite.run(flatbuffer, pixels, source=str(exported.tflite))
 
 
 def _exported(record: dict[str, Any], folder: RunFolder) -> Exported:
     version = folder.export_path / "saved_model" / record["saved_model"]
-    return Exported(version, folder.export_path / TFLITE_NAME, record)
+    return Exported(version, folder.export_path / NAMES["tflite"], record)
 
 
 def _files(directory: Path) -> list[Path]:

@@ -8,8 +8,8 @@ from candle_tf.reporting.results import Results, write_results
 from candle_tf.reporting.run_report import write_run_report
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.calibration import Calibrated
-from candle_tf.stages.evaluation import Evaluation, measure
-from candle_tf.stages.exporting import Exported, tflite_logits
+from candle_tf.stages.evaluation import Evaluation
+from candle_tf.stages.exporting import Exported
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.training import Trained
 
@@ -25,9 +25,8 @@ def report(
     evaluation: Evaluation,
     exported: Exported,
 ) -> Results:
-    """Measures the converted file, and writes report.json and report.html."""
-    metrics = dict(evaluation.results)
-    metrics["tflite"] = measure(data, tflite_logits(exported, evaluation.pixels))
+    """Writes report.json and report.html."""
+    metrics = {**evaluation.results, **exported.metrics}
     results = Results(
         config=config.to_dict(),
         split=_split_summary(data),
@@ -71,7 +70,7 @@ def _sizes(calibrated: Calibrated | None, trained: Trained, exported: Exported) 
     """Bytes by model; of Keras models, their float32 weights."""
     keras = trained.student.count_params() * _FLOAT_BYTES
     sizes = {"student": keras, "student_last_epoch": keras}
-    sizes["tflite"] = exported.record["bytes"]["tflite"]
+    sizes.update({name: exported.record["bytes"][name] for name in exported.metrics})
     if calibrated:
         teacher = calibrated.teacher.encoder.count_params() + calibrated.classifier.count_params()
         sizes["teacher"] = teacher * _FLOAT_BYTES

@@ -1,5 +1,6 @@
 """Whole runs as a user starts them: finished, killed and taken up, repeated, refused."""
 
+import hashlib
 import json
 import os
 import signal
@@ -92,6 +93,8 @@ def test_leaves_everything_that_is_promised(finished):
         "student/steps.csv",
         "student/checkpoints/progress.json",
         "export/student.lce.tflite",
+        "export/student.float.tflite",
+        "export/student.json",
         "export/saved_model/1/saved_model.pb",
     ):
         assert (run_dir / name).stat().st_size > 0, name
@@ -112,6 +115,12 @@ def test_the_exported_file_is_smaller_and_as_accurate_as_measured(finished):
     hits = predicted == data.test.labels
     mean = np.mean([hits[data.test.labels == c].mean() for c in range(data.classes)])
     assert figures.metrics["tflite"].mean == pytest.approx(mean, abs=0.01)
+    described = json.loads((run_dir / "export" / "student.json").read_text())
+    file = described["files"][path.name]
+    assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    accuracy = {"mean": figures.metrics["tflite"].mean, **figures.metrics["tflite"].groups}
+    assert file["accuracy"] == accuracy
+    assert described["labels"] == list(data.split.class_names)
 
 
 def test_a_killed_run_ends_like_an_uninterrupted_one(finished, tmp_path):

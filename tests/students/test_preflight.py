@@ -237,7 +237,7 @@ def verdicts(kind: str) -> Verdicts:
         kernel = student.get_layer(layer_name("dead_channel")).kernel
         kernel.assign(kernel.numpy() * (np.arange(kernel.shape[-1]) != 2))
 
-    flatbuffer = convert(student)
+    flatbuffer = convert(student, tf.float32)
     found = {
         step.weights.shape[0]
         for step in operators(flatbuffer)
@@ -299,7 +299,7 @@ def one_layer(branch: Branch, channels: int = CHANNELS) -> tf.keras.Model:
 def test_groups_are_caught_which_the_engine_cannot_run():
     student = one_layer(conv(groups=2), channels=64)
     assert "groups=2" in dict(conversion_problems(student))["layer"]
-    flatbuffer = convert(student)
+    flatbuffer = convert(student, tf.float32)
     assert BINARY_CONVOLUTION in {step.name for step in operators(flatbuffer)}
     with pytest.raises((UserError, RuntimeError)):
         run(flatbuffer, np.ones((1, SIZE, SIZE, 64), np.float32), kernel="default")
@@ -367,7 +367,7 @@ def test_zeros_around_a_map_smaller_than_the_kernel_are_caught_as_the_engine_is_
     student = tf.keras.Model(pixels, {"features": features, "logits": features})
     inputs = np.random.default_rng(0).normal(size=(16, 2, 2, CHANNELS)).astype(np.float32)
     expected = student(inputs)["logits"].numpy()
-    converted = run(convert(student), inputs, kernel="indirect")
+    converted = run(convert(student, tf.float32), inputs, kernel="indirect")
     agrees = bool(np.allclose(converted, expected, atol=1e-3))
     assert agrees == (pad_values == 1.0)
     assert [name for name, _ in conversion_problems(student)] == ([] if agrees else ["small_map"])
