@@ -77,8 +77,8 @@ def preprocessing(side: int, picture_side: int, crop: bool = False) -> list[str]
         "(Pillow's BILINEAR)",
     ]
     if crop:
-        steps.append("of that, keep the part that was the centre of the picture in the data set's "
-                     "evaluation (candle_tf.data.views.centre_box)")  # fmt: skip
+        steps.append("of that, keep the square about the picture's centre whose side is 7/8 of the "
+                     "shorter side of the picture before it was resized")  # fmt: skip
     if crop or side != picture_side:
         steps.append(
             f"resize to {side} x {side}: bilinear, antialiased; round to whole numbers. Resizing "

@@ -40,6 +40,12 @@ def test_the_second_resize_is_told_only_where_there_is_one():
     ]
 
 
+def test_a_centre_crop_is_told_between_the_two():
+    steps = preprocessing(64, 64, crop=True)
+    assert ["7/8" in step for step in steps] == [False, False, True, False, False]
+    assert steps[3].startswith("resize to 64 x 64")
+
+
 def test_the_first_resize_is_the_datas_own():
     picture = np.random.default_rng(0).integers(0, 256, (40, 70, 3)).astype(np.uint8)
     told = np.asarray(Image.fromarray(picture).resize((16, 16), Image.Resampling.BILINEAR))
