@@ -7,7 +7,9 @@ Nothing is ever downloaded here: a data set that is not there is an error that s
 Records are read one by one where they lie. ArrayRecord files have an index for that; of TFRecord
 files the places of the records are noted when the data set is opened, in one pass over their
 lengths. Ids are "<split>/<number in the order of the files>", an order that TFDS fixes when it
-prepares a data set. Labels are read in one pass over all records, at each start.
+prepares a data set; where a data set has ids of its own, "<split>/<own id>/<number>". CIFAR's own
+ids count the pictures in their original order, which LDAM-DRW's selection goes by. Labels and ids
+are read in one pass over all records, at each start.
 """
 
 import os
@@ -53,17 +55,16 @@ def open_tfds(name: str, place: Place, builder_name: str = "") -> Source:
     """
     builder_name = builder_name or name.partition(":")[2]
     builder = _builder(builder_name, place.data_dir)
-    image, label = _features(builder, builder_name)
+    image, label, own_id = _features(builder, builder_name)
     records: dict[str, _Records] = {}
     parts: dict[str, Partition] = {}
     for part in _PARTS:
         if part in (builder.info.splits or ("train", "test")):
             records[part] = _open_records(builder, builder_name, part, image)
-            labels = _labels(records[part], label, f"{builder_name}, {part}")
+            labels, ids = _labels(records[part], label, own_id, part, builder_name)
             if len(labels) and labels.min() < 0:
                 logging.warning("%s: the part %r has no labels: passed over", builder_name, part)
                 continue
-            ids = tuple(f"{part}/{i:06d}" for i in range(len(labels)))
             parts[part] = Partition(ids, labels)
     if "train" not in parts:
         raise UserError(
@@ -80,7 +81,7 @@ def open_tfds(name: str, place: Place, builder_name: str = "") -> Source:
     lock = threading.Lock()
 
     def find(image_id: str) -> tuple[str, int]:
-        part, _, row = image_id.partition("/")
+        part, row = image_id.partition("/")[0], image_id.rpartition("/")[2]
         if part not in records or not row.isdecimal() or int(row) >= len(records[part]):
             raise KeyError(image_id)
         return part, int(row)
@@ -123,8 +124,8 @@ def _builder(builder_name: str, data_dir: str) -> Any:
         raise UserError(f"tfds:{builder_name} cannot be opened: {error}") from error
 
 
-def _features(builder: Any, builder_name: str) -> tuple[str, str]:
-    """Names of the picture and of the label."""
+def _features(builder: Any, builder_name: str) -> tuple[str, str, str]:
+    """Names of the picture, of the label and of the data set's own id, which may be ""."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -139,7 +140,8 @@ def _features(builder: Any, builder_name: str) -> tuple[str, str]:
                 f"{', '.join(features)}. Choose a data set for classification."
             )
         found += chosen
-    return found[0], found[1]
+    own_id = "id" if isinstance(features.get("id"), tfds.features.Text) else ""
+    return found[0], found[1], own_id
 
 
 def _open_records(builder: Any, builder_name: str, part: str, image: str) -> _Records:
@@ -178,13 +180,24 @@ def _how_to_fetch(builder: Any, builder_name: str) -> str:
     )
 
 
-def _labels(records: _Records, label: str, place: str) -> np.ndarray:
+def _labels(
+    records: _Records, label: str, own_id: str, part: str, builder_name: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels, int32 [N], and ids."""
     labels = np.empty(len(records), np.int32)
+    ids = []
     for i in range(len(records)):
-        labels[i] = records[i][label]
+        record = records[i]
+        labels[i] = record[label]
+        ids.append(f"{part}/{_text(record[own_id])}/{i:06d}" if own_id else f"{part}/{i:06d}")
         if (i + 1) % 100_000 == 0:
-            logging.info("%s: %d of %d labels read", place, i + 1, len(records))
-    return labels
+            logging.info("%s, %s: %d of %d labels read", builder_name, part, i + 1, len(records))
+    return labels, tuple(ids)
+
+
+def _text(value: Any) -> str:
+    """A text feature as it is read, bytes or text."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _stamp(builder: Any, part: str) -> str:
