@@ -140,7 +140,7 @@ def _features(builder: Any, builder_name: str) -> tuple[str, str, str]:
                 f"{', '.join(features)}. Choose a data set for classification."
             )
         found += chosen
-    own_id = "id" if isinstance(features.get("id"), tfds.features.Text) else ""
+    own_id = "id" if isinstance(dict(features.items()).get("id"), tfds.features.Text) else ""
     return found[0], found[1], own_id
 
 
