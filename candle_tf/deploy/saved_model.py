@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from candle_tf.data.views import render, whole_box
+from candle_tf.data.views import centre_box, render, whole_box
 from candle_tf.deploy.binarize import deployable
 from candle_tf.deploy.decode_graph import decoded
 from candle_tf.deploy.squeeze_graph import squeezed
@@ -33,6 +33,7 @@ def export_saved_model(
     class_names: Sequence[str],
     *,
     picture_side: int,
+    uncut: bool = False,
 ) -> Path:
     """Writes a student as `directory`/<n>/, with n one above the highest number there.
 
@@ -54,6 +55,7 @@ def export_saved_model(
         class_names: one name per class, in the order of the logits.
         picture_side: side of the squares that pictures are squeezed to before they are resized
             for the student, in pixels: of `data.pictures.open_pictures`.
+        uncut: whether the student sees the centre of the uncut picture (--resize=crop).
 
     Returns:
         The new folder.
@@ -68,7 +70,7 @@ def export_saved_model(
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=directory) as unfinished:
         labels_file = Path(unfinished) / LABELS
         labels_file.write_text(labels, encoding="utf-8", newline="\n")
-        module = _Server(model, labels_file, class_names, picture_side)
+        module = _Server(model, labels_file, class_names, picture_side, uncut)
         written = Path(unfinished) / "model"
         tf.saved_model.save(
             module, str(written), signatures=module.signatures(), options=SAVE_OPTIONS
@@ -88,6 +90,7 @@ class _Server(tf.Module):
         labels_file: Path,
         class_names: Sequence[str],
         picture_side: int,
+        uncut: bool,
     ) -> None:
         super().__init__()
         self.parameters = model.variables
@@ -102,7 +105,7 @@ class _Server(tf.Module):
             return {"scores": scores_of(tf.cast(pixels, tf.float32))}
 
         def serve_pictures(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            inputs = _inputs(image_bytes, picture_side, size)
+            inputs = _inputs(image_bytes, picture_side, size, uncut)
             best = tf.math.top_k(scores_of(inputs), top)
             return {
                 "class_names": tf.gather(tf.constant(list(class_names)), best.indices),
@@ -125,14 +128,17 @@ class _Server(tf.Module):
         }
 
 
-def _inputs(image_bytes: tf.Tensor, picture_side: int, size: int) -> tf.Tensor:
+def _inputs(image_bytes: tf.Tensor, picture_side: int, size: int, uncut: bool) -> tf.Tensor:
     """What evaluation gives the student for these files: float32 [N, size, size, 3]."""
 
     def one(item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         encoded, index = item
-        square = squeezed(decoded(encoded, index), picture_side)
-        # Whole numbers, as in `data.pipeline.evaluation_batches`.
-        return tf.round(render(square, whole_box(), tf.constant(False), size))
+        picture = decoded(encoded, index)
+        sides = tf.cast(tf.shape(picture)[:2], tf.float64)
+        aspect = tf.cast(sides[1] / sides[0], tf.float32)
+        box = centre_box(aspect) if uncut else whole_box()
+        # Whole numbers, as in `data.transforms.render_evaluation`.
+        return tf.round(render(squeezed(picture, picture_side), box, tf.constant(False), size))
 
     numbers = tf.range(tf.size(image_bytes))
     signature = tf.TensorSpec([size, size, 3], tf.float32)

@@ -4,6 +4,7 @@ with Server(versions, port=8500, rest_api_port=8501) as server:
     server.watch(stop)                  # returns when the event `stop` is set
 """
 
+import logging as standard_logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +64,8 @@ class Server:
             self.port = self._grpc.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
             raise UserError(f"--port={port} cannot be taken on {host}: {error}.") from error
+        # It would log each request that waits for a thread.
+        standard_logging.getLogger("waitress.queue").setLevel(standard_logging.ERROR)
         try:
             # Waitress: pure Python, threaded, limits bodies and connections, and closes cleanly.
             self._http = create_server(

@@ -11,12 +11,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from candle_tf.data.transforms import render_evaluation
 from candle_tf.deploy import saved_model
 from candle_tf.deploy.verify import ExportError, check_saved_model
 from candle_tf.files import write_atomically
 from candle_tf.metrics import Metrics
 from candle_tf.run_folder import RunFolder
-from candle_tf.stages.evaluation import Evaluation
+from candle_tf.stages.evaluation import Evaluation, logits_of
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.tflite_files import NAMES, export_tflite
 from candle_tf.teachers.weights import fingerprint
@@ -79,10 +80,16 @@ def export(
         folder.export_path / "saved_model",
         data.split.class_names,
         picture_side=data.test.pictures.canvas.shape[1],
+        uncut=data.test.pictures.uncut,
     )
     logging.info("export: checking %s in stock TensorFlow", version)
     try:
         pictures = data.test.batch(np.arange(len(pixels)))["pictures"]
+        if data.test.pictures.uncut:
+            # The stored squares are sent, and the centre of a square is another part of it.
+            square = {"pictures": pictures, "aspects": np.ones(len(pictures), np.float32)}
+            pixels = render_evaluation(square, pixels.shape[1]).numpy().astype(np.uint8)
+            logits = logits_of(student, pixels)
         agreement = check_saved_model(version, pixels, logits, pictures)
     except ExportError:
         shutil.rmtree(version)  # a server takes the highest number it finds

@@ -13,6 +13,7 @@ from candle_tf.data.decode import decode_image
 from candle_tf.data.pictures import open_pictures
 from candle_tf.data.pipeline import Examples, evaluation_batches
 from candle_tf.data.sources import open_source
+from candle_tf.data.transforms import student_pixels
 from candle_tf.deploy.saved_model import export_saved_model
 from candle_tf.errors import UserError
 from candle_tf.students.catalog import binary_layers
@@ -92,6 +93,19 @@ def test_files_get_the_scores_of_evaluation(signatures, tmp_path):
     # The pictures are not one like the other.
     assert len(np.unique(expected.round(3), axis=0)) == len(encoded)
     assert decode_image(encoded[2], "x").shape == (150, 200, 3)
+
+
+def test_the_centre_is_cut_out_as_in_evaluation(tmp_path):
+    folder = export_saved_model(small_student(), tmp_path, NAMES, picture_side=SIDE, uncut=True)
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    encoded = real_pictures()
+    pixels = [
+        student_pixels(decode_image(each, "x"), resize="crop", side=SIDE, image_size=SIZE)
+        for each in encoded
+    ]
+    logits = small_student()(np.stack(pixels).astype(np.float32), training=False)["logits"]
+    expected = -np.sort(-scores_of(logits.numpy()), axis=1)[:, :5]
+    np.testing.assert_allclose(serve(tf.constant(encoded))["scores"], expected, atol=1e-5)
 
 
 def test_pixels_get_the_scores_of_the_student(signatures):
