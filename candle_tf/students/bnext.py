@@ -17,6 +17,7 @@ import tensorflow as tf
 from candle_tf.students.annealed_sign import BNextKernelSign
 from candle_tf.students.gates import Mix, gate
 from candle_tf.students.layers import Shift, batch_norm, binary_conv, scaled_channels
+from candle_tf.students.pooling import GlobalMeanPool
 
 # Where the straight-through gradient of activations lives, and latent weights are held.
 CLIP = 1.5
@@ -131,7 +132,7 @@ def _bnext(
                 name=f"block{number:02d}",
             )
     x = _prelu(x, "head_prelu")
-    features = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+    features = GlobalMeanPool(name="features")(x)
     logits = tf.keras.layers.Dense(classes, name="logits")(features)
     return tf.keras.Model(pixels, {"features": features, "logits": logits}, name=name)
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.students.layers import is_binary_conv
+from candle_tf.students.pooling import GlobalMeanPool
 
 # The head of the file, and what is in it once: the lists, the signature, the names of operators.
 FILE_BYTES = 1000
@@ -114,7 +115,7 @@ def _operators(layer: Any, unconvertible: Collection[str]) -> int:
         return 0
     if isinstance(layer, tf.keras.layers.BatchNormalization):
         return 0 if _is_folded(layer, unconvertible) else 2
-    if isinstance(layer, tf.keras.layers.Rescaling):
+    if isinstance(layer, tf.keras.layers.Rescaling | GlobalMeanPool):
         return 2
     if isinstance(layer, (*_CONVOLUTIONS, tf.keras.layers.Dense)):
         fused = (None, tf.keras.activations.linear, tf.keras.activations.relu)

@@ -6,6 +6,8 @@ y = y * gate(mixed, "unit")             # one factor in (0, 1) per picture and c
 
 import tensorflow as tf
 
+from candle_tf.students.pooling import GlobalMeanPool
+
 # Channels of a gate over the channels of its bottleneck.
 REDUCTION = 8
 
@@ -52,7 +54,7 @@ def gate(x: tf.Tensor, name: str) -> tf.Tensor:
         Factors in (0, 1), float [N, 1, 1, C].
     """
     channels = int(x.shape[-1])
-    y = tf.keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_gate_mean")(x)
+    y = GlobalMeanPool(keepdims=True, name=f"{name}_gate_mean")(x)
     # Convolutions, not dense layers: those would need reshapes, which stay in the exported file.
     y = tf.keras.layers.Conv2D(
         channels // REDUCTION, 1, activation="relu", name=f"{name}_gate_squeeze"

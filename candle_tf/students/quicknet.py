@@ -13,6 +13,7 @@ import tensorflow as tf
 from candle_tf.errors import UserError
 from candle_tf.students.layers import batch_norm, scaled_channels
 from candle_tf.students.pixels import normalized
+from candle_tf.students.pooling import GlobalMeanPool
 from candle_tf.students.quantizers import SteSign
 
 # Of weights and activations alike; latent weights are held inside it.
@@ -127,7 +128,7 @@ def _quicknet(
             number += 1
             x = _block(x, f"block{number:02d}")
     x = tf.keras.layers.ReLU(name="head_relu")(x)
-    features = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+    features = GlobalMeanPool(name="features")(x)
     logits = tf.keras.layers.Dense(classes, kernel_initializer="glorot_normal", name="logits")(
         features
     )

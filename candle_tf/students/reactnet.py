@@ -7,6 +7,7 @@ model(pixels)["logits"]                 # pixels: float [N, 64, 64, 3] in 0..255
 import tensorflow as tf
 
 from candle_tf.students.layers import RPReLU, Shift, batch_norm, binary_conv, scaled_channels
+from candle_tf.students.pooling import GlobalMeanPool
 from candle_tf.students.quantizers import ApproxSign
 
 # (output channels at width 1, stride) of the 13 blocks; the stem gives 32 channels.
@@ -85,6 +86,6 @@ def reactnet_a(
         previous = STEM_CHANNELS if number == 1 else BLOCKS[number - 2][0]
         doubled *= channels // previous
         x = _block(x, doubled, stride, f"block{number:02d}")
-    features = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+    features = GlobalMeanPool(name="features")(x)
     logits = tf.keras.layers.Dense(classes, name="logits")(features)
     return tf.keras.Model(pixels, {"features": features, "logits": logits}, name="reactnet_a")

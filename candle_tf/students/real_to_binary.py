@@ -7,6 +7,7 @@ model(pixels)["logits"]                 # pixels: float [N, 64, 64, 3] in 0..255
 
 import tensorflow as tf
 
+from candle_tf.students.pooling import GlobalMeanPool
 from candle_tf.students.quantizers import SteSign
 from candle_tf.students.resnet18 import batch_norm, binary_conv3x3, resnet18, shortcut
 
@@ -20,7 +21,7 @@ def _gate(x: tf.Tensor, filters: int, name: str) -> tf.Tensor:
     Mean over the picture, C / 8 values with ReLU, sigmoid; in float, without biases. Source: the
     paper's section 4.3 (squeeze-and-excite across the binary convolution).
     """
-    z = tf.keras.layers.GlobalAveragePooling2D(name=f"{name}_gate_pool")(x)
+    z = GlobalMeanPool(name=f"{name}_gate_pool")(x)
     z = tf.keras.layers.Dense(
         max(1, int(x.shape[-1]) // GATE_RATIO),
         activation="relu",

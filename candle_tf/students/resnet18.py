@@ -15,6 +15,7 @@ import tensorflow as tf
 from candle_tf.errors import UserError
 from candle_tf.students.layers import scaled_channels
 from candle_tf.students.pixels import normalized
+from candle_tf.students.pooling import GlobalMeanPool
 
 CHANNELS = 64
 STAGES = 4
@@ -67,7 +68,7 @@ def resnet18(
         stage, place = divmod(index, BLOCKS_PER_STAGE)
         stride = 2 if stage > 0 and place == 0 else 1
         x = block(x, filters * 2**stage, stride, f"block{index + 1:02d}")
-    features = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+    features = GlobalMeanPool(name="features")(x)
     logits = tf.keras.layers.Dense(classes, name="logits")(features)
     return tf.keras.Model(pixels, {"features": features, "logits": logits}, name=name)
 
