@@ -84,15 +84,20 @@ def _integers(name: str, items: list[str]) -> list[int]:
         ) from error
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a main under absl; a `UserError` ends it with one message and exit code 2."""
+def run(main: Callable[[list[str]], None], takes_arguments: bool = False) -> None:
+    """Runs a main under absl; a `UserError` ends it with one message and exit code 2.
+
+    Args:
+        main: gets the program's name, and what on the command line is no flag.
+        takes_arguments: whether that may be anything; by default it is refused.
+    """
 
     def guarded(argv: list[str]) -> None:
         logging.use_absl_handler()
         logging.set_verbosity(logging.INFO)
         logging.get_absl_handler().setFormatter(None)
         logging.get_absl_handler().addFilter(_is_ours)
-        if len(argv) > 1:
+        if len(argv) > 1 and not takes_arguments:
             _fail(f"{argv[1]!r} is not a flag; flags begin with --.")
         try:
             main(argv)

@@ -170,6 +170,6 @@ def compute_engine() -> ModuleType:
         raise UserError(
             f"The Larq Compute Engine cannot be imported on {platform.machine()} ({error}). "
             "For Linux it comes as a Python package for x86-64 alone: convert and check there, and "
-            "run the file on the device with the engine's C++ library (docs/deploy.md)."
+            "run the file on the device with the engine's C++ library (docs/devices.md)."
         ) from error
     return larq_compute_engine

@@ -1,0 +1,89 @@
+"""The benchmark of TFLite files, on two small ones."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import candle_tf
+from candle_tf.deploy.tflite import convert, convert_float
+from candle_tf.errors import UserError
+from tests.deploy.test_binarize import small_student
+from tools.bench_latency import folders
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "tools.bench_latency", *arguments],
+        cwd=Path(candle_tf.__file__).parents[1],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    export = folder / "export"
+    export.mkdir()
+    (export / "student.lce.tflite").write_bytes(convert(small_student()))
+    (export / "student.float.tflite").write_bytes(convert_float(small_student()))
+    digest = hashlib.sha256((export / "student.lce.tflite").read_bytes()).hexdigest()
+    facts = {"argmax_agreement": 0.75, "accuracy": {"mean": 0.5, "few": 0.25}}
+    files = {
+        "student.lce.tflite": {"sha256": digest, **facts},
+        "student.float.tflite": {"sha256": "of another file", **facts},
+    }
+    (export / "student.json").write_text(json.dumps({"files": files}))
+    return folder
+
+
+def test_files_are_timed_against_the_twin_and_told_what_they_know(run_dir, tmp_path):
+    path = tmp_path / "figures.json"
+    done = start(str(run_dir), "--rounds=2", "--threads=1", "--alphas=", f"--json={path}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (comparison,) = json.loads(path.read_text())["comparisons"]
+    assert comparison["baseline"] == "student.float.tflite"
+    rows = {row["file"]: row for row in comparison["rows"]}
+    lce, twin = rows["student.lce.tflite"], rows["student.float.tflite"]
+    assert (lce["runtime"], twin["runtime"]) == ("LCE, indirect", "LiteRT, XNNPACK")
+    assert (twin["ratio"], twin["ratio_min"], twin["ratio_max"]) == (1, 1, 1)
+    assert 0 < lce["ratio_min"] <= lce["ratio"] <= lce["ratio_max"]
+    assert 0 < lce["low_ms"] <= lce["median_ms"] <= lce["high_ms"]
+    assert lce["bytes"] == (run_dir / "export" / "student.lce.tflite").stat().st_size
+    assert lce["argmax_agreement"] == 0.75
+    # What student.json says of a file with another hash is not said of this one.
+    assert "accuracy" not in twin
+    for words in ("time / twin", "50.0", "25.0", "75.0"):
+        assert words in done.stdout
+
+
+def test_a_single_file_brings_its_twin(run_dir):
+    export = run_dir / "export"
+    lce, twin = export / "student.lce.tflite", export / "student.float.tflite"
+    assert folders([str(lce)]) == [[lce, twin]]
+    assert folders([str(run_dir)]) == folders([str(export)]) == [[twin, lce]]
+
+
+@pytest.mark.parametrize("arguments", [[], ["missing.tflite"], ["."]])
+def test_what_is_no_file_is_refused(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"TFLite file"):
+        folders(arguments)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"), [("--threads=x", "--threads=x"), ("--alphas=-1", "above 0")]
+)
+def test_bad_numbers_are_refused_with_the_flags_name(flag, said, run_dir):
+    done = start(str(run_dir), flag)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
