@@ -1,0 +1,261 @@
+"""Whether the step waits for pictures: training on files against training on pictures in memory.
+
+    python -m tools.bench_input --data_dir=caltech101.zip --json=input.json
+
+Four sides take turns, each an epoch of the same student's full training steps on the same pictures:
+`ready` (the finished inputs of one batch again and again: no input pipeline at all), `memory`
+(decoded pictures in memory), `disk` (the store, memory-mapped: --store=disk) and `stream` (files
+decoded whenever needed: --store=stream). The store is filled before; that is a run's first epoch.
+Then each kind of view is made without a student: its part of the step's time.
+"""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from absl import flags
+
+from candle_tf import app
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+from candle_tf.reporting.table import text_table
+
+if TYPE_CHECKING:
+    from candle_tf.benchmarks.workload import Workload
+    from candle_tf.data.examples import Examples
+    from candle_tf.data.transforms import Transform
+
+_SIDES = ("memory", "disk", "stream")
+
+
+def define_flags() -> None:
+    """Defines this main's flags."""
+    defaults = Config()
+    flags.DEFINE_string("data_dir", "", "a folder or archive of pictures")
+    flags.DEFINE_integer("pictures", 512, "how many of them an epoch has", lower_bound=1)
+    flags.DEFINE_string("student", defaults.student, "whose steps are timed")
+    flags.DEFINE_float("width", defaults.width, "multiplier of the student's channels")
+    flags.DEFINE_integer("image_size", defaults.image_size, "side of the student's input")
+    flags.DEFINE_integer("batch_size", defaults.batch_size, "pictures in a step")
+    flags.DEFINE_integer("side", 160, "side of the stored pictures in pixels", lower_bound=8)
+    flags.DEFINE_integer("repeats", 5, "rounds in which every side is timed", lower_bound=1)
+    flags.DEFINE_string("json", None, "where to write the figures")
+
+
+def measure(load: "Workload", data_dir: str, side: int, repeats: int) -> dict[str, Any]:
+    """Times all sides in turn.
+
+    Args:
+        load: the student, and `images` pictures an epoch.
+        data_dir: a folder or archive.
+        side: of the stored pictures in pixels.
+        repeats: rounds.
+
+    Returns:
+        JSON-ready: "steps", by side the seconds of its epochs and the quotients by those of "ready"
+        and "memory"; "views", by kind of view the same without a student and the quotient by
+        "memory"; "peak_mb".
+
+    Raises:
+        UserError: where data_dir holds too few pictures, or cannot be read.
+    """
+    from candle_tf.benchmarks.alternating import alternate, images_per_second, ratio_of
+    from candle_tf.benchmarks.memory import peak
+    from candle_tf.benchmarks.workload import cross_entropy, one_epoch
+
+    with tempfile.TemporaryDirectory() as folder, _opened(load, data_dir, side, folder) as examples:
+        trainer = cross_entropy(load)
+        sides = {name: one_epoch(load, examples[name], trainer) for name in _SIDES}
+        seconds = alternate({"ready": _ready(load, examples["memory"], trainer), **sides}, repeats)
+        without_student = alternate(
+            {name: _views_alone(load, *given) for name, given in _views(examples).items()}, repeats
+        )
+    return {
+        "settings": {**dataclasses.asdict(load), "side": side, "repeats": repeats},
+        "steps": {
+            name: {
+                "seconds": times,
+                "images_per_s": images_per_second(times, load.images),
+                "over_ready": dataclasses.asdict(ratio_of(times, seconds["ready"])),
+                "over_memory": dataclasses.asdict(ratio_of(times, seconds["memory"])),
+            }
+            for name, times in seconds.items()
+        },
+        "views": {
+            name: {
+                "seconds": times,
+                "ms_per_picture": 1e3 / images_per_second(times, load.images),
+                "of_step": dataclasses.asdict(ratio_of(times, seconds["memory"])),
+            }
+            for name, times in without_student.items()
+        },
+        "peak_mb": peak(),
+    }
+
+
+@contextmanager
+def _opened(
+    load: "Workload", data_dir: str, side: int, folder: str
+) -> Iterator[dict[str, "Examples"]]:
+    """The same pictures in memory, in a store on disk, and from their files."""
+    from candle_tf.data.examples import Examples
+    from candle_tf.data.pictures import open_pictures
+    from candle_tf.data.sources import open_source
+
+    with open_source("folder", data_dir) as source:
+        if len(source.train.ids) < load.images:
+            raise UserError(
+                f"--data_dir={data_dir} holds {len(source.train.ids)} training pictures, fewer "
+                f"than the {load.images} of --pictures; give a larger set or a smaller number."
+            )
+        # Of all classes: files of one class lie together and may be alike.
+        order = np.random.default_rng(0).permutation(len(source.train.ids))[: load.images]
+        ids = [source.train.ids[place] for place in order]
+        labels = source.train.labels[order] % load.classes
+        disk, stream = (
+            open_pictures(source, ids, side, Path(folder), store=store)
+            for store in ("disk", "stream")
+        )
+        memory = dataclasses.replace(disk, canvas=np.array(disk.canvas))
+        rows = np.arange(len(ids))
+        stores = zip(_SIDES, (memory, disk, stream), strict=True)
+        yield {name: Examples(store, rows, labels) for name, store in stores}
+
+
+def _ready(load: "Workload", examples: "Examples", trainer: Any) -> Callable[[], None]:
+    """As many steps on one batch that is there already."""
+    import tensorflow as tf
+
+    batch = next(iter(_batches(load, examples, _plain())))
+    batches = tf.data.Dataset.from_tensors(batch).repeat()
+    step = trainer.make_train_function()
+
+    def run() -> None:
+        iterator = iter(batches)
+        for _ in range(load.steps):
+            logs = step(iterator)
+        float(logs["objective"])
+
+    return run
+
+
+def _plain() -> "Transform":
+    from candle_tf.benchmarks.workload import VIEWED
+
+    return VIEWED
+
+
+def _views(examples: dict[str, "Examples"]) -> dict[str, tuple["Examples", "Transform"]]:
+    from candle_tf.data.transforms import Transform
+
+    memory, plain = examples["memory"], _plain()
+    return {
+        "pad_crop_flip": (memory, plain),
+        "pad_crop_flip, stream": (examples["stream"], plain),
+        "random_resized_crop_flip": (memory, Transform("random_resized_crop_flip")),
+        "color_jitter 0.4": (memory, dataclasses.replace(plain, color_jitter=0.4)),
+        "randaugment 2, 9": (memory, dataclasses.replace(plain, randaugment_magnitude=9.0)),
+        "cutmix": (memory, dataclasses.replace(plain, mix="cutmix")),
+    }
+
+
+def _views_alone(
+    load: "Workload", examples: "Examples", transform: "Transform"
+) -> Callable[[], None]:
+    batches = _batches(load, examples, transform)
+
+    def run() -> None:
+        for batch in batches:
+            assert batch["inputs"].shape[0] == load.batch_size
+
+    return run
+
+
+def _batches(load: "Workload", examples: "Examples", transform: "Transform") -> Any:
+    from candle_tf.data.pipeline import training_batches
+
+    return training_batches(
+        examples,
+        image_size=load.image_size,
+        transform=transform,
+        batch_size=load.batch_size,
+        seed=0,
+        first_epoch=0,
+        epochs=1,
+    )
+
+
+def _quotient(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.3f} ({ratio['min']:.3f}-{ratio['max']:.3f})"
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """The printed form: medians, and the spread over rounds in brackets."""
+    steps = [
+        {
+            "pictures": name,
+            "images/s": f"{row['images_per_s']:.1f}",
+            "time / ready": _quotient(row["over_ready"]),
+            "time / memory": _quotient(row["over_memory"]),
+        }
+        for name, row in figures["steps"].items()
+    ]
+    views = [
+        {
+            "views alone": name,
+            "ms a picture": f"{row['ms_per_picture']:.2f}",
+            "time / step": _quotient(row["of_step"]),
+        }
+        for name, row in figures["views"].items()
+    ]
+    return "\n".join(
+        [
+            text_table(steps, tuple(steps[0]), left=("pictures",)),
+            "",
+            text_table(views, tuple(views[0]), left=("views alone",)),
+            "",
+            f"peak resident memory: {figures['peak_mb']:.0f} MB",
+        ]
+    )
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    given = flags.FLAGS
+    if not given.data_dir:
+        raise UserError("--data_dir is empty; give a folder or an archive of pictures.")
+    if given.pictures < given.batch_size:
+        raise UserError(
+            f"--pictures={given.pictures} is less than one batch, --batch_size={given.batch_size}."
+        )
+    # The same ranges, and the same words, as in a training.
+    config = Config(
+        student=given.student,
+        width=given.width,
+        image_size=given.image_size,
+        batch_size=given.batch_size,
+    )
+    from candle_tf.benchmarks.workload import Workload
+
+    load = Workload(
+        student=config.student,
+        width=config.width,
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        steps=given.pictures // config.batch_size,
+    )
+    figures = measure(load, given.data_dir, given.side, given.repeats)
+    if given.json:
+        write_atomically(Path(given.json), (json.dumps(figures, indent=2) + "\n").encode())
+    print(as_text(figures))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(lambda _: main())
