@@ -41,7 +41,7 @@ def test_all_sides_show_the_same_batches_from_where_they_say(folder, tmp_path):
 
 def test_too_few_pictures_are_refused(folder, tmp_path):
     load = Workload(batch_size=4, steps=3)
-    with pytest.raises(UserError, match="holds 10 .* fewer than the 12"), \
+    with pytest.raises(UserError, match=r"holds 10 .* fewer than the 12"), \
             _opened(load, folder, 24, str(tmp_path)):  # fmt: skip
         pass
 
