@@ -123,18 +123,22 @@ def render(picture: tf.Tensor, box: tf.Tensor, flip: tf.Tensor, size: int) -> tf
     Returns:
         float32 [size, size, 3] in 0..255.
     """
-    sides = tf.cast(tf.shape(picture)[:2], tf.float32)
+    cut = _cut(picture[tf.newaxis], box, size)[0]
+    return tf.where(flip, tf.reverse(cut, axis=[1]), cut)
+
+
+def _cut(pictures: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
+    """The same box of several pictures [B, H, W, 3]."""
+    sides = tf.cast(tf.shape(pictures)[1:3], tf.float32)
     scale = size / ((box[2:] - box[:2]) * sides)
-    translation = -box[:2] * sides * scale
-    cut = tf.raw_ops.ScaleAndTranslate(
-        images=picture[tf.newaxis],
+    return tf.raw_ops.ScaleAndTranslate(
+        images=pictures,
         size=[size, size],
         scale=scale,
-        translation=translation,
+        translation=-box[:2] * sides * scale,
         kernel_type="triangle",
         antialias=True,
-    )[0]
-    return tf.where(flip, tf.reverse(cut, axis=[1]), cut)
+    )
 
 
 def render_views(
@@ -161,6 +165,10 @@ def render_views(
     Returns:
         float32 [B, size, size, 3] in 0..255.
     """
+
+    if augmentation == "none" and aspects is None:
+        whole = _cut(pictures, whole_box(), size)
+        return tf.reverse(whole, axis=[2]) if mirrored else whole
 
     def one(item: tuple[tf.Tensor, ...]) -> tf.Tensor:
         picture, key, number, *aspect = item
