@@ -12,6 +12,7 @@ import larq as lq
 import tensorflow as tf
 
 from candle_tf.errors import UserError
+from candle_tf.methods.fused_adam import FusedAdam
 from candle_tf.methods.trainer import Trainer
 from candle_tf.students.catalog import binary_layers
 
@@ -92,8 +93,8 @@ class Recipe:
 def adam(
     rate: "float | tf.keras.optimizers.schedules.LearningRateSchedule", weight_decay: float = 0.0
 ) -> Any:
-    """Keras's Adam; XLA off, as it is slower on CPUs and TensorFlow's own kernels serve GPUs."""
-    return tf.keras.optimizers.Adam(rate, weight_decay=weight_decay or None, jit_compile=False)
+    """Adam in one pass; XLA off, as it is slower on CPUs and TensorFlow's kernels serve GPUs."""
+    return FusedAdam(rate, weight_decay=weight_decay or None, jit_compile=False)
 
 
 def sgd(

@@ -11,11 +11,13 @@ from typing import Any
 import larq as lq
 import tensorflow as tf
 
+from candle_tf.students.binary_conv import BinaryConv2D
 from candle_tf.students.quantizers import ScaledSign
+from candle_tf.students.training_form import TrainingForm
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
-class Shift(tf.keras.layers.Layer):
+class Shift(TrainingForm, tf.keras.layers.Layer):
     """Adds one learned offset per channel: y = x + b, b = 0 at the start.
 
     Float [..., C] to float [..., C]. With a sign behind it this is ReActNet's RSign.
@@ -25,12 +27,25 @@ class Shift(tf.keras.layers.Layer):
         self.offset = self.add_weight(name="offset", shape=input_shape[-1:], initializer="zeros")
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return inputs + self.offset
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if self.operands(training) is None:
+            return inputs + self.offset
+        return _shifted(inputs, tf.convert_to_tensor(self.offset))
+
+
+@tf.custom_gradient
+def _shifted(x: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    return x + offset, lambda dy: (dy, channel_sums(dy))
+
+
+def channel_sums(x: tf.Tensor) -> tf.Tensor:
+    """Sums of float32 [..., C] over all but the channels, [C]: a product with ones."""
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    return tf.matmul(tf.ones([1, tf.shape(rows)[0]]), rows)[0]
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
-class RPReLU(tf.keras.layers.Layer):
+class RPReLU(TrainingForm, tf.keras.layers.Layer):
     """Shifted PReLU: y = PReLU(x + b1; slope) + b2, all three learned per channel.
 
     Float [N, H, W, C] to the same shape. Slopes start at 0.25, shifts at 0. Source: ReActNet
@@ -47,11 +62,34 @@ class RPReLU(tf.keras.layers.Layer):
         self.shift_out = self.add_weight(name="shift_out", shape=shape, initializer="zeros")
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if self.operands(training) is not None:
+            learned = (self.shift_in, self.slope, self.shift_out)
+            return _rprelu(inputs, *map(tf.convert_to_tensor, learned))
         x = inputs + self.shift_in
         # Written in the one form that the TFLite converter turns into a single PRELU.
         prelu = tf.nn.relu(x) + (-self.slope) * tf.nn.relu(-x)
         return prelu + self.shift_out
+
+
+@tf.custom_gradient
+def _rprelu(
+    x: tf.Tensor, shift_in: tf.Tensor, slope: tf.Tensor, shift_out: tf.Tensor
+) -> tuple[tf.Tensor, Any]:
+    """RPReLU that keeps one tensor for its gradient. At the kink the gradient is the slope's."""
+    shifted = x + shift_in
+    negative = tf.minimum(shifted, 0.0)
+    y = tf.nn.relu(shifted) + (slope * negative + shift_out)
+
+    def grad(dy: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        above = tf.raw_ops.ReluGrad(gradients=dy, features=shifted)
+        below = dy - above
+        dx = above + slope * below
+        # Where `shifted` is positive, `below` is 0, so `shifted` stands for min(shifted, 0).
+        to_slope = tf.reshape(channel_sums(below * shifted), tf.shape(slope))
+        return dx, channel_sums(dx), to_slope, channel_sums(dy)
+
+    return y, grad
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -89,7 +127,7 @@ def binary_conv(
     Returns:
         Float [N, ceil(H / strides), ceil(W / strides), filters].
     """
-    return lq.layers.QuantConv2D(
+    return BinaryConv2D(
         filters,
         kernel_size,
         strides=strides,

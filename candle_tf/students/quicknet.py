@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.errors import UserError
+from candle_tf.students.binary_conv import BinaryConv2D
 from candle_tf.students.layers import batch_norm, scaled_channels
 from candle_tf.students.pixels import normalized
 from candle_tf.students.pooling import GlobalMeanPool
@@ -65,7 +66,7 @@ def _stem_batch_norm(x: tf.Tensor, name: str, **options: bool) -> tf.Tensor:
 def _block(x: tf.Tensor, name: str) -> tf.Tensor:
     """Sign, binary 3x3, ReLU, batch normalisation, sum with the input."""
     y = SteSign(STRAIGHT_THROUGH_REGION, name=f"{name}_sign")(x)
-    y = lq.layers.QuantConv2D(
+    y = BinaryConv2D(
         int(x.shape[-1]),
         3,
         padding="same",

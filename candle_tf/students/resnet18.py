@@ -13,6 +13,7 @@ import larq as lq
 import tensorflow as tf
 
 from candle_tf.errors import UserError
+from candle_tf.students.binary_conv import BinaryConv2D
 from candle_tf.students.layers import scaled_channels
 from candle_tf.students.pixels import normalized
 from candle_tf.students.pooling import GlobalMeanPool
@@ -122,7 +123,7 @@ def binary_conv3x3(
     Returns:
         Float [N, ceil(H / strides), ceil(W / strides), filters].
     """
-    return lq.layers.QuantConv2D(
+    return BinaryConv2D(
         filters,
         KERNEL,
         strides=strides,
