@@ -56,6 +56,7 @@ STUDENT_NAMES = (
 BALANCES = ("adversarial", "relative", "plain", "fixed")
 EPOCH_CHOICES = ("best", "last")
 OPTIMIZERS = ("adam", "adam_sgd", "bop")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def setting(
@@ -239,6 +240,12 @@ class Config:
     method: str = setting("candle", "how the student learns", choices=METHODS)
     epochs: int = setting(100, "epochs of the student", at_least=1)
     batch_size: int = setting(64, "pictures in a step", at_least=1)
+    precision: str = setting(
+        "auto",
+        "of binary convolutions in training: bfloat16 (in which -1 and +1 are exact), float32, or "
+        "auto: bfloat16 where the CPU has instructions for it",
+        choices=PRECISIONS,
+    )
     optimizer: str = setting(
         "adam",
         "adam for all weights; adam_sgd: Adam on binary kernels, SGD with momentum on the rest "

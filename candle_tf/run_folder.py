@@ -85,7 +85,7 @@ class RunFolder:
         Args:
             stage: its name.
             files: what it wrote, inside the folder.
-            **facts: hashes of what is not a file here, such as the teacher's weights.
+            **facts: what is not a file here, such as the hash of the teacher's weights.
         """
         manifest = self.manifest()
         now = versions()

@@ -1,6 +1,6 @@
 """Adam whose update of a variable is one pass over memory.
 
-    optimizer = FusedAdam(1e-3, weight_decay=1e-4)      # arguments of tf.keras.optimizers.Adam
+optimizer = FusedAdam(1e-3, weight_decay=1e-4)      # arguments of tf.keras.optimizers.Adam
 """
 
 from typing import Any

@@ -24,6 +24,7 @@ from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_transform
 from candle_tf.students.catalog import build_student
 from candle_tf.students.preflight import refuse_unconvertible
+from candle_tf.students.training_form import resolve_precision, set_training_form
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def _train(
     folder: Path,
 ) -> Checkpoints:
     """One training of --epochs; its checkpoints come back with exact signs."""
+    set_training_form(student, resolve_precision(config.precision))
     steps = steps_per_epoch(len(data.train), config.batch_size)
     recipe = _recipe(config, steps * config.epochs)
     trainer = _trainer(config, data, student, answers, recipe.optimizer())

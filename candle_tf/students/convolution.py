@@ -106,7 +106,7 @@ def _forward(padded: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def _inputs_gradient(dy: tf.Tensor, kernel: tf.Tensor, x: tf.Tensor, stride: int) -> tf.Tensor:
-    window, _, channels, filters = kernel.shape
+    window, _, _, filters = kernel.shape
     if window == 1 and stride == 1:
         rows = tf.matmul(
             tf.reshape(dy, [-1, filters]), tf.reshape(kernel, [-1, filters]), transpose_b=True
@@ -149,10 +149,8 @@ def _taps_over(pixel: int, height: int, width: int, window: int) -> np.ndarray:
     return np.flatnonzero(under.ravel() == place).astype(np.int32)
 
 
-def _kernel_gradient(
-    dy: tf.Tensor, padded: tf.Tensor, kernel: tf.Tensor, stride: int
-) -> tf.Tensor:
-    window, _, channels, filters = kernel.shape
+def _kernel_gradient(dy: tf.Tensor, padded: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    window, _, _, filters = kernel.shape
     by_rows = stride == 1 if window == 1 else max(dy.shape[1:3]) <= KERNEL_GRADIENT_ROWS_UP_TO
     if by_rows:
         rows = window_rows(padded, window, stride)
