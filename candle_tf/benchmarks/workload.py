@@ -21,6 +21,7 @@ from candle_tf.methods.distill import DistillationTrainer
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.trainer import Trainer
 from candle_tf.students.catalog import build_student
+from candle_tf.students.training_form import PLAIN, resolve_precision, set_training_form
 
 VIEWED = Transform("pad_crop_flip")
 
@@ -37,6 +38,7 @@ class Workload:
         classes: C.
         steps: steps of a timed part.
         feature_size: d_T; 1,280 of EfficientNet-Lite0.
+        precision: as --precision of a training.
     """
 
     student: str = "reactnet_a"
@@ -46,6 +48,7 @@ class Workload:
     classes: int = 101
     steps: int = 3
     feature_size: int = 1280
+    precision: str = "auto"
 
     @property
     def images(self) -> int:
@@ -121,7 +124,18 @@ def cross_entropy(load: Workload) -> Trainer:
 
 def _student(load: Workload) -> tf.keras.Model:
     shape = (load.image_size, load.image_size, 3)
-    return build_student(load.student, shape, load.classes, width=load.width)
+    student = build_student(load.student, shape, load.classes, width=load.width)
+    set_training_form(student, resolve_precision(load.precision))
+    return student
+
+
+def plain_cross_entropy(load: Workload) -> Trainer:
+    """The same training written plainly: larq's layers, TensorFlow's operators, Keras's Adam."""
+    student = _student(load)
+    set_training_form(student, PLAIN)
+    optimizer = tf.keras.optimizers.Adam(1e-3, jit_compile=False)
+    counts = np.ones(load.classes, np.int64)
+    return SupervisedTrainer(student, LOSSES["cross_entropy"], counts, optimizer).ready()
 
 
 def one_epoch(

@@ -1,0 +1,111 @@
+"""The benchmarks' main on a small student; no figure is asserted, only what is made of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import candle_tf
+from candle_tf.bench import TARGETS, table_of
+from candle_tf.benchmarks import step
+from candle_tf.benchmarks.operators import shares, timed_operators
+from candle_tf.benchmarks.workload import Workload, cross_entropy, plain_cross_entropy
+from candle_tf.students.training_form import PLAIN, TrainingForm
+
+SMALL = Workload(width=0.125, image_size=32, batch_size=4, classes=3, steps=1)
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "candle_tf.bench", *arguments],
+        cwd=Path(candle_tf.__file__).parents[1],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        (["--rows=stpe"], "--rows=stpe"),
+        (["--rows="], "step, distill"),
+        (["--repeats=0"], "repeats"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(argument, told):
+    done = start(argument)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_step_row_holds_what_is_asked_for():
+    figures = step.step_ratios(SMALL, (4,), repeats=2)
+    figure = figures["step_ratio_b4"]
+    assert figure["min"] <= figure["median"] <= figure["max"]
+    assert set(figure["images_per_s"]) == set(figure["profile"]) == {"ours", "plain"}
+    quotients = np.divide(figure["seconds"]["plain"], figure["seconds"]["ours"])
+    np.testing.assert_allclose(figure["median"], np.median(quotients))
+    for profile in figure["profile"].values():
+        np.testing.assert_allclose(sum(profile.values()), 1)
+        assert profile["convolutions"] > 0
+    json.dumps(figures)
+
+
+def test_the_plain_side_is_kerass_adam_on_the_plain_composition():
+    plain, ours = plain_cross_entropy(SMALL), cross_entropy(SMALL)
+    assert type(plain.optimizer) is tf.keras.optimizers.Adam
+    assert type(ours.optimizer) is not tf.keras.optimizers.Adam
+    forms = [
+        {layer.training_form for layer in trainer.network.layers if isinstance(layer, TrainingForm)}
+        for trainer in (plain, ours)
+    ]
+    assert forms[0] == {PLAIN}
+    assert PLAIN not in forms[1]
+
+
+def test_a_profile_names_the_operators_that_ran():
+    x = tf.ones([64, 64])
+    work = tf.function(lambda: tf.reduce_sum(tf.matmul(x, x)))
+    work()
+    milliseconds = timed_operators(lambda: work().numpy())
+    assert any("MatMul" in name for name in milliseconds)
+    assert list(milliseconds.values()) == sorted(milliseconds.values(), reverse=True)
+
+
+def test_shares_are_by_kind():
+    milliseconds = {
+        "_MklNativeConv2DBackpropFilter": 3.0,
+        "_MklMatMul": 1.0,
+        "ResourceApplyAdam": 2.0,
+        "Cast": 1.0,
+        "_MklNativeFusedBatchNormV3": 1.0,
+    }
+    assert shares(milliseconds) == {
+        "convolutions": 0.5,
+        "weight update": 0.25,
+        "element-wise": 0.125,
+        "batch norm": 0.125,
+    }
+
+
+def test_the_table_says_what_is_asked_beside_what_was_measured():
+    figure = {"median": 2.0, "min": 1.9, "max": 2.12, "images_per_s": {"ours": 50.0, "plain": 25.0}}
+    text = table_of({"step_ratio_b32": {**figure, "profile": {"ours": {"convolutions": 0.75}}}})
+    told = ("2.00", "1.90", "2.12", TARGETS["step_ratio_b32"], "ours 50.0", "convolutions 75%")
+    assert [part for part in told if part not in text] == []
+
+
+def test_the_table_tells_growth_and_memory():
+    sizes = {"10": {"median": 1.0}, "8142": {"median": 1.23}}
+    text = table_of({"step_growth": {"by_classes": sizes}, "memory": {"growth": 1.5}})
+    assert "step_growth by classes: 10: 1.00, 8142: 1.23" in text
+    assert "growth 1.5" in text
