@@ -35,9 +35,9 @@ def start(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("argument", "told"),
     [
-        (["--rows=stpe"], "--rows=stpe"),
-        (["--rows="], "step, distill"),
-        (["--repeats=0"], "repeats"),
+        ("--rows=stpe", "--rows=stpe"),
+        ("--rows=", "step, distill"),
+        ("--repeats=0", "repeats"),
     ],
 )
 def test_mistakes_are_told_without_a_traceback(argument, told):
