@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that share the tests, a file at a time; each takes up to 3 GB.
+WORKERS ?= 2
 
 .PHONY: quickstart test lint format clean
 
@@ -9,7 +11,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/python -m candle_tf.train --flagfile=configs/quickstart.cfg
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

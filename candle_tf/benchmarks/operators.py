@@ -53,9 +53,9 @@ def _by_operator(profile: bytes) -> dict[str, float]:
         for line in plane.lines:
             for event in line.events:
                 # "node:Operator#attributes#"
-                name = plane.event_metadata[event.metadata_id].name
+                name = plane.event_metadata[event.metadata_id].name.strip()
                 _, colon, rest = name.rpartition(":")
-                operator = rest.partition("#")[0]
+                operator = rest.partition("#")[0].strip()
                 if colon and operator and not operator.startswith(_RUNTIME):
                     total[operator] += event.duration_ps / 1e9
     return _longest_first(total)
