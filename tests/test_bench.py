@@ -1,35 +1,19 @@
 """The benchmarks' main on a small student; no figure is asserted, only what is made of it."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import candle_tf
 from candle_tf.bench import TARGETS, table_of
 from candle_tf.benchmarks import step
 from candle_tf.benchmarks.operators import shares, timed_operators
 from candle_tf.benchmarks.workload import Workload, cross_entropy, plain_cross_entropy
 from candle_tf.students.training_form import PLAIN, TrainingForm
+from tests.command import start
 
 SMALL = Workload(width=0.125, image_size=32, batch_size=4, classes=3, steps=1)
-
-
-def start(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "candle_tf.bench", *arguments],
-        cwd=Path(candle_tf.__file__).parents[1],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +25,7 @@ def start(*arguments: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_mistakes_are_told_without_a_traceback(argument, told):
-    done = start(argument)
+    done = start("candle_tf.bench", argument)
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,30 +2,15 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import candle_tf
 from candle_tf.deploy.tflite import convert, convert_float
 from candle_tf.errors import UserError
+from tests.command import start
 from tests.deploy.test_binarize import small_student
 from tools.bench_latency import folders
-
-
-def start(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "tools.bench_latency", *arguments],
-        cwd=Path(candle_tf.__file__).parents[1],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +32,14 @@ def run_dir(tmp_path_factory) -> Path:
 
 def test_files_are_timed_against_the_twin_and_told_what_they_know(run_dir, tmp_path):
     path = tmp_path / "figures.json"
-    done = start(str(run_dir), "--rounds=2", "--threads=1", "--alphas=", f"--json={path}")
+    done = start(
+        "tools.bench_latency",
+        str(run_dir),
+        "--rounds=2",
+        "--threads=1",
+        "--alphas=",
+        f"--json={path}",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     (comparison,) = json.loads(path.read_text())["comparisons"]
     assert comparison["baseline"] == "student.float.tflite"
@@ -83,7 +75,7 @@ def test_what_is_no_file_is_refused(arguments, tmp_path, monkeypatch):
     ("flag", "said"), [("--threads=x", "--threads=x"), ("--alphas=-1", "above 0")]
 )
 def test_bad_numbers_are_refused_with_the_flags_name(flag, said, run_dir):
-    done = start(str(run_dir), flag)
+    done = start("tools.bench_latency", str(run_dir), flag)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert said in done.stderr

@@ -1,41 +1,27 @@
 """The table of students, on one small student."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import candle_tf
 from candle_tf.deploy.tflite import convert_float, run_litert
 from candle_tf.students.catalog import binary_layers, build_student
+from tests.command import start
 from tests.deploy.test_binarize import logits_of, photographs, small_student
 from tools.student_table import random_images, randomize, table
 
 OPTIONS = {"image_size": 32, "classes": 10, "width": 0.25, "stem_stride": 1}
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "tools.student_table", *arguments],
-        cwd=Path(candle_tf.__file__).parents[1],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def printed_and_written(tmp_path_factory) -> tuple[str, dict[str, Any]]:
     path = tmp_path_factory.mktemp("table") / "students.json"
     options = [f"--{name}={value}" for name, value in OPTIONS.items()]
-    done = start("--students=reactnet_a", "--images=8", *options, f"--json={path}")
+    done = start(
+        "tools.student_table", "--students=reactnet_a", "--images=8", *options, f"--json={path}"
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(path.read_text())
 
@@ -110,7 +96,7 @@ def test_images_are_normalised_and_differ():
     ],
 )
 def test_bad_values_are_refused_with_the_flags_name(argument, said):
-    done = start(argument)
+    done = start("tools.student_table", argument)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {argument}")
     assert said in done.stderr

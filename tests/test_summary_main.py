@@ -1,16 +1,13 @@
 """The summary as a user sees it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import candle_tf
 from candle_tf.students.summary import summarize
 from candle_tf.summary import summary_json, summary_text
+from tests.command import start
 from tests.students.test_summary import two_layers
 
 SNAPSHOT = Path(__file__).parent / "students" / "snapshots" / "reactnet_a_32_width_0.25.txt"
@@ -20,21 +17,9 @@ REGENERATE = (
 )
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "candle_tf.summary", *arguments],
-        cwd=Path(candle_tf.__file__).parents[1],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 def test_printed_summary_is_the_stored_one(tmp_path):
     path = tmp_path / "summary.json"
-    done = start(*SMALL, f"--json={path}")
+    done = start("candle_tf.summary", *SMALL, f"--json={path}")
     assert done.returncode == 0, done.stderr
     assert done.stdout == SNAPSHOT.read_text(), f"If this is as it should be, run: {REGENERATE}"
 
@@ -61,7 +46,7 @@ def test_printed_summary_is_the_stored_one(tmp_path):
     ids=lambda value: value[0] if value[0].startswith("-") else None,
 )
 def test_bad_values_are_refused_with_the_flags_name(arguments, said):
-    done = start(*arguments)
+    done = start("candle_tf.summary", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -16,8 +16,7 @@ from absl import logging
 
 from candle_tf.data.archives import PARTS, open_tree
 from candle_tf.data.dataset import Partition, Place, Source, listing
-from candle_tf.data.decode import decode_image
-from candle_tf.data.tree import EXTENSIONS, Tree, is_picture
+from candle_tf.data.tree import EXTENSIONS, Tree, is_picture, tree_source
 from candle_tf.errors import UserError
 
 _LAYOUT = (
@@ -75,20 +74,7 @@ def _arrange(name: str, tree: Tree) -> Source:
             min(picture for picture in pictures if picture not in inside),
         )
 
-    def read(image_id: str) -> np.ndarray:
-        return decode_image(tree.read(image_id), f"{tree.place}: {image_id}")
-
-    return Source(
-        name,
-        class_names,
-        parts["train"],
-        parts.get("test"),
-        read,
-        tree.stamp,
-        tree.close,
-        validation=parts.get("validation"),
-        encoded=tree.read,
-    )
+    return tree_source(name, class_names, parts, tree)
 
 
 def _part_prefixes(tree: Tree, pictures: list[str]) -> dict[str, str]:

@@ -21,8 +21,7 @@ from absl import logging
 
 from candle_tf.data.archives import open_tree
 from candle_tf.data.dataset import Partition, Place, Source, listing, repeated, require_every_class
-from candle_tf.data.decode import decode_image
-from candle_tf.data.tree import Tree, canonical, read_file, stamp_of_file
+from candle_tf.data.tree import Tree, canonical, read_file, stamp_of_file, tree_source
 from candle_tf.errors import UserError
 
 _FORMAT = (
@@ -77,20 +76,7 @@ def open_list(name: str, place: Place) -> Source:
     _refuse_shared(lists)
     tree = _pictures(Path(place.data_dir).expanduser(), lists, place.scratch)
 
-    def read(image_id: str) -> np.ndarray:
-        return decode_image(tree.read(image_id), f"{tree.place}: {image_id}")
-
-    return Source(
-        name,
-        class_names,
-        parts["train"],
-        parts.get("test"),
-        read,
-        tree.stamp,
-        tree.close,
-        validation=parts.get("validation"),
-        encoded=tree.read,
-    )
+    return tree_source(name, class_names, parts, tree)
 
 
 # --- Reading one list

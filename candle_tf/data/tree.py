@@ -9,14 +9,16 @@
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from absl import logging
 
-from candle_tf.data.dataset import repeated
+from candle_tf.data.dataset import Partition, Source, repeated
+from candle_tf.data.decode import decode_image
 from candle_tf.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -46,6 +48,34 @@ class Tree:
     read: Callable[[str], bytes]
     stamp: Callable[[str], str]
     close: Callable[[], None]
+
+
+def tree_source(
+    name: str, class_names: tuple[str, ...], parts: Mapping[str, Partition], tree: Tree
+) -> Source:
+    """A data set whose pictures are files of a tree; ids are their names.
+
+    Args:
+        name: Of the data set.
+        class_names: C names.
+        parts: "train" and, where there are any, "test" and "validation".
+        tree: Is closed with the data set.
+    """
+
+    def read(image_id: str) -> np.ndarray:
+        return decode_image(tree.read(image_id), f"{tree.place}: {image_id}")
+
+    return Source(
+        name,
+        class_names,
+        parts["train"],
+        parts.get("test"),
+        read,
+        tree.stamp,
+        tree.close,
+        validation=parts.get("validation"),
+        encoded=tree.read,
+    )
 
 
 def folder_tree(root: Path) -> Tree:
