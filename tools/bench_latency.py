@@ -103,7 +103,7 @@ def table(comparison: dict[str, Any]) -> str:
     facts = [_facts(row) for row in rows if row["threads"] == first]
     return "\n\n".join(
         [
-            f"{comparison['folder']} (time relative to {comparison['baseline']})",
+            f"{comparison['folder']} ('time / twin' is time / time of {comparison['baseline']})",
             text_table([_times(row) for row in rows], _TIMES, left=_TIMES[:2]),
             text_table(facts, _FACTS, left=_FACTS[:2]),
         ]

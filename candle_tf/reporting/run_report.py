@@ -14,6 +14,7 @@ from candle_tf.reporting.results import Results
 from candle_tf.reporting.table import method_cells, percent
 
 _EXAMPLES = 24
+_CARD = "The model card is beside the exported files: export/model_card.md and model_card.json."
 
 
 def write_run_report(
@@ -42,7 +43,7 @@ def write_run_report(
         for group, members in results.split["groups"].items()
     }
     sections = [
-        html.Section("Results", [_results_table(results), _settings(results)]),
+        html.Section("Results", [_results_table(results), _CARD, _settings(results)]),
         html.Section(
             "Data",
             [

@@ -1,17 +1,24 @@
-"""What a finished run tells: report.json, report.html and the table on the terminal."""
+"""What a finished run tells: report.json, report.html, the model card, and the terminal's table."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from candle_tf.config import Config
+from candle_tf.files import write_atomically
+from candle_tf.reporting.model_card import card_markdown, model_card
 from candle_tf.reporting.results import Results, write_results
 from candle_tf.reporting.run_report import write_run_report
-from candle_tf.run_folder import RunFolder
+from candle_tf.run_folder import RunFolder, versions
 from candle_tf.stages.calibration import Calibrated
 from candle_tf.stages.evaluation import Evaluation
 from candle_tf.stages.exporting import Exported
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.tflite_files import NAMES
 from candle_tf.stages.training import Trained
+from candle_tf.students.summary import summarize
 
 _FLOAT_BYTES = 4
 
@@ -25,7 +32,7 @@ def report(
     evaluation: Evaluation,
     exported: Exported,
 ) -> Results:
-    """Writes report.json and report.html."""
+    """Writes report.json, report.html and, beside the export, model_card.md and .json."""
     metrics = {**evaluation.results, **exported.metrics}
     results = Results(
         config=config.to_dict(),
@@ -38,6 +45,7 @@ def report(
         data=data.check,
     )
     write_results(results, folder.report_path)
+    card = _write_card(results, trained, exported, folder)
     html_path = folder.path / "report.html"
     write_run_report(
         html_path,
@@ -47,8 +55,30 @@ def report(
         pixels=evaluation.pixels,
         norms=_norms(calibrated, trained),
     )
-    folder.record("report", [folder.report_path, html_path])
+    folder.record("report", [folder.report_path, html_path, *card])
     return results
+
+
+def _write_card(
+    results: Results, trained: Trained, exported: Exported, folder: RunFolder
+) -> list[Path]:
+    saved_model = str(exported.saved_model.relative_to(folder.export_path))
+    card = model_card(
+        results,
+        operations=summarize(trained.student),
+        files={**NAMES, "saved_model": saved_model},
+        versions=versions(),
+    )
+    contents = {
+        folder.export_path / "model_card.json": json.dumps(card, indent=2) + "\n",
+        folder.export_path / "model_card.md": card_markdown(card),
+    }
+    for path, text in contents.items():
+        data = text.encode()
+        # A finished export is left as it is.
+        if not path.exists() or path.read_bytes() != data:
+            write_atomically(path, data)
+    return list(contents)
 
 
 def _split_summary(data: Data) -> dict[str, object]:
