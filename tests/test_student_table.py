@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from candle_tf.deploy.tflite import convert_float, run_litert
 from candle_tf.students.catalog import binary_layers, build_student
 from tests.command import start
 from tests.deploy.test_binarize import logits_of, photographs, small_student
-from tools.student_table import random_images, randomize, table
+from tools.student_table import random_images, randomize, settle, table
 
 OPTIONS = {"image_size": 32, "classes": 10, "width": 0.25, "stem_stride": 1}
 
@@ -71,6 +72,22 @@ def test_statistics_shifts_and_slopes_are_random_and_the_rest_is_not():
         assert moved == ("kernel" not in new.name), new.name
         if "variance" in new.name:
             assert (new.numpy() > 0).all()
+
+
+def test_settled_statistics_are_around_the_images_own():
+    student, pixels = small(), random_images(16, 32)
+    randomize(student)
+    settle(student, pixels)
+    stem = student.get_layer("stem_bn")
+    assert stem.momentum == small().get_layer("stem_bn").momentum > 0
+    inputs = tf.keras.Model(student.input, stem.input)(pixels).numpy().astype(np.float64)
+    deviation = inputs.std(axis=(0, 1, 2))
+    apart = (stem.moving_mean.numpy() - inputs.mean(axis=(0, 1, 2))) / deviation
+    assert 0.01 < np.abs(apart).max() < 2
+    ratios = stem.moving_variance.numpy() / deviation**2
+    assert (ratios > 0.65).all()
+    assert (ratios < 1.45).all()
+    assert np.ptp(ratios) > 0.05
 
 
 def test_images_are_normalised_and_differ():

@@ -2,8 +2,10 @@
 
     python -m tools.student_table --image_size=224 --classes=1000 --json=students.json
 
-Each student is built, gets random statistics, shifts and slopes, is converted as for shipping and
-once more with every weight in float (by the plain TFLite converter), and is run on random images.
+Nothing is trained here. Each student has random kernels, shifts, slopes and scales, and its batch
+norms have random statistics around the random images' own, where training leaves them. All of it is
+drawn from fixed seeds. The student is converted as for shipping and once more with every weight in
+float (by the plain TFLite converter), and is run on those images.
 """
 
 import json
@@ -46,19 +48,23 @@ def student_row(
     Raises:
         UserError: where the student cannot be built or converted.
     """
+    import tensorflow as tf
+
     from candle_tf.deploy import tflite
     from candle_tf.deploy.flatbuffer import BINARY_CONVOLUTION, operators
     from candle_tf.students.catalog import binary_layers, build_student
     from candle_tf.students.summary import summarize
 
     shape = (image_size, image_size, 3)
+    pixels = random_images(images, image_size)
+    tf.keras.utils.set_random_seed(0)
     student = build_student(name, shape, classes, width=width, stem_stride=stem_stride)
     randomize(student)
+    settle(student, pixels)
     costs = summarize(student)
     flatbuffer = tflite.convert(student)
     in_float = len(tflite.convert_float(student))
     steps = [step.name for step in operators(flatbuffer)]
-    pixels = random_images(images, image_size)
     expected = student(pixels, training=False)["logits"].numpy()
     actual = tflite.run(flatbuffer, pixels)
     return {
@@ -78,7 +84,7 @@ def student_row(
 
 
 def randomize(student: Any, seed: int = 0) -> None:
-    """Gives a new student statistics, shifts and slopes as if it were trained, and exact signs."""
+    """Gives a new student random statistics, scales, shifts and slopes, and exact signs."""
     rng = np.random.default_rng(seed)
     for layer in student.layers:
         harden = getattr(getattr(layer, "kernel_quantizer", None), "harden", None)
@@ -92,6 +98,31 @@ def randomize(student: Any, seed: int = 0) -> None:
                 weight.assign(rng.normal(0, 0.3, weight.shape))
             elif kind in ("slope", "alpha", "share"):
                 weight.assign(rng.uniform(0, 0.5, weight.shape))
+
+
+def settle(student: Any, pixels: np.ndarray, seed: int = 2) -> None:
+    """Moves batch normalisation's statistics to random ones around the pictures' own.
+
+    Trained ones are there. With any others BNext's products grow from block to block by some powers
+    of ten, and a few pictures' logits dwarf, and so hide, all others'.
+
+    Args:
+        student: Keras model from pixels; changed in place.
+        pixels: float [N, H, W, 3] in 0..255.
+        seed: of what the statistics are moved by.
+    """
+    rng = np.random.default_rng(seed)
+    norms = [layer for layer in student.layers if hasattr(layer, "moving_variance")]
+    momenta = [norm.momentum for norm in norms]
+    # What a call measures is then kept in full.
+    for norm in norms:
+        norm.momentum = 0.0
+    student(pixels, training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        deviation = np.sqrt(norm.moving_variance.numpy())
+        norm.moving_mean.assign_add(0.3 * deviation * rng.normal(size=deviation.shape))
+        norm.moving_variance.assign(norm.moving_variance * rng.uniform(0.7, 1.4, deviation.shape))
 
 
 def random_images(count: int, size: int, seed: int = 1) -> np.ndarray:

@@ -14,6 +14,7 @@ from candle_tf.students.bnext import bnext_l, bnext_m, bnext_s, bnext_t
 from candle_tf.students.catalog import binary_layers
 from candle_tf.students.layers import is_binary_conv
 from tests.students.test_layers import _conv_by_hand
+from tools.student_table import settle
 
 # The published channel plans, from the stem on.
 PLANS = {
@@ -390,29 +391,10 @@ def _photographs(count: int, size: int) -> np.ndarray:
     return np.stack(crops)
 
 
-def _settle(model: tf.keras.Model, pixels: np.ndarray) -> tf.keras.Model:
-    """Moves batch norm's statistics to near the pictures' own.
-
-    With any others a product of branches grows from block to block, and a few pictures' logits
-    would dwarf, and so hide, the differences of all others.
-    """
-    rng = np.random.default_rng(2)
-    norms = [x for x in model.layers if isinstance(x, tf.keras.layers.BatchNormalization)]
-    for layer in norms:
-        layer.momentum = 0.0
-    model(pixels.astype(np.float32), training=True)
-    for layer in norms:
-        layer.momentum = 0.9
-        deviation = np.sqrt(layer.moving_variance.numpy())
-        layer.moving_mean.assign_add(0.3 * deviation * rng.normal(size=deviation.shape))
-        layer.moving_variance.assign(layer.moving_variance * rng.uniform(0.7, 1.4, deviation.shape))
-    return model
-
-
 def test_converts_binary_and_computes_the_same():
     pixels = _photographs(40, 32)
     student = bnext_t((32, 32, 3), classes=10, width=0.25, stem_stride=1)
-    _settle(_harden(_randomize(student)), pixels)
+    settle(_harden(_randomize(student)), pixels.astype(np.float32))
     expected = student(pixels.astype(np.float32), training=False)["logits"].numpy()
     # No picture's logits dwarf the others'.
     largest = np.abs(expected).max(axis=1)

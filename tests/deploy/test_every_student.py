@@ -1,0 +1,86 @@
+"""Every student, at three sizes: converted, held against Keras; and trained on real pictures."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from candle_tf.config import STUDENT_NAMES
+from candle_tf.deploy.tflite import convert, run
+from candle_tf.deploy.verify import check_agreement, check_binary
+from candle_tf.students.catalog import binary_layers, build_student
+from tools.student_table import random_images, randomize, settle
+
+CLASSES = 10
+# Pixels, stride of the stem and random images compared.
+SIZES = {32: (1, 24), 64: (2, 16), 224: (2, 4)}
+# Channel counts at their floor or near it; BNext-S at 0.125 would be BNext-T.
+WIDTHS = {"bnext_s": 0.25}
+WIDTH = 0.125
+
+
+def small(name: str, size: int, stem_stride: int) -> tf.keras.Model:
+    width = WIDTHS.get(name, WIDTH)
+    return build_student(name, (size, size, 3), CLASSES, width=width, stem_stride=stem_stride)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", STUDENT_NAMES)
+def test_converts_and_agrees(name, size):
+    """With random statistics, shifts and slopes, on random images, by the export's own gate."""
+    stem_stride, images = SIZES[size]
+    tf.keras.utils.set_random_seed(0)
+    student = small(name, size, stem_stride)
+    randomize(student)
+    pixels = random_images(images, size)
+    settle(student, pixels)
+    flatbuffer = convert(student)
+    counts = check_binary(flatbuffer, student)
+    assert counts["LceBconv2d"] == len(binary_layers(student))
+    expected = student(pixels, training=False)["logits"].numpy()
+    # Images that are told apart, none of which dwarfs the others.
+    largest = np.abs(expected).max(axis=1)
+    assert np.ptp(expected, axis=0).max() > 0.01 * largest.max()
+    assert largest.max() < 10 * np.median(largest)
+    check_agreement(expected, run(flatbuffer, pixels.astype(np.uint8)), f"{name} at {size} pixels")
+
+
+@functools.cache
+def digits() -> tuple[tf.Tensor, tf.Tensor]:
+    """Scans of handwritten digits: float [64, 32, 32, 3] in 0..255, and their classes."""
+    data = load_digits()
+    pictures = np.repeat(data.images[:64, ..., None] * (255 / 16), 3, axis=-1)
+    return tf.image.resize(pictures, (32, 32)), tf.constant(data.target[:64])
+
+
+def anneal(student: tf.keras.Model, factor: float) -> None:
+    for layer in binary_layers(student):
+        step: Any = getattr(layer.kernel_quantizer, "anneal", None)
+        if step is not None:
+            step(factor)
+
+
+@pytest.mark.parametrize("name", STUDENT_NAMES)
+def test_training_on_real_pictures_lowers_the_loss(name):
+    tf.keras.utils.set_random_seed(0)
+    student = small(name, 32, stem_stride=1)
+    pixels, labels = digits()
+    optimizer = tf.keras.optimizers.Adam(5e-3, jit_compile=False)
+    losses = []
+    # Eager: so few steps are over before a graph of them would be traced.
+    for _ in range(10):
+        with tf.GradientTape() as tape:
+            logits = student(pixels, training=True)["logits"]
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+            )
+        gradients = tape.gradient(loss, student.trainable_variables)
+        assert all(gradient is not None for gradient in gradients)
+        optimizer.apply_gradients(zip(gradients, student.trainable_variables, strict=True))
+        anneal(student, 0.9)
+        losses.append(float(loss))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
