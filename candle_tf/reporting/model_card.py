@@ -62,6 +62,7 @@ def model_card(
     *,
     operations: Operations,
     files: Mapping[str, str],
+    precision: str,
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
     """Gathers the card of one run's export.
@@ -70,6 +71,7 @@ def model_card(
         results: of the run, with metrics of the LCE file ("tflite").
         operations: of the exported student.
         files: names by key of ``results.export["bytes"]``; "tflite" is the measured one.
+        precision: of binary convolutions in training, as --precision came out on this machine.
         versions: of what trained and exported it.
 
     Returns:
@@ -106,7 +108,7 @@ def model_card(
         "latency": _latency(export["latency"], files),
         "made_with": {
             "seed": config["seed"],
-            "training_precision": config["precision"],
+            "training_precision": precision,
             "selected_epoch": results.selected_epoch,
             "last_epoch": results.last_epoch,
             "versions": dict(versions),
@@ -175,14 +177,14 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         f"# {_escaped(card['title'])}",
         f"## Intended use\n\n{card['intended_use']}",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in card["limits"]),
-        _section("Student", {**student, "teacher": student["teacher"] or "none"}),
-        _section("Data", _data_lines(card["data"])),
+        _section("Student", _spaced({**student, "teacher": student["teacher"] or "none"})),
+        _section("Data", _spaced(_data_lines(card["data"]))),
         _accuracy_section(card["accuracy"]),
         _section("Files, bytes", {name: f"{size:,}" for name, size in card["files"].items()}),
-        _section("Operations of one picture", _operation_lines(card["operations"])),
+        _section("Operations of one picture", _spaced(_operation_lines(card["operations"]))),
         "OPs are binary multiply-adds / 64 + those in float.",
         _latency_section(card["latency"]),
-        _section("Made with", {k: v for k, v in made.items() if k != "versions"}),
+        _section("Made with", _spaced({k: v for k, v in made.items() if k != "versions"})),
         _section("Versions", made["versions"]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -244,8 +246,13 @@ def _latency_section(latency: Mapping[str, Any]) -> str:
     )
 
 
+def _spaced(lines: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of the card as words; names of files and packages stay as they are."""
+    return {name.replace("_", " "): value for name, value in lines.items()}
+
+
 def _section(title: str, lines: Mapping[str, Any], head: str = "") -> str:
-    rows = [{"": name.replace("_", " "), "value": value} for name, value in lines.items()]
+    rows = [{"": name, "value": value} for name, value in lines.items()]
     parts = [f"## {title}", *([head] if head else []), _table(rows, ("", "value"))]
     return "\n\n".join(parts)
 

@@ -19,6 +19,7 @@ from candle_tf.stages.prepare import Data
 from candle_tf.stages.tflite_files import NAMES
 from candle_tf.stages.training import Trained
 from candle_tf.students.summary import summarize
+from candle_tf.students.training_form import resolve_precision
 
 _FLOAT_BYTES = 4
 
@@ -67,6 +68,7 @@ def _write_card(
         results,
         operations=summarize(trained.student),
         files={**NAMES, "saved_model": saved_model},
+        precision=resolve_precision(results.config["precision"]),
         versions=versions(),
     )
     contents = {

@@ -38,7 +38,8 @@ def card():
                             binary_parameters=64, float_parameters=5,
                             frozen_parameters=2)  # fmt: skip
     files = {"tflite": "s.lce.tflite", "tflite_float": "s.float.tflite"}
-    return model_card(results, operations=costs, files=files, versions={"python": "3.11"})
+    return model_card(results, operations=costs, files=files, precision="bfloat16",
+                      versions={"python": "3.11", "tf_keras": "2.19.0"})  # fmt: skip
 
 
 def cells(markdown):
@@ -79,3 +80,9 @@ def test_class_names_do_not_act_as_markdown(card):
     text = card_markdown(card)
     assert "\n# c" not in text
     assert not re.search(r"(?<!\\)(\]\(|<b>|&amp;|\*z|`q)", text)
+
+
+def test_names_of_files_and_packages_are_as_they_are_and_precision_as_it_came_out(card):
+    rows = cells(card_markdown(card))
+    assert rows["tf_keras"] == ["2.19.0"]
+    assert rows["training precision"] == ["bfloat16"]
