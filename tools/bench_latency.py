@@ -154,7 +154,8 @@ def folders(arguments: list[str]) -> list[list[Path]]:
         for file in files:
             twin = file.parent / TWIN
             group = found.setdefault(file.parent, [])
-            group += [each for each in (file, twin) if each.is_file() and each not in group]
+            both = dict.fromkeys((file, twin))  # once, where the file is a twin itself
+            group += [each for each in both if each.is_file() and each not in group]
     return list(found.values())
 
 

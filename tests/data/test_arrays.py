@@ -192,7 +192,10 @@ def test_a_file_under_the_name_of_another_key_is_not_used(tmp_path):
 def test_the_size_and_what_is_missing_are_told(tmp_path, caplog):
     with pytest.raises(RuntimeError, match="interrupted"):
         stored(tmp_path, Work(fails_at=4), shape=(10**5, 3))
-    with caplog.at_level(logging.INFO), pytest.raises(RuntimeError, match="interrupted"):
+    with (
+        caplog.at_level(logging.INFO, logger="absl"),
+        pytest.raises(RuntimeError, match="interrupted"),
+    ):
         stored(tmp_path, Work(fails_at=4), shape=(10**5, 3))
     assert "computing 99996 of 100000 rows; 0.6 MB on disk" in caplog.text
 
