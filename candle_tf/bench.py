@@ -62,7 +62,7 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
     # Imported here, so that a mistyped flag is refused at once and not after TensorFlow's start.
     from candle_tf.benchmarks import growth, memory, step, teacher_cost
     from candle_tf.benchmarks.workload import Workload, from_folder, generated
-    from candle_tf.data.pipeline import Examples
+    from candle_tf.data.examples import Examples
     from candle_tf.teachers.backbones import Teacher, load_teacher
 
     load = Workload()

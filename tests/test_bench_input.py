@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from candle_tf.benchmarks.workload import Workload
+from candle_tf.benchmarks.workload import Workload, batches_of
 from candle_tf.errors import UserError
-from tools.bench_input import _batches, _opened, _views, as_text
+from tools.bench_input import _opened, _views, as_text
 
 LOAD = Workload(image_size=16, batch_size=4, steps=2, classes=2)
 
@@ -26,7 +26,8 @@ def folder(tmp_path):
 
 def test_all_sides_show_the_same_batches_from_where_they_say(folder, tmp_path):
     with _opened(LOAD, folder, 24, str(tmp_path / "cache")) as examples:
-        sides = {name: list(_batches(LOAD, part, _views(examples)["cutmix"][1]).as_numpy_iterator())
+        cutmix = _views(examples)["cutmix"][1]
+        sides = {name: list(batches_of(LOAD, part, cutmix).as_numpy_iterator())
                  for name, part in examples.items()}  # fmt: skip
         assert isinstance(examples["disk"].pictures.canvas, np.memmap)
         assert not isinstance(examples["memory"].pictures.canvas, np.memmap)

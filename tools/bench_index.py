@@ -55,8 +55,9 @@ def measure(entries: int, classes: int) -> dict[str, Any]:
 
 
 def _measure_here(path: str, entries: int, classes: int) -> dict[str, Any]:
-    # Loaded first, as in a training.
-    import candle_tf.data.pipeline as pipeline
+    # With TensorFlow, as in a training; loaded first.
+    import candle_tf.data.pipeline  # noqa: F401
+    from candle_tf.data.samplers import epoch_order
     from candle_tf.data.sources import open_source
     from candle_tf.data.split import make_split
 
@@ -84,7 +85,7 @@ def _measure_here(path: str, entries: int, classes: int) -> dict[str, Any]:
     digest = timed("hash", lambda: split.hash)
 
     def stream() -> int:
-        order = pipeline.epoch_order(0, 0, len(split.train.ids))
+        order = epoch_order(0, 0, len(split.train.ids))
         return sum(len(split.train.ids[i]) + int(split.train.labels[i]) for i in order)
 
     timed("stream", stream)

@@ -132,7 +132,9 @@ def _ready(load: "Workload", examples: "Examples", trainer: Any) -> Callable[[],
     """As many steps on one batch that is there already."""
     import tensorflow as tf
 
-    batch = next(iter(_batches(load, examples, _plain())))
+    from candle_tf.benchmarks.workload import batches_of
+
+    batch = next(iter(batches_of(load, examples)))
     batches = tf.data.Dataset.from_tensors(batch).repeat()
     step = trainer.make_train_function()
 
@@ -145,50 +147,33 @@ def _ready(load: "Workload", examples: "Examples", trainer: Any) -> Callable[[],
     return run
 
 
-def _plain() -> "Transform":
-    from candle_tf.benchmarks.workload import VIEWED
-
-    return VIEWED
-
-
 def _views(examples: dict[str, "Examples"]) -> dict[str, tuple["Examples", "Transform"]]:
+    from candle_tf.benchmarks.workload import VIEWED
     from candle_tf.data.transforms import Transform
 
-    memory, plain = examples["memory"], _plain()
+    memory = examples["memory"]
     return {
-        "pad_crop_flip": (memory, plain),
-        "pad_crop_flip, stream": (examples["stream"], plain),
+        "pad_crop_flip": (memory, VIEWED),
+        "pad_crop_flip, stream": (examples["stream"], VIEWED),
         "random_resized_crop_flip": (memory, Transform("random_resized_crop_flip")),
-        "color_jitter 0.4": (memory, dataclasses.replace(plain, color_jitter=0.4)),
-        "randaugment 2, 9": (memory, dataclasses.replace(plain, randaugment_magnitude=9.0)),
-        "cutmix": (memory, dataclasses.replace(plain, mix="cutmix")),
+        "color_jitter 0.4": (memory, dataclasses.replace(VIEWED, color_jitter=0.4)),
+        "randaugment 2, 9": (memory, dataclasses.replace(VIEWED, randaugment_magnitude=9.0)),
+        "cutmix": (memory, dataclasses.replace(VIEWED, mix="cutmix")),
     }
 
 
 def _views_alone(
     load: "Workload", examples: "Examples", transform: "Transform"
 ) -> Callable[[], None]:
-    batches = _batches(load, examples, transform)
+    from candle_tf.benchmarks.workload import batches_of
+
+    batches = batches_of(load, examples, transform)
 
     def run() -> None:
         for batch in batches:
             assert batch["inputs"].shape[0] == load.batch_size
 
     return run
-
-
-def _batches(load: "Workload", examples: "Examples", transform: "Transform") -> Any:
-    from candle_tf.data.pipeline import training_batches
-
-    return training_batches(
-        examples,
-        image_size=load.image_size,
-        transform=transform,
-        batch_size=load.batch_size,
-        seed=0,
-        first_epoch=0,
-        epochs=1,
-    )
 
 
 def _quotient(ratio: dict[str, float]) -> str:

@@ -67,12 +67,12 @@ def _train(load: "Workload", epochs: int, answers: Any) -> None:
 
     from candle_tf.benchmarks.workload import (
         VIEWED,
+        batches_of,
         distillation,
         generated,
         random_answers,
     )
     from candle_tf.data.fixed_views import same_for_all
-    from candle_tf.data.pipeline import training_batches
     from candle_tf.methods.fitting import fit
 
     class Watch(tf.keras.callbacks.Callback):
@@ -95,12 +95,9 @@ def _train(load: "Workload", epochs: int, answers: Any) -> None:
         stored = random_answers(load, views, Path(folder))
         fit(
             distillation(load),
-            lambda first_epoch: training_batches(
+            lambda first_epoch: batches_of(
+                load,
                 examples,
-                image_size=load.image_size,
-                transform=VIEWED,
-                batch_size=load.batch_size,
-                seed=0,
                 first_epoch=first_epoch,
                 epochs=epochs,
                 fixed_views=views,

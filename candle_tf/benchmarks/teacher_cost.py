@@ -23,8 +23,9 @@ from candle_tf.benchmarks.workload import (
     one_epoch,
     random_answers,
 )
+from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import same_for_all
-from candle_tf.data.pipeline import Examples, steps_per_epoch
+from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.methods.calibrate import (
     CalibrationTrainer,
     calibration_loss,

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from candle_tf.data.answers import Answers, TeacherAnswers
 from candle_tf.data.arrays import stored_array
+from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import FixedViews, same_for_all
 from candle_tf.data.pictures import Pictures, open_pictures, picture_key
-from candle_tf.data.pipeline import Examples, training_batches
+from candle_tf.data.pipeline import training_batches
 from candle_tf.data.sources import open_source
 from candle_tf.data.transforms import Transform
 from candle_tf.errors import UserError
@@ -117,9 +119,7 @@ def distillation(load: Workload) -> Trainer:
 
 def cross_entropy(load: Workload) -> Trainer:
     """The same student trained on labels alone."""
-    counts = np.ones(load.classes, np.int64)
-    loss = LOSSES["cross_entropy"]
-    return SupervisedTrainer(_student(load), loss, counts, adam(1e-3)).ready()
+    return _supervised(load, _student(load), adam(1e-3))
 
 
 def _student(load: Workload) -> tf.keras.Model:
@@ -133,9 +133,36 @@ def plain_cross_entropy(load: Workload) -> Trainer:
     """The same training written plainly: larq's layers, TensorFlow's operators, Keras's Adam."""
     student = _student(load)
     set_training_form(student, PLAIN)
-    optimizer = tf.keras.optimizers.Adam(1e-3, jit_compile=False)
+    return _supervised(load, student, tf.keras.optimizers.Adam(1e-3, jit_compile=False))
+
+
+def _supervised(load: Workload, student: tf.keras.Model, optimizer: Any) -> Trainer:
     counts = np.ones(load.classes, np.int64)
     return SupervisedTrainer(student, LOSSES["cross_entropy"], counts, optimizer).ready()
+
+
+def batches_of(
+    load: Workload,
+    examples: Examples,
+    transform: Transform = VIEWED,
+    *,
+    first_epoch: int = 0,
+    epochs: int = 1,
+    fixed_views: FixedViews | None = None,
+    answers: TeacherAnswers | None = None,
+) -> tf.data.Dataset:
+    """The batches that a training of the workload takes; see `pipeline.training_batches`."""
+    return training_batches(
+        examples,
+        image_size=load.image_size,
+        transform=transform,
+        batch_size=load.batch_size,
+        seed=0,
+        first_epoch=first_epoch,
+        epochs=epochs,
+        fixed_views=fixed_views,
+        answers=answers,
+    )
 
 
 def one_epoch(
@@ -146,17 +173,8 @@ def one_epoch(
     The batches of each call begin and end with it: none is made ahead while something else is
     timed.
     """
-    batches = training_batches(
-        examples,
-        image_size=load.image_size,
-        transform=VIEWED,
-        batch_size=load.batch_size,
-        seed=0,
-        first_epoch=0,
-        epochs=1,
-        fixed_views=same_for_all(VIEWED, len(examples), 4) if answers else None,
-        answers=answers,
-    )
+    views = same_for_all(VIEWED, len(examples), 4) if answers else None
+    batches = batches_of(load, examples, fixed_views=views, answers=answers)
     step = trainer.make_train_function()
     count = len(examples) // load.batch_size
 

@@ -103,19 +103,29 @@ class Source:
         """
         return self.encoded(image_id) if self.encoded else self.reader(image_id).tobytes()
 
-    def content_hash(self, ids: Iterable[str]) -> str:
+    def content_hash(self, ids: Iterable[str], missing: str | None = None) -> str:
         """SHA-256 (hex) over ids, in order, and contents: a key for caches of decoded pictures.
 
         Contents are told by checksum in a ZIP, and by size and time of change elsewhere; so the
         same pictures have another hash after copying, and a cache is filled again.
 
+        Args:
+            ids: Which pictures.
+            missing: What stands for the contents of a picture that is gone; None refuses it.
+
         Raises:
-            UserError: If a picture is gone.
+            UserError: If a picture is gone and nothing stands for it.
             KeyError: If the source has no such id.
         """
         digest = hashlib.sha256()
         for image_id in ids:
-            digest.update(f"{image_id}\0{self.stamp(image_id)}\0".encode())
+            try:
+                stamp = self.stamp(image_id)
+            except UserError:
+                if missing is None:
+                    raise
+                stamp = missing
+            digest.update(f"{image_id}\0{stamp}\0".encode())
         return digest.hexdigest()
 
     def __enter__(self) -> "Source":

@@ -11,9 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from candle_tf.data.scan import Scan
-from candle_tf.data.split import Split
-
-_PARTS = ("train", "validation", "test")
+from candle_tf.data.split import PARTS, Split
 
 
 @dataclass(frozen=True)
@@ -43,16 +41,16 @@ def find_duplicates(scan: Scan, split: Split) -> list[Duplicate]:
         In the order of their first ids.
     """
     rows = dict(zip(scan.ids, range(len(scan.ids)), strict=True))
-    names = {name: getattr(split, name) for name in _PARTS}
-    where = [(name, i) for name in _PARTS for i in range(len(names[name].ids))]
-    hashes = scan.hashes[[rows[names[name].ids[i]] for name, i in where]]
+    parts = split.parts
+    where = [(name, i) for name, part in parts.items() for i in range(len(part.ids))]
+    hashes = scan.hashes[[rows[parts[name].ids[i]] for name, i in where]]
     found = []
     for members in _same(hashes):
         ids: dict[str, list[str]] = {}
         classes = set()
         for name, i in (where[member] for member in members):
-            ids.setdefault(name, []).append(names[name].ids[i])
-            classes.add(split.class_names[names[name].labels[i]])
+            ids.setdefault(name, []).append(parts[name].ids[i])
+            classes.add(split.class_names[parts[name].labels[i]])
         if len(ids) > 1:
             by_part = {name: tuple(sorted(members)) for name, members in ids.items()}
             found.append(Duplicate(by_part, tuple(sorted(classes))))
@@ -63,7 +61,7 @@ def count_pairs(duplicates: list[Duplicate]) -> dict[str, int]:
     """How many pictures each two parts share, e.g. {"train and test": 3}; pairs that share any."""
     counts = {
         f"{a} and {b}": sum(a in duplicate.ids and b in duplicate.ids for duplicate in duplicates)
-        for a, b in combinations(_PARTS, 2)
+        for a, b in combinations(PARTS, 2)
     }
     return {pair: count for pair, count in counts.items() if count}
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from candle_tf.data.answers import TeacherAnswers
 from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import FixedViews
-from candle_tf.data.samplers import epoch_index, epoch_order, occurrences
+from candle_tf.data.samplers import epoch_index, occurrences
 from candle_tf.data.transforms import (
     Transform,
     raw_batch,
@@ -20,15 +20,6 @@ from candle_tf.data.transforms import (
     render_batch,
     render_evaluation,
 )
-
-__all__ = [
-    "Examples",
-    "epoch_order",
-    "evaluation_batches",
-    "steps_per_epoch",
-    "training_batches",
-]
-
 
 # What a trainer gets of a raw batch, besides the rendered views.
 _KEPT = ("labels", "partner_labels", "ratios", "teacher_features", "teacher_logits")

@@ -59,7 +59,8 @@ def scan_pictures(source: Source, ids: Sequence[str], folder: Path) -> Scan:
     Raises:
         UserError: If the cache cannot be written. A picture that cannot be read is no error here.
     """
-    key = {"source": source.name, "content": _content(source, ids), "version": _VERSION}
+    content = source.content_hash(ids, missing="missing")
+    key = {"source": source.name, "content": content, "version": _VERSION}
 
     def look(start: int, stop: int) -> np.ndarray:
         return np.stack(list(pool.map(lambda i: _look_at(source, i), ids[start:stop])))
@@ -90,15 +91,3 @@ def _look_at(source: Source, image_id: str) -> np.ndarray:
     row[0] = 1
     row[1:] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
     return row
-
-
-def _content(source: Source, ids: Sequence[str]) -> str:
-    """As `Source.content_hash`, but missing pictures do not stop it."""
-    digest = hashlib.sha256()
-    for image_id in ids:
-        try:
-            stamp = source.stamp(image_id)
-        except UserError:
-            stamp = "missing"
-        digest.update(f"{image_id}\0{stamp}\0".encode())
-    return digest.hexdigest()

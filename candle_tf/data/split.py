@@ -30,7 +30,7 @@ _SEEDED = "seeded"
 # Format 2 tells, after the seed, the selection and whose the validation part is. Where both are as
 # they were before there was a choice, format 1 is still written: such splits keep their hash.
 _OLD_FORMAT, _FORMAT = 1, 2
-_PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Split:
     def __post_init__(self) -> None:
         counts = np.array(self.train_counts, np.int64)
         classes = len(self.class_names)
-        labels = np.concatenate([getattr(self, part).labels for part in _PARTS])
+        labels = np.concatenate([part.labels for part in self.parts.values()])
         if labels.size and not 0 <= labels.min() <= labels.max() < len(self.class_names):
             raise ValueError(f"labels are not all in [0, {len(self.class_names)})")
         counted = self.train.labels
@@ -88,6 +88,11 @@ class Split:
             raise ValueError("a picture is in two parts")
         counts.setflags(write=False)
         object.__setattr__(self, "train_counts", counts)
+
+    @property
+    def parts(self) -> dict[str, Partition]:
+        """The three parts by name, in the order train, validation, test."""
+        return {name: getattr(self, name) for name in PARTS}
 
     @cached_property
     def hash(self) -> str:
@@ -194,8 +199,7 @@ def leave_out(split: Split, ids: Collection[str]) -> Split:
         return split
     unwanted = frozenset(ids)
     parts, removed = {}, {}
-    for name in _PARTS:
-        part = getattr(split, name)
+    for name, part in split.parts.items():
         kept = np.array([image_id not in unwanted for image_id in part.ids], bool)
         parts[name] = _take(part, np.flatnonzero(kept))
         removed[name] = np.bincount(part.labels[~kept], minlength=len(split.class_names))
@@ -360,7 +364,7 @@ def _to_json(split: Split) -> dict[str, Any]:
         "seed": split.seed,
         **({} if old else more),
         "train_counts": dict(zip(split.class_names, split.train_counts.tolist(), strict=True)),
-        **{name: _in_order(getattr(split, name)) for name in _PARTS},
+        **{name: _in_order(part) for name, part in split.parts.items()},
     }
 
 
@@ -372,7 +376,7 @@ def _from_json(content: dict[str, Any]) -> Split:
         raise ValueError(f"format {content['format']!r} where at most {_FORMAT} was expected")
     more |= {
         name: Partition(tuple(content[name]), np.array(list(content[name].values()), np.int32))
-        for name in _PARTS
+        for name in PARTS
     }
     return Split(
         source=content["source"],

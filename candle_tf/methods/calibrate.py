@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data.pipeline import epoch_order, steps_per_epoch
+from candle_tf.data.pipeline import steps_per_epoch
+from candle_tf.data.samplers import epoch_order
 from candle_tf.methods import losses
 from candle_tf.methods.trainer import Batch, Player, Trainer
 from candle_tf.teachers.online import OnlineFeatures

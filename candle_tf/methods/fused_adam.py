@@ -3,6 +3,7 @@
 optimizer = FusedAdam(1e-3, weight_decay=1e-4)      # arguments of tf.keras.optimizers.Adam
 """
 
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -24,8 +25,8 @@ class FusedAdam(tf.keras.optimizers.Adam):
             super().update_step(gradient, variable)
             return
         index = self._index_dict[self._var_key(variable)]
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        number = lambda value: tf.cast(value, variable.dtype)  # noqa: E731
+        number = partial(tf.cast, dtype=variable.dtype)
+        step = number(self.iterations + 1)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].handle,

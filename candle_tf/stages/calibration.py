@@ -12,8 +12,9 @@ from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.answers import TeacherAnswers
-from candle_tf.data.fixed_views import FixedViews, same_for_all, views_by_class
-from candle_tf.data.pipeline import Examples, steps_per_epoch
+from candle_tf.data.examples import Examples
+from candle_tf.data.fixed_views import FixedViews, same_for_all
+from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.transforms import WHOLE
 from candle_tf.methods.calibrate import (
     CalibrationTrainer,
@@ -26,7 +27,7 @@ from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.fitting import fit
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.stages.prepare import Data
-from candle_tf.stages.student_views import student_transform
+from candle_tf.stages.student_views import student_transform, views_of_pictures
 from candle_tf.teachers.answering import stored_answers
 from candle_tf.teachers.backbones import Teacher, load_teacher
 from candle_tf.teachers.features import features_key, mean_rows, teacher_views, view_features
@@ -65,7 +66,7 @@ def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
         UserError: for teacher weights or checkpoints that cannot be used.
     """
     teacher = load_teacher(config.teacher, config.teacher_weights, config.teacher_weights_sha256)
-    counts = views_by_class(data.counts, config.views, config.tail_views)[data.train.labels]
+    counts = views_of_pictures(config, data)
     views = teacher_views(config.teacher_view, student_transform(config), counts)
     learn = _from_new_views if config.teacher_mode == "online" else _from_stored_views
     classifier, answers = learn(config, teacher, data, views, folder)

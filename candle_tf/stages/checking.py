@@ -22,7 +22,6 @@ from candle_tf.files import write_atomically
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.splitting import draw_split, run_split
 
-_PARTS = ("train", "validation", "test")
 # Of more, the message shows these; all are in the file.
 _SHOWN = 50
 
@@ -54,7 +53,7 @@ def checked_split(
 def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
     fixed = folder.split_path.exists()
     split = load_split(folder.split_path) if fixed else draw_split(config, source)
-    ids = [image_id for name in _PARTS for image_id in getattr(split, name).ids]
+    ids = [image_id for part in split.parts.values() for image_id in part.ids]
     scan = scan_pictures(source, ids, config.cache_path)
     bad = _entries(source, split, scan.bad)
     if bad and (config.on_bad_image == "stop" or fixed):
@@ -81,10 +80,8 @@ def _entries(source: Source, split: Split, bad: Sequence[str]) -> list[dict[str,
             "class": split.class_names[label],
             "reason": reason(source, image_id),
         }
-        for name in _PARTS
-        for image_id, label in zip(
-            getattr(split, name).ids, getattr(split, name).labels.tolist(), strict=True
-        )
+        for name, part in split.parts.items()
+        for image_id, label in zip(part.ids, part.labels.tolist(), strict=True)
         if image_id in wanted
     ]
 

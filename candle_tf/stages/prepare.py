@@ -8,9 +8,9 @@ import numpy as np
 from absl import logging
 
 from candle_tf.config import Config
+from candle_tf.data.examples import Examples
 from candle_tf.data.longtail import shot_groups
 from candle_tf.data.pictures import Pictures, open_pictures, store_side
-from candle_tf.data.pipeline import Examples
 from candle_tf.data.sources import Partition
 from candle_tf.data.split import Split
 from candle_tf.run_folder import RunFolder
@@ -53,7 +53,7 @@ def prepare(config: Config, folder: RunFolder) -> Data:
     with ExitStack() as opened:
         source = opened.enter_context(open_data(config))
         split, check = checked_split(config, folder, source)
-        parts = (split.train, split.validation, split.test)
+        parts = split.parts.values()
         ids = [image_id for part in parts for image_id in part.ids]
         side = store_side(config.image_size, config.calibration_resolutions, config.resize)
         pictures = open_pictures(

@@ -1,7 +1,11 @@
 """Which views the student is trained on: the settings that decide it, as one value."""
 
+import numpy as np
+
 from candle_tf.config import Config
+from candle_tf.data.fixed_views import views_by_class
 from candle_tf.data.transforms import Transform
+from candle_tf.stages.prepare import Data
 
 
 def student_transform(config: Config) -> Transform:
@@ -14,3 +18,9 @@ def student_transform(config: Config) -> Transform:
         mix=config.mix,
         mix_alpha=config.mix_alpha,
     )
+
+
+def views_of_pictures(config: Config, data: Data) -> np.ndarray:
+    """How many fixed views each training picture has, int64 [N]."""
+    by_class = views_by_class(data.counts, config.views, config.tail_views)
+    return by_class[data.train.labels]

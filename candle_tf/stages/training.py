@@ -9,7 +9,7 @@ from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.answers import TeacherAnswers
-from candle_tf.data.fixed_views import FixedViews, views_by_class
+from candle_tf.data.fixed_views import FixedViews
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.methods.annealing import Annealing, HardCheckpoints, annealed_quantizers
 from candle_tf.methods.balance import Objective, uninformed_losses
@@ -21,7 +21,7 @@ from candle_tf.methods.fitting import fit
 from candle_tf.methods.optimizers import Recipe, adam
 from candle_tf.methods.trainer import Trainer
 from candle_tf.stages.prepare import Data
-from candle_tf.stages.student_views import student_transform
+from candle_tf.stages.student_views import student_transform, views_of_pictures
 from candle_tf.students.catalog import build_student
 from candle_tf.students.preflight import refuse_unconvertible
 from candle_tf.students.training_form import resolve_precision, set_training_form
@@ -160,8 +160,7 @@ def _fixed_views(config: Config, data: Data) -> FixedViews | None:
     """What the student sees in turn; None where it sees new views in every epoch."""
     if config.teacher_view == "whole" or config.teacher_mode == "online":
         return None
-    counts = views_by_class(data.counts, config.views, config.tail_views)
-    return FixedViews(student_transform(config), counts[data.train.labels])
+    return FixedViews(student_transform(config), views_of_pictures(config, data))
 
 
 def _objective(config: Config, answers: TeacherAnswers) -> Objective:

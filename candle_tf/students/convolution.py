@@ -106,12 +106,9 @@ def _forward(padded: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def _inputs_gradient(dy: tf.Tensor, kernel: tf.Tensor, x: tf.Tensor, stride: int) -> tf.Tensor:
-    window, _, _, filters = kernel.shape
+    window = kernel.shape[0]
     if window == 1 and stride == 1:
-        rows = tf.matmul(
-            tf.reshape(dy, [-1, filters]), tf.reshape(kernel, [-1, filters]), transpose_b=True
-        )
-        return tf.reshape(rows, tf.shape(x))
+        return tf.reshape(_window_gradients(dy, kernel), tf.shape(x))
     if stride == 1 and max(x.shape[1:3]) <= ROWS_UP_TO:
         return _inputs_gradient_by_rows(dy, kernel, x)
     # What flows to the padding is dropped, so this is the gradient of a zero-padded convolution.
@@ -126,17 +123,24 @@ def _inputs_gradient(dy: tf.Tensor, kernel: tf.Tensor, x: tf.Tensor, stride: int
 
 def _inputs_gradient_by_rows(dy: tf.Tensor, kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """Each window's gradient as a row, then the sum of the taps over each pixel; stride 1."""
-    window, _, channels, filters = kernel.shape
+    window, _, channels, _ = kernel.shape
     _, height, width, _ = x.shape
-    rows = tf.matmul(
-        tf.reshape(dy, [-1, filters]), tf.reshape(kernel, [-1, filters]), transpose_b=True
+    taps = tf.reshape(
+        _window_gradients(dy, kernel), [-1, height * width * window * window, channels]
     )
-    taps = tf.reshape(rows, [-1, height * width * window * window, channels])
     over = [_taps_over(pixel, height, width, window) for pixel in range(height * width)]
     sums = [
         tf.reduce_sum(tf.cast(tf.gather(taps, each, axis=1), tf.float32), axis=1) for each in over
     ]
     return tf.cast(tf.reshape(tf.stack(sums, axis=1), tf.shape(x)), x.dtype)
+
+
+def _window_gradients(dy: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """What flows to each laid-out window: [N, H, W, C'] to [N * H * W, window^2 * C]."""
+    filters = kernel.shape[-1]
+    return tf.matmul(
+        tf.reshape(dy, [-1, filters]), tf.reshape(kernel, [-1, filters]), transpose_b=True
+    )
 
 
 def _taps_over(pixel: int, height: int, width: int, window: int) -> np.ndarray:

@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from candle_tf.data import transforms
 from candle_tf.data.arrays import key_digest, stored_array
+from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import FixedViews, same_for_all
-from candle_tf.data.pipeline import Examples
 from candle_tf.data.transforms import WHOLE, Transform, raw_batch, render_batch
 from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import Teacher

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import FixedViews
-from candle_tf.data.pipeline import Examples
 from candle_tf.teachers.backbones import Teacher
 from candle_tf.teachers.features import features_at
 

@@ -6,15 +6,11 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.data.answers import Answers
+from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import FixedViews, same_for_all
 from candle_tf.data.pictures import Pictures, picture_key
-from candle_tf.data.pipeline import (
-    Examples,
-    epoch_order,
-    evaluation_batches,
-    steps_per_epoch,
-    training_batches,
-)
+from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from candle_tf.data.samplers import epoch_order
 from candle_tf.data.transforms import Transform
 from candle_tf.data.views import render_views
 

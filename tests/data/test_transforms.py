@@ -7,9 +7,10 @@ import tensorflow as tf
 from PIL import Image
 
 from candle_tf.data.color import draw_factors, jitter
+from candle_tf.data.examples import Examples
 from candle_tf.data.mixing import draw_mixtures, mix_pixels
 from candle_tf.data.pictures import Pictures, picture_key
-from candle_tf.data.pipeline import Examples, evaluation_batches
+from candle_tf.data.pipeline import evaluation_batches
 from candle_tf.data.transforms import (
     Transform,
     raw_batch,

@@ -10,8 +10,9 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
 from candle_tf.data.decode import decode_image
+from candle_tf.data.examples import Examples
 from candle_tf.data.pictures import open_pictures
-from candle_tf.data.pipeline import Examples, evaluation_batches
+from candle_tf.data.pipeline import evaluation_batches
 from candle_tf.data.sources import open_source
 from candle_tf.data.transforms import student_pixels
 from candle_tf.deploy.saved_model import export_saved_model

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import FixedViews, same_for_all
 from candle_tf.data.pictures import Pictures, picture_key
-from candle_tf.data.pipeline import Examples, training_batches
+from candle_tf.data.pipeline import training_batches
 from candle_tf.data.transforms import Transform
 from candle_tf.data.views import draw_view, render
 from candle_tf.errors import UserError

@@ -6,9 +6,10 @@ import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 import numpy as np
 import pytest
 
+from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import FixedViews
 from candle_tf.data.pictures import Pictures, picture_key
-from candle_tf.data.pipeline import Examples, training_batches
+from candle_tf.data.pipeline import training_batches
 from candle_tf.data.transforms import Transform
 from candle_tf.methods.calibrate import fresh_feature_batches, teacher_classifier
 from candle_tf.teachers.answering import stored_answers
