@@ -2,9 +2,10 @@
 
 y = convolve(activations, kernel, strides=1, pad_value=1.0)
 
-The same function as pad, `tf.nn.conv2d` and their gradients. But where a map is small, TensorFlow's
-convolution on a CPU is several times slower than a matrix product of the same size, most of all the
-gradient of the kernel: there the windows are laid out as rows and multiplied.
+The same function as pad, `tf.nn.conv2d` and their gradients, in whichever form is fastest: where
+there are many channels by Winograd's algorithm; else, where a map is small, as a matrix product of
+windows laid out as rows (TensorFlow's convolution on a CPU is several times slower than a product
+of the same size there, most of all in the gradient of the kernel).
 """
 
 from typing import Any
@@ -12,9 +13,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.students.winograd import Gradients, convolve_3x3
+
+# Channels, in and out, from which Winograd's form was measured to be faster, forward and backward
+# together: at 128 it takes .78 to 1 of the time on maps of 4x4 to 16x16, at 512 .6; at 64 up to
+# 1.25.
+WINOGRAD_CHANNELS = 128
+
 # Sides of the output map up to which a product of laid-out windows was measured to be faster: for
-# output and inputs' gradient 2 (7 ms against 13 and 16), for the kernel's gradient 8 (at 8: 8
-# against 12, at 4: 7 against 21, at 2: 7 against 84; at 16 it is slower).
+# the output 2 (7 ms against 13), for the kernel's gradient 8 (at 8: 8 against 12, at 4: 7 against
+# 21, at 2: 7 against 84; at 16 it is slower).
 ROWS_UP_TO = 2
 KERNEL_GRADIENT_ROWS_UP_TO = 8
 
@@ -75,25 +83,48 @@ def convolve(
         float32 [N, ceil(H / strides), ceil(W / strides), C'].
     """
     scale = None if scale is None else tf.stop_gradient(scale)
+    form = _winograd if _is_for_winograd(kernel, strides) else _direct
 
     @tf.custom_gradient
     def run(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        window = kernel.shape[0]
-        padded = pad_same(x, window, strides, pad_value)
-        y = tf.cast(_forward(padded, kernel, strides), tf.float32)
+        y, gradients = form(x, kernel, strides, pad_value)
+        y = tf.cast(y, tf.float32)
         y = y if scale is None else y * scale
 
         def grad(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            to_kernel = tf.cast(dy, kernel.dtype)
-            to_inputs = to_kernel if scale is None else tf.cast(dy * scale, kernel.dtype)
-            return (
-                _inputs_gradient(to_inputs, kernel, x, strides),
-                _kernel_gradient(to_kernel, padded, kernel, strides),
-            )
+            for_kernel = tf.cast(dy, kernel.dtype)
+            for_x = for_kernel if scale is None else tf.cast(dy * scale, kernel.dtype)
+            return gradients(for_x, for_kernel)
 
         return y, grad
 
     return run(x, kernel)
+
+
+def _is_for_winograd(kernel: tf.Tensor, strides: int) -> bool:
+    window, _, channels, filters = kernel.shape
+    return window == 3 and strides == 1 and min(channels, filters) >= WINOGRAD_CHANNELS
+
+
+def _winograd(
+    x: tf.Tensor, kernel: tf.Tensor, strides: int, pad_value: float
+) -> tuple[tf.Tensor, Gradients]:
+    del strides
+    return convolve_3x3(x, kernel, pad_value)
+
+
+def _direct(
+    x: tf.Tensor, kernel: tf.Tensor, strides: int, pad_value: float
+) -> tuple[tf.Tensor, Gradients]:
+    padded = pad_same(x, kernel.shape[0], strides, pad_value)
+
+    def gradients(for_x: tf.Tensor, for_kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return (
+            _inputs_gradient(for_x, kernel, x, strides),
+            _kernel_gradient(for_kernel, padded, kernel, strides),
+        )
+
+    return _forward(padded, kernel, strides), gradients
 
 
 def _forward(padded: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
@@ -106,11 +137,11 @@ def _forward(padded: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def _inputs_gradient(dy: tf.Tensor, kernel: tf.Tensor, x: tf.Tensor, stride: int) -> tf.Tensor:
-    window = kernel.shape[0]
+    window, _, channels, filters = kernel.shape
     if window == 1 and stride == 1:
-        return tf.reshape(_window_gradients(dy, kernel), tf.shape(x))
-    if stride == 1 and max(x.shape[1:3]) <= ROWS_UP_TO:
-        return _inputs_gradient_by_rows(dy, kernel, x)
+        matrix = tf.reshape(kernel, [channels, filters])
+        rows = tf.matmul(tf.reshape(dy, [-1, filters]), matrix, transpose_b=True)
+        return tf.reshape(rows, tf.shape(x))
     # What flows to the padding is dropped, so this is the gradient of a zero-padded convolution.
     return tf.raw_ops.Conv2DBackpropInput(
         input_sizes=tf.shape(x),
@@ -119,38 +150,6 @@ def _inputs_gradient(dy: tf.Tensor, kernel: tf.Tensor, x: tf.Tensor, stride: int
         strides=[1, stride, stride, 1],
         padding="SAME",
     )
-
-
-def _inputs_gradient_by_rows(dy: tf.Tensor, kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Each window's gradient as a row, then the sum of the taps over each pixel; stride 1."""
-    window, _, channels, _ = kernel.shape
-    _, height, width, _ = x.shape
-    taps = tf.reshape(
-        _window_gradients(dy, kernel), [-1, height * width * window * window, channels]
-    )
-    over = [_taps_over(pixel, height, width, window) for pixel in range(height * width)]
-    sums = [
-        tf.reduce_sum(tf.cast(tf.gather(taps, each, axis=1), tf.float32), axis=1) for each in over
-    ]
-    return tf.cast(tf.reshape(tf.stack(sums, axis=1), tf.shape(x)), x.dtype)
-
-
-def _window_gradients(dy: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """What flows to each laid-out window: [N, H, W, C'] to [N * H * W, window^2 * C]."""
-    filters = kernel.shape[-1]
-    return tf.matmul(
-        tf.reshape(dy, [-1, filters]), tf.reshape(kernel, [-1, filters]), transpose_b=True
-    )
-
-
-def _taps_over(pixel: int, height: int, width: int, window: int) -> np.ndarray:
-    """Indices (window * taps + tap) of the taps that lie over a pixel, int32."""
-    before = same_padding(height, window, 1)[0], same_padding(width, window, 1)[0]
-    padded = height + window - 1, width + window - 1
-    under = _window_pixels(*padded, window, 1)
-    row, column = divmod(pixel, width)
-    place = (row + before[0]) * padded[1] + column + before[1]
-    return np.flatnonzero(under.ravel() == place).astype(np.int32)
 
 
 def _kernel_gradient(dy: tf.Tensor, padded: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
