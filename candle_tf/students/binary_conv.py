@@ -44,7 +44,7 @@ class BinaryConv2D(TrainingForm, lq.layers.QuantConv2D):
         if isinstance(self.kernel_quantizer, OneBitKernel):
             # Outside of larq's quantized scope the variable is read as it is: the latent weights.
             latent = tf.convert_to_tensor(self.kernel)
-            return self.kernel_quantizer.signs_and_scale(latent, operands, self._bound())
+            return self.kernel_quantizer.values_and_scale(latent, operands, self._bound())
         # Kernels between -1 and +1 (BNext's, while they are annealed) would be rounded in bfloat16.
         with lq.context.quantized_scope(True):
             return tf.convert_to_tensor(self.kernel), None

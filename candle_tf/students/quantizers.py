@@ -69,9 +69,14 @@ def scaled_sign(kernel: tf.Tensor) -> tf.Tensor:
 def signs(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """-1 and +1 of x, +1 at 0, in another dtype; without a gradient.
 
-    A comparison, a cast and two products: `tf.where` with constants takes four times as long.
+    A comparison, a cast and two steps: `tf.where` with constants takes four times as long.
     """
-    return 2 * tf.cast(x >= 0, dtype) - 1
+    return 2 * half_signs(x, dtype)
+
+
+def half_signs(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """-1/2 and +1/2 of x, +1/2 at 0: `signs` with one pass less over memory."""
+    return tf.cast(x >= 0, dtype) - 0.5
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
@@ -104,22 +109,24 @@ class OneBitKernel:
     #: Half the width of the region that the straight-through gradient passes.
     region: float = 1.0
 
-    def signs_and_scale(
+    def values_and_scale(
         self, kernel: tf.Tensor, dtype: tf.DType, bound: float
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """The quantized kernel in two parts, as a convolution in training takes them.
 
         Args:
             kernel: latent weights, float32 [..., out_channels].
-            dtype: of the signs.
+            dtype: of the values.
             bound: what the weights are clipped to after each update; where that lies inside the
                 straight-through region, the gradient needs no mask.
 
         Returns:
-            signs: `dtype`, of the kernel's shape. Their gradient, taken to be that of the quantized
-                kernel, goes straight through.
-            scale: float32 [out_channels] without a gradient, or None.
+            values: `dtype`, of the kernel's shape: -1 and +1, or where there is a scale -1/2 and
+                +1/2. Their gradient, taken to be that of the quantized kernel, goes straight
+                through.
+            scale: float32 [out_channels] without a gradient, to multiply the values by, or None.
         """
+        scale = self._scale(kernel)
 
         @tf.custom_gradient
         def quantize(w: tf.Tensor) -> tuple[tf.Tensor, Any]:
@@ -129,9 +136,9 @@ class OneBitKernel:
                     return dy
                 return dy * tf.cast(tf.abs(w) <= self.region, w.dtype)
 
-            return signs(w, dtype), grad
+            return (signs if scale is None else half_signs)(w, dtype), grad
 
-        return quantize(kernel), self._scale(kernel)
+        return quantize(kernel), None if scale is None else 2 * scale
 
     def _scale(self, kernel: tf.Tensor) -> tf.Tensor | None:
         """The scale of each output channel; None for 1."""

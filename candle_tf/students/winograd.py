@@ -14,11 +14,12 @@ products as well, of small constant matrices with all pictures and channels at o
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
+
+from candle_tf.students.convolved import Convolved
 
 # B, G and A of one axis; those of two axes are their Kronecker products.
 _B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float64)
@@ -31,22 +32,14 @@ _TURNED = np.arange(16).reshape(4, 4)[np.ix_([3, 1, 2, 0], [3, 1, 2, 0])].ravel(
 # the block; the smaller the blocks, the more pixels are read by two of them.
 _TILES = 2
 
-Gradients = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
-
-def convolve_3x3(x: tf.Tensor, kernel: tf.Tensor, pad_value: float) -> tuple[tf.Tensor, Gradients]:
-    """A "same" convolution of stride 1, and the function that gives its gradients.
+def convolve_3x3(x: tf.Tensor, kernel: tf.Tensor, pad_value: float) -> Convolved:
+    """A "same" convolution of stride 1.
 
     Args:
         x: float32 or bfloat16 [N, H, W, C] with known H, W and C.
         kernel: of x's dtype, [3, 3, C, C'].
         pad_value: what lies around x.
-
-    Returns:
-        y: of x's dtype, [N, H, W, C'].
-        gradients: maps two gradients of y to that of x, which the first one gives, and that of the
-            kernel, which the second gives; all of x's dtype. (They are two because a scale between
-            y and the loss may count for one of them alone.)
     """
     tiling, turned = _tilings(*x.shape[1:3])
     channels = kernel.shape[2]
@@ -62,7 +55,7 @@ def convolve_3x3(x: tf.Tensor, kernel: tf.Tensor, pad_value: float) -> tuple[tf.
         to_kernel = tf.matmul(transform, tf.reshape(sums, [16, -1]), transpose_a=True)
         return turned.pixels(back), tf.reshape(to_kernel, tf.shape(kernel))
 
-    return y, gradients
+    return Convolved(y, gradients)
 
 
 @dataclass(frozen=True)
