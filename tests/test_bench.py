@@ -44,6 +44,14 @@ def test_the_step_row_holds_what_is_asked_for():
     json.dumps(figures)
 
 
+def test_every_batch_size_is_timed_on_as_many_pictures():
+    figures = step.step_ratios(SMALL, (2, 4), repeats=1)
+    for figure in figures.values():
+        assert figure["student"]["batch_size"] * figure["student"]["steps"] == 4
+        told = 4 / figure["seconds"]["ours"][0]
+        np.testing.assert_allclose(figure["images_per_s"]["ours"], told)
+
+
 def test_the_plain_side_is_kerass_adam_on_the_plain_composition():
     plain, ours = plain_cross_entropy(SMALL), cross_entropy(SMALL)
     assert type(plain.optimizer) is tf.keras.optimizers.Adam

@@ -46,9 +46,16 @@ def step_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
 
 
 def step_ratios(load: Workload, batch_sizes: tuple[int, ...], repeats: int) -> dict[str, Any]:
-    """`step_ratio` at several batch sizes, as "step_ratio_b<size>"."""
+    """`step_ratio` at several batch sizes, as "step_ratio_b<size>".
+
+    A timed part of any size has at least the pictures of one batch of the largest: what disturbs
+    it for a moment then weighs alike.
+    """
+    largest = max(batch_sizes)
     return {
-        f"step_ratio_b{size}": step_ratio(replace(load, batch_size=size), repeats)
+        f"step_ratio_b{size}": step_ratio(
+            replace(load, batch_size=size, steps=max(load.steps, largest // size)), repeats
+        )
         for size in batch_sizes
     }
 
