@@ -6,11 +6,13 @@
 The rows, and what is at least expected of them:
 
 step        a training step against the plain Keras and larq composition in float32
+forms       the forms of a binary convolution, over the direct one
 distill     a distillation step on stored answers against a cross-entropy step
 calibrate   calibration of 30 epochs on stored features against a backbone in every epoch
 total       distillation of 30 epochs with its cache's build against an online teacher, at the
             paper's three resolutions and (..._small) at the three that our configurations have
 growth      time a picture over the number of pictures, of classes and of pixels
+settings    time a picture over the pictures in a batch, and over TensorFlow's threads
 memory      resident memory of a training, epoch by epoch
 """
 
@@ -27,7 +29,7 @@ from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
-ROWS = ("step", "distill", "calibrate", "total", "growth", "memory")
+ROWS = ("step", "forms", "distill", "calibrate", "total", "growth", "settings", "memory")
 # What is asked of a figure, in words.
 TARGETS = {
     "step_ratio_b32": "at least 2.5",
@@ -37,8 +39,9 @@ TARGETS = {
     "distill_total_ratio": "at least 2.5",
 }
 _STEP_BATCHES = (32, 128)
+_BATCH_SIZES = (16, 32, 64, 128, 256)
 _PICTURE_SIDE = 160
-_CALIBRATED = 256
+_CALIBRATED = 1024
 # CANDLE's own resolutions, and the smaller ones that our configurations begin with.
 _PAPERS_RESOLUTIONS = (128, 224, 480)
 _OUR_RESOLUTIONS = (96, 128, 160)
@@ -60,7 +63,7 @@ def main(rows: list[str], data_dir: str, repeats: int, json_path: str) -> None:
 
 def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
     # Imported here, so that a mistyped flag is refused at once and not after TensorFlow's start.
-    from candle_tf.benchmarks import growth, memory, step, teacher_cost
+    from candle_tf.benchmarks import forms, growth, memory, settings, step, teacher_cost
     from candle_tf.benchmarks.workload import Workload, from_folder, generated
     from candle_tf.data.examples import Examples
     from candle_tf.teachers.backbones import Teacher, load_teacher
@@ -77,6 +80,11 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
 
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "step": lambda: step.step_ratios(replace(load, steps=1), _STEP_BATCHES, repeats),
+        "forms": lambda: {
+            f"forms_{precision}_b{size}": forms.form_times(precision, size, repeats=repeats)
+            for precision in ("bfloat16", "float32")
+            for size in _STEP_BATCHES
+        },
         "distill": lambda: {
             "distill_over_ce": teacher_cost.distill_over_ce(load, pictures(load.images), repeats)
         },
@@ -100,6 +108,12 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
                 replace(load, width=_GROWTH_WIDTH), folder, repeats=repeats
             ),
         },
+        "settings": lambda: {
+            "settings": {
+                "by_batch_size": settings.batch_size_times(load, _BATCH_SIZES, repeats),
+                "by_threads": settings.thread_times(load, repeats),
+            }
+        },
         "memory": lambda: {"memory": memory.training_memory(replace(load, batch_size=128))},
     }
     with tempfile.TemporaryDirectory() as path:
@@ -117,9 +131,12 @@ def table_of(figures: dict[str, Any]) -> str:
         for side, shares in figure.get("profile", {}).items():
             told = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
             parts.append(f"{name}, {side}: {told}")
-    parts += [_growth_lines(name, figures[name]) for name in figures if name.endswith("_growth")]
+    parts += [_compared_lines(name, figures[name]) for name in figures if _is_compared(name)]
     if "memory" in figures:
-        told = ", ".join(f"{name} {value}" for name, value in figures["memory"].items())
+        told = "; ".join(
+            f"{name} " + ", ".join(f"{each:,.0f}" for each in _several(value))
+            for name, value in figures["memory"].items()
+        )
         parts.append(f"resident MB of a training: {told}")
     return "\n".join(parts)
 
@@ -130,10 +147,18 @@ def _ratio_row(name: str, figure: dict[str, Any]) -> dict[str, str]:
     return {"figure": name, **spread, "asked": TARGETS.get(name, ""), "images/s": speeds}
 
 
-def _growth_lines(name: str, growths: dict[str, Any]) -> str:
+def _several(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_compared(name: str) -> bool:
+    return name == "settings" or name.endswith("_growth") or name.startswith("forms_")
+
+
+def _compared_lines(name: str, compared: dict[str, Any]) -> str:
     """Time of a unit of work at each size, over that at the first."""
     lines = []
-    for along, sizes in growths.items():
+    for along, sizes in compared.items():
         told = ", ".join(f"{size}: {ratio['median']:.2f}" for size, ratio in sizes.items())
         lines.append(f"{name} {along.replace('_', ' ')}: {told}")
     return "\n".join(lines)

@@ -99,6 +99,7 @@ def test_the_table_says_what_is_asked_beside_what_was_measured():
 
 def test_the_table_tells_growth_and_memory():
     sizes = {"10": {"median": 1.0}, "8142": {"median": 1.23}}
-    text = table_of({"step_growth": {"by_classes": sizes}, "memory": {"growth": 1.5}})
+    memory = {"peak": [2999.6, 3000.2], "growth": 1.5}
+    text = table_of({"step_growth": {"by_classes": sizes}, "memory": memory})
     assert "step_growth by classes: 10: 1.00, 8142: 1.23" in text
-    assert "growth 1.5" in text
+    assert "peak 3,000, 3,000; growth 2" in text

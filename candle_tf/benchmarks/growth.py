@@ -121,17 +121,25 @@ def growth(
         repeats: rounds.
 
     Returns:
-        For each size {median, min, max} of the ratio, and "units_per_s" at the median time. A
-        ratio that stays at 1 is growth in proportion to the work.
+        By size; see `over_the_first`. A ratio that stays at 1 is growth in proportion to the work.
     """
-    sides: Mapping[str, Side] = {str(size): side(size) for size in sizes}
-    seconds = alternate(sides, repeats)
-    units = {str(size): [each / work(size) for each in seconds[str(size)]] for size in sizes}
-    first = units[str(sizes[0])]
+    seconds = alternate({str(size): side(size) for size in sizes}, repeats)
+    return over_the_first(seconds, {str(size): work(size) for size in sizes})
+
+
+def over_the_first(seconds: Mapping[str, Sequence[float]], work: Mapping[str, int]) -> Growth:
+    """Time of a unit of work of each side, over that of the first side in the same round.
+
+    Args:
+        seconds: of each side, one per round, as `alternate` gives them.
+        work: units of work of each side.
+
+    Returns:
+        For each side {median, min, max} of the ratio, and "units_per_s" at the median time.
+    """
+    units = {name: [each / work[name] for each in times] for name, times in seconds.items()}
+    first = next(iter(units.values()))
     return {
-        size: {
-            **vars(ratio_of(each, first)),
-            "units_per_s": 1.0 / statistics.median(each),
-        }
-        for size, each in units.items()
+        name: {**vars(ratio_of(each, first)), "units_per_s": 1.0 / statistics.median(each)}
+        for name, each in units.items()
     }

@@ -1,0 +1,32 @@
+import os
+
+import pytest
+
+from candle_tf.benchmarks.settings import batch_size_times, thread_times
+from candle_tf.benchmarks.workload import Workload
+
+LOAD = Workload(
+    "quicknet_small", 0.125, image_size=32, batch_size=4, classes=3, steps=1, feature_size=6
+)
+
+
+def test_batch_sizes_are_compared_with_the_first():
+    times = batch_size_times(LOAD, sizes=(2, 4), repeats=2)
+    assert list(times) == ["2", "4"]
+    assert times["2"]["median"] == times["2"]["min"] == times["2"]["max"] == 1
+    assert times["4"]["median"] > 0
+    assert times["4"]["median"] != 1
+
+
+def test_threads_are_compared_with_tensorflows_choice():
+    cores = len(os.sched_getaffinity(0))
+    times = thread_times(LOAD, repeats=1)
+    assert next(iter(times)) == "default"
+    assert {"1x1", f"{cores}x1", f"{cores}x{cores}"} <= set(times)
+    assert times["default"]["median"] == 1
+    assert all(each["units_per_s"] > 0 for each in times.values())
+
+
+def test_a_process_that_fails_is_told():
+    with pytest.raises(RuntimeError, match="ended with code 1"):
+        thread_times(Workload("no_such_student", steps=1), repeats=1)
