@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.bench import TARGETS, table_of
+from candle_tf.bench import ROWS, TARGETS, table_of
 from candle_tf.benchmarks import step
 from candle_tf.benchmarks.operators import shares, timed_operators
 from candle_tf.benchmarks.workload import Workload, cross_entropy, plain_cross_entropy
@@ -20,7 +20,7 @@ SMALL = Workload(width=0.125, image_size=32, batch_size=4, classes=3, steps=1)
     ("argument", "told"),
     [
         ("--rows=stpe", "--rows=stpe"),
-        ("--rows=", "step, distill"),
+        ("--rows=", ", ".join(ROWS)),
         ("--repeats=0", "repeats"),
     ],
 )

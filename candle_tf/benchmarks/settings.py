@@ -66,10 +66,10 @@ def _in_a_process(stack: ExitStack, load: Workload, within: int, beside: int) ->
     stack.callback(ours.close)
 
     def run() -> None:
-        ours.send(None)
         try:
+            ours.send(None)
             ours.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             process.join()
             raise RuntimeError(f"a process ended with code {process.exitcode}") from None
 
