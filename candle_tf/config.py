@@ -57,6 +57,7 @@ BALANCES = ("adversarial", "relative", "plain", "fixed")
 EPOCH_CHOICES = ("best", "last")
 OPTIMIZERS = ("adam", "adam_sgd", "bop")
 PRECISIONS = ("auto", "float32", "bfloat16")
+XLA = ("auto", "on", "off")
 
 
 def setting(
@@ -246,6 +247,11 @@ class Config:
         "auto: bfloat16 where the CPU has instructions for it",
         choices=PRECISIONS,
     )
+    xla: str = setting(
+        "auto",
+        "whether XLA compiles the training step: on, off, or auto: on where there is a GPU",
+        choices=XLA,
+    )
     optimizer: str = setting(
         "adam",
         "adam for all weights; adam_sgd: Adam on binary kernels, SGD with momentum on the rest "
@@ -415,6 +421,11 @@ class Config:
 
     def _check_recipe(self) -> None:
         bop = self.optimizer == "bop"
+        if self.xla == "on" and self.precision == "bfloat16":
+            raise UserError(
+                "--precision=bfloat16 contradicts --xla=on: what XLA compiles is the plain step in "
+                "float32; give --xla=off, or --precision=auto."
+            )
         if self.binary_learning_rate and self.optimizer == "adam":
             raise UserError(
                 f"--binary_learning_rate={self.binary_learning_rate:g} contradicts "

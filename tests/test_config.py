@@ -183,6 +183,10 @@ def test_one_bad_resolution_among_good_ones_is_named():
             ["--binary_weight_decay=1e-08", "--binary_steps=2", "--weight_decay"],
         ),
         (
+            {"xla": "on", "precision": "bfloat16"},
+            ["--precision=bfloat16", "--xla=on", "--xla=off"],
+        ),
+        (
             {"teacher_mode": "online"},
             ["--teacher_mode=online", "--teacher_view=whole", "--teacher_view=same"],
         ),

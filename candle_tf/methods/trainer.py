@@ -125,13 +125,17 @@ class Trainer(tf.keras.Model):
         """What Keras resets before each validation."""
         return [self._val_loss, self._val_accuracy]
 
-    def ready(self) -> "Trainer":
-        """Builds and compiles, so that checkpoints hold every optimizer slot from the start."""
+    def ready(self, xla: bool = False) -> "Trainer":
+        """Builds and compiles, so that checkpoints hold every optimizer slot from the start.
+
+        Args:
+            xla: whether XLA compiles the training step.
+        """
         players = self.moves()
         # Outside the scope the slots would be shared, and every replica would update them.
         with self.distribute_strategy.scope():
             for player in players:
                 player.optimizer.build(player.variables)
-        self.compile(optimizer=players[0].optimizer)
+        self.compile(optimizer=players[0].optimizer, jit_compile=xla)
         self.distribute_reduction_method = "sum"
         return self

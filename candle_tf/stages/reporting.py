@@ -19,7 +19,7 @@ from candle_tf.stages.prepare import Data
 from candle_tf.stages.tflite_files import NAMES
 from candle_tf.stages.training import Trained
 from candle_tf.students.summary import summarize
-from candle_tf.students.training_form import resolve_precision
+from candle_tf.students.training_form import resolve_step
 
 _FLOAT_BYTES = 4
 
@@ -68,7 +68,7 @@ def _write_card(
         results,
         operations=summarize(trained.student),
         files={**NAMES, "saved_model": saved_model},
-        precision=resolve_precision(results.config["precision"]),
+        precision=resolve_step(results.config["precision"], results.config["xla"]).precision,
         versions=versions(),
     )
     contents = {

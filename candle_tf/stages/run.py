@@ -16,7 +16,7 @@ from candle_tf.stages.exporting import export
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.reporting import report
 from candle_tf.stages.training import train_student
-from candle_tf.students.training_form import resolve_precision
+from candle_tf.students.training_form import resolve_step
 
 T = TypeVar("T")
 
@@ -48,8 +48,9 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         f"3/5 train the student ({config.method})",
         lambda: train_student(config, data, answers, path),
     )
-    precision = resolve_precision(config.precision)
-    folder.record("student", _training_files(path), precision=precision)
+    step = resolve_step(config.precision, config.xla)
+    xla = "on" if step.xla else "off"
+    folder.record("student", _training_files(path), precision=step.precision, xla=xla)
     evaluation = _stage("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
     exported = _stage(
         "5/5 export",

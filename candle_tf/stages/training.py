@@ -24,7 +24,7 @@ from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_transform, views_of_pictures
 from candle_tf.students.catalog import build_student
 from candle_tf.students.preflight import refuse_unconvertible
-from candle_tf.students.training_form import resolve_precision, set_training_form
+from candle_tf.students.training_form import resolve_step, set_training_form
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def _train(
     folder: Path,
 ) -> Checkpoints:
     """One training of --epochs; its checkpoints come back with exact signs."""
-    set_training_form(student, resolve_precision(config.precision))
+    step = resolve_step(config.precision, config.xla)
+    set_training_form(student, step.form)
     steps = steps_per_epoch(len(data.train), config.batch_size)
     recipe = _recipe(config, steps * config.epochs)
     trainer = _trainer(config, data, student, answers, recipe.optimizer())
@@ -114,6 +115,7 @@ def _train(
         if len(data.validation)
         else None,
         callbacks=[annealing] if annealing.quantizers else [],
+        xla=step.xla,
     )
     if not annealing.quantizers:
         return checkpoints

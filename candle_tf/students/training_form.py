@@ -1,12 +1,14 @@
 """How a student's layers compute while it is trained: plainly, or with few passes over memory.
 
-set_training_form(student, resolve_precision("auto"))
+step = resolve_step("auto", xla="auto")
+set_training_form(student, step.form)           # step.xla says whether XLA is to compile it
 
 Evaluation and export always use the plain composition of TensorFlow operators, which the converter
 knows. In training, layers that inherit `TrainingForm` compute the same function and the same
 gradients with operators chosen for a CPU's speed.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
@@ -56,6 +58,41 @@ def set_training_form(network: tf.keras.Model, form: str) -> None:
             layer.training_form = form
 
 
+@dataclass(frozen=True)
+class Step:
+    """How a training step is computed on this machine.
+
+    Attributes:
+        form: one of `FORMS`.
+        xla: whether XLA compiles it.
+    """
+
+    form: str
+    xla: bool
+
+    @property
+    def precision(self) -> str:
+        """Of the operands of binary convolutions."""
+        return "float32" if self.form == PLAIN else self.form
+
+
+def resolve_step(precision: str, xla: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> Step:
+    """The step that --precision and --xla stand for on this machine.
+
+    XLA fuses the plain composition by itself, which pays on a GPU. On a CPU it leaves the fast
+    convolutions unused.
+
+    Args:
+        precision: "auto", "float32" or "bfloat16"; see `resolve_precision`.
+        xla: "on", "off" or "auto": on where there is a GPU, unless bfloat16 is asked for.
+        cpuinfo: as of `resolve_precision`.
+    """
+    pays = xla == "auto" and precision != "bfloat16" and _has_gpu()
+    if pays or xla == "on":
+        return Step(PLAIN, xla=True)
+    return Step(resolve_precision(precision, cpuinfo), xla=False)
+
+
 def resolve_precision(precision: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The form that --precision stands for on this machine.
 
@@ -68,5 +105,9 @@ def resolve_precision(precision: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> 
     if precision != "auto":
         return precision
     flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    fast = bool(flags & _BFLOAT16_FLAGS) and not tf.config.list_physical_devices("GPU")
+    fast = bool(flags & _BFLOAT16_FLAGS) and not _has_gpu()
     return "bfloat16" if fast else "float32"
+
+
+def _has_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))

@@ -6,6 +6,7 @@ from candle_tf.methods.balance import Objective
 from candle_tf.methods.distill import DistillationTrainer
 from candle_tf.students.layers import batch_norm
 from candle_tf.students.reactnet import _block
+from candle_tf.students.training_form import PLAIN, set_training_form
 
 CLASSES = 5
 FEATURES = 12
@@ -56,6 +57,7 @@ def _trainer(
     rate: float = 0.02,
     balance_rate: float = 0.02,
     student: tf.keras.Model | None = None,
+    xla: bool = False,
 ) -> DistillationTrainer:
     trainer = DistillationTrainer(
         student or binary_student(),
@@ -67,7 +69,7 @@ def _trainer(
         tf.keras.optimizers.SGD(balance_rate),
         fixed_lambda,
     )
-    return trainer.ready()
+    return trainer.ready(xla)
 
 
 def _tensors(batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
@@ -264,3 +266,26 @@ def test_distillation_learns_from_the_teacher_alone():
     outputs = trainer.network(batch["inputs"], training=True)["logits"].numpy()
     agreement = (outputs.argmax(axis=1) == batch["teacher_logits"].argmax(axis=1)).mean()
     assert agreement > 0.6
+
+
+# Where a float rounds otherwise a sign may flip, which the smooth student has none of. Lambda is
+# fixed, as XLA draws other noise for the balancer from the same seed.
+@pytest.mark.parametrize(("student", "tolerance"), [(float_student, 1e-4), (binary_student, 1e-2)])
+def test_a_step_that_xla_compiles_is_the_same_step(student, tolerance):
+    batch = tf.data.Dataset.from_tensors(teacher_batch())
+    trained = []
+    for xla in (False, True):
+        network = student()
+        set_training_form(network, PLAIN)
+        trainer = _trainer(student=network, fixed_lambda=0.4, xla=xla)
+        losses = trainer.fit(batch, verbose=0).history
+        trained.append((losses, _flat(network)))
+    (plain_losses, plain), (xla_losses, compiled) = trained
+    assert plain_losses.keys() == xla_losses.keys()
+    for name, values in plain_losses.items():
+        np.testing.assert_allclose(xla_losses[name], values, rtol=tolerance)
+    assert np.linalg.norm(compiled - plain) < tolerance * np.linalg.norm(plain - _flat(student()))
+
+
+def _flat(network: tf.keras.Model) -> np.ndarray:
+    return np.concatenate([v.numpy().ravel() for v in network.weights])

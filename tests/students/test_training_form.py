@@ -3,7 +3,14 @@ import tensorflow as tf
 
 from candle_tf.students.layers import Shift
 from candle_tf.students.reactnet import reactnet_a
-from candle_tf.students.training_form import TrainingForm, resolve_precision, set_training_form
+from candle_tf.students.training_form import (
+    PLAIN,
+    Step,
+    TrainingForm,
+    resolve_precision,
+    resolve_step,
+    set_training_form,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +27,25 @@ def test_auto_goes_by_what_the_cpu_can_do(tmp_path, flags, form):
 @pytest.mark.parametrize("named", ["float32", "bfloat16"])
 def test_a_named_precision_is_taken_as_it_is(named, tmp_path):
     assert resolve_precision(named, tmp_path / "none") == named
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_xla_compiles_the_plain_composition(tmp_path, precision):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags : amx_bf16\n")
+    step = resolve_step(precision, "on", cpuinfo)
+    assert step == Step(PLAIN, xla=True)
+    assert step.precision == "float32"
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+@pytest.mark.parametrize("xla", ["auto", "off"])
+def test_xla_is_off_on_a_cpu(tmp_path, xla):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags : amx_bf16\n")
+    assert resolve_step("auto", xla, cpuinfo) == Step("bfloat16", xla=False)
+    assert resolve_step("float32", xla, cpuinfo) == Step("float32", xla=False)
+    assert resolve_step("auto", xla, cpuinfo).precision == "bfloat16"
 
 
 def test_a_form_reaches_every_layer_that_has_one():
