@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.data.answers import TeacherAnswers
+from candle_tf.data.batches import batches_from
 from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import FixedViews
 from candle_tf.data.samplers import epoch_index, occurrences
@@ -85,10 +86,8 @@ def training_batches(
         inputs = render_batch(batch, transform, seed, image_size)
         return {"inputs": inputs, **{name: batch[name] for name in _KEPT if name in batch}}
 
-    dataset = tf.data.Dataset.from_generator(
-        raw_batches,
-        output_signature={**raw_signature(examples, transform, size), **_of_answers(answers, size)},
-    )
+    signature = {**raw_signature(examples, transform, size), **_of_answers(answers, size)}
+    dataset = batches_from(raw_batches, signature)
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
@@ -120,5 +119,5 @@ def evaluation_batches(
 
     signature = raw_signature(examples, Transform(), None)
     del signature["views"]
-    dataset = tf.data.Dataset.from_generator(raw_batches, output_signature=signature)
+    dataset = batches_from(raw_batches, signature)
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(2)

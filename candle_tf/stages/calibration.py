@@ -12,6 +12,7 @@ from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.answers import TeacherAnswers
+from candle_tf.data.batches import batches_from
 from candle_tf.data.examples import Examples
 from candle_tf.data.fixed_views import FixedViews, same_for_all
 from candle_tf.data.pipeline import steps_per_epoch
@@ -188,4 +189,4 @@ def _validation(config: Config, teacher: Teacher, examples: Examples) -> tf.data
         "inputs": tf.TensorSpec([None, teacher.feature_size], tf.float32),
         "labels": tf.TensorSpec([None], tf.int32),
     }
-    return tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return batches_from(batches, signature)

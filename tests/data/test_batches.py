@@ -1,0 +1,22 @@
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.data.batches import batches_from
+
+SIGNATURE = {"labels": tf.TensorSpec([2], tf.int32)}
+
+
+def _generate():
+    for first in (0, 2, 4):
+        yield {"labels": np.arange(first, first + 2, dtype=np.int32)}
+
+
+def test_each_pass_has_the_generators_batches():
+    dataset = batches_from(_generate, SIGNATURE)
+    for _ in range(2):
+        np.testing.assert_array_equal([b["labels"] for b in dataset], [[0, 1], [2, 3], [4, 5]])
+
+
+def test_the_tuner_stays_off_behind_further_steps():
+    dataset = batches_from(_generate, SIGNATURE).map(lambda batch: batch).prefetch(2)
+    assert dataset.options().autotune.enabled is False
