@@ -53,4 +53,4 @@ def test_the_converted_student_is_binary_and_agrees():
 
 
 def test_training_lowers_the_loss():
-    check_training_lowers_the_loss(birealnet18((32, 32, 3), 10, width=0.25, stem_stride=1))
+    check_training_lowers_the_loss(lambda: birealnet18((32, 32, 3), 10, width=0.25, stem_stride=1))

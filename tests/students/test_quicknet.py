@@ -175,5 +175,5 @@ def test_the_converted_student_is_binary_and_agrees():
 
 def test_training_lowers_the_loss():
     check_training_lowers_the_loss(
-        build_student("quicknet_small", (32, 32, 3), 10, width=0.25, stem_stride=1)
+        lambda: build_student("quicknet_small", (32, 32, 3), 10, width=0.25, stem_stride=1)
     )
