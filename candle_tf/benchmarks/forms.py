@@ -3,7 +3,7 @@
 form_times("bfloat16", 32)["4x4 of 512"]["winograd"]["median"]   # time over that of the direct form
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,12 +11,11 @@ import tensorflow as tf
 
 from candle_tf.benchmarks.alternating import Side, alternate
 from candle_tf.benchmarks.growth import Growth, over_the_first
-from candle_tf.students.convolved import Convolved
+from candle_tf.students.convolved import Form
 from candle_tf.students.direct import convolve_directly
 from candle_tf.students.taps import convolve_by_taps
 from candle_tf.students.winograd import convolve_3x3
 
-Form = Callable[[tf.Tensor, tf.Tensor, float], Convolved]
 FORMS: Mapping[str, Form] = {
     "direct": partial(convolve_directly, stride=1),
     "winograd": convolve_3x3,

@@ -29,7 +29,7 @@ def batch_size_times(load: Workload, sizes: Sequence[int], repeats: int = 3) -> 
     Returns:
         By size, over the first; see `growth.over_the_first`.
     """
-    parts = {size: replace(load, batch_size=size, steps=max(sizes) // size) for size in sizes}
+    parts = {size: replace(load, batch_size=size, steps=-(-max(sizes) // size)) for size in sizes}
     sides = {str(size): training_steps(part) for size, part in parts.items()}
     work = {str(size): part.images for size, part in parts.items()}
     return over_the_first(alternate(sides, repeats), work)

@@ -54,7 +54,7 @@ def step_ratios(load: Workload, batch_sizes: tuple[int, ...], repeats: int) -> d
     largest = max(batch_sizes)
     return {
         f"step_ratio_b{size}": step_ratio(
-            replace(load, batch_size=size, steps=max(load.steps, largest // size)), repeats
+            replace(load, batch_size=size, steps=max(load.steps, -(-largest // size))), repeats
         )
         for size in batch_sizes
     }

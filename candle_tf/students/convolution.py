@@ -7,20 +7,19 @@ there are many channels by single taps on tiny maps (`taps`) and by Winograd's a
 (`winograd`), else directly (`direct`).
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
-from candle_tf.students.convolved import Convolved
+from candle_tf.students.convolved import Form
 from candle_tf.students.direct import convolve_directly
 from candle_tf.students.taps import convolve_by_taps
 from candle_tf.students.winograd import convolve_3x3
 
-# Channels, in and out, from which a form was measured to be faster than the direct one, forward and
-# backward together. Winograd's takes .78 to 1 of the time at 128, .6 at 512 and up to 1.25 at 64;
-# taps on a map of 2x2 pixels .8 at 256, .65 at 1,024 and up to 1.3 at 128.
+# Channels, in and out, from which a form was measured to be faster than the direct one, output and
+# gradients together (`python -m candle_tf.bench --rows=forms`): Winograd's takes .87 to .96 of the
+# time at 128, and more of it at 64; taps on 2x2 pixels .5 to .9 at 512 and a third at 1,024.
 WINOGRAD_CHANNELS = 128
 TAPS_CHANNELS = 256
 # Side of the output map up to which taps are faster than Winograd's form.
@@ -65,9 +64,7 @@ def convolve(
     return run(x, kernel)
 
 
-def _form(
-    x: tf.Tensor, kernel: tf.Tensor, strides: int
-) -> Callable[[tf.Tensor, tf.Tensor, float], Convolved]:
+def _form(x: tf.Tensor, kernel: tf.Tensor, strides: int) -> Form:
     window = kernel.shape[0]
     channels = min(kernel.shape[2:])
     output = max(-(-side // strides) for side in x.shape[1:3])

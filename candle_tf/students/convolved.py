@@ -1,4 +1,4 @@
-"""What each form of a convolution gives: its output, and what its gradients are made of."""
+"""What the forms of a convolution share: what they take and give, and their order of pixels."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,3 +18,13 @@ class Convolved(NamedTuple):
 
     y: tf.Tensor
     gradients: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+# Computes the convolution of x [N, H, W, C] and a kernel [k, k, C, C'] with a value around x.
+Form = Callable[[tf.Tensor, tf.Tensor, float], Convolved]
+
+
+def pixels_first(x: tf.Tensor) -> tf.Tensor:
+    """[N, H, W, C] to [H * W, N, C], in which a pixel of all pictures is one run of rows."""
+    _, height, width, channels = x.shape
+    return tf.transpose(tf.reshape(x, [-1, height * width, channels]), [1, 0, 2])

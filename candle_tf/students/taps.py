@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.students.convolved import Convolved
+from candle_tf.students.convolved import Convolved, pixels_first
 from candle_tf.students.padding import same_padding
 
 
@@ -44,7 +44,7 @@ def convolve_by_taps(x: tf.Tensor, kernel: tf.Tensor, pad_value: float, stride: 
     taps = _taps(*sides, window, stride)
     matrices = tf.unstack(tf.reshape(kernel, [-1, channels, filters]))
     pad = tf.cast(pad_value, x.dtype)
-    pixels = _pixels_first(x - pad)
+    pixels = pixels_first(x - pad)
     # Of each tap: the pictures of its first pixel, of its second, ..., and padding.
     rows = [_rows(pixels, tap.pixels, tf.fill([1, channels], pad)) for tap in taps]
     products = [tf.cast(a @ b, tf.float32) for a, b in zip(rows, matrices, strict=True)]
@@ -53,13 +53,13 @@ def convolve_by_taps(x: tf.Tensor, kernel: tf.Tensor, pad_value: float, stride: 
     y = _sums(inner, [tap.outputs for tap in taps], outputs) + constant
 
     def gradients(for_x: tf.Tensor, for_kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        flow = _pixels_first(for_x)
+        flow = pixels_first(for_x)
         back = [
             tf.cast(tf.matmul(_rows(flow, tap.outputs), matrix, transpose_b=True), tf.float32)
             for tap, matrix in zip(taps, matrices, strict=True)
         ]
         to_x = _sums(back, [tap.pixels for tap in taps], sides)
-        flow = _pixels_first(for_kernel)
+        flow = pixels_first(for_kernel)
         # The constant is part of every output.
         total = tf.cast(tf.reduce_sum(tf.cast(flow, tf.float32), [0, 1])[None], x.dtype)
         to_matrices = [
@@ -91,12 +91,6 @@ def _under(side: int, window: int, stride: int) -> np.ndarray:
     starts = np.arange(-(-side // stride)) * stride - before
     pixels = starts + np.arange(window)[:, None]
     return np.where((pixels >= 0) & (pixels < side), pixels, -1)
-
-
-def _pixels_first(x: tf.Tensor) -> tf.Tensor:
-    """[N, H, W, C] to [H * W, N, C]."""
-    _, height, width, channels = x.shape
-    return tf.transpose(tf.reshape(x, [-1, height * width, channels]), [1, 0, 2])
 
 
 def _rows(pixels: tf.Tensor, which: np.ndarray, last: tf.Tensor | None = None) -> tf.Tensor:

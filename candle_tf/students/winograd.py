@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.students.convolved import Convolved
+from candle_tf.students.convolved import Convolved, pixels_first
 
 # B, G and A of one axis; those of two axes are their Kronecker products.
 _B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float64)
@@ -82,9 +82,7 @@ class _Tiling:
     def windows(self, x: tf.Tensor, pad_value: float) -> tf.Tensor:
         """B d B^T of every tile: [N, H, W, C] to [16, tiles * N, C]."""
         channels = x.shape[-1]
-        # With pixels before pictures, one product transforms a block of all pictures.
-        rows = tf.transpose(tf.reshape(x, [-1, np.prod(self.sides), channels]), [1, 0, 2])
-        rows = tf.reshape(rows, [np.prod(self.sides), -1])
+        rows = tf.reshape(pixels_first(x), [np.prod(self.sides), -1])
         rows = tf.concat([rows, tf.fill([1, tf.shape(rows)[1]], tf.cast(pad_value, x.dtype))], 0)
         if self.reads is not None:
             rows = tf.reshape(tf.gather(rows, self.reads), [len(self.reads), -1])

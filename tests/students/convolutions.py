@@ -1,15 +1,12 @@
 """The convolution written in NumPy, and cases for the forms that compute it."""
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.students.convolved import Convolved
+from candle_tf.students.convolved import Form
 from candle_tf.students.padding import pad_same
-
-Form = Callable[[tf.Tensor, tf.Tensor, float], Convolved]
 
 
 def numpy_convolution(
