@@ -1,6 +1,6 @@
 """candle_tf: long-tailed recognition on binary networks (CANDLE, arXiv 2404.00285).
 
-Importing the package chooses Keras 2 (the ``tf-keras`` package), which Larq needs. That choice
+Importing the package chooses Keras 2 (the `tf-keras` package), which Larq needs. That choice
 only takes effect when it is made before TensorFlow's Keras is first touched, so the package says
 what to do when it comes too late.
 """

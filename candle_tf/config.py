@@ -88,17 +88,17 @@ class Config:
     # Data.
     dataset: str = setting(
         "digits",
-        f"where the pictures come from: {', '.join(DATASETS)}, "
+        f"where the images come from: {', '.join(DATASETS)}, "
         f"{TFDS_PREFIX}<builder>[/<config>][:<version>] of TensorFlow Datasets, or a name of the "
-        "catalog (python -m candle_tf.data.catalog), which brings settings of its own",
+        "catalog (python -m candle_tf.datasets), which brings settings of its own",
     )
     data_dir: str = setting(
         "",
-        "folder: a folder, ZIP or TAR of pictures; list: the folder, ZIP or TAR that the lists' "
+        "folder: a folder, ZIP or TAR of images; list: the folder, ZIP or TAR that the lists' "
         "paths are relative to; fashion_mnist: a folder of IDX files; tfds: its data folder",
     )
     train_list: str = setting(
-        "", "for --dataset=list: a CSV, a TSV or lines of <path> <label>; pictures to learn from"
+        "", "for --dataset=list: a CSV, a TSV or lines of <path> <label>; images to learn from"
     )
     test_list: str = setting("", "for --dataset=list: the same of the test part, if there is one")
     validation_list: str = setting(
@@ -109,7 +109,7 @@ class Config:
     )
     on_bad_image: str = setting(
         "stop",
-        "when pictures cannot be read: stop before training and list them, or skip: leave them "
+        "when images cannot be read: stop before training and list them, or skip: leave them "
         "out and list them in the report",
         choices=ON_BAD_IMAGE,
     )
@@ -117,7 +117,7 @@ class Config:
         "exponential", "how the training set is made long-tailed", choices=PROFILES
     )
     imbalance_factor: float = setting(
-        100.0, "pictures of the largest class per picture of the smallest", at_least=1
+        100.0, "images of the largest class per image of the smallest", at_least=1
     )
     class_counts: str = setting(
         "",
@@ -125,7 +125,7 @@ class Config:
     )
     selection: str = setting(
         "seeded",
-        "which pictures of a class are kept: drawn by --seed, the first by name, or as LDAM-DRW's "
+        "which images of a class are kept: drawn by --seed, the first by name, or as LDAM-DRW's "
         "code draws them (CIFAR; it counts by class index)",
         choices=SELECTIONS,
     )
@@ -157,7 +157,7 @@ class Config:
         2, "for --randaugment_magnitude: operations on each view", at_least=1, at_most=14
     )
     mix: str = setting(
-        "none", "whether a second picture is mixed into each training view, and how", choices=MIXES
+        "none", "whether a second image is mixed into each training view, and how", choices=MIXES
     )
     mix_alpha: float = setting(
         1.0, "for --mix: the ratio is drawn from Beta(alpha, alpha)", above=0
@@ -165,20 +165,20 @@ class Config:
 
     resize: str = setting(
         "squeeze",
-        "squeeze the whole picture to a square, or crop: the centre of 7/8 of the shorter side is "
-        "evaluated, and training views are cut from the uncut picture",
+        "squeeze the whole image to a square, or crop: the centre of 7/8 of the shorter side is "
+        "evaluated, and training views are cut from the uncut image",
         choices=RESIZES,
     )
     store: str = setting(
         "auto",
-        "decoded pictures: on disk, or stream (decoded whenever needed); auto: on disk where they "
+        "decoded images: on disk, or stream (decoded whenever needed); auto: on disk where they "
         "take at most half of what is free",
         choices=STORES,
     )
     sampler: str = setting(
         "instance",
-        "how often the student's epochs show each class: as often as it has pictures "
-        "(instance), all alike (class_balanced), by the root of its pictures (square_root), or "
+        "how often the student's epochs show each class: as often as it has images "
+        "(instance), all alike (class_balanced), by the root of its images (square_root), or "
         "from the first to the second (progressive)",
         choices=SAMPLERS,
     )
@@ -192,7 +192,7 @@ class Config:
     teacher_weights_sha256: str = setting("", "the SHA-256 which that file must have")
     teacher_view: str = setting(
         "whole",
-        "what the teacher looks at: the whole picture, or the same views as the student",
+        "what the teacher looks at: the whole image, or the same views as the student",
         choices=TEACHER_VIEWS,
     )
     teacher_mode: str = setting(
@@ -202,12 +202,12 @@ class Config:
         choices=TEACHER_MODES,
     )
     views: int = setting(
-        4, "for --teacher_view=same: fixed views of each picture, taken in turn", at_least=1
+        4, "for --teacher_view=same: fixed views of each image, taken in turn", at_least=1
     )
     tail_views: int = setting(
         0,
-        "where above --views: most fixed views of a picture of a rare class, which gets --views "
-        "times the largest class's pictures per picture of its own",
+        "where above --views: most fixed views of an image of a rare class, which gets --views "
+        "times the largest class's images per image of its own",
         at_least=0,
     )
     calibration_resolutions: tuple[int, ...] = setting(
@@ -232,7 +232,7 @@ class Config:
     width: float = setting(1.0, "multiplier of the student's channels", above=0, at_most=4)
     stem_stride: int = setting(
         2,
-        "stride of the student's stem: 2 as published, 1 for small pictures",
+        "stride of the student's stem: 2 as published, 1 for small images",
         at_least=1,
         at_most=2,
     )
@@ -240,7 +240,7 @@ class Config:
     # Training of the student.
     method: str = setting("candle", "how the student learns", choices=METHODS)
     epochs: int = setting(100, "epochs of the student", at_least=1)
-    batch_size: int = setting(64, "pictures in a step", at_least=1)
+    batch_size: int = setting(64, "images in a step", at_least=1)
     precision: str = setting(
         "auto",
         "of binary convolutions in training: bfloat16 (in which -1 and +1 are exact), float32, or "
@@ -309,14 +309,16 @@ class Config:
     balance: str = setting(
         "adversarial",
         "lambda: adversarial (the paper's objective and an entropy barrier), relative (terms "
-        "relative to an uninformed student's, and entropy), plain (no barrier) or fixed",
+        "relative to an uniform-prediction baseline's, and entropy), plain (no barrier) or fixed",
         choices=BALANCES,
     )
     fixed_lambda: float = setting(
         0.5, "for --balance=fixed: weight of the KL term", at_least=0, at_most=1
     )
     balance_entropy: float = setting(
-        0.2, "weight of lambda's entropy, relative to an uninformed student's KL term", above=0
+        0.2,
+        "weight of lambda's entropy, relative to the uniform prediction's KL loss",
+        above=0,
     )
     balance_learning_rate: float = setting(1e-3, "Adam's rate of the balancing network", above=0)
     center_features: bool = setting(
@@ -328,7 +330,7 @@ class Config:
     run_dir: str = setting("runs/run", "folder of everything the run writes")
     cache_dir: str = setting(
         "",
-        "folder of decoded pictures and teacher features, shared by runs; run_dir/cache if empty",
+        "folder of decoded images and teacher features, shared by runs; run_dir/cache if empty",
     )
 
     def __post_init__(self) -> None:
@@ -354,7 +356,7 @@ class Config:
         if self.teacher_mode == "online" and self.teacher_view == "whole":
             raise UserError(
                 "--teacher_mode=online contradicts --teacher_view=whole: the answer to a whole "
-                "picture is the same in every epoch. Give --teacher_view=same, or "
+                "image is the same in every epoch. Give --teacher_view=same, or "
                 "--teacher_mode=cached."
             )
         if self.select_epoch == "best" and self.validation_fraction == 0:
@@ -406,7 +408,7 @@ class Config:
         if self.mix != "none" and self.method == "candle" and self.teacher_view == "whole":
             raise UserError(
                 f"--mix={self.mix} contradicts --teacher_view=whole: the teacher's answer to whole "
-                "pictures is not its answer to their mixture; give --teacher_view=same."
+                "images is not its answer to their mixture; give --teacher_view=same."
             )
         if self.randaugment_layers != 2 and not self.randaugment_magnitude:
             raise UserError(
@@ -456,7 +458,7 @@ class Config:
 
     @property
     def cache_path(self) -> Path:
-        """Folder of decoded pictures and teacher features."""
+        """Folder of decoded images and teacher features."""
         return Path(self.cache_dir) if self.cache_dir else Path(self.run_dir) / "cache"
 
     def to_dict(self) -> dict[str, Any]:

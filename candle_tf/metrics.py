@@ -7,7 +7,7 @@ Pure NumPy; the logits may come from Keras, from a SavedModel or from a converte
     metrics.mean, metrics.groups        # 0.75, {"many": 1.0, "medium": 0.5}
 
 Long-tailed test sets need not be balanced, so the headline is the mean over classes of the
-per-class accuracy (balanced accuracy); ``overall``, the mean over images, stands beside it.
+per-class accuracy (balanced accuracy); `overall`, the mean over images, stands beside it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class Metrics:
     untested_classes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain Python values that ``json.dumps`` takes and ``from_json`` reads back."""
+        """A dict of plain Python values that `json.dumps` takes and `from_json` reads back."""
         return asdict(self) | {
             "per_class": list(self.per_class),
             "untested_classes": list(self.untested_classes),
@@ -61,7 +61,7 @@ class Metrics:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Metrics":
-        """Reads what ``to_json`` wrote.
+        """Reads what `to_json` wrote.
 
         Raises:
             ValueError: a field is missing or unknown; the message names it.
@@ -108,9 +108,9 @@ class Reliability:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """``images`` pictures of class ``true`` were called ``predicted``.
+    """`images` images of class `true` were called `predicted`.
 
-    ``share`` is their fraction of all test images of ``true``, 0 to 1.
+    `share` is their fraction of all test images of `true`, 0 to 1.
     """
 
     true: str
@@ -130,7 +130,7 @@ def evaluate_logits(
     Args:
         logits: float [N, C], any offset or scale; the class with the largest one is predicted.
         labels: int [N], 0 to C - 1.
-        groups: shot group -> indices of its classes (``candle_tf.data.longtail.shot_groups``).
+        groups: shot group -> indices of its classes (`candle_tf.data.splits.longtail.shot_groups`).
         class_names: C names, in the order of the logits.
 
     Returns:
@@ -180,7 +180,7 @@ def reliability(
     """Accuracy and mean confidence by equal-width bin of top-1 confidence.
 
     Args:
-        probabilities: float [N, C], each 0 to 1 (see ``softmax``).
+        probabilities: float [N, C], each 0 to 1 (see `softmax`).
         labels: int [N], 0 to C - 1.
         bins: number of bins over (0, 1].
 
@@ -188,7 +188,7 @@ def reliability(
         The arrays of a reliability diagram; their calibration error is a property.
 
     Raises:
-        ValueError: as ``evaluate_logits``; also values outside 0 to 1, or fewer than one bin.
+        ValueError: as `evaluate_logits`; also values outside 0 to 1, or fewer than one bin.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
@@ -234,7 +234,7 @@ def most_confused(
         top: how many pairs at most; pairs with equally many images come in class order.
 
     Raises:
-        ValueError: as ``confusion_matrix``.
+        ValueError: as `confusion_matrix`.
     """
     classes = len(class_names)
     # Not by way of the [C, C] matrix, which for 8,000 classes takes half a gigabyte.

@@ -1,4 +1,4 @@
-"""Finished runs side by side: one table, one page of pictures, and the figures as JSON.
+"""Finished runs side by side: one table, one page of images, and the figures as JSON.
 
 python -m candle_tf.report --runs=runs/a,runs/b --html=comparison.html --json=comparison.json
 """
@@ -14,7 +14,7 @@ from candle_tf.reporting.results import read_results
 from candle_tf.run_folder import RunFolder
 
 _RUNS = flags.DEFINE_list("runs", [], "folders of finished runs, separated by commas")
-_HTML = flags.DEFINE_string("html", None, "where to write the page of pictures")
+_HTML = flags.DEFINE_string("html", None, "where to write the page of images")
 _JSON = flags.DEFINE_string("json", None, "where to write the figures")
 
 

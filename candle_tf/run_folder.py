@@ -2,11 +2,11 @@
 
 runs/digits/
   config.json     the settings; `--config` repeats the run from it
-  data_check.json pictures left out as they cannot be read, and pictures in two parts
-  split.json      which picture is trained, validated and tested on
+  data_check.json images left out as they cannot be read, and images in two parts
+  split.json      which image is trained, validated and tested on
   calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
   student/        the same of the student
-  report.json     every figure          report.html   the pictures
+  report.json     every figure          report.html   the images
   export/         saved_model/<n>/, student.lce.tflite, student.float.tflite, student.json
   manifest.json   versions, and the SHA-256 of every file that a stage finished
 """
@@ -56,12 +56,12 @@ class RunFolder:
 
     @property
     def split_path(self) -> Path:
-        """Which picture is in which part."""
+        """Which image is in which part."""
         return self.path / "split.json"
 
     @property
     def data_check_path(self) -> Path:
-        """Pictures left out, and pictures in two parts."""
+        """Images left out, and images in two parts."""
         return self.path / "data_check.json"
 
     @property

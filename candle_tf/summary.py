@@ -20,7 +20,7 @@ from candle_tf.files import write_atomically
 from candle_tf.reporting.table import text_table
 
 if TYPE_CHECKING:
-    from candle_tf.students.summary import LayerCost, Summary
+    from candle_tf.students.analysis.cost import LayerCost, Summary
 
 _COLUMNS = ("layer", "kind", "map", "sees px", "1-bit", "32-bit", "binary MACs", "float MACs",
             "OPs", "bytes", "converts")  # fmt: skip
@@ -130,8 +130,8 @@ def main() -> None:
     )
     if given.classes < 1:
         raise UserError(f"--classes={given.classes} is out of range; it must be at least 1.")
-    from candle_tf.students.catalog import build_student
-    from candle_tf.students.summary import summarize
+    from candle_tf.students.analysis.cost import summarize
+    from candle_tf.students.architectures.registry import build_student
 
     shape = (config.image_size, config.image_size, 3)
     options = {"width": config.width, "stem_stride": config.stem_stride}

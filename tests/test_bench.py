@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.bench import ROWS, TARGETS, table_of
-from candle_tf.benchmarks import step
-from candle_tf.benchmarks.operators import shares, timed_operators
-from candle_tf.benchmarks.workload import Workload, cross_entropy, plain_cross_entropy
-from candle_tf.students.training_form import PLAIN, TrainingForm
+from candle_tf.students.compute_policy import PLAIN, TrainingForm
 from tests.command import start
+from tools.bench import ROWS, TARGETS, table_of
+from tools.benchmarks import step
+from tools.benchmarks.operators import shares, timed_operators
+from tools.benchmarks.workload import Workload, cross_entropy, plain_cross_entropy
 
 SMALL = Workload(width=0.125, image_size=32, batch_size=4, classes=3, steps=1)
 
@@ -25,7 +25,7 @@ SMALL = Workload(width=0.125, image_size=32, batch_size=4, classes=3, steps=1)
     ],
 )
 def test_mistakes_are_told_without_a_traceback(argument, told):
-    done = start("candle_tf.bench", argument)
+    done = start("tools.bench", argument)
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
@@ -44,7 +44,7 @@ def test_the_step_row_holds_what_is_asked_for():
     json.dumps(figures)
 
 
-def test_every_batch_size_is_timed_on_as_many_pictures():
+def test_every_batch_size_is_timed_on_as_many_images():
     figures = step.step_ratios(SMALL, (2, 4), repeats=1)
     for figure in figures.values():
         assert figure["student"]["batch_size"] * figure["student"]["steps"] == 4

@@ -12,7 +12,7 @@ from tools.bench_index import _measure_here, bench_text, write_list
 def test_every_entry_is_counted_and_growth_is_told_for_an_entry(tmp_path):
     write_list(tmp_path / "train.txt", 400, 20)
     figures = _measure_here(str(tmp_path / "train.txt"), 400, 20)
-    # Of 20 pictures a class: 4 to test on, and 2 of the other 16 to validate on.
+    # Of 20 images a class: 4 to test on, and 2 of the other 16 to validate on.
     assert figures["train"] == 20 * 14
     assert figures["peak_mb"] >= figures["before_mb"] > 0
     assert len(figures["hash"]) == 64

@@ -1,4 +1,4 @@
-"""The input benchmark times the same pictures on every side."""
+"""The input benchmark times the same images on every side."""
 
 import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from candle_tf.benchmarks.workload import Workload, batches_of
 from candle_tf.errors import UserError
 from tools.bench_input import _opened, _views, as_text
+from tools.benchmarks.workload import Workload, batches_of
 
 LOAD = Workload(image_size=16, batch_size=4, steps=2, classes=2)
 
@@ -29,9 +29,9 @@ def test_all_sides_show_the_same_batches_from_where_they_say(folder, tmp_path):
         cutmix = _views(examples)["cutmix"][1]
         sides = {name: list(batches_of(LOAD, part, cutmix).as_numpy_iterator())
                  for name, part in examples.items()}  # fmt: skip
-        assert isinstance(examples["disk"].pictures.canvas, np.memmap)
-        assert not isinstance(examples["memory"].pictures.canvas, np.memmap)
-        assert examples["stream"].pictures.streamed
+        assert isinstance(examples["disk"].images.canvas, np.memmap)
+        assert not isinstance(examples["memory"].images.canvas, np.memmap)
+        assert examples["stream"].images.streamed
     assert set(sides) == {"memory", "disk", "stream"}
     for batches in sides.values():
         assert len(batches) == LOAD.steps
@@ -40,7 +40,7 @@ def test_all_sides_show_the_same_batches_from_where_they_say(folder, tmp_path):
                 np.testing.assert_array_equal(ours[name], theirs[name])
 
 
-def test_too_few_pictures_are_refused(folder, tmp_path):
+def test_too_few_images_are_refused(folder, tmp_path):
     load = Workload(batch_size=4, steps=3)
     with pytest.raises(UserError, match=r"holds 10 .* fewer than the 12"), \
             _opened(load, folder, 24, str(tmp_path)):  # fmt: skip
@@ -52,7 +52,7 @@ def test_the_table_has_medians_and_spread():
     step = {"images_per_s": 20.0, "over_ready": ratio, "over_memory": ratio}
     figures = {
         "steps": {"disk": step},
-        "views": {"cutmix": {"ms_per_picture": 0.5, "of_step": ratio}},
+        "views": {"cutmix": {"ms_per_image": 0.5, "of_step": ratio}},
         "peak_mb": 1234.4,
     }
     text = as_text(figures)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from candle_tf.deploy.tflite import convert, convert_float
+from candle_tf.deploy.tflite.converter import convert, convert_float
 from candle_tf.errors import UserError
 from tests.command import start
 from tests.deploy.test_binarize import small_student

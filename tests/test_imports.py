@@ -19,18 +19,17 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
     ("mains", [{"<mains>"}]),
     # The one bridge from flags to Config, for mains alone.
     ("app", [{"app"}]),
-    # Stages know the Config and a run's folder, and call what is below with plain arguments, as
-    # benchmarks do, which know neither.
-    ("stages", [{"stages"}, {"benchmarks"}]),
+    # Stages know the Config and a run's folder, and call what is below with plain arguments.
+    ("stages", [{"stages"}]),
     # What is done with networks and figures; neighbours that do not know each other.
     ("methods", [{"methods"}, {"deploy"}, {"reporting"}, {"serving"}]),
     # Networks, built or loaded; the two kinds do not know each other.
     ("networks", [{"students"}, {"teachers"}]),
-    # Pictures, splits, views and batches.
+    # Images, splits, views and batches.
     ("data", [{"data"}]),
     # A run's settings and folder: they know nothing of what the run does.
     ("records", [{"config", "run_folder"}]),
-    # Pure functions and tables, and the two smallest helpers. Three lie elsewhere.
+    # Pure functions and tables, and the smallest helpers.
     (
         "pure",
         [
@@ -39,9 +38,9 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "errors",
                 "files",
                 "metrics",
-                "data.longtail",
+                "data.splits.longtail",
                 "data.catalog",
-                "benchmarks.alternating",
+                "timing",
             }
         ],
     ),
@@ -104,11 +103,11 @@ def group(name: str) -> tuple[int, str]:
 
 
 def test_there_is_something_to_look_at():
-    assert {"app", "data.views", "methods.distill", "stages.training"} <= set(MODULES)
-    assert "data.transforms" in edges("data.pipeline")
-    assert edges("data.longtail") == {"errors"}
+    assert {"app", "data.augment.crops", "methods.distillation", "stages.train"} <= set(MODULES)
+    assert "data.augment.transform" in edges("data.pipeline")
+    assert edges("data.splits.longtail") == {"errors"}
     assert "" in edges("run_folder")
-    assert group("data.longtail") > group("data.views") > group("students.layers")
+    assert group("data.splits.longtail") > group("data.pipeline") > group("students.layers")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -187,7 +186,7 @@ def test_settings_and_flags_do_not_wait_for_tensorflow():
     """A mistyped flag is told at once, and so is what a split looks like."""
     code = (
         "import sys, candle_tf.app, candle_tf.run_folder, candle_tf.metrics, "
-        "candle_tf.data.longtail; sys.exit('tensorflow' in sys.modules)"
+        "candle_tf.data.splits.longtail; sys.exit('tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False)
     assert done.returncode == 0

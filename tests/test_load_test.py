@@ -4,8 +4,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from tests.deploy.test_picture_graphs import in_graph
-from tools.load_test import Best, bad_pictures, good_pictures
+from tests.deploy.preprocessing.test_preprocessing import in_graph
+from tools.load_test import Best, bad_images, good_images
 
 
 def test_another_class_name_or_score_is_wrong():
@@ -21,10 +21,10 @@ def test_another_class_name_or_score_is_wrong():
         assert not dataclasses.replace(best, **wrong).agrees(best), wrong
 
 
-def test_its_good_pictures_are_read_and_its_bad_ones_are_not():
-    good = good_pictures()
+def test_its_good_images_are_read_and_its_bad_ones_are_not():
+    good = good_images()
     assert len({in_graph(each).shape.as_list()[0] for each in good}) > 5
-    for bad in bad_pictures(good):
+    for bad in bad_images(good):
         try:
             in_graph(bad)
         except tf.errors.InvalidArgumentError:

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import candle_tf
-from candle_tf.data.longtail import profile_counts, shot_groups
-from candle_tf.data.sources import open_source
-from candle_tf.data.split import check_split, load_split
+from candle_tf.data.sources.registry import open_source
+from candle_tf.data.splits.longtail import profile_counts, shot_groups
+from candle_tf.data.splits.split import check_split, load_split
 from candle_tf.errors import UserError
 from tools.make_split import save_new
 
@@ -64,7 +64,7 @@ def test_the_split_is_the_one_that_the_source_gives(drawn):
 def test_the_table_says_what_the_figures_say(drawn):
     _, printed, figures = drawn
     assert f"hash {figures['hash']}" in printed
-    assert f"{figures['total']:,} training pictures" in printed
+    assert f"{figures['total']:,} training images" in printed
     lines = [line.split() for line in printed.splitlines()]
     for name, count in figures["counts"].items():
         row = next(line for line in lines if line and line[0] == name)
@@ -73,11 +73,11 @@ def test_the_table_says_what_the_figures_say(drawn):
         assert row[1] == ("many" if count > 100 else "medium" if count >= 20 else "few")
 
 
-def test_a_picture_is_drawn(drawn):
+def test_an_image_is_drawn(drawn):
     folder, _, _ = drawn
-    with Image.open(folder / "split.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 200
+    with Image.open(folder / "split.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 200
 
 
 def test_another_split_is_not_overwritten(drawn):

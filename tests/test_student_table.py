@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.deploy.tflite import convert_float, run_litert
-from candle_tf.students.catalog import binary_layers, build_student
+from candle_tf.deploy.tflite.converter import convert_float, run_litert
+from candle_tf.students.architectures.registry import binary_layers, build_student
 from tests.command import start
 from tests.deploy.test_binarize import logits_of, photographs, small_student
 from tools.student_table import random_images, randomize, settle, table
@@ -53,7 +53,7 @@ def test_a_students_figures(printed_and_written):
     assert row["argmax_agreement"] >= 7 / 8
 
 
-def test_the_float_twin_computes_the_same_with_more_bytes():
+def test_the_float_reference_computes_the_same_with_more_bytes():
     student = small_student()
     twin = convert_float(student)
     binary = sum(int(np.prod(layer.kernel.shape)) for layer in binary_layers(student))

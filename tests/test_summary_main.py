@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from candle_tf.students.summary import summarize
+from candle_tf.students.analysis.cost import summarize
 from candle_tf.summary import summary_json, summary_text
 from tests.command import start
-from tests.students.test_summary import two_layers
+from tests.students.analysis.test_cost import two_layers
 
-SNAPSHOT = Path(__file__).parent / "students" / "snapshots" / "reactnet_a_32_width_0.25.txt"
+SNAPSHOTS = Path(__file__).parent / "students" / "analysis" / "snapshots"
+SNAPSHOT = SNAPSHOTS / "reactnet_a_32_width_0.25.txt"
 SMALL = ["--student=reactnet_a", "--image_size=32", "--classes=10", "--width=0.25"]
 REGENERATE = (
     f"python -m candle_tf.summary {' '.join(SMALL)} > tests/students/snapshots/{SNAPSHOT.name}"

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from absl import flags
 
 from candle_tf import app
-from candle_tf.benchmarks.memory import peak
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.reporting.table import text_table
+from tools.benchmarks.memory import peak
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ STEPS = ("index", "split", "hash", "stream")
 
 
 def write_list(path: Path, entries: int, classes: int) -> None:
-    """A list file as iNaturalist's: `<path> <label>`, classes in turn so that each has pictures."""
+    """A list file as iNaturalist's: `<path> <label>`, classes in turn so that each has images."""
     with path.open("w") as file:
         for i in range(entries):
             label = i % classes
@@ -45,7 +45,7 @@ def measure(entries: int, classes: int) -> dict[str, Any]:
 
     Returns:
         "entries", "classes", "peak_mb", "before_mb" (with TensorFlow and no data), "train"
-        (pictures of the split), "hash" and "seconds" by step; JSON-ready.
+        (images of the split), "hash" and "seconds" by step; JSON-ready.
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, context.Pool(1) as pool:
@@ -58,8 +58,8 @@ def _measure_here(path: str, entries: int, classes: int) -> dict[str, Any]:
     # With TensorFlow, as in a training; loaded first.
     import candle_tf.data.pipeline  # noqa: F401
     from candle_tf.data.samplers import epoch_order
-    from candle_tf.data.sources import open_source
-    from candle_tf.data.split import make_split
+    from candle_tf.data.sources.registry import open_source
+    from candle_tf.data.splits.split import make_split
 
     before = peak()
     seconds: dict[str, float] = {}
@@ -126,7 +126,7 @@ def main() -> None:
         sizes = sorted(int(size) for size in given.sizes)
     except ValueError as error:
         raise UserError(f"--sizes={','.join(given.sizes)}: give whole numbers.") from error
-    # Four pictures a class are the fewest that a test part can be taken from.
+    # Four images a class are the fewest that a test part can be taken from.
     classes = [min(given.classes, size // 4) for size in sizes]
     if not sizes or min(classes) < 2:
         raise UserError(f"--sizes={','.join(given.sizes)}, --classes={given.classes}: too few.")

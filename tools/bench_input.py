@@ -1,10 +1,10 @@
-"""Whether the step waits for pictures: training on files against training on pictures in memory.
+"""Whether the step waits for images: training on files against training on images in memory.
 
     python -m tools.bench_input --data_dir=caltech101.zip --json=input.json
 
-Four sides take turns, each an epoch of the same student's full training steps on the same pictures:
+Four sides take turns, each an epoch of the same student's full training steps on the same images:
 `ready` (the finished inputs of one batch again and again: no input pipeline at all), `memory`
-(decoded pictures in memory), `disk` (the store, memory-mapped: --store=disk) and `stream` (files
+(decoded images in memory), `disk` (the store, memory-mapped: --store=disk) and `stream` (files
 decoded whenever needed: --store=stream). The store is filled before; that is a run's first epoch.
 Then each kind of view is made without a student: its part of the step's time.
 """
@@ -27,9 +27,9 @@ from candle_tf.files import write_atomically
 from candle_tf.reporting.table import text_table
 
 if TYPE_CHECKING:
-    from candle_tf.benchmarks.workload import Workload
-    from candle_tf.data.examples import Examples
-    from candle_tf.data.transforms import Transform
+    from candle_tf.data.augment.transform import Transform
+    from candle_tf.data.subset import Subset
+    from tools.benchmarks.workload import Workload
 
 _SIDES = ("memory", "disk", "stream")
 
@@ -37,13 +37,13 @@ _SIDES = ("memory", "disk", "stream")
 def define_flags() -> None:
     """Defines this main's flags."""
     defaults = Config()
-    flags.DEFINE_string("data_dir", "", "a folder or archive of pictures")
-    flags.DEFINE_integer("pictures", 512, "how many of them an epoch has", lower_bound=1)
+    flags.DEFINE_string("data_dir", "", "a folder or archive of images")
+    flags.DEFINE_integer("images", 512, "how many of them an epoch has", lower_bound=1)
     flags.DEFINE_string("student", defaults.student, "whose steps are timed")
     flags.DEFINE_float("width", defaults.width, "multiplier of the student's channels")
     flags.DEFINE_integer("image_size", defaults.image_size, "side of the student's input")
-    flags.DEFINE_integer("batch_size", defaults.batch_size, "pictures in a step")
-    flags.DEFINE_integer("side", 160, "side of the stored pictures in pixels", lower_bound=8)
+    flags.DEFINE_integer("batch_size", defaults.batch_size, "images in a step")
+    flags.DEFINE_integer("side", 160, "side of the stored images in pixels", lower_bound=8)
     flags.DEFINE_integer("repeats", 5, "rounds in which every side is timed", lower_bound=1)
     flags.DEFINE_string("json", None, "where to write the figures")
 
@@ -52,9 +52,9 @@ def measure(load: "Workload", data_dir: str, side: int, repeats: int) -> dict[st
     """Times all sides in turn.
 
     Args:
-        load: the student, and `images` pictures an epoch.
+        load: the student, and `images` images an epoch.
         data_dir: a folder or archive.
-        side: of the stored pictures in pixels.
+        side: of the stored images in pixels.
         repeats: rounds.
 
     Returns:
@@ -63,11 +63,11 @@ def measure(load: "Workload", data_dir: str, side: int, repeats: int) -> dict[st
         "memory"; "peak_mb".
 
     Raises:
-        UserError: where data_dir holds too few pictures, or cannot be read.
+        UserError: where data_dir holds too few images, or cannot be read.
     """
-    from candle_tf.benchmarks.alternating import alternate, images_per_second, ratio_of
-    from candle_tf.benchmarks.memory import peak
-    from candle_tf.benchmarks.workload import cross_entropy, one_epoch
+    from candle_tf.timing import alternate, images_per_second, ratio_of
+    from tools.benchmarks.memory import peak
+    from tools.benchmarks.workload import cross_entropy, one_epoch
 
     with tempfile.TemporaryDirectory() as folder, _opened(load, data_dir, side, folder) as examples:
         trainer = cross_entropy(load)
@@ -90,7 +90,7 @@ def measure(load: "Workload", data_dir: str, side: int, repeats: int) -> dict[st
         "views": {
             name: {
                 "seconds": times,
-                "ms_per_picture": 1e3 / images_per_second(times, load.images),
+                "ms_per_image": 1e3 / images_per_second(times, load.images),
                 "of_step": dataclasses.asdict(ratio_of(times, seconds["memory"])),
             }
             for name, times in without_student.items()
@@ -102,37 +102,37 @@ def measure(load: "Workload", data_dir: str, side: int, repeats: int) -> dict[st
 @contextmanager
 def _opened(
     load: "Workload", data_dir: str, side: int, folder: str
-) -> Iterator[dict[str, "Examples"]]:
-    """The same pictures in memory, in a store on disk, and from their files."""
-    from candle_tf.data.examples import Examples
-    from candle_tf.data.pictures import open_pictures
-    from candle_tf.data.sources import open_source
+) -> Iterator[dict[str, "Subset"]]:
+    """The same images in memory, in a store on disk, and from their files."""
+    from candle_tf.data.images.store import open_image_store
+    from candle_tf.data.sources.registry import open_source
+    from candle_tf.data.subset import Subset
 
     with open_source("folder", data_dir) as source:
         if len(source.train.ids) < load.images:
             raise UserError(
-                f"--data_dir={data_dir} holds {len(source.train.ids)} training pictures, fewer "
-                f"than the {load.images} of --pictures; give a larger set or a smaller number."
+                f"--data_dir={data_dir} holds {len(source.train.ids)} training images, fewer "
+                f"than the {load.images} of --images; give a larger set or a smaller number."
             )
         # Of all classes: files of one class lie together and may be alike.
         order = np.random.default_rng(0).permutation(len(source.train.ids))[: load.images]
         ids = [source.train.ids[place] for place in order]
         labels = source.train.labels[order] % load.classes
         disk, stream = (
-            open_pictures(source, ids, side, Path(folder), store=store)
+            open_image_store(source, ids, side, Path(folder), store=store)
             for store in ("disk", "stream")
         )
         memory = dataclasses.replace(disk, canvas=np.array(disk.canvas))
         rows = np.arange(len(ids))
         stores = zip(_SIDES, (memory, disk, stream), strict=True)
-        yield {name: Examples(store, rows, labels) for name, store in stores}
+        yield {name: Subset(store, rows, labels) for name, store in stores}
 
 
-def _ready(load: "Workload", examples: "Examples", trainer: Any) -> Callable[[], None]:
+def _ready(load: "Workload", examples: "Subset", trainer: Any) -> Callable[[], None]:
     """As many steps on one batch that is there already."""
     import tensorflow as tf
 
-    from candle_tf.benchmarks.workload import batches_of
+    from tools.benchmarks.workload import batches_of
 
     batch = next(iter(batches_of(load, examples)))
     batches = tf.data.Dataset.from_tensors(batch).repeat()
@@ -147,9 +147,9 @@ def _ready(load: "Workload", examples: "Examples", trainer: Any) -> Callable[[],
     return run
 
 
-def _views(examples: dict[str, "Examples"]) -> dict[str, tuple["Examples", "Transform"]]:
-    from candle_tf.benchmarks.workload import VIEWED
-    from candle_tf.data.transforms import Transform
+def _views(examples: dict[str, "Subset"]) -> dict[str, tuple["Subset", "Transform"]]:
+    from candle_tf.data.augment.transform import Transform
+    from tools.benchmarks.workload import VIEWED
 
     memory = examples["memory"]
     return {
@@ -163,9 +163,9 @@ def _views(examples: dict[str, "Examples"]) -> dict[str, tuple["Examples", "Tran
 
 
 def _views_alone(
-    load: "Workload", examples: "Examples", transform: "Transform"
+    load: "Workload", examples: "Subset", transform: "Transform"
 ) -> Callable[[], None]:
-    from candle_tf.benchmarks.workload import batches_of
+    from tools.benchmarks.workload import batches_of
 
     batches = batches_of(load, examples, transform)
 
@@ -184,7 +184,7 @@ def as_text(figures: dict[str, Any]) -> str:
     """The printed form: medians, and the spread over rounds in brackets."""
     steps = [
         {
-            "pictures": name,
+            "images": name,
             "images/s": f"{row['images_per_s']:.1f}",
             "time / ready": _quotient(row["over_ready"]),
             "time / memory": _quotient(row["over_memory"]),
@@ -194,14 +194,14 @@ def as_text(figures: dict[str, Any]) -> str:
     views = [
         {
             "views alone": name,
-            "ms a picture": f"{row['ms_per_picture']:.2f}",
+            "ms an image": f"{row['ms_per_image']:.2f}",
             "time / step": _quotient(row["of_step"]),
         }
         for name, row in figures["views"].items()
     ]
     return "\n".join(
         [
-            text_table(steps, tuple(steps[0]), left=("pictures",)),
+            text_table(steps, tuple(steps[0]), left=("images",)),
             "",
             text_table(views, tuple(views[0]), left=("views alone",)),
             "",
@@ -214,10 +214,10 @@ def main() -> None:
     """Measures, prints and writes."""
     given = flags.FLAGS
     if not given.data_dir:
-        raise UserError("--data_dir is empty; give a folder or an archive of pictures.")
-    if given.pictures < given.batch_size:
+        raise UserError("--data_dir is empty; give a folder or an archive of images.")
+    if given.images < given.batch_size:
         raise UserError(
-            f"--pictures={given.pictures} is less than one batch, --batch_size={given.batch_size}."
+            f"--images={given.images} is less than one batch, --batch_size={given.batch_size}."
         )
     # The same ranges, and the same words, as in a training.
     config = Config(
@@ -226,14 +226,14 @@ def main() -> None:
         image_size=given.image_size,
         batch_size=given.batch_size,
     )
-    from candle_tf.benchmarks.workload import Workload
+    from tools.benchmarks.workload import Workload
 
     load = Workload(
         student=config.student,
         width=config.width,
         image_size=config.image_size,
         batch_size=config.batch_size,
-        steps=given.pictures // config.batch_size,
+        steps=given.images // config.batch_size,
     )
     figures = measure(load, given.data_dir, given.side, given.repeats)
     if given.json:

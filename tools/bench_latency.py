@@ -6,7 +6,7 @@
 Of a run's folder both files of its export are timed, in turn in one run, and student.json tells
 their agreement with Keras and their accuracy on the test set. Beside them stand MobileNetV2 in int8
 of the same input (--alphas; random weights: for size and speed alone). Times are given relative to
-the float twin's.
+the float32 reference model's.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ def compare(
     Raises:
         UserError: for a file that cannot be run.
     """
-    from candle_tf.benchmarks.latency import time_files
-    from candle_tf.benchmarks.mobilenet import int8_mobilenet
+    from tools.benchmarks.latency import time_files
+    from tools.benchmarks.mobilenet import int8_mobilenet
 
     shape, classes = _shape(paths[0])
     files = {path.name: path for path in paths}
@@ -70,7 +70,7 @@ def _shape(path: Path) -> tuple[tuple[int, ...], int]:
     """Input shape and number of outputs of a file."""
     import numpy as np
 
-    from candle_tf.deploy import interpreters
+    from candle_tf.deploy.tflite import interpreters
 
     flatbuffer = path.read_bytes()
     binary = interpreters.needs_compute_engine(flatbuffer, str(path))
@@ -175,7 +175,7 @@ def main(arguments: list[str]) -> None:
     if given.rounds < 1 or not threads:
         raise UserError("--rounds and --threads must be at least 1.")
     groups = folders(arguments)
-    from candle_tf.deploy.latency import machine
+    from candle_tf.deploy.checks.latency import machine
 
     print(f"{machine()}. MobileNetV2 has random weights here: its size and time count alone.")
     comparisons = []

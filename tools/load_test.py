@@ -1,10 +1,10 @@
-"""Many requests at once against the local server: none lost, none wrong, errors for bad pictures.
+"""Many requests at once against the local server: none lost, none wrong, errors for bad images.
 
     python -m tools.load_test --model_base_path=runs/quickstart/export/saved_model
 
 Starts `candle_tf.serve` on the loopback, asks it over gRPC and REST with photographs of several
 sizes and with bad files among them, compares every answer with the SavedModel's own, called here
-one picture at a time, and watches the server's memory. Ends with code 1 where anything was lost,
+one image at a time, and watches the server's memory. Ends with code 1 where anything was lost,
 wrong or grew.
 """
 
@@ -43,7 +43,7 @@ _SECONDS = flags.DEFINE_float("max_seconds", 3600.0, "requests not begun by then
 _JSON = flags.DEFINE_string("json", None, "where to write the figures")
 
 _NAME = "load"
-_BAD_EVERY = 5  # one request in five holds a bad picture
+_BAD_EVERY = 5  # one request in five holds a bad image
 _TOLERANCE = 1e-4  # of a score; threads may add in another order
 # Growth of the server's memory between the second and the last quarter that counts as flat. The
 # first quarter still has threads that begin and buffers that reach their size.
@@ -53,7 +53,7 @@ RIGHT, REFUSED, WRONG, LOST = "right", "refused", "wrong", "lost"
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """An answer to one picture: names, ids and scores of its best classes."""
+    """An answer to one image: names, ids and scores of its best classes."""
 
     names: list[str]
     ids: list[int]
@@ -75,7 +75,7 @@ class Best:
 Ask = Callable[[list[bytes]], list[Best]]
 
 
-class Refused(Exception):  # noqa: N818, an answer, and the right one to a bad picture
+class Refused(Exception):  # noqa: N818, an answer, and the right one to a bad image
     """The server said INVALID_ARGUMENT."""
 
 
@@ -84,7 +84,7 @@ def main() -> int:
     if not _BASE_PATH.value or not Path(_BASE_PATH.value).is_dir():
         raise UserError(f"--model_base_path={_BASE_PATH.value or ''} is no folder of versions.")
     base_path = Path(_BASE_PATH.value)
-    good, bad = good_pictures(), bad_pictures(good_pictures())
+    good, bad = good_images(), bad_images(good_images())
     expected = _answers_of(base_path, good)
     with _served(base_path) as (process, port, rest_port):
         asks = {"gRPC": _grpc(port), "REST": _rest(rest_port)}
@@ -100,7 +100,7 @@ def main() -> int:
     return 0 if figures["well"] else 1
 
 
-def good_pictures() -> list[bytes]:
+def good_images() -> list[bytes]:
     """Photographs as files of several kinds and sizes, one of them lying on its side."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -123,20 +123,20 @@ def good_pictures() -> list[bytes]:
     return files
 
 
-def bad_pictures(good: list[bytes]) -> list[bytes]:
+def bad_images(good: list[bytes]) -> list[bytes]:
     """Nothing, text, another format, and files that were cut off."""
     png = next(each for each in good if each.startswith(b"\x89PNG"))
-    return [b"", b"no picture", b"GIF89a", good[0][:200], good[0][:-300], png[:40], png[:-300]]
+    return [b"", b"no image", b"GIF89a", good[0][:200], good[0][:-300], png[:40], png[:-300]]
 
 
-def _answers_of(base_path: Path, pictures: list[bytes]) -> list[Best]:
+def _answers_of(base_path: Path, images: list[bytes]) -> list[Best]:
     import tensorflow as tf
 
     version = max(int(entry.name) for entry in base_path.iterdir() if entry.name.isdigit())
     serve = tf.saved_model.load(str(base_path / str(version))).signatures["serving_default"]
     return [
         _best({name: value.numpy() for name, value in serve(tf.constant([each])).items()}, 0)
-        for each in pictures
+        for each in images
     ]
 
 
@@ -181,10 +181,10 @@ def _grpc(port: int) -> Ask:
         grpc.insecure_channel(f"127.0.0.1:{port}")
     )
 
-    def ask(pictures: list[bytes]) -> list[Best]:
+    def ask(images: list[bytes]) -> list[Best]:
         request = predict_pb2.PredictRequest()
         request.model_spec.name = _NAME
-        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(pictures))
+        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(images))
         try:
             response = stub.Predict(request, 120)
         except grpc.RpcError as error:
@@ -192,14 +192,14 @@ def _grpc(port: int) -> Ask:
                 raise Refused from error
             raise
         outputs = {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
-        return [_best(outputs, row) for row in range(len(pictures))]
+        return [_best(outputs, row) for row in range(len(images))]
 
     return ask
 
 
 def _rest(port: int) -> Ask:
-    def ask(pictures: list[bytes]) -> list[Best]:
-        rows = [{"b64": base64.b64encode(each).decode()} for each in pictures]
+    def ask(images: list[bytes]) -> list[Best]:
+        rows = [{"b64": base64.b64encode(each).decode()} for each in images]
         url = f"http://127.0.0.1:{port}/v1/models/{_NAME}:predict"
         try:
             body = json.dumps({"instances": rows}).encode()
@@ -272,12 +272,12 @@ def _load(
         protocol = protocols[number % 2]
         is_bad = (number // 2) % _BAD_EVERY == 0
         which = number % len(good)
-        pictures = [good[which], bad[number // 10 % len(bad)]] if is_bad else [good[which]]
+        images = [good[which], bad[number // 10 % len(bad)]] if is_bad else [good[which]]
         kind = "bad" if is_bad else "good"
         if time.monotonic() - begun > _SECONDS.value:
             return protocol, kind, LOST
         try:
-            answers = asks[protocol](pictures)
+            answers = asks[protocol](images)
             right = not is_bad and len(answers) == 1 and answers[0].agrees(expected[which])
             outcome = RIGHT if right else WRONG
         except Refused:
@@ -320,7 +320,7 @@ def _figures(
 
 
 def _table(figures: dict[str, Any]) -> str:
-    rows = [["protocol", "picture", *(outcomes := [RIGHT, REFUSED, WRONG, LOST])]]
+    rows = [["protocol", "image", *(outcomes := [RIGHT, REFUSED, WRONG, LOST])]]
     counts = {tuple(key): number for *key, number in figures["counts"]}
     for protocol, kind in itertools.product(("gRPC", "REST"), ("good", "bad")):
         rows.append([protocol, kind, *(str(counts.get((protocol, kind, o), 0)) for o in outcomes)])

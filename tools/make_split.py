@@ -1,11 +1,11 @@
 """Draws the split that a training with the same flags would draw; prints it and writes it down.
 
-    python -m tools.make_split --dataset=folder --data_dir=pictures.zip --imbalance_factor=100
+    python -m tools.make_split --dataset=folder --data_dir=images.zip --imbalance_factor=100
     python -m tools.make_split --flagfile=configs/cub200.cfg --out=cub200.json --json=figures.json
     python -m candle_tf.train --split=cub200.json --dataset=cub200 ...
 
 Takes the flags of candle_tf.train; those that are not of the data play no part. With --split=FILE a
-saved split is checked against the data and shown. A picture of the class counts is written too.
+saved split is checked against the data and shown. An image of the class counts is written too.
 """
 
 import json
@@ -17,13 +17,13 @@ from absl import flags
 
 from candle_tf import app
 from candle_tf.config import Config
-from candle_tf.data.longtail import shot_groups
-from candle_tf.data.split import Split, load_split, save_split
+from candle_tf.data.splits.longtail import shot_groups
+from candle_tf.data.splits.split import Split, load_split, save_split
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.reporting import plots
 from candle_tf.reporting.table import text_table
-from candle_tf.stages.splitting import draw_split, open_data
+from candle_tf.stages.split import draw_split, open_data
 
 # Of more classes than this, the table shows the head and the tail.
 _SHOWN_CLASSES = 40
@@ -37,7 +37,7 @@ def split_figures(split: Split) -> dict[str, Any]:
 
     Returns:
         "source", "profile", "imbalance_factor", "selection", "seed"; "classes", "total" (training
-        pictures by which shot groups go); "train", "validation", "test" (numbers of pictures);
+        images by which shot groups go); "train", "validation", "test" (numbers of images);
         "counts", "train_counts", "validation_counts", "test_counts" by class name; "groups"
         (numbers of classes); "hash", "source_hash".
     """
@@ -96,7 +96,7 @@ def split_text(figures: dict[str, Any]) -> str:
             f"{figures['source']}, {figures['profile']} profile, imbalance factor "
             f"{figures['imbalance_factor']:g}, {figures['selection']} selection, "
             f"seed {figures['seed']}",
-            f"{figures['classes']:,} classes ({groups}), {figures['total']:,} training pictures; "
+            f"{figures['classes']:,} classes ({groups}), {figures['total']:,} training images; "
             f"{figures['train']:,} to learn from, {figures['validation']:,} to choose by, "
             f"{figures['test']:,} to test on",
             f"largest class {max(counts.values()):,}, smallest {min(counts.values()):,}",
@@ -120,7 +120,7 @@ def save_new(split: Split, path: Path) -> None:
 
 
 def histogram(split: Split) -> bytes:
-    """PNG of the training pictures per class, head to tail, coloured by shot group."""
+    """PNG of the training images per class, head to tail, coloured by shot group."""
     groups = shot_groups(split.train_counts)
     return plots.to_png(plots.class_counts(split.train_counts, groups, split.class_names))
 
@@ -139,12 +139,12 @@ def main(config: Config) -> None:
     with open_data(config) as source:
         split = draw_split(config, source)
     figures = split_figures(split)
-    picture = Path(given.histogram) if given.histogram else out.with_suffix(".png")
+    image = Path(given.histogram) if given.histogram else out.with_suffix(".png")
     save_new(split, out)
-    write_atomically(picture, histogram(split))
+    write_atomically(image, histogram(split))
     if given.json:
         write_atomically(Path(given.json), (json.dumps(figures, indent=2) + "\n").encode())
-    print(f"{split_text(figures)}\n\nSaved in {out}, drawn in {picture}.")
+    print(f"{split_text(figures)}\n\nSaved in {out}, drawn in {image}.")
 
 
 if __name__ == "__main__":

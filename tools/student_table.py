@@ -21,7 +21,8 @@ from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.reporting.table import human_bytes, percent, text_table
 
-_COLUMNS = ("student", "binary M", "float M", "M OPs", "predicted", "LCE file", "float twin",
+_COLUMNS = ("student", "binary M", "float M", "M OPs", "predicted", "LCE file",
+            "float32 reference model",
             "ratio", "LceBconv2d", "largest diff.", "same class %")  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def student_row(
 
     Returns:
         "student", "binary_parameters", "float_parameters", "ops", "predicted_bytes", "bytes" of
-        the converted file, "float_bytes" of the float twin, "ratio" of those two,
+        the converted file, "float_bytes" of the float32 reference model, "ratio" of those two,
         "binary_convolutions" in the file and "binary_layers" in the student,
         "largest_difference" of any logit, relative to the largest one, and "argmax_agreement",
         0 to 1.
@@ -50,10 +51,10 @@ def student_row(
     """
     import tensorflow as tf
 
-    from candle_tf.deploy import tflite
-    from candle_tf.deploy.flatbuffer import BINARY_CONVOLUTION, operators
-    from candle_tf.students.catalog import binary_layers, build_student
-    from candle_tf.students.summary import summarize
+    from candle_tf.deploy.tflite import converter as tflite
+    from candle_tf.deploy.tflite.flatbuffer import BINARY_CONVOLUTION, operators
+    from candle_tf.students.analysis.cost import summarize
+    from candle_tf.students.architectures.registry import binary_layers, build_student
 
     shape = (image_size, image_size, 3)
     pixels = random_images(images, image_size)
@@ -101,10 +102,10 @@ def randomize(student: Any, seed: int = 0) -> None:
 
 
 def settle(student: Any, pixels: np.ndarray, seed: int = 2) -> None:
-    """Moves batch normalisation's statistics to random ones around the pictures' own.
+    """Moves batch normalisation's statistics to random ones around the images' own.
 
     Trained ones are there. With any others BNext's products grow from block to block by some powers
-    of ten, and a few pictures' logits dwarf, and so hide, all others'.
+    of ten, and a few images' logits dwarf, and so hide, all others'.
 
     Args:
         student: Keras model from pixels; changed in place.
@@ -149,7 +150,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "M OPs": f"{row['ops'] / 1e6:.1f}",
         "predicted": human_bytes(row["predicted_bytes"]),
         "LCE file": human_bytes(row["bytes"]),
-        "float twin": human_bytes(row["float_bytes"]),
+        "float32 reference model": human_bytes(row["float_bytes"]),
         "ratio": f"{row['ratio']:.1f}",
         "LceBconv2d": f"{row['binary_convolutions']} of {row['binary_layers']}",
         "largest diff.": f"{row['largest_difference']:.1e}",

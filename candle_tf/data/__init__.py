@@ -1,1 +1,1 @@
-"""From pictures on disk to long-tailed splits and the views a network sees."""
+"""From images on disk to long-tailed splits and the views a network sees."""

@@ -20,7 +20,7 @@ def batches_from(
     validation.
 
     Args:
-        generate: called anew for each pass.
+        generate: called again for each pass.
         signature: shape and type of each part of a batch.
     """
     options = tf.data.Options()

@@ -1,6 +1,6 @@
-"""From stored pictures to batches: order, views and the teacher's answers for them.
+"""From stored images to batches: order, views and the teacher's answers for them.
 
-Everything is a function of (seed, epoch, picture), so a run that begins at epoch 7 sees exactly
+Everything is a function of (seed, epoch, image), so a run that begins at epoch 7 sees exactly
 what an uninterrupted run sees from epoch 7 on.
 """
 
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data.answers import TeacherAnswers
-from candle_tf.data.batches import batches_from
-from candle_tf.data.examples import Examples
-from candle_tf.data.fixed_views import FixedViews
-from candle_tf.data.samplers import epoch_index, occurrences
-from candle_tf.data.transforms import (
+from candle_tf.data.augment.precomputed_views import FixedViews
+from candle_tf.data.augment.transform import (
     Transform,
     raw_batch,
     raw_signature,
     render_batch,
     render_evaluation,
 )
+from candle_tf.data.batches import batches_from
+from candle_tf.data.samplers import epoch_index, occurrences
+from candle_tf.data.subset import Subset
+from candle_tf.data.targets import Targets
 
 # What a trainer gets of a raw batch, besides the rendered views.
 _KEPT = ("labels", "partner_labels", "ratios", "teacher_features", "teacher_logits")
@@ -35,7 +35,7 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 
 
 def training_batches(
-    examples: Examples,
+    examples: Subset,
     *,
     image_size: int,
     transform: Transform,
@@ -45,7 +45,7 @@ def training_batches(
     epochs: int,
     sampler: str = "instance",
     fixed_views: FixedViews | None = None,
-    answers: TeacherAnswers | None = None,
+    answers: Targets | None = None,
 ) -> tf.data.Dataset:
     """Batches of epochs first_epoch..epochs-1, an incomplete last batch of each left out.
 
@@ -53,13 +53,13 @@ def training_batches(
         examples: the training part.
         image_size: side of the student's input.
         transform: which views are drawn.
-        batch_size: pictures in a batch.
+        batch_size: images in a batch.
         seed: of order and views.
         first_epoch: where to begin.
         epochs: where to stop.
-        sampler: how often each class is shown, see `samplers`; a picture that comes up again in an
+        sampler: how often each class is shown, see `samplers`; an image that comes up again in an
             epoch is seen in another view.
-        fixed_views: how many views of each picture are taken in turn; None draws new ones every
+        fixed_views: how many views of each image are taken in turn; None draws new ones every
             epoch.
         answers: the teacher's, added to each batch.
 
@@ -91,7 +91,7 @@ def training_batches(
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
-def _of_answers(answers: TeacherAnswers | None, size: int) -> dict[str, tf.TensorSpec]:
+def _of_answers(answers: Targets | None, size: int) -> dict[str, tf.TensorSpec]:
     if answers is None:
         return {}
     return {
@@ -101,9 +101,9 @@ def _of_answers(answers: TeacherAnswers | None, size: int) -> dict[str, tf.Tenso
 
 
 def evaluation_batches(
-    examples: Examples, *, image_size: int, batch_size: int = 128
+    examples: Subset, *, image_size: int, batch_size: int = 128
 ) -> tf.data.Dataset:
-    """Whole pictures (with --resize=crop their centres) in order, the last batch as long as it is.
+    """Whole images (with --resize=crop their centres) in order, the last batch as long as it is.
 
     Returns:
         Dataset of dictionaries: "inputs" float32 [B, S, S, 3], whole numbers in 0..255, and

@@ -1,7 +1,7 @@
-"""In which order, and how often, an epoch shows each training picture.
+"""In which order, and how often, an epoch shows each training image.
 
     index = epoch_index("class_balanced", labels, seed=0, epoch=3, epochs=100)     # int64 [N]
-    views = 3 + occurrences(index)       # a picture that comes up again is seen in another view
+    views = 3 + occurrences(index)       # an image that comes up again is seen in another view
 
 An epoch always has N places; a function of (seed, epoch), so a resumed run goes on alike. The four
 samplers are those of Kang et al., "Decoupling Representation and Classifier" (ICLR 2020), eq. 1-2.
@@ -23,7 +23,7 @@ def class_chances(sampler: str, counts: np.ndarray, epoch: int = 0, epochs: int 
     Args:
         sampler: "instance" (q = 1), "class_balanced" (q = 0), "square_root" (q = 1/2) or
             "progressive" (from instance at epoch 0 towards class-balanced at `epochs`, linearly).
-        counts: pictures of each class, int [C]; a class without any is never drawn.
+        counts: images of each class, int [C]; a class without any is never drawn.
         epoch, epochs: for "progressive".
 
     Returns:
@@ -48,7 +48,7 @@ def epoch_index(
 
     Args:
         sampler: "instance" shows every example once. The others draw a class for each place; a
-            class shows all of its pictures, shuffled, before it shows one again.
+            class shows all of its images, shuffled, before it shows one again.
         labels: int [N].
         seed, epoch: what the order depends on.
         epochs: epochs in all, for "progressive".
@@ -65,7 +65,7 @@ def epoch_index(
     chances = class_chances(sampler, counts, epoch, epochs)
     classes = rng.choice(len(counts), size=total, p=chances)
     shuffled = rng.permutation(total)
-    # The pictures of class c, shuffled, are members[starts[c] : starts[c] + counts[c]].
+    # The images of class c, shuffled, are members[starts[c] : starts[c] + counts[c]].
     members = shuffled[np.argsort(np.asarray(labels)[shuffled], kind="stable")]
     starts = np.cumsum(counts) - counts
     return members[starts[classes] + occurrences(classes) % counts[classes]]

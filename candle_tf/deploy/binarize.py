@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from candle_tf.errors import UserError
-from candle_tf.students.annealed_sign import soft_layers
-from candle_tf.students.layers import is_binary_conv
+from candle_tf.students.layers.annealed_sign import soft_layers
+from candle_tf.students.layers.blocks import is_binary_conv
 
 
 def deployable(student: tf.keras.Model) -> tf.keras.Model:

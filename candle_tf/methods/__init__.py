@@ -1,1 +1,1 @@
-"""The method (calibrate, distill, balance) and the baselines it is held against."""
+"""The method (calibrate, distill, balance) and the baselines it is compared with."""

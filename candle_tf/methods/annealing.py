@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from candle_tf.methods.checkpoints import Checkpoints
-from candle_tf.students.catalog import binary_layers
+from candle_tf.students.architectures.registry import binary_layers
 
 # What is left of the temperature when signs become exact: of 0.01, all but the very smallest
 # weights are saturated by then, and little changes in that moment. BNext's own 0.9 an epoch leaves

@@ -5,7 +5,7 @@ an end: the larger term takes everything and the other teaches nothing. Lambda's
 barrier, leaves the adversary something to decide: for terms a and b its best answer is then
 sigmoid((a - b) / tau) in place of 0 or 1. Two more choices make the answer a useful one:
 
-* tau is in units of the KL term of a student that knows nothing (`uninformed_losses`), so that one
+* tau is in units of the KL loss of a uniform prediction (`uniform_prediction_losses`), so that one
   setting serves ten classes and ten thousand. Lambda then begins near 1, where KL is far the larger
   term, and comes down as the student learns what KL has to teach;
 * the teacher's features are centred (in `distill`), because features after a ReLU share a large
@@ -63,9 +63,10 @@ def entropy(probability: tf.Tensor) -> tf.Tensor:
 class Objective:
     """L = lambda * KL / kl_reference + (1 - lambda) * FS / fs_reference + tau * H(lambda).
 
-    The student descends on it and the balancer ascends; the entropy does not depend on the student.
+    The student minimizes it and the balancer maximizes it; the entropy does not depend on the
+    student.
     References of 1 and tau = 0 are the plain reading of the paper. With both references at what an
-    uninformed student has, the adversary favours the term that has come less far.
+    uniform-prediction baseline has, the adversary favours the term that has come less far.
     """
 
     kl_reference: float = 1.0
@@ -78,13 +79,13 @@ class Objective:
         return balanced + self.entropy_weight * entropy(lam)
 
 
-def uninformed_losses(
+def uniform_prediction_losses(
     teacher_logits: Iterable[np.ndarray], temperature: float
 ) -> tuple[float, float]:
     """Both terms for a student that knows nothing: the same logit for every class, no cosine.
 
     Args:
-        teacher_logits: the teacher's answers on training pictures, in blocks of float [n, C].
+        teacher_logits: the teacher's answers on training images, in blocks of float [n, C].
         temperature: T of the KL term.
 
     Returns:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.methods import losses
-from candle_tf.methods.trainer import Batch, Player, Trainer
+from candle_tf.methods.trainer import Batch, ParameterGroup, Trainer
 
 # (logits [B, C], labels [B], training counts [C]) -> loss of each example [B]
 Loss = Callable[[tf.Tensor, tf.Tensor, np.ndarray], tf.Tensor]
@@ -23,13 +23,13 @@ LOSSES: dict[str, Loss] = {
 class SupervisedTrainer(Trainer):
     """Trains a network on labels alone.
 
-    Where pictures are mixed, batches hold "partner_labels" int [B] and "ratios" float [B], and an
+    Where images are mixed, batches hold "partner_labels" int [B] and "ratios" float [B], and an
     example's loss is ratio * loss(labels) + (1 - ratio) * loss(partner_labels).
 
     Args:
         network: from inputs to a dictionary with "logits" [B, C].
         loss: one of `LOSSES`, or another function of the same form.
-        counts: training pictures of each class, int [C].
+        counts: training images of each class, int [C].
         optimizer: moves all of the network's trainable variables.
     """
 
@@ -49,5 +49,5 @@ class SupervisedTrainer(Trainer):
             each = batch["ratios"] * each + (1.0 - batch["ratios"]) * of_partners
         return {"objective": tf.reduce_mean(each)}
 
-    def players(self) -> list[Player]:
-        return [Player(self._optimizer, self.network.trainable_variables)]
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup(self._optimizer, self.network.trainable_variables)]

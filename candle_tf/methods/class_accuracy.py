@@ -16,7 +16,7 @@ class MeanClassAccuracy(tf.keras.metrics.Metric):
     ) -> None:
         """Counts a batch: labels int [B], logits float [B, C]; weights are not supported."""
         if sample_weight is not None:
-            raise ValueError("MeanClassAccuracy counts whole pictures; it takes no sample_weight")
+            raise ValueError("MeanClassAccuracy counts whole images; it takes no sample_weight")
         one_hot = tf.one_hot(labels, self._seen.shape[0])
         hit = tf.cast(tf.argmax(logits, axis=-1) == tf.cast(labels, tf.int64), tf.float32)
         self._seen.assign_add(tf.reduce_sum(one_hot, axis=0))

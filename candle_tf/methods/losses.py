@@ -29,7 +29,7 @@ def logit_adjustment(
     Args:
         logits: float [B, C].
         labels: int [B].
-        counts: training pictures of each class, int [C], at least 1.
+        counts: training images of each class, int [C], at least 1.
         tau: strength; 0 is plain cross-entropy.
 
     Returns:

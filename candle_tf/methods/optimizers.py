@@ -14,7 +14,7 @@ import tensorflow as tf
 from candle_tf.errors import UserError
 from candle_tf.methods.fused_adam import FusedAdam
 from candle_tf.methods.trainer import Trainer
-from candle_tf.students.catalog import binary_layers
+from candle_tf.students.architectures.registry import binary_layers
 
 # Rates on binary kernels as published: larq-zoo's QuickNet (Adam), and Bop's gamma.
 QUICKNET_BINARY_RATE = 1e-2
@@ -73,7 +73,7 @@ class Recipe:
         if self.name == "bop":
             for layer in layers:
                 _become_signs(layer)
-        trainer.hand_over(binary, own)
+        trainer.set_optimizer(binary, own)
 
     def _binary_optimizer(self) -> Any:
         """What moves the binary kernels alone, or nothing where `optimizer()` does."""
@@ -110,7 +110,7 @@ class Bop(lq.optimizers.Bop):
     """larq's Bop, an optimizer of Keras's older kind, with the `build` that trainers call.
 
     Being of that kind it cannot share larq's CaseOptimizer with Keras's present Adam; as a second
-    player it can.
+    parameter group it can.
     """
 
     def build(self, variables: list[tf.Variable]) -> None:
@@ -151,10 +151,10 @@ def float_kernels(trainer: Trainer, binary: list[tf.Variable]) -> list[tf.Variab
 
 def _decay_only(kernels: list[tf.Variable], trainer: Trainer) -> None:
     decaying = {kernel.ref() for kernel in kernels}
-    for player in trainer.players():
-        if not player.ascends:
-            player.optimizer.exclude_from_weight_decay(
-                [variable for variable in player.variables if variable.ref() not in decaying]
+    for group in trainer.parameter_groups():
+        if not group.maximize:
+            group.optimizer.exclude_from_weight_decay(
+                [variable for variable in group.variables if variable.ref() not in decaying]
             )
 
 

@@ -1,7 +1,7 @@
 """The trainer every method shares: a `keras.Model` whose `train_step` plays one round.
 
-A method says what the objective is and who moves on it (`players`): most have one player that
-descends; CANDLE has a second one that ascends. Running under `fit`, it works with callbacks,
+A method says what the total loss is and which parameter groups step on it: most have one that
+minimizes; CANDLE has a second one that maximizes. Running under `fit`, it works with callbacks,
 progress bars, TensorBoard and tf.distribute strategies.
 """
 
@@ -17,16 +17,16 @@ Batch = Mapping[str, tf.Tensor]
 
 
 @dataclass(frozen=True)
-class Player:
-    """Variables that one optimizer moves, down the objective or (`ascends`) up."""
+class ParameterGroup:
+    """Variables that one optimizer moves, down the objective or (`maximize`) up."""
 
     optimizer: tf.keras.optimizers.Optimizer
     variables: list[tf.Variable]
-    ascends: bool = False
+    maximize: bool = False
 
 
 class Trainer(tf.keras.Model):
-    """One tape, one objective, every player a step.
+    """One tape, one objective, every parameter group a step.
 
     Args:
         network: what is trained; from `batch["inputs"]` to a dictionary with "logits" [B, C].
@@ -40,7 +40,7 @@ class Trainer(tf.keras.Model):
         self._val_accuracy = MeanClassAccuracy(classes)
         self._val_loss = tf.keras.metrics.Mean(name="loss")
         self._other_optimizer: Any = None
-        self._handed_over: frozenset[Any] = frozenset()
+        self._own_optimizer_variables: frozenset[Any] = frozenset()
 
     def terms(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """Scalars of one batch by name; "objective" is the one that is played on.
@@ -51,44 +51,50 @@ class Trainer(tf.keras.Model):
         """
         raise NotImplementedError
 
-    def players(self) -> list[Player]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         """Who moves on the objective."""
         raise NotImplementedError
 
-    def hand_over(self, variables: Sequence[tf.Variable], optimizer: Any) -> None:
+    def set_optimizer(self, variables: Sequence[tf.Variable], optimizer: Any) -> None:
         """Gives some of the descending variables to an optimizer of their own.
 
         All still move at once, on the same gradients. To be called before `ready`.
 
         Args:
-            variables: of the players that descend.
+            variables: of the parameter groups that descend.
             optimizer: anything with `build(variables)` and `apply_gradients(pairs)`.
 
         Raises:
-            ValueError: for a variable that no player descends with.
+            ValueError: for a variable that no parameter group descends with.
         """
-        descending = {v.ref() for p in self.players() if not p.ascends for v in p.variables}
+        descending = {
+            v.ref() for p in self.parameter_groups() if not p.maximize for v in p.variables
+        }
         strangers = [variable.name for variable in variables if variable.ref() not in descending]
         if strangers:
             raise ValueError(f"{strangers[0]} is not among the variables that descend")
-        self._handed_over = frozenset(variable.ref() for variable in variables)
+        self._own_optimizer_variables = frozenset(variable.ref() for variable in variables)
         self._other_optimizer = optimizer
 
-    def moves(self) -> list[Player]:
-        """The players, with what was handed over taken out of them and at the end of the list."""
-        players = self.players()
+    def moves(self) -> list[ParameterGroup]:
+        """The parameter groups; those of `set_optimizer` are taken out and come last."""
+        parameter_groups = self.parameter_groups()
         if self._other_optimizer is None:
-            return players
+            return parameter_groups
         kept, given = [], []
-        for player in players:
-            taken = [] if player.ascends else self._taken(player)
+        for group in parameter_groups:
+            taken = [] if group.maximize else self._taken(group)
             given += taken
-            rest = {variable.ref() for variable in player.variables} - {v.ref() for v in taken}
-            kept.append(replace(player, variables=[v for v in player.variables if v.ref() in rest]))
-        return [*kept, Player(self._other_optimizer, given)]
+            rest = {variable.ref() for variable in group.variables} - {v.ref() for v in taken}
+            kept.append(replace(group, variables=[v for v in group.variables if v.ref() in rest]))
+        return [*kept, ParameterGroup(self._other_optimizer, given)]
 
-    def _taken(self, player: Player) -> list[tf.Variable]:
-        return [variable for variable in player.variables if variable.ref() in self._handed_over]
+    def _taken(self, group: ParameterGroup) -> list[tf.Variable]:
+        return [
+            variable
+            for variable in group.variables
+            if variable.ref() in self._own_optimizer_variables
+        ]
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits [B, C] of inputs."""
@@ -104,15 +110,15 @@ class Trainer(tf.keras.Model):
             terms = self.terms(data, training=True)
             # Gradients are summed over replicas; a mean over each must not grow with their number.
             objective = terms["objective"] / replicas
-        players = self.moves()
-        gradients = tape.gradient(objective, [player.variables for player in players])
-        for player, gradient in zip(players, gradients, strict=True):
-            signed = [-g for g in gradient] if player.ascends else gradient
-            player.optimizer.apply_gradients(zip(signed, player.variables, strict=True))
+        parameter_groups = self.moves()
+        gradients = tape.gradient(objective, [group.variables for group in parameter_groups])
+        for group, gradient in zip(parameter_groups, gradients, strict=True):
+            signed = [-g for g in gradient] if group.maximize else gradient
+            group.optimizer.apply_gradients(zip(signed, group.variables, strict=True))
         return {name: value / replicas for name, value in terms.items()}
 
     def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
-        """Cross-entropy and mean class accuracy on validation pictures."""
+        """Cross-entropy and mean class accuracy on validation images."""
         logits = self(data["inputs"], training=False)
         labels = data["labels"]
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -131,11 +137,11 @@ class Trainer(tf.keras.Model):
         Args:
             xla: whether XLA compiles the training step.
         """
-        players = self.moves()
+        parameter_groups = self.moves()
         # Outside the scope the slots would be shared, and every replica would update them.
         with self.distribute_strategy.scope():
-            for player in players:
-                player.optimizer.build(player.variables)
-        self.compile(optimizer=players[0].optimizer, jit_compile=xla)
+            for group in parameter_groups:
+                group.optimizer.build(group.variables)
+        self.compile(optimizer=parameter_groups[0].optimizer, jit_compile=xla)
         self.distribute_reduction_method = "sum"
         return self

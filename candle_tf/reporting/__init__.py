@@ -1,1 +1,1 @@
-"""Tables and pictures of a finished run."""
+"""Tables and images of a finished run."""

@@ -1,4 +1,4 @@
-"""Finished runs side by side: a table, a page of pictures, the figures as JSON."""
+"""Finished runs side by side: a table, a page of images, the figures as JSON."""
 
 import json
 from collections.abc import Sequence

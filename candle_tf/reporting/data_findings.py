@@ -1,4 +1,4 @@
-"""What report.html says of a look at all pictures: those left out, and those in two parts."""
+"""What report.html says of a look at all images: those left out, and those in two parts."""
 
 from typing import Any
 
@@ -19,19 +19,19 @@ def data_findings(data: dict[str, Any]) -> list[html.Figure | str | html.Table |
     left_out, duplicates = data["left_out"], data["duplicates"]
     shared = "; ".join(f"{count} in {pair}" for pair, count in data["shared"].items())
     items: list[html.Figure | str | html.Table | html.Code] = [
-        f"{data['scanned']} pictures were looked at before training; {len(left_out)} could not be "
-        f"read and were left out. Pictures in two parts, byte by byte the same: {shared or 'none'}."
+        f"{data['scanned']} images were looked at before training; {len(left_out)} could not be "
+        f"read and were left out. Images in two parts, byte by byte the same: {shared or 'none'}."
     ]
     if left_out:
         rows = [[e["part"], e["class"], e["id"], e["reason"]] for e in left_out]
-        items.append(_table(["part", "class", "picture", "reason"], rows, "Left out"))
+        items.append(_table(["part", "class", "image", "reason"], rows, "Left out"))
     if duplicates:
         rows = [
             [" = ".join(f"{part}: {', '.join(ids)}" for part, ids in d["ids"].items()),
              ", ".join(d["classes"])]
             for d in duplicates
         ]  # fmt: skip
-        items.append(_table(["pictures", "classes"], rows, "In two parts"))
+        items.append(_table(["images", "classes"], rows, "In two parts"))
     return items
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: text, tables and pictures; nothing is fetched to show it.
+"""One self-contained HTML page: text, tables and images; nothing is fetched to show it.
 
 write_report(
     "run/report.html",
@@ -33,12 +33,12 @@ _FOLD_ROWS = 40
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture.
+    """An image.
 
     Attributes:
         png: the bytes of a PNG file.
         alt: what a reader who cannot see it should know; must not be empty.
-        caption: text below the picture, if any.
+        caption: text below the image, if any.
         width: CSS pixels it is shown at (never wider than the page); None for its own size.
     """
 
@@ -110,7 +110,7 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
 
 
 def render_report(title: str, sections: Sequence[Section]) -> str:
-    """The page as a string; arguments as ``write_report``."""
+    """The page as a string; arguments as `write_report`."""
     links = "".join(
         f'<li><a href="#section-{i}">{escape(section.title)}</a></li>\n'
         for i, section in enumerate(sections, start=1)

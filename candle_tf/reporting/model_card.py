@@ -18,21 +18,21 @@ FORMAT = 1
 # So many of the least accurate classes are named.
 WORST = 5
 SHOTS = {
-    "many": "more than 100 training pictures",
+    "many": "more than 100 training images",
     "medium": "20 to 100",
     "few": "fewer than 20",
 }
 LATENCY_COMMAND = "python -m tools.bench_latency RUN_DIR"
 _USE = (
-    "Naming which one of the listed classes a picture shows, for pictures like those of the test "
+    "Naming which one of the listed classes an image shows, for images like those of the test "
     "set, on devices where size and energy matter."
 )
 _LIMITS = (
-    "It always names one of its classes, also for a picture that shows none of them, or several.",
-    "Classes with few training pictures are recognised less often than the mean tells: see the "
-    "shot groups and the worst classes. A class with few test pictures has an uncertain figure.",
+    "It always names one of its classes, also for an image that shows none of them, or several.",
+    "Classes with few training images are recognised less often than the mean tells: see the "
+    "shot groups and the worst classes. A class with few test images has an uncertain figure.",
     "Its scores are not probabilities that one can rely on: see the calibration error.",
-    "Nothing was measured on pictures from another source, by another camera or changed on purpose "
+    "Nothing was measured on images from another source, by another camera or changed on purpose "
     "to mislead it, and nothing on fairness between groups of people.",
     "It must not decide alone where a mistake harms somebody.",
     "The times are those of one machine that is no phone or board; measure on the device.",
@@ -41,7 +41,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~&$:@=\"'^/])")
 
 
 class Operations(Protocol):
-    """Of `students.summary.Summary`, what a card tells; all of one picture."""
+    """Of `students.analysis.cost.Summary`, what a card tells; all of one image."""
 
     @property
     def binary_multiply_adds(self) -> int: ...
@@ -70,14 +70,14 @@ def model_card(
     Args:
         results: of the run, with metrics of the LCE file ("tflite").
         operations: of the exported student.
-        files: names by key of ``results.export["bytes"]``; "tflite" is the measured one.
+        files: names by key of `results.export["bytes"]`; "tflite" is the measured one.
         precision: of binary convolutions in training, as --precision came out on this machine.
         versions: of what trained and exported it.
 
     Returns:
         "format", "title", "student", "data", "accuracy", "files" (bytes), "operations", "latency",
         "made_with", "intended_use" and "limits"; plain values for JSON. Accuracies and the
-        calibration error are 0 to 1, latency ratios are to the float twin's time.
+        calibration error are 0 to 1, latency ratios are to the float32 reference model's time.
     """
     config, export = results.config, results.export
     return {
@@ -181,7 +181,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         _section("Data", _spaced(_data_lines(card["data"]))),
         _accuracy_section(card["accuracy"]),
         _section("Files, bytes", {name: f"{size:,}" for name, size in card["files"].items()}),
-        _section("Operations of one picture", _spaced(_operation_lines(card["operations"]))),
+        _section("Operations of one image", _spaced(_operation_lines(card["operations"]))),
         "OPs are binary multiply-adds / 64 + those in float.",
         _latency_section(card["latency"]),
         _section("Made with", _spaced({k: v for k, v in made.items() if k != "versions"})),
@@ -195,16 +195,16 @@ def _data_lines(data: Mapping[str, Any]) -> dict[str, Any]:
         f"classes of {group} shots ({SHOTS[group]})": number
         for group, number in data["classes_by_shots"].items()
     }
-    pictures = {f"{part} pictures": number for part, number in data["pictures"].items()}
+    images = {f"{part} images": number for part, number in data["pictures"].items()}
     skipped = ("pictures", "classes_by_shots", "imbalance_factor")
     lines = {name: value for name, value in data.items() if name not in skipped}
-    return {**lines, "imbalance factor": f"{data['imbalance_factor']:.2f}", **pictures, **shots}
+    return {**lines, "imbalance factor": f"{data['imbalance_factor']:.2f}", **images, **shots}
 
 
 def _accuracy_section(accuracy: Mapping[str, Any]) -> str:
     lines = {
         "mean over classes": accuracy["mean"],
-        "mean over pictures": accuracy["overall"],
+        "mean over images": accuracy["overall"],
         **{f"{group} shots": value for group, value in accuracy["groups"].items()},
         "expected calibration error": accuracy["expected_calibration_error"],
         "same class as Keras": accuracy["same_class_as_keras"],
@@ -212,21 +212,21 @@ def _accuracy_section(accuracy: Mapping[str, Any]) -> str:
     worst = [
         {
             "worst class": row["class"],
-            "training pictures": row["training_pictures"],
+            "training images": row["training_pictures"],
             "%": percent(row["accuracy"]),
         }
         for row in accuracy["worst_classes"]
     ]
     untested = accuracy["untested_classes"]
     head = (
-        f"Of `{accuracy['file']}`, on {accuracy['test_pictures']} test pictures, which were used "
+        f"Of `{accuracy['file']}`, on {accuracy['test_images']} test images, which were used "
         "for these figures alone."
     )
     return "\n\n".join(
         [
             _section("Accuracy, %", {k: percent(v) for k, v in lines.items()}, head),
-            _table(worst, ("worst class", "training pictures", "%")),
-            f"Classes without test pictures: {', '.join(map(_escaped, untested)) or 'none'}.",
+            _table(worst, ("worst class", "training images", "%")),
+            f"Classes without test images: {', '.join(map(_escaped, untested)) or 'none'}.",
         ]
     )
 
@@ -242,7 +242,7 @@ def _latency_section(latency: Mapping[str, Any]) -> str:
         f"## Latency\n\n`{latency['file']}` took {latency['ratio']:.2f} of the time of "
         f"`{latency['relative_to']}` ({latency['ratio_min']:.2f} to {latency['ratio_max']:.2f} in "
         f"single rounds; threads: {latency['threads']}), in turn on this machine: "
-        f"{_escaped(latency['machine'])}. `{latency['command']}` measures it anew."
+        f"{_escaped(latency['machine'])}. `{latency['command']}` measures it again."
     )
 
 

@@ -1,9 +1,9 @@
-"""The pictures of a run: each function takes plain arrays and returns a Matplotlib figure.
+"""The images of a run: each function takes plain arrays and returns a Matplotlib figure.
 
     figure = class_counts(counts, groups)
-    png = to_png(figure)            # bytes, for a file or for ``html.Figure``
+    png = to_png(figure)            # bytes, for a file or for `html.Figure`
 
-Figures are drawn by Agg without ``pyplot``: no window, no global state, safe beside a user's own
+Figures are drawn by Agg without `pyplot`: no window, no global state, safe beside a user's own
 plots. Classes always run from the head (most training images) to the tail. The colours are told
 apart under the common colour-vision deficiencies (Okabe and Ito 2008; Tol's wine).
 """
@@ -113,7 +113,7 @@ def per_class_accuracy(
         counts: int [C], training images of each class; they give the order.
         groups: shot group -> class indices, for the colours.
         class_names: C names, written along the axis when there are at most 40.
-        title: above the picture.
+        title: above the image.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -142,7 +142,7 @@ def accuracy_bars(
     """Mean accuracy and that of each shot group, side by side for several models or methods.
 
     Args:
-        rows: as ``table.method_table`` takes them: "model", "mean" and any of ``groups``, 0 to 1.
+        rows: as `table.method_table` takes them: "model", "mean" and any of `groups`, 0 to 1.
             A value that is missing or None is a dash; a group no row has is left out.
         groups: the shot groups, in order.
 
@@ -177,7 +177,7 @@ def training_curves(
     """One panel for each quantity: the training series solid, the validation series dashed.
 
     Args:
-        series: name -> values by epoch, as a Keras ``History`` holds them; "val_x" shares the
+        series: name -> values by epoch, as a Keras `History` holds them; "val_x" shares the
             panel of "x". Names with "accuracy" are fractions and shown in percent.
         title: above the panels.
 
@@ -258,7 +258,7 @@ def reliability_diagram(bins: Reliability) -> Figure:
     """Accuracy against confidence, and how many images each bin of confidence holds.
 
     Args:
-        bins: of ``candle_tf.metrics.reliability``.
+        bins: of `candle_tf.metrics.reliability`.
     """
     figure = _blank(5.4, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -291,7 +291,7 @@ def weight_norms(norms: Mapping[str, npt.ArrayLike], counts: npt.ArrayLike) -> F
     """Norm of each class's classifier weights, head to tail, for one or more classifiers.
 
     Args:
-        norms: classifier -> float [C], e.g. ``np.linalg.norm(kernel, axis=0)`` of a Keras kernel
+        norms: classifier -> float [C], e.g. `np.linalg.norm(kernel, axis=0)` of a Keras kernel
             [features, C].
         counts: int [C], training images of each class; they give the order.
 
@@ -323,27 +323,27 @@ def example_grid(
     predicted: Sequence[str],
     columns: int = 6,
 ) -> Figure:
-    """Pictures with the name of their class and, where it differs, the one predicted.
+    """Images with the name of their class and, where it differs, the one predicted.
 
     Args:
         images: uint8, each [H, W, 3], [H, W, 1] or [H, W]; sizes may differ.
         true: a class name for each.
         predicted: a class name for each.
-        columns: pictures in a row.
+        columns: images in a row.
 
     Raises:
-        ValueError: no picture, a picture that is not uint8, or as many names as do not fit.
+        ValueError: no image, an image that is not uint8, or as many names as do not fit.
     """
     if not len(images) == len(true) == len(predicted) or not len(images):
         raise ValueError(
-            f"{len(images)} pictures, {len(true)} true and {len(predicted)} predicted names: "
+            f"{len(images)} images, {len(true)} true and {len(predicted)} predicted names: "
             "as many of each are needed, and at least one"
         )
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     figure = _blank(max(4.5, 1.7 * columns), 2.1 * rows + 0.5)
     right = sum(t == p for t, p in zip(true, predicted, strict=True))
-    title = f"Test pictures: {right} right, {len(images) - right} wrong (✗: what was predicted)"
+    title = f"Test images: {right} right, {len(images) - right} wrong (✗: what was predicted)"
     figure.suptitle(title, fontsize=_TITLE, color=_INK)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
@@ -355,11 +355,11 @@ def example_grid(
 
 def _draw_example(axes: Axes, image: npt.NDArray[np.uint8], truth: str, guess: str) -> None:
     if image.dtype != np.uint8:
-        raise ValueError(f"pictures must be uint8, 0 to 255, not {image.dtype}")
-    picture = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
-    # Small pictures keep their pixels; smoothing would hide what the network was given.
-    smooth = "nearest" if min(picture.shape[:2]) < 100 else "antialiased"
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
+        raise ValueError(f"images must be uint8, 0 to 255, not {image.dtype}")
+    shown = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+    # Small images keep their pixels; smoothing would hide what the network was given.
+    smooth = "nearest" if min(shown.shape[:2]) < 100 else "antialiased"
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
     right = truth == guess
     verdict = "✓" if right else f"✗ {_name(guess, 17)}"
     look: dict[str, Any] = {"fontsize": 8.5, "color": _RIGHT if right else _WRONG, "pad": 3}
@@ -408,7 +408,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
-    """For pictures whose bars or dots fill the axes: nothing may be hidden."""
+    """For images whose bars or dots fill the axes: nothing may be hidden."""
     handles, labels = axes.get_legend_handles_labels()
     letters = 11.5 * figure.get_figwidth()
     in_one_row = sum(len(label) + 6 for label in labels) <= letters
@@ -422,14 +422,14 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def _readable(legend: Legend) -> None:
-    """Faint dots, of which a picture holds thousands, are shown large and opaque in the legend."""
+    """Faint dots, of which an image holds thousands, are shown large and opaque in the legend."""
     for handle in legend.legend_handles:
         if isinstance(handle, Line2D) and handle.get_linestyle() == "None":
             handle.set(alpha=1.0, markersize=6)
 
 
 def _name(text: str, length: int = 40) -> str:
-    """A name fit to be drawn: on one line, not longer than ``length``."""
+    """A name fit to be drawn: on one line, not longer than `length`."""
     line = printable(text)
     return line if len(line) <= length else line[: length - 1] + "…"
 
@@ -523,7 +523,7 @@ def _running_mean(
 
 
 def _smoothed(values: npt.NDArray[np.float64], half: int) -> npt.NDArray[np.float64]:
-    """Mean over ``half`` neighbours on either side, as far as there are any that are not NaN."""
+    """Mean over `half` neighbours on either side, as far as there are any that are not NaN."""
     known = ~np.isnan(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0))])
     sizes = np.concatenate([[0], np.cumsum(known)])

@@ -30,13 +30,13 @@ class Results:
     Attributes:
         config: the run's settings by flag name.
         split: "hash", "profile", "imbalance_factor", "selection", "train", "validation", "test"
-            (numbers of pictures), "train_counts" by class name, and "groups" (class names of each
+            (numbers of images), "train_counts" by class name, and "groups" (class names of each
             shot group).
         selected_epoch, last_epoch: counted from 1.
         metrics: by model; keys as in `TITLES`.
         bytes: sizes by model.
         export: operators of the LCE file, and the agreement of both exports with Keras.
-        data: "scanned", "left_out", "duplicates" and "shared": what a look at all pictures found;
+        data: "scanned", "left_out", "duplicates" and "shared": what a look at all images found;
             empty in reports of older versions.
     """
 
@@ -89,7 +89,7 @@ def read_results(path: Path) -> Results:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({error}): start the run again to write it anew."
+            f"{path} is damaged ({error}): start the run again to write it again."
         ) from error
 
 

@@ -28,7 +28,7 @@ def text_table(
     """Sets rows in aligned columns.
 
     Args:
-        rows: one mapping a row, column -> value shown with ``str``; a value that is None or
+        rows: one mapping a row, column -> value shown with `str`; a value that is None or
             missing is shown as an en dash. Unprintable characters are replaced.
         columns: the columns shown, in order; they are the headings too.
         left: the columns set flush left, the others flush right. By default the first alone.
@@ -64,7 +64,7 @@ def method_table(
     groups: Sequence[str] = SHOT_GROUPS,
     markdown: bool = False,
 ) -> str:
-    """The table of models or methods that ends a run; see ``method_cells`` for the rows."""
+    """The table of models or methods that ends a run; see `method_cells` for the rows."""
     columns, cells = method_cells(rows, groups=groups)
     return text_table(
         [dict(zip(columns, line, strict=True)) for line in cells], columns, markdown=markdown
@@ -77,9 +77,9 @@ def method_cells(
     """Headings and formatted cells of a table of models or methods.
 
     Args:
-        rows: a mapping for each model: "model" its name, "mean" and any of ``groups`` accuracies
+        rows: a mapping for each model: "model" its name, "mean" and any of `groups` accuracies
             0 to 1, and "overall", "worst" or "ece" likewise, "bytes" the size of its file. With
-            ``Metrics`` m: ``{"model": name, "mean": m.mean, **m.groups, "bytes": size}``.
+            `Metrics` m: `{"model": name, "mean": m.mean, **m.groups, "bytes": size}`.
         groups: the shot groups, each a column even if no model has it.
 
     Returns:

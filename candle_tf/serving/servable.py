@@ -61,7 +61,7 @@ class Servable:
 
         Raises:
             RequestError: INVALID_ARGUMENT for inputs that are not the signature's, and for what the
-                graph itself refuses, such as a bad picture.
+                graph itself refuses, such as a bad image.
         """
         definition = self.signature(name)
         _check_names(definition, inputs, outputs)

@@ -1,4 +1,4 @@
-"""First stage: open the data, draw or read back the split, decode the pictures."""
+"""First stage: open the data, draw or read back the split, decode the images."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -8,32 +8,32 @@ import numpy as np
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.examples import Examples
-from candle_tf.data.longtail import shot_groups
-from candle_tf.data.pictures import Pictures, open_pictures, store_side
-from candle_tf.data.sources import Partition
-from candle_tf.data.split import Split
+from candle_tf.data.images.store import ImageStore, open_image_store, store_side
+from candle_tf.data.sources.registry import Partition
+from candle_tf.data.splits.longtail import shot_groups
+from candle_tf.data.splits.split import Split
+from candle_tf.data.subset import Subset
 from candle_tf.run_folder import RunFolder
-from candle_tf.stages.checking import checked_split
-from candle_tf.stages.splitting import open_data
+from candle_tf.stages.check_images import checked_split
+from candle_tf.stages.split import open_data
 
 
 @dataclass(frozen=True)
 class Data:
-    """A long-tailed split with its pictures decoded.
+    """A long-tailed split with its images decoded.
 
     Attributes:
-        split: which picture is in which part.
+        split: which image is in which part.
         train, validation, test: the parts.
-        counts: training pictures of each class, validation included, int64 [C].
+        counts: training images of each class, validation included, int64 [C].
         groups: classes of each shot group that has any.
-        check: what a look at all pictures found, see `checking.checked_split`.
+        check: what a look at all images found, see `checking.checked_split`.
     """
 
     split: Split
-    train: Examples
-    validation: Examples
-    test: Examples
+    train: Subset
+    validation: Subset
+    test: Subset
     counts: np.ndarray
     groups: dict[str, np.ndarray]
     check: dict[str, Any] = field(default_factory=dict)
@@ -56,15 +56,15 @@ def prepare(config: Config, folder: RunFolder) -> Data:
         parts = split.parts.values()
         ids = [image_id for part in parts for image_id in part.ids]
         side = store_side(config.image_size, config.calibration_resolutions, config.resize)
-        pictures = open_pictures(
+        images = open_image_store(
             source, ids, side, config.cache_path, resize=config.resize, store=config.store
         )
-        if pictures.streamed:
+        if images.streamed:
             opened.pop_all()  # read from until the run ends
-    train, validation, test = (_examples(pictures, part) for part in parts)
+    train, validation, test = (_examples(images, part) for part in parts)
     groups = shot_groups(split.train_counts)
     logging.info(
-        "%d classes, %d training, %d validation and %d test pictures; classes by shot: %s",
+        "%d classes, %d training, %d validation and %d test images; classes by shot: %s",
         len(split.class_names),
         len(train),
         len(validation),
@@ -74,5 +74,5 @@ def prepare(config: Config, folder: RunFolder) -> Data:
     return Data(split, train, validation, test, split.train_counts, groups, check)
 
 
-def _examples(pictures: Pictures, part: Partition) -> Examples:
-    return Examples(pictures, pictures.rows_of(part.ids), part.labels)
+def _examples(images: ImageStore, part: Partition) -> Subset:
+    return Subset(images, images.rows_of(part.ids), part.labels)

@@ -10,13 +10,13 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.reporting.results import Results
 from candle_tf.run_folder import RunFolder, open_run_folder
-from candle_tf.stages.calibration import calibrate
-from candle_tf.stages.evaluation import evaluate
-from candle_tf.stages.exporting import export
+from candle_tf.stages.calibrate import calibrate
+from candle_tf.stages.evaluate import evaluate
+from candle_tf.stages.export import export
 from candle_tf.stages.prepare import prepare
-from candle_tf.stages.reporting import report
-from candle_tf.stages.training import train_student
-from candle_tf.students.training_form import resolve_step
+from candle_tf.stages.report import report
+from candle_tf.stages.train import train_student
+from candle_tf.students.compute_policy import resolve_step
 
 T = TypeVar("T")
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from candle_tf.config import Config
-from candle_tf.data.fixed_views import views_by_class
-from candle_tf.data.transforms import Transform
+from candle_tf.data.augment.precomputed_views import views_by_class
+from candle_tf.data.augment.transform import Transform
 from candle_tf.stages.prepare import Data
 
 
@@ -20,7 +20,7 @@ def student_transform(config: Config) -> Transform:
     )
 
 
-def views_of_pictures(config: Config, data: Data) -> np.ndarray:
-    """How many fixed views each training picture has, int64 [N]."""
+def views_of_images(config: Config, data: Data) -> np.ndarray:
+    """How many fixed views each training image has, int64 [N]."""
     by_class = views_by_class(data.counts, config.views, config.tail_views)
     return by_class[data.train.labels]

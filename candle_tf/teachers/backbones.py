@@ -37,7 +37,7 @@ class FrozenBackbone(tf.keras.layers.Layer):
 
     Args:
         backbone: functional model from preprocessed pixels to maps [N, h, w, d] or features [N, d].
-        preprocess: from pixels float32 [N, H, W, 3] in 0..255 to what ``backbone`` takes.
+        preprocess: from pixels float32 [N, H, W, 3] in 0..255 to what `backbone` takes.
     """
 
     def __init__(self, backbone: tf.keras.Model, preprocess: Preprocess) -> None:
@@ -48,7 +48,7 @@ class FrozenBackbone(tf.keras.layers.Layer):
         self._preprocess = preprocess
 
     def call(self, pixels: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Pooled features, float32 [N, d]; ``training`` has no effect."""
+        """Pooled features, float32 [N, d]; `training` has no effect."""
         del training  # Keras passes the surrounding model's; a teacher only ever infers.
         features = self._backbone(self._preprocess(pixels), training=False)
         if features.shape.rank == 4:
@@ -60,7 +60,7 @@ class FrozenBackbone(tf.keras.layers.Layer):
     # what an optimiser may be given is decided here.
     @property
     def trainable_weights(self) -> list[tf.Variable]:
-        """None, whatever ``trainable`` was set to."""
+        """None, whatever `trainable` was set to."""
         return []
 
     @property
@@ -74,12 +74,12 @@ class Teacher:
     """A frozen, pretrained encoder.
 
     Attributes:
-        name: as given to ``load_teacher``.
+        name: as given to `load_teacher`.
         encoder: from RGB pixels, float32 [N, H, W, 3] in 0..255 with any H and W the backbone
             admits, to pooled features, float32 [N, feature_size]. Preprocessing is inside.
         feature_size: d_T of the paper.
-        fingerprint: ``weights.fingerprint`` of the encoder as it was loaded.
-        inference: what ``features`` runs where it is not the encoder itself: the same function,
+        fingerprint: `weights.fingerprint` of the encoder as it was loaded.
+        inference: what `features` runs where it is not the encoder itself: the same function,
             faster.
     """
 
@@ -115,7 +115,7 @@ def load_teacher(name: str, weights: str = "", weights_sha256: str = "") -> Teac
     Args:
         name: "efficientnet_lite0", ImageNet weights out of an installed package;
             "keras_cv:<preset>", a KerasCV backbone preset, fetched;
-            "keras_applications:<Name>", a ``tf.keras.applications`` model with ImageNet weights,
+            "keras_applications:<Name>", a `tf.keras.applications` model with ImageNet weights,
             fetched.
         weights: path of a weights file to use instead of the package's or the fetched ones: a
             PyTorch file in the package's layout for "efficientnet_lite0", else an HDF5 file of the
@@ -214,7 +214,7 @@ def _keras_applications(choice: str, weights: str) -> tuple[tf.keras.Model, Prep
 
 
 def _application_families() -> dict[str, types.ModuleType]:
-    """Name of each ``tf.keras.applications`` model -> the module with its ``preprocess_input``."""
+    """Name of each `tf.keras.applications` model -> the module with its `preprocess_input`."""
     families = {}
     for module in vars(tf.keras.applications).values():
         if isinstance(module, types.ModuleType) and hasattr(module, "preprocess_input"):

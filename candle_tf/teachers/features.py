@@ -1,4 +1,4 @@
-"""The frozen teacher's pooled features, computed once per picture, view and resolution and stored.
+"""The frozen teacher's pooled features, computed once per image, view and resolution and stored.
 
 views = teacher_views("same", Transform("pad_crop_flip"), counts=np.full(len(examples), 4))
 stored = view_features(teacher, examples, views, resolution=160, seed=0, folder=cache)
@@ -6,41 +6,42 @@ stored.shape                                                     # (views.total,
 """
 
 import hashlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data import transforms
-from candle_tf.data.arrays import key_digest, stored_array
-from candle_tf.data.examples import Examples
-from candle_tf.data.fixed_views import FixedViews, same_for_all
-from candle_tf.data.transforms import WHOLE, Transform, raw_batch, render_batch
+from candle_tf.data.augment.precomputed_views import FixedViews, same_for_all
+from candle_tf.data.augment.transform import (
+    TRANSFORM_VERSION,
+    WHOLE,
+    Transform,
+    raw_batch,
+    render_batch,
+)
+from candle_tf.data.cached_arrays import key_digest, stored_array
+from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import Teacher
 
 _BLOCK = 512
-# Pixels that the teacher sees at once: 64 pictures of 224 px. More take no less time a picture, and
+# Pixels that the teacher sees at once: 64 images of 224 px. More take no less time an image, and
 # the first maps of a backbone take some hundred bytes a pixel.
 _PIXELS = 64 * 224**2
 _LARGEST_BATCH = 64
-# Where it is decided what a view looks like.
-_TRANSFORMS: ModuleType = transforms
 
 
 def teacher_views(teacher_view: str, transform: Transform, counts: np.ndarray) -> FixedViews:
     """The views the teacher looks at.
 
     Args:
-        teacher_view: "whole" (the whole picture and, where the student's views are mirrored, its
+        teacher_view: "whole" (the whole image and, where the student's views are mirrored, its
             mirror image) or "same" (the student's own fixed views).
         transform: the student's.
-        counts: number of fixed views of each picture for "same", int64 [N].
+        counts: number of fixed views of each image for "same", int64 [N].
     """
     if teacher_view == "same" and transform != WHOLE:
         return FixedViews(transform, counts)
@@ -49,7 +50,7 @@ def teacher_views(teacher_view: str, transform: Transform, counts: np.ndarray) -
 
 def view_features(
     teacher: Teacher,
-    examples: Examples,
+    examples: Subset,
     views: FixedViews,
     resolution: int,
     seed: int,
@@ -59,7 +60,7 @@ def view_features(
 
     Args:
         teacher: frozen.
-        examples: N pictures.
+        examples: N images.
         views: R fixed views of them.
         resolution: side in pixels at which the teacher sees each view.
         seed: of the views.
@@ -124,25 +125,25 @@ def mean_rows(features: Sequence[np.ndarray], start: int, stop: int) -> np.ndarr
 
 
 def features_key(
-    teacher: Teacher, examples: Examples, views: FixedViews, resolution: int, seed: int
+    teacher: Teacher, examples: Subset, views: FixedViews, resolution: int, seed: int
 ) -> dict[str, Any]:
     """All that features depend on: weights, split, transforms, resolution and seed; JSON-ready."""
     rows = np.ascontiguousarray(examples.rows, "<i8")
     return {
         "teacher": teacher.fingerprint,
-        "pictures": examples.pictures.digest,
+        "images": examples.images.digest,
         "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
         "views": dict(views.key()),
-        "transforms": transforms_digest(),
+        "transform_version": TRANSFORM_VERSION,
         "resolution": resolution,
-        # Whole pictures are the same under every seed.
+        # Whole images are the same under every seed.
         "seed": seed if views.transform != WHOLE else None,
     }
 
 
 def features_at(
     teacher: Teacher,
-    examples: Examples,
+    examples: Subset,
     index: np.ndarray,
     numbers: np.ndarray,
     views: FixedViews,
@@ -179,26 +180,6 @@ def as_float16(values: np.ndarray, origin: str) -> np.ndarray:
             "stored in 16 bits; check its weights, or use another teacher."
         )
     return stored
-
-
-def transforms_digest() -> str:
-    """SHA-256 over the code that draws and renders views: with another line, nothing is stale."""
-    digest = hashlib.sha256()
-    for name, module in sorted(_with_imports(_TRANSFORMS, {}).items()):
-        digest.update(name.encode())
-        digest.update(Path(str(module.__file__)).read_bytes())
-    return digest.hexdigest()
-
-
-def _with_imports(module: ModuleType, found: dict[str, ModuleType]) -> dict[str, ModuleType]:
-    """A module and those of the same package whose functions and classes it uses, and so on."""
-    found[module.__name__] = module
-    package = module.__name__.rpartition(".")[0]
-    for value in vars(module).values():
-        name = getattr(value, "__module__", None) or ""
-        if name.startswith(f"{package}.") and name not in found:
-            _with_imports(sys.modules[name], found)
-    return found
 
 
 # One trace per resolution and kind of view, whatever the size of the last batch.

@@ -10,7 +10,7 @@ many raw little-endian elements.
 A pickle is a program. This one is not given to Python's unpickler: a small stack machine reads its
 opcodes and knows only how to build numbers, strings, tuples, lists, mappings and the two things a
 state dict is made of, storages and strided tensors on them. A global it does not know is refused by
-name, nothing is ever imported or called, and every tensor is held against its storage's bounds.
+name, nothing is ever imported or called, and every tensor is compared with its storage's bounds.
 """
 
 import io
@@ -49,14 +49,14 @@ _MOST_DIMENSIONS = 32
 
 @dataclass(frozen=True)
 class _Global:
-    """Stands for an admitted global; ``name`` is "module attribute"."""
+    """Stands for an admitted global; `name` is "module attribute"."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """``elements`` numbers of type ``dtype``, stored under ``key`` in the file's last part."""
+    """`elements` numbers of type `dtype`, stored under `key` in the file's last part."""
 
     key: str
     dtype: str
@@ -65,7 +65,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A strided view of ``storage``; ``offset``, ``size`` and ``stride`` count elements."""
+    """A strided view of `storage`; `offset`, `size` and `stride` count elements."""
 
     storage: _Storage
     offset: int
@@ -74,7 +74,7 @@ class _Tensor:
 
 
 class _MalformedError(Exception):
-    """What is wrong inside the file; ``read_state_dict`` adds which file it is."""
+    """What is wrong inside the file; `read_state_dict` adds which file it is."""
 
 
 def read_state_dict(data: bytes, origin: str) -> dict[str, np.ndarray]:
@@ -82,15 +82,15 @@ def read_state_dict(data: bytes, origin: str) -> dict[str, np.ndarray]:
 
     Args:
         data: the whole file.
-        origin: where ``data`` came from, for messages.
+        origin: where `data` came from, for messages.
 
     Returns:
         Names, in the file's order, and read-only arrays with the shapes and element types they were
         saved with (float16/32/64, int8/16/32/64, uint8 or bool, little-endian). The arrays
-        are views of ``data``; those of one storage share its memory.
+        are views of `data`; those of one storage share its memory.
 
     Raises:
-        UserError: ``data`` is truncated, damaged, not of this layout, or asks for a global that a
+        UserError: `data` is truncated, damaged, not of this layout, or asks for a global that a
             state dict has no need of.
     """
     try:
@@ -125,7 +125,7 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _read_pickle(stream: io.BytesIO) -> Any:
-    """Runs the stack machine over the pickle at ``stream``, and leaves ``stream`` behind it."""
+    """Runs the stack machine over the pickle at `stream`, and leaves `stream` behind it."""
     machine = _StackMachine()
     try:
         for opcode, argument, _ in pickletools.genops(stream):
@@ -263,7 +263,7 @@ def _joined(names: list[Any]) -> str:
 
 
 def _rebuild(function: Any, arguments: Any) -> Any:
-    """What calling the global ``function`` would have made."""
+    """What calling the global `function` would have made."""
     if function == _Global(_MAPPING) and arguments == ():
         return {}
     if function == _Global(_TENSOR) and isinstance(arguments, tuple) and len(arguments) == 6:
@@ -299,7 +299,7 @@ def _are_counts(*sequences: Any) -> bool:
 
 
 def _checked_tensors(state: Any) -> dict[str, _Tensor]:
-    """``state`` itself, if it is a flat mapping of names to tensors that fit their storages."""
+    """`state` itself, if it is a flat mapping of names to tensors that fit their storages."""
     if not isinstance(state, dict):
         _refuse("it holds no mapping of names to tensors")
     for name, tensor in state.items():
@@ -327,7 +327,7 @@ def _check_bounds(name: str, tensor: _Tensor) -> None:
 def _storage_offsets(
     data: bytes, position: int, keys: Any, tensors: dict[str, _Tensor]
 ) -> dict[str, int]:
-    """Where in ``data`` each storage's elements start; ``position`` is where the storages do."""
+    """Where in `data` each storage's elements start; `position` is where the storages do."""
     storages: dict[str, _Storage] = {}
     for tensor in tensors.values():
         if storages.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:

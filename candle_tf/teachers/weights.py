@@ -23,7 +23,7 @@ def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file's content, as 64 lower-case hexadecimal digits.
 
     Raises:
-        UserError: ``path`` is missing, a directory or unreadable.
+        UserError: `path` is missing, a directory or unreadable.
     """
     try:
         return sha256_of_file(Path(path))
@@ -39,7 +39,7 @@ def verify(path: str | Path, sha256: str) -> None:
         sha256: 64 hexadecimal digits of either case, or "" to accept any content.
 
     Raises:
-        UserError: ``path`` cannot be read, or its SHA-256 is another one.
+        UserError: `path` cannot be read, or its SHA-256 is another one.
     """
     found = sha256_of(path)
     _check_sha256(path, found, sha256)
@@ -53,7 +53,7 @@ def verified_bytes(path: str | Path, sha256: str = "") -> bytes:
         sha256: 64 hexadecimal digits of either case, or "" to accept any content.
 
     Raises:
-        UserError: ``path`` cannot be read, or its SHA-256 is another one.
+        UserError: `path` cannot be read, or its SHA-256 is another one.
     """
     try:
         data = Path(path).read_bytes()
@@ -96,19 +96,19 @@ def fingerprint(model: tf.keras.Model) -> str:
 
 
 def load_h5(model: tf.keras.Model, path: str | Path, name: str) -> None:
-    """Loads all weights of ``model`` from an HDF5 file written by Keras' ``save_weights``.
+    """Loads all weights of `model` from an HDF5 file written by Keras' `save_weights`.
 
-    Both of Keras' layouts are read: the older one (``.h5``, also the weights of a whole-model
-    ``.h5`` file) and the newer one (``.weights.h5``, of Keras 2 or 3). Only arrays are read: no
+    Both of Keras' layouts are read: the older one (`.h5`, also the weights of a whole-model
+    `.h5` file) and the newer one (`.weights.h5`, of Keras 2 or 3). Only arrays are read: no
     model is rebuilt from the file, so nothing in it is executed.
 
     Args:
         model: a built model of the architecture the weights were saved from.
-        path: the file; its name ends in ``.weights.h5`` exactly for the newer layout.
-        name: what the user calls ``model``, for messages.
+        path: the file; its name ends in `.weights.h5` exactly for the newer layout.
+        name: what the user calls `model`, for messages.
 
     Raises:
-        UserError: the file cannot be read, is no weights file, or does not fit ``model``; the
+        UserError: the file cannot be read, is no weights file, or does not fit `model`; the
             message quotes the first mismatch.
     """
     try:
@@ -151,7 +151,7 @@ def _check_suffix(path: str | Path, newer: bool) -> None:
 
 
 def _array_count(file: h5py.File) -> int:
-    """Counts the arrays of a ``.weights.h5`` file that are weights."""
+    """Counts the arrays of a `.weights.h5` file that are weights."""
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
     # Keras 3 also stores the state of Dropout's random number generators.

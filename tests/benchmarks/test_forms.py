@@ -1,4 +1,4 @@
-from candle_tf.benchmarks.forms import FORMS, form_times
+from tools.benchmarks.forms import FORMS, form_times
 
 
 def test_every_form_is_compared_with_the_direct_one():

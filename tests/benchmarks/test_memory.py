@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from candle_tf.benchmarks import memory
-from candle_tf.benchmarks.workload import Workload
+from tools.benchmarks import memory
+from tools.benchmarks.workload import Workload
 
 LOAD = Workload(
     "quicknet_small", 0.125, image_size=32, batch_size=4, classes=3, steps=2, feature_size=6

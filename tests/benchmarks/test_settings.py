@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from candle_tf.benchmarks.settings import batch_size_times, thread_times
-from candle_tf.benchmarks.workload import Workload
+from tools.benchmarks.settings import batch_size_times, thread_times
+from tools.benchmarks.workload import Workload
 
 LOAD = Workload(
     "quicknet_small", 0.125, image_size=32, batch_size=4, classes=3, steps=1, feature_size=6

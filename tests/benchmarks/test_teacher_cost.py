@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from candle_tf.benchmarks import teacher_cost, workload
-from candle_tf.benchmarks.growth import growth
-from candle_tf.benchmarks.workload import Workload, from_folder, generated
 from candle_tf.errors import UserError
 from tests.teachers.test_features import make_teacher
+from tools.benchmarks import teacher_cost, workload
+from tools.benchmarks.growth import growth
+from tools.benchmarks.workload import Workload, from_folder, generated
 
 LOAD = Workload(
     "quicknet_small", 0.125, image_size=32, batch_size=4, classes=3, steps=2, feature_size=6
@@ -63,7 +63,7 @@ def test_calibration_counts_the_look_once_and_the_backbone_thirty_times(monkeypa
     assert sum(map(len, teacher.shown)) == 12 * 2 * (1 + 2 * 3)
 
 
-def test_the_whole_of_distillation_is_put_together_for_each_picture():
+def test_the_whole_of_distillation_is_put_together_for_each_image():
     teacher = make_teacher()
     figures = teacher_cost.distill_total_ratio(
         teacher, LOAD, generated(8, 3, 32), (8, 12), looked_at=5, repeats=2
@@ -72,7 +72,7 @@ def test_the_whole_of_distillation_is_put_together_for_each_picture():
     online = 30 * seconds["online_steps"] / 8
     cached = seconds["look"] / 5 + 30 * seconds["cached_steps"] / 8
     assert_summary(figures, online / cached)
-    # Each round: 5 pictures at 4 views for the cache, 8 pictures in the online steps.
+    # Each round: 5 images at 4 views for the cache, 8 images in the online steps.
     assert sum(map(len, teacher.shown)) == 3 * 2 * (5 * 4 + 8)
 
 
@@ -86,7 +86,7 @@ def test_growth_compares_units_of_work_with_the_first_size():
     assert figures["2"]["units_per_s"] > 0
 
 
-def test_real_pictures_are_the_first_of_each_class(tmp_path):
+def test_real_images_are_the_first_of_each_class(tmp_path):
     for name, grey in (("a", 10), ("b", 200)):
         folder = tmp_path / "set" / "train" / name
         folder.mkdir(parents=True)
@@ -97,7 +97,7 @@ def test_real_pictures_are_the_first_of_each_class(tmp_path):
         Image.new("RGB", (20, 10)).save(test / "0.png")
     examples = from_folder(str(tmp_path / "set"), 4, 8, tmp_path / "cache")
     batch = examples.batch(np.arange(4))
-    assert batch["pictures"].shape == (4, 8, 8, 3)
-    assert sorted(batch["pictures"][:, 0, 0, 0]) == [10, 11, 12, 200]
-    with pytest.raises(UserError, match="holds 6 training pictures; the benchmark takes 7"):
+    assert batch["images"].shape == (4, 8, 8, 3)
+    assert sorted(batch["images"][:, 0, 0, 0]) == [10, 11, 12, 200]
+    with pytest.raises(UserError, match="holds 6 training images; the benchmark takes 7"):
         from_folder(str(tmp_path / "set"), 7, 8, tmp_path / "cache")

@@ -14,12 +14,12 @@ import candle_tf
 from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.data.catalog import CATALOG, kind_of, settings_of
-from candle_tf.data.catalog.__main__ import row_figures, state
-from candle_tf.data.longtail import profile_counts
+from candle_tf.data.splits.longtail import profile_counts
+from candle_tf.datasets import row_figures, state
 from candle_tf.errors import UserError
 
 ROOT = Path(candle_tf.__file__).parents[1]
-# Training pictures of each class, where all have as many.
+# Training images of each class, where all have as many.
 BALANCED = {10: 5000, 100: 500}
 
 
@@ -84,7 +84,7 @@ def test_each_config_says_what_the_row_says(name):
     # The file is whole: it says all of the row itself, in the row's words.
     assert entry.settings.keys() <= written.keys()
     if entry.training_total:
-        assert f"{entry.training_total:,} training pictures" in "\n".join(head)
+        assert f"{entry.training_total:,} training images" in "\n".join(head)
 
 
 def test_a_name_brings_its_settings_and_flags_win():
@@ -120,13 +120,13 @@ def test_what_the_user_must_fetch_is_said_in_one_message(settings, said):
     assert "\n" not in str(caught.value)
 
 
-def test_pictures_that_the_user_has_go_before_tfds(tmp_path):
-    (tmp_path / "pictures" / "train").mkdir(parents=True)
+def test_images_that_the_user_has_go_before_tfds(tmp_path):
+    (tmp_path / "images" / "train").mkdir(parents=True)
     (tmp_path / "a.zip").write_bytes(b"")
     for data_dir, train_list, kind in (
         ("", "", "tfds:dtd"),
         (str(tmp_path), "", "tfds:dtd"),
-        (str(tmp_path / "pictures"), "", "folder"),
+        (str(tmp_path / "images"), "", "folder"),
         (str(tmp_path / "a.zip"), "", "folder"),
         (str(tmp_path), "train.txt", "list"),
     ):
@@ -151,7 +151,7 @@ def test_the_command_prints_and_writes_15_rows(tmp_path):
         [
             sys.executable,
             "-m",
-            "candle_tf.data.catalog",
+            "candle_tf.datasets",
             f"--json={path}",
             f"--tfds_dir={tmp_path}",
         ],

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.data.answers import Answers
-from candle_tf.data.examples import Examples
-from candle_tf.data.fixed_views import FixedViews, same_for_all
-from candle_tf.data.pictures import Pictures, picture_key
+from candle_tf.data.augment.crops import render_views
+from candle_tf.data.augment.precomputed_views import FixedViews, same_for_all
+from candle_tf.data.augment.transform import Transform
+from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.data.samplers import epoch_order
-from candle_tf.data.transforms import Transform
-from candle_tf.data.views import render_views
+from candle_tf.data.subset import Subset
+from candle_tf.data.targets import Answers
 
-STORED = 14  # pictures in the store
+STORED = 14  # images in the store
 COUNT = 10  # of them in the part
 SIDE = 16
 ROWS = np.random.default_rng(5).permutation(STORED)[:COUNT]
@@ -23,23 +23,23 @@ TRANSFORM = Transform("pad_crop_flip")
 SETTINGS = {"image_size": 12, "transform": TRANSFORM, "batch_size": 4, "seed": 3}
 
 
-def store(canvas: np.ndarray) -> Pictures:
+def store(canvas: np.ndarray) -> ImageStore:
     ids = [f"train/a/{row}.png" for row in range(len(canvas))]
-    keys = np.array([picture_key(image_id) for image_id in ids], np.int64)
-    return Pictures(canvas, keys, {image_id: row for row, image_id in enumerate(ids)}, "digest")
+    keys = np.array([image_key(image_id) for image_id in ids], np.int64)
+    return ImageStore(canvas, keys, {image_id: row for row, image_id in enumerate(ids)}, "digest")
 
 
-def noisy() -> Examples:
-    """Pictures of which no two, and no two views of one, are alike."""
+def noisy() -> Subset:
+    """Images of which no two, and no two views of one, are alike."""
     canvas = np.random.default_rng(0).integers(0, 256, (STORED, SIDE, SIDE, 3), np.uint8)
-    return Examples(store(canvas), ROWS, LABELS)
+    return Subset(store(canvas), ROWS, LABELS)
 
 
-def plain() -> Examples:
-    """Pictures of one colour that is ten times their row."""
+def plain() -> Subset:
+    """Images of one colour that is ten times their row."""
     values = 10 * np.arange(STORED, dtype=np.uint8)
     canvas = np.broadcast_to(values[:, None, None, None], (STORED, SIDE, SIDE, 3))
-    return Examples(store(canvas), ROWS, LABELS)
+    return Subset(store(canvas), ROWS, LABELS)
 
 
 def answers(views: int) -> Answers:
@@ -96,7 +96,7 @@ def test_an_epoch_has_each_example_at_most_once_and_only_full_batches():
     for labels in epochs:
         assert len(labels) == len(set(labels)) == 8
         assert set(labels) <= set(LABELS)
-    # Who is left out changes, so that every picture is seen in time.
+    # Who is left out changes, so that every image is seen in time.
     left_out = [frozenset(LABELS) - set(labels) for labels in epochs]
     assert len(set(left_out)) > 1
 
@@ -116,12 +116,12 @@ def test_batches_have_the_promised_shapes_types_and_range():
 
 
 def test_a_set_smaller_than_a_batch_is_one_batch():
-    examples = Examples(noisy().pictures, ROWS[:3], LABELS[:3])
+    examples = Subset(noisy().images, ROWS[:3], LABELS[:3])
     seen = batches(examples, 0, 2)
     assert [sorted(batch["labels"]) for batch in seen] == [[0, 3, 6], [0, 3, 6]]
 
 
-def test_labels_belong_to_their_pictures():
+def test_labels_belong_to_their_images():
     row_of_label = dict(zip(LABELS.tolist(), ROWS.tolist(), strict=True))
     for batch in batches(plain(), 0, 2):
         for pixels, label in zip(batch["inputs"], batch["labels"], strict=True):
@@ -143,7 +143,7 @@ def test_samplers_go_on_where_they_stopped_and_show_repetitions_in_other_views(
     sampler, fixed_views
 ):
     examples = noisy()
-    examples = Examples(examples.pictures, ROWS, np.r_[np.zeros(8, np.int32), 1, 2].astype("i4"))
+    examples = Subset(examples.images, ROWS, np.r_[np.zeros(8, np.int32), 1, 2].astype("i4"))
     table = same_for_all("pad_crop_flip", COUNT, fixed_views) if fixed_views else None
     given = {"fixed_views": table, "sampler": sampler, "batch_size": COUNT}
     whole = batches(examples, 0, 4, **given)
@@ -186,8 +186,8 @@ def expected_views(examples, labels, number):
     """Views `number` of the examples with these labels, rendered one batch at a time."""
     rows = ROWS[np.searchsorted(LABELS, labels)]
     return render_views(
-        tf.constant(examples.pictures.canvas[rows]),
-        tf.constant([picture_key(f"train/a/{row}.png") for row in rows], tf.int64),
+        tf.constant(examples.images.canvas[rows]),
+        tf.constant([image_key(f"train/a/{row}.png") for row in rows], tf.int64),
         tf.fill([len(labels)], tf.constant(number, tf.int64)),
         TRANSFORM.augmentation,
         SETTINGS["seed"],
@@ -206,7 +206,7 @@ def test_fixed_views_take_turns_and_others_are_new_every_epoch(fixed_views):
 
 
 @pytest.mark.parametrize(("fixed_views", "stored"), [(3, 3), (None, 1)])
-def test_answers_are_those_of_the_picture_and_its_view(fixed_views, stored):
+def test_answers_are_those_of_the_image_and_its_view(fixed_views, stored):
     seen = batches(noisy(), 1, 6, fixed_views=fixed_views, answers=answers(stored))
     for epoch, pair in enumerate(zip(seen[::2], seen[1::2], strict=True), start=1):
         view = epoch % 3 if fixed_views else 0
@@ -218,7 +218,7 @@ def test_answers_are_those_of_the_picture_and_its_view(fixed_views, stored):
             np.testing.assert_array_equal(batch["teacher_logits"], logits)
 
 
-def test_pictures_with_more_views_take_longer_turns():
+def test_images_with_more_views_take_longer_turns():
     views = FixedViews(Transform("pad_crop_flip"), np.array([1, 2, 3, 4, 5, 1, 2, 3, 4, 5]))
     seen = batches(noisy(), 0, 6, fixed_views=views, answers=answers_for(views), batch_size=COUNT)
     for epoch, batch in enumerate(seen):
@@ -232,14 +232,14 @@ def test_pictures_with_more_views_take_longer_turns():
             np.testing.assert_allclose(batch["inputs"][chosen], wanted, atol=1e-3)
 
 
-def test_evaluation_shows_whole_pictures_in_order_with_a_short_last_batch():
+def test_evaluation_shows_whole_images_in_order_with_a_short_last_batch():
     examples = noisy()
     seen = list(evaluation_batches(examples, image_size=SIDE, batch_size=4))
     assert [len(batch["labels"]) for batch in seen] == [4, 4, 2]
     labels = np.concatenate([batch["labels"] for batch in seen])
     np.testing.assert_array_equal(labels, LABELS)
     inputs = np.concatenate([batch["inputs"] for batch in seen])
-    np.testing.assert_allclose(inputs, examples.pictures.canvas[ROWS], atol=1e-3)
+    np.testing.assert_allclose(inputs, examples.images.canvas[ROWS], atol=1e-3)
 
 
 def test_evaluation_can_be_repeated_and_resizes():
@@ -247,8 +247,8 @@ def test_evaluation_can_be_repeated_and_resizes():
     dataset = evaluation_batches(examples, image_size=8)
     first, second = (next(iter(dataset))["inputs"].numpy() for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    canvas = tf.constant(examples.pictures.canvas[ROWS])
+    canvas = tf.constant(examples.images.canvas[ROWS])
     resized = tf.image.resize(canvas, [8, 8], "bilinear", antialias=True)
-    # Whole numbers, as in an 8-bit picture.
+    # Whole numbers, as in an 8-bit image.
     np.testing.assert_array_equal(first, np.round(first))
     np.testing.assert_allclose(first, resized, atol=0.501)

@@ -38,7 +38,7 @@ def test_progressive_goes_from_instance_to_class_balanced():
         np.testing.assert_allclose(class_chances("progressive", COUNTS, epoch, 10), expected)
 
 
-def test_a_class_without_pictures_is_never_drawn():
+def test_a_class_without_images_is_never_drawn():
     for sampler in SAMPLERS:
         chances = class_chances(sampler, np.array([5, 0, 1]), 1, 2)
         assert chances[1] == 0
@@ -74,7 +74,7 @@ def test_classes_come_up_as_often_as_they_should(sampler):
 
 
 @pytest.mark.parametrize("sampler", RANDOM)
-def test_a_class_shows_all_its_pictures_before_it_shows_one_again(sampler):
+def test_a_class_shows_all_its_images_before_it_shows_one_again(sampler):
     index = drawn(sampler, epoch=5)
     for label in range(4):
         times = np.bincount(index[LABELS[index] == label], minlength=TOTAL)[label == LABELS]

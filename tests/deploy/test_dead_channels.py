@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.deploy.tflite import convert, run
-from candle_tf.deploy.verify import ExportError, check_agreement, check_binary
-from candle_tf.students.layers import batch_norm
-from candle_tf.students.quantizers import MIN_SCALE, ApproxSign, ScaledSign
+from candle_tf.deploy.checks.agreement import ExportError, check_agreement, check_binary
+from candle_tf.deploy.tflite.converter import convert, run
+from candle_tf.students.layers.blocks import batch_norm
+from candle_tf.students.layers.quantizers import MIN_SCALE, ApproxSign, ScaledSign
 from tests.deploy.test_binarize import randomize
 
 CHANNELS = 32

@@ -1,4 +1,4 @@
-"""Every student, at three sizes: converted, held against Keras; and trained on real pictures."""
+"""Every student, at three sizes: converted, compared with Keras; and trained on real images."""
 
 import functools
 from typing import Any
@@ -9,9 +9,9 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from candle_tf.config import STUDENT_NAMES
-from candle_tf.deploy.tflite import convert, run
-from candle_tf.deploy.verify import check_agreement, check_binary
-from candle_tf.students.catalog import binary_layers, build_student
+from candle_tf.deploy.checks.agreement import check_agreement, check_binary
+from candle_tf.deploy.tflite.converter import convert, run
+from candle_tf.students.architectures.registry import binary_layers, build_student
 from tools.student_table import random_images, randomize, settle
 
 CLASSES = 10
@@ -52,8 +52,8 @@ def test_converts_and_agrees(name, size):
 def digits() -> tuple[tf.Tensor, tf.Tensor]:
     """Scans of handwritten digits: float [64, 32, 32, 3] in 0..255, and their classes."""
     data = load_digits()
-    pictures = np.repeat(data.images[:64, ..., None] * (255 / 16), 3, axis=-1)
-    return tf.image.resize(pictures, (32, 32)), tf.constant(data.target[:64])
+    images = np.repeat(data.images[:64, ..., None] * (255 / 16), 3, axis=-1)
+    return tf.image.resize(images, (32, 32)), tf.constant(data.target[:64])
 
 
 def anneal(student: tf.keras.Model, factor: float) -> None:
@@ -64,7 +64,7 @@ def anneal(student: tf.keras.Model, factor: float) -> None:
 
 
 @pytest.mark.parametrize("name", STUDENT_NAMES)
-def test_training_on_real_pictures_lowers_the_loss(name):
+def test_training_on_real_images_lowers_the_loss(name):
     tf.keras.utils.set_random_seed(0)
     student = small(name, 32, stem_stride=1)
     pixels, labels = digits()

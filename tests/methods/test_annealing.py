@@ -5,11 +5,11 @@ import tensorflow as tf
 from candle_tf.methods.annealing import Annealing, HardCheckpoints, annealed_quantizers
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
 from candle_tf.methods.checkpoints import SCORE
-from candle_tf.methods.fitting import fit
 from candle_tf.methods.optimizers import adam
-from candle_tf.students.annealed_sign import soft_layers
-from tests.methods.test_binary_steps import COUNTS, _annealed
-from tests.methods.test_distill import binary_student, teacher_batch
+from candle_tf.methods.training_loop import fit
+from candle_tf.students.layers.annealed_sign import soft_layers
+from tests.methods.test_distillation import binary_student, teacher_batch
+from tests.methods.test_training_phases import COUNTS, _annealed
 
 STEPS = 2
 

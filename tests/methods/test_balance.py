@@ -5,7 +5,7 @@ from scipy.special import expit
 from scipy.stats import entropy as scipy_entropy
 
 from candle_tf.methods import losses
-from candle_tf.methods.balance import Balancer, Objective, entropy, uninformed_losses
+from candle_tf.methods.balance import Balancer, Objective, entropy, uniform_prediction_losses
 
 
 def _balancer(seed: int = 0) -> Balancer:
@@ -101,9 +101,9 @@ def test_the_plain_adversary_runs_to_an_end():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_uninformed_losses_are_those_of_constant_logits(temperature):
+def test_uniform_prediction_losses_are_those_of_constant_logits(temperature):
     logits = np.random.default_rng(0).normal(0, 4, (64, 6)).astype(np.float32)
-    kl, fs = uninformed_losses(np.array_split(logits, 3), temperature)
+    kl, fs = uniform_prediction_losses(np.array_split(logits, 3), temperature)
 
     powers = np.exp(logits.astype(np.float64) / temperature)
     p = powers / powers.sum(axis=1, keepdims=True)
@@ -117,7 +117,7 @@ def test_uninformed_losses_are_those_of_constant_logits(temperature):
     assert fs == 1.0
 
 
-def test_uninformed_losses_take_half_precision_and_large_logits():
+def test_uniform_prediction_losses_take_half_precision_and_large_logits():
     logits = np.array([[30000.0, -30000.0, 0.0]], np.float16)
-    kl, _ = uninformed_losses([logits], 2.0)
+    kl, _ = uniform_prediction_losses([logits], 2.0)
     assert kl == pytest.approx(4 * np.log(3), rel=1e-9)

@@ -5,7 +5,7 @@ from scipy.special import log_softmax
 
 from candle_tf.config import METHODS
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
-from tests.methods.test_distill import binary_student, teacher_batch
+from tests.methods.test_distillation import binary_student, teacher_batch
 
 COUNTS = np.array([90, 30, 10, 3, 1])
 
@@ -33,7 +33,7 @@ def test_objective_is_the_mean_loss_of_the_batch(name, shift):
 @pytest.mark.parametrize(
     ("name", "shift"), [("cross_entropy", np.zeros(5)), ("balanced_softmax", np.log(COUNTS))]
 )
-def test_objective_of_mixed_pictures_weighs_the_losses_of_both_labels(name, shift):
+def test_objective_of_mixed_images_weighs_the_losses_of_both_labels(name, shift):
     batch = teacher_batch()
     size = len(batch["labels"])
     rng = np.random.default_rng(0)

@@ -30,7 +30,7 @@ def test_equals_sklearns_balanced_accuracy_over_batches():
     assert abs(expected - overall) > 0.01
 
 
-def test_classes_without_pictures_do_not_count():
+def test_classes_without_images_do_not_count():
     labels, logits = _answers([0] * 30 + [3] * 10)
     metric = MeanClassAccuracy(4)
     metric.update_state(labels, logits)

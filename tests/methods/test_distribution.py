@@ -15,10 +15,10 @@ import tensorflow as tf
 
 from candle_tf.methods.balance import Objective
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
-from candle_tf.methods.distill import DistillationTrainer
-from candle_tf.methods.fitting import fit
+from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.trainer import Trainer
+from candle_tf.methods.training_loop import fit
 
 COUNTS = np.array([50, 9, 2])
 TRAINERS = ("supervised", "distillation")

@@ -5,12 +5,18 @@ import tensorflow as tf
 
 from candle_tf.errors import UserError
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
-from candle_tf.methods.distill import DistillationTrainer
-from candle_tf.methods.fitting import fit
+from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.methods.optimizers import Recipe, cosine_schedule
-from candle_tf.students.catalog import binary_layers
-from candle_tf.students.quantizers import ApproxSign
-from tests.methods.test_distill import CLASSES, FEATURES, OBJECTIVE, binary_student, teacher_batch
+from candle_tf.methods.training_loop import fit
+from candle_tf.students.architectures.registry import binary_layers
+from candle_tf.students.layers.quantizers import ApproxSign
+from tests.methods.test_distillation import (
+    CLASSES,
+    FEATURES,
+    OBJECTIVE,
+    binary_student,
+    teacher_batch,
+)
 
 COUNTS = np.array([90, 30, 10, 3, 1])
 RATE = 0.01
@@ -160,11 +166,11 @@ def test_adam_sgd_has_momentum():
 @pytest.mark.parametrize("name", ["adam", "adam_sgd", "bop"])
 def test_every_weight_is_moved_by_one_optimizer(name):
     trainer = _distillation(_recipe(name))
-    moved = [variable.ref() for player in trainer.moves() for variable in player.variables]
+    moved = [variable.ref() for group in trainer.moves() for variable in group.variables]
     sides = (trainer.network, trainer.projector, trainer.balancer)
     assert len(moved) == len(set(moved))
     assert set(moved) == {v.ref() for side in sides for v in side.trainable_variables}
-    assert [player.ascends for player in trainer.moves()].count(True) == 1
+    assert [group.maximize for group in trainer.moves()].count(True) == 1
     owners = {"adam": 2, "adam_sgd": 3, "bop": 3}
     assert len(trainer.moves()) == owners[name]
     if name != "adam":
@@ -176,8 +182,8 @@ def test_every_weight_is_moved_by_one_optimizer(name):
 def test_adam_alone_has_one_optimizer_of_the_published_kind():
     recipe = _recipe("adam")
     assert recipe.optimizer().get_config()["weight_decay"] is None
-    (player,) = _supervised(recipe).moves()
-    assert player.optimizer.get_config()["name"] == "Adam"
+    (group,) = _supervised(recipe).moves()
+    assert group.optimizer.get_config()["name"] == "Adam"
 
 
 FLOAT_KERNELS = {"tiny stem_conv/kernel:0", "tiny logits/kernel:0", "projector kernel:0"}
@@ -285,7 +291,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, name, settings):
     _fit(resumed, tmp_path / "run")
 
     def everything(trainer):
-        optimizers = [player.optimizer for player in trainer.moves()]
+        optimizers = [group.optimizer for group in trainer.moves()]
         lists = [o.variables() if callable(o.variables) else o.variables for o in optimizers]
         return trainer.weights + [variable for variables in lists for variable in variables]
 

@@ -2,11 +2,11 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.methods.optimizers import adam
-from candle_tf.methods.trainer import Player, Trainer
+from candle_tf.methods.trainer import ParameterGroup, Trainer
 
 
 class _Saddle(Trainer):
-    """objective = x^2 - y^2 + x y: x descends on it and y ascends."""
+    """objective = x^2 - y^2 + x y: x descends on it and y maximize."""
 
     def __init__(self) -> None:
         pixels = tf.keras.Input([1])
@@ -20,8 +20,11 @@ class _Saddle(Trainer):
     def terms(self, batch, training):  # noqa: ARG002
         return {"objective": self.x**2 - self.y**2 + self.x * self.y, "y": self.y + 0.0}
 
-    def players(self):
-        return [Player(self.descent, [self.x]), Player(self.ascent, [self.y], ascends=True)]
+    def parameter_groups(self):
+        return [
+            ParameterGroup(self.descent, [self.x]),
+            ParameterGroup(self.ascent, [self.y], maximize=True),
+        ]
 
 
 def test_players_move_at_once_in_their_own_directions():
@@ -40,8 +43,11 @@ def test_ready_gives_every_optimizer_its_slots():
     weights = [tf.Variable(tf.ones([3])), tf.Variable(tf.ones([2]))]
 
     class Two(_Saddle):
-        def players(self):
-            return [Player(self.descent, weights[:1]), Player(self.ascent, weights[1:], True)]
+        def parameter_groups(self):
+            return [
+                ParameterGroup(self.descent, weights[:1]),
+                ParameterGroup(self.ascent, weights[1:], True),
+            ]
 
     trainer = Two()
     trainer.descent, trainer.ascent = adam(0.1), adam(0.1)
@@ -61,19 +67,19 @@ class _Shared(_Saddle):
     def terms(self, batch, training):  # noqa: ARG002
         return {"objective": self.x**2 + self.w**2 - self.y**2}
 
-    def players(self):
-        descent = Player(self.descent, [self.x, self.w])
-        return [descent, Player(self.ascent, [self.y], ascends=True)]
+    def parameter_groups(self):
+        descent = ParameterGroup(self.descent, [self.x, self.w])
+        return [descent, ParameterGroup(self.ascent, [self.y], maximize=True)]
 
 
 def test_variables_handed_over_move_by_their_own_optimizer_at_once_with_the_others():
     trainer = _Shared()
-    trainer.hand_over([trainer.w], tf.keras.optimizers.SGD(0.25))
+    trainer.set_optimizer([trainer.w], tf.keras.optimizers.SGD(0.25))
     trainer.ready().train_step({})
     assert trainer.x.numpy() == pytest.approx(2.0 - 0.1 * 2 * 2.0)
     assert trainer.w.numpy() == pytest.approx(3.0 - 0.25 * 2 * 3.0)
     assert trainer.y.numpy() == pytest.approx(1.0 + 0.01 * -2 * 1.0)
-    moved = [[v.ref() for v in player.variables] for player in trainer.moves()]
+    moved = [[v.ref() for v in group.variables] for group in trainer.moves()]
     assert moved == [[trainer.x.ref()], [trainer.y.ref()], [trainer.w.ref()]]
 
 
@@ -81,4 +87,4 @@ def test_what_does_not_descend_cannot_be_handed_over():
     trainer = _Shared()
     for variable in (trainer.y, tf.Variable(0.0, name="stranger")):
         with pytest.raises(ValueError, match=f"{variable.name} is not among"):
-            trainer.hand_over([variable], tf.keras.optimizers.SGD(0.1))
+            trainer.set_optimizer([variable], tf.keras.optimizers.SGD(0.1))

@@ -10,14 +10,14 @@ def rendered(**changes):
     return html.render_report("x", [html.Section("Data", data_findings(data))])
 
 
-def test_left_out_pictures_are_counted_and_listed():
+def test_left_out_images_are_counted_and_listed():
     text = rendered(left_out=[LEFT_OUT])
-    assert "70 pictures were looked at before training; 1 could not be read" in text
+    assert "70 images were looked at before training; 1 could not be read" in text
     assert "a/1.png: cut &lt;short&gt;" in text
     assert "the same: none." in text
 
 
-def test_pictures_in_two_parts_are_listed():
+def test_images_in_two_parts_are_listed():
     text = rendered(duplicates=[TWIN], shared={"train and test": 1})
     assert "1 in train and test" in text
     assert "train: a/2.png = test: b/9.png" in text

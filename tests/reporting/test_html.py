@@ -54,7 +54,7 @@ def _write(tmp_path, sections, title="Run"):
 
 
 def test_every_figure_is_in_the_page_with_its_own_bytes_and_alt_text(tmp_path):
-    figures = [html.Figure(_png((i * 50, 0, 0)), alt=f"picture {i}") for i in range(4)]
+    figures = [html.Figure(_png((i * 50, 0, 0)), alt=f"image {i}") for i in range(4)]
     sections = [html.Section("one", figures[:3]), html.Section("two", figures[3:])]
     _, page = _write(tmp_path, sections)
     images = page.named("img")

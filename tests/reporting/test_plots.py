@@ -52,7 +52,7 @@ def _legend_texts(figure):
 
 
 @pytest.mark.parametrize("classes", [2, 10, 41, 100, 1000])
-def test_pictures_of_classes_are_drawn_for_few_and_for_many(classes):
+def test_images_of_classes_are_drawn_for_few_and_for_many(classes):
     counts, groups, accuracy, names = _case(classes)
     for figure in (
         plots.class_counts(counts, groups, names),
@@ -169,7 +169,7 @@ def test_reliability_diagram_says_its_error_and_takes_empty_bins():
     assert f"{100 * bins.expected_calibration_error:.1f} %" in figure.axes[0].get_title("left")
 
 
-def test_example_grid_shows_the_pictures_and_names():
+def test_example_grid_shows_the_images_and_names():
     random = np.random.default_rng(0)
     images = [
         random.integers(0, 256, shape, dtype=np.uint8)
@@ -177,7 +177,7 @@ def test_example_grid_shows_the_pictures_and_names():
     ]
     figure = plots.example_grid(images, ODD_NAMES[:4], [*ODD_NAMES[:3], "x" * 99], columns=3)
     _pixels(figure)
-    assert figure.get_suptitle().startswith("Test pictures: 3 right, 1 wrong")
+    assert figure.get_suptitle().startswith("Test images: 3 right, 1 wrong")
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[0] == "Ærøskøbing\n✓"
     assert titles[3].startswith("_hidden\n✗ xxx")
@@ -186,7 +186,7 @@ def test_example_grid_shows_the_pictures_and_names():
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), images[0])
 
 
-def test_a_black_picture_stays_black():
+def test_a_black_image_stays_black():
     figure = plots.example_grid([np.zeros((8, 8), np.uint8)], ["a"], ["a"])
     assert _share(_pixels(figure), "#000000") > 0.05
 
@@ -209,7 +209,7 @@ def test_unfit_input_is_refused_with_its_shape():
         plots.weight_norms({}, counts)
     with pytest.raises(ValueError, match="uint8, 0 to 255, not float64"):
         plots.example_grid([np.zeros((4, 4, 3))], ["a"], ["b"])
-    with pytest.raises(ValueError, match="1 pictures, 2 true and 1 predicted"):
+    with pytest.raises(ValueError, match="1 images, 2 true and 1 predicted"):
         plots.example_grid([np.zeros((4, 4, 3), np.uint8)], ["a", "b"], ["b"])
 
 

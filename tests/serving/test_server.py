@@ -28,13 +28,13 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from candle_tf.data.decode import decode_image
-from candle_tf.data.pictures import squeeze
-from candle_tf.deploy.saved_model import export_saved_model
+from candle_tf.data.images.decode import decode_image
+from candle_tf.data.images.store import squeeze
+from candle_tf.deploy.saved_model.writer import export_saved_model
+from tests.deploy.saved_model.test_writer import NAMES, real_images, scores_of
 from tests.deploy.test_binarize import SIZE, logits_of, photographs, small_student
-from tests.deploy.test_saved_model import NAMES, real_pictures, scores_of
 
-BAD = b"GIF89a is no picture here"
+BAD = b"GIF89a is no image here"
 LIMIT = 300_000  # bytes of a request
 
 
@@ -64,7 +64,7 @@ def start(base_path: Path, *flags: str) -> subprocess.Popen:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory) -> Iterator[Running]:
     base_path = tmp_path_factory.mktemp("base") / "saved_model"
-    export_saved_model(small_student(), base_path, NAMES, picture_side=SIZE)
+    export_saved_model(small_student(), base_path, NAMES, image_side=SIZE)
     process = start(
         base_path, "--model_name=small", "--port=0", "--rest_api_port=0",
         f"--max_request_bytes={LIMIT}", "--file_system_poll_wait_seconds=0.1",
@@ -82,7 +82,7 @@ def running(tmp_path_factory) -> Iterator[Running]:
 
 
 def expected_scores(encoded: list[bytes]) -> np.ndarray:
-    """The Keras student's, by Pillow; SIZE is the pictures' side and the student's, so no more."""
+    """The Keras student's, by Pillow; SIZE is the images' side and the student's, so no more."""
     pixels = np.stack([squeeze(decode_image(each, "x"), SIZE) for each in encoded])
     logits = small_student()(pixels.astype(np.float32), training=False)["logits"]
     return scores_of(logits.numpy())
@@ -131,7 +131,7 @@ def check_grpc(response: Any, expected: np.ndarray) -> None:
 
 
 def test_grpc_predicts_what_keras_does(running):
-    encoded = real_pictures()
+    encoded = real_images()
     response = running.prediction.Predict(predict_request({"image_bytes": encoded}), 60)
     assert response.model_spec.name == "small"
     assert response.model_spec.version.value == 1
@@ -144,7 +144,7 @@ def test_grpc_predicts_what_keras_does(running):
 
 
 def test_rest_predicts_what_keras_does(running):
-    encoded = real_pictures()
+    encoded = real_images()
     expected = expected_scores(encoded)
     url = f"{running.rest}/v1/models/small"
     rows = [b64(each) for each in encoded]
@@ -171,24 +171,24 @@ def test_rest_predicts_what_keras_does(running):
 
 
 def test_many_at_once_and_bad_ones_among_them(running):
-    encoded = real_pictures()
+    encoded = real_images()
     expected = expected_scores(encoded)
 
     def ask(number: int) -> None:
         which = number % len(encoded)
         bad = number % 4 == 3
-        pictures = [encoded[which], BAD] if bad else [encoded[which]]
+        images = [encoded[which], BAD] if bad else [encoded[which]]
         if number % 2:  # the bad ones are among these
-            body = {"instances": [b64(each) for each in pictures]}
+            body = {"instances": [b64(each) for each in images]}
             status, answer = http(f"{running.rest}/v1/models/small:predict", body)
             assert status == (400 if bad else 200)
             if bad:
-                assert "[picture] [1] [is no JPEG or PNG]" in answer["error"]
+                assert "[image] [1] [is no JPEG or PNG]" in answer["error"]
             else:
                 (row,) = answer["predictions"]
                 check_best(row["class_names"], row["class_ids"], row["scores"], expected[which])
         else:
-            request = predict_request({"image_bytes": pictures})
+            request = predict_request({"image_bytes": images})
             check_grpc(running.prediction.Predict(request, 60), expected[which : which + 1])
 
     with ThreadPoolExecutor(16) as pool:
@@ -247,7 +247,7 @@ PIXELS = {"pixels": np.zeros((1, SIZE, SIZE, 3), np.uint8)}
         (predict_request({"image_bytes": [1.0]}), "INVALID_ARGUMENT", "float32 where string"),
         (predict_request({"image_bytes": b"x"}), "INVALID_ARGUMENT", "shape [] where (None,)"),
         (predict_request({"image_bytes": [BAD]}), "INVALID_ARGUMENT", "is no JPEG or PNG"),
-        (predict_request({"image_bytes": [real_pictures()[0][:-900]]}), "INVALID_ARGUMENT",
+        (predict_request({"image_bytes": [real_images()[0][:-900]]}), "INVALID_ARGUMENT",
          "JPEG"),
         (predict_request({"pixels": PIXELS["pixels"][:, 1:]}, "pixels"), "INVALID_ARGUMENT",
          "shape [1, 31, 32, 3]"),
@@ -286,7 +286,7 @@ def test_other_grpc_errors(running):
         assert message in refusal.value.details()
 
 
-GOOD = b64(real_pictures()[0])
+GOOD = b64(real_images()[0])
 
 
 @pytest.mark.parametrize(

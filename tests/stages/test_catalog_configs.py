@@ -1,4 +1,4 @@
-"""Each config of the catalog on stand-in pictures: opened, split, decoded, trained two steps on.
+"""Each config of the catalog on stand-in images: opened, split, decoded, trained two steps on.
 
 Two steps of a small student; one config goes through calibration and distillation too.
 """
@@ -20,16 +20,16 @@ import candle_tf
 from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.data.catalog import CATALOG, Entry
-from candle_tf.data.longtail import profile_counts
 from candle_tf.data.pipeline import training_batches
+from candle_tf.data.splits.longtail import profile_counts
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
 from candle_tf.methods.optimizers import adam
 from candle_tf.run_folder import open_run_folder
-from candle_tf.stages.calibration import calibrate
+from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.prepare import Data, prepare
 from candle_tf.stages.student_views import student_transform
-from candle_tf.stages.training import train_student
-from candle_tf.students.catalog import build_student
+from candle_tf.stages.train import train_student
+from candle_tf.students.architectures.registry import build_student
 
 ROOT = Path(candle_tf.__file__).parents[1]
 SHARED = ROOT / "../shared/data"
@@ -50,8 +50,8 @@ SMALL = {
 
 
 @functools.cache
-def picture(height: int, channels: int, form: str) -> bytes:
-    """One picture, encoded: what is in it is no matter here."""
+def image(height: int, channels: int, form: str) -> bytes:
+    """One image, encoded: what is in it is no matter here."""
     noise = np.random.default_rng(0).integers(0, 256, (height, 32, channels), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise.squeeze()).save(buffer, form)
@@ -59,7 +59,7 @@ def picture(height: int, channels: int, form: str) -> bytes:
 
 
 def counts_of(entry: Entry) -> np.ndarray:
-    """Training pictures of each class of the stand-in."""
+    """Training images of each class of the stand-in."""
     counts = np.full(entry.classes, max(1, min(20, 400 // entry.classes)))
     if entry.profile == "natural":
         counts[:3] += (9, 5, 2)
@@ -67,9 +67,9 @@ def counts_of(entry: Entry) -> np.ndarray:
 
 
 def stand_in(entry: Entry, folder: Path) -> dict[str, str]:
-    """Pictures of the row's kind, and the data flags to open them by."""
+    """Images of the row's kind, and the data flags to open them by."""
     if entry.source == "folder":
-        return {"data_dir": str(zip_of(entry, folder / "pictures.zip"))}
+        return {"data_dir": str(zip_of(entry, folder / "images.zip"))}
     if entry.source == "list":
         return lists_of(entry, folder)
     return {"data_dir": tfds_of(entry, folder)}
@@ -78,7 +78,7 @@ def stand_in(entry: Entry, folder: Path) -> dict[str, str]:
 def zip_of(entry: Entry, path: Path) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for label, count in enumerate(counts_of(entry)):
-            data = picture(24, 3, "JPEG")
+            data = image(24, 3, "JPEG")
             for i in range(count):
                 archive.writestr(f"train/class {label:03d}/{i}.jpg", data)
             archive.writestr(f"test/class {label:03d}/0.jpg", data)
@@ -87,22 +87,22 @@ def zip_of(entry: Entry, path: Path) -> Path:
 
 def lists_of(entry: Entry, folder: Path) -> dict[str, str]:
     lines: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
-    with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
         for label, count in enumerate(counts_of(entry)):
             numbers = {"train": count, "validation": 1, "test": 1}
             for part, number in numbers.items():
                 for i in range(number):
                     name = f"{part}/n{label:04d}/{i}.jpg"
-                    archive.writestr(name, picture(24, 3, "JPEG"))
+                    archive.writestr(name, image(24, 3, "JPEG"))
                     lines[part].append(f"{name} {label}")
     for part, rows in lines.items():
         (folder / f"{part}.txt").write_text("\n".join(rows) + "\n")
     named = {f"{part}_list": str(folder / f"{part}.txt") for part in lines}
-    return {"data_dir": str(folder / "pictures.zip"), **named}
+    return {"data_dir": str(folder / "images.zip"), **named}
 
 
 def tfds_of(entry: Entry, folder: Path) -> str:
-    """The real builder with its real features, preparing stand-in pictures."""
+    """The real builder with its real features, preparing stand-in images."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(
@@ -116,13 +116,13 @@ def tfds_of(entry: Entry, folder: Path) -> str:
                 values[name] = label if name == "label" else 0
             elif isinstance(feature, tfds.features.Image):
                 height, _, channels = feature.shape
-                values[name] = io.BytesIO(picture(height or 24, channels, "PNG"))
+                values[name] = io.BytesIO(image(height or 24, channels, "PNG"))
             elif isinstance(feature, tfds.features.BBoxFeature):
                 values[name] = tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
             elif isinstance(feature, tfds.features.Sequence):
                 values[name] = []
             else:
-                values[name] = f"picture_{number:05d}"
+                values[name] = f"image_{number:05d}"
         return values
 
     def generate(counts):
@@ -165,7 +165,7 @@ def eagerly():
 
 
 def first(data: Data, number: int) -> Data:
-    """The same data with the first training pictures alone."""
+    """The same data with the first training images alone."""
     few = dataclasses.replace(
         data.train, rows=data.train.rows[:number], labels=data.train.labels[:number]
     )
@@ -208,14 +208,12 @@ def check_split(entry: Entry, data: Data, available: np.ndarray) -> None:
 
 
 def originals(data: Data) -> set[int]:
-    """Numbers that the training pictures had before TFDS mixed them."""
-    return {
-        int(image_id.split("/")[1].removeprefix("picture_")) for image_id in data.split.train.ids
-    }
+    """Numbers that the training images had before TFDS mixed them."""
+    return {int(image_id.split("/")[1].removeprefix("image_")) for image_id in data.split.train.ids}
 
 
 def ldam_originals(available: np.ndarray, counts: np.ndarray) -> set[int]:
-    """What LDAM-DRW's procedure takes of pictures that lie class by class in their original."""
+    """What LDAM-DRW's procedure takes of images that lie class by class in their original."""
     legacy = np.random.RandomState(0)
     chosen: set[int] = set()
     for start, number, count in zip(
@@ -229,7 +227,7 @@ def ldam_originals(available: np.ndarray, counts: np.ndarray) -> set[int]:
 
 @pytest.mark.parametrize("name", CATALOG)
 @pytest.mark.usefixtures("eagerly")
-def test_a_config_runs_on_stand_in_pictures(tmp_path, name, encoder):
+def test_a_config_runs_on_stand_in_images(tmp_path, name, encoder):
     entry = CATALOG[name]
     config = config_of(entry, tmp_path / "run", **stand_in(entry, tmp_path))
     data = prepare(config, open_run_folder(config))
@@ -242,7 +240,7 @@ def test_a_config_runs_on_stand_in_pictures(tmp_path, name, encoder):
 
 @pytest.mark.usefixtures("eagerly")
 def test_a_config_calibrates_and_distills_as_it_says(tmp_path):
-    """The method and calibration loss of the file, on few pictures of few pixels."""
+    """The method and calibration loss of the file, on few images of few pixels."""
     entry = CATALOG["fruits"]
     more = {"method": "candle", "student": "birealnet18", **stand_in(entry, tmp_path)}
     config = config_of(entry, tmp_path / "run", **more)
@@ -263,7 +261,7 @@ def test_a_config_calibrates_and_distills_as_it_says(tmp_path):
     ],
 )
 @pytest.mark.usefixtures("eagerly")
-def test_a_config_runs_on_the_shared_pictures(tmp_path, name, file, encoder):
+def test_a_config_runs_on_the_shared_images(tmp_path, name, file, encoder):
     path = (SHARED / file).resolve()
     if not path.exists():
         pytest.skip(f"{path.name} is not at hand")

@@ -15,12 +15,12 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches
-from candle_tf.deploy import tflite
+from candle_tf.deploy.tflite import converter as tflite
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import open_run_folder
-from candle_tf.stages.calibration import calibrate
+from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.prepare import prepare
-from candle_tf.stages.training import train_student
+from candle_tf.stages.train import train_student
 from candle_tf.teachers.backbones import load_teacher
 
 SMALL = {
@@ -212,7 +212,7 @@ def test_the_teacher_stays_as_it_was_through_both_stages(tmp_path):
     ids=lambda path: path.name,
 )
 def test_every_flagfile_is_accepted(path):
-    """Down to the first thing only a user can give: the pictures."""
+    """Down to the first thing only a user can give: the images."""
     command = [sys.executable, "-m", "candle_tf.train", f"--flagfile={path}"]
     process = subprocess.run(
         [*command, "--dataset=folder", "--data_dir=no/such/folder", "--run_dir=/dev/null/no"],

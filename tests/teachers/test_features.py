@@ -1,6 +1,3 @@
-import types
-from pathlib import Path
-
 import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 # isort: split
@@ -8,12 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.data.examples import Examples
-from candle_tf.data.fixed_views import FixedViews, same_for_all
-from candle_tf.data.pictures import Pictures, picture_key
+from candle_tf.data.augment.crops import draw_view, render
+from candle_tf.data.augment.precomputed_views import FixedViews, same_for_all
+from candle_tf.data.augment.transform import Transform
+from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import training_batches
-from candle_tf.data.transforms import Transform
-from candle_tf.data.views import draw_view, render
+from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
 from candle_tf.teachers import features as features_module
 from candle_tf.teachers.backbones import FrozenBackbone, Teacher
@@ -65,10 +62,10 @@ def make_teacher(seed: int = 0, patience: int = 10**9) -> CountingTeacher:
 def examples():
     canvas = np.random.default_rng(0).integers(0, 256, (COUNT + 20, SIDE, SIDE, 3), np.uint8)
     ids = [f"train/a/{row}.png" for row in range(len(canvas))]
-    keys = np.array([picture_key(image_id) for image_id in ids], np.int64)
-    pictures = Pictures(canvas, keys, {name: row for row, name in enumerate(ids)}, "digest")
+    keys = np.array([image_key(image_id) for image_id in ids], np.int64)
+    images = ImageStore(canvas, keys, {name: row for row, name in enumerate(ids)}, "digest")
     rows = np.random.default_rng(1).permutation(len(canvas))[:COUNT]
-    return Examples(pictures, rows, np.zeros(COUNT, np.int32))
+    return Subset(images, rows, np.zeros(COUNT, np.int32))
 
 
 def stored(teacher, examples, folder, views=SAME, resolution=RESOLUTION, seed=0):
@@ -76,12 +73,12 @@ def stored(teacher, examples, folder, views=SAME, resolution=RESOLUTION, seed=0)
 
 
 def seen_of(examples, views, row, resolution=RESOLUTION, seed=0):
-    """What the teacher should look at: one view of one picture, float32 [1, R, R, 3]."""
+    """What the teacher should look at: one view of one image, float32 [1, R, R, 3]."""
     (index,), (number,) = views.of_rows(np.array([row]))
-    picture = examples.rows[index]
-    key = tf.constant(examples.pictures.keys[picture])
+    image = examples.rows[index]
+    key = tf.constant(examples.images.keys[image])
     box, flip = draw_view(views.transform.augmentation, seed, key, int(number))
-    shown = render(tf.constant(examples.pictures.canvas[picture]), box, flip, resolution)
+    shown = render(tf.constant(examples.images.canvas[image]), box, flip, resolution)
     mirrored = views.transform == Transform() and number == 1
     return (shown[:, ::-1] if mirrored else shown)[tf.newaxis]
 
@@ -97,7 +94,7 @@ PLACES = (0, 1, 63, 64, 255, 256, 510, 511, 512, 513)
         teacher_views("whole", Transform("pad_crop_flip"), np.full(COUNT, 5)),
         FixedViews(Transform("pad_crop_flip"), np.resize([1, 2, 4], COUNT)),
     ],
-    ids=["same", "whole", "by picture"],
+    ids=["same", "whole", "by image"],
 )
 def test_values_are_those_of_the_encoder_on_the_rendered_views(tmp_path, examples, views):
     teacher = make_teacher()
@@ -111,7 +108,7 @@ def test_values_are_those_of_the_encoder_on_the_rendered_views(tmp_path, example
     assert np.abs(features[0].astype(float) - features[1]).max() > 0.01
 
 
-def test_each_picture_view_and_resolution_is_looked_at_once(tmp_path, examples):
+def test_each_image_view_and_resolution_is_looked_at_once(tmp_path, examples):
     teacher = make_teacher()
     first = [np.array(stored(teacher, examples, tmp_path, resolution=r)) for r in (10, 12)]
     shapes = [batch.shape[1] for batch in teacher.shown for _ in batch]
@@ -137,7 +134,7 @@ def test_an_interrupted_computation_goes_on_after_its_last_block(tmp_path, examp
 
 def test_another_teacher_seed_resolution_or_view_is_computed_anew(tmp_path, examples):
     stored(make_teacher(), examples, tmp_path)
-    part = Examples(examples.pictures, examples.rows[::-1], examples.labels)
+    part = Subset(examples.images, examples.rows[::-1], examples.labels)
     one = same_for_all(Transform("pad_crop_flip"), COUNT)
     other = FixedViews(Transform("pad_crop_flip"), np.resize([1, 3], COUNT))
     changes = [
@@ -149,12 +146,12 @@ def test_another_teacher_seed_resolution_or_view_is_computed_anew(tmp_path, exam
         (make_teacher(), examples, {"views": same_for_all(Transform("pad_crop"), COUNT, 2)}),
         (make_teacher(), part, {}),
     ]
-    for teacher, pictures, change in changes:
-        features = stored(teacher, pictures, tmp_path, **change)
+    for teacher, images, change in changes:
+        features = stored(teacher, images, tmp_path, **change)
         assert len(teacher.rows_shown()) == len(features)
         views = change.get("views", SAME)
         shown = seen_of(
-            pictures, views, 7, change.get("resolution", RESOLUTION), change.get("seed", 0)
+            images, views, 7, change.get("resolution", RESOLUTION), change.get("seed", 0)
         )
         wanted = teacher.encoder(shown).numpy()[0]
         np.testing.assert_allclose(features[7], wanted, rtol=2e-3, atol=2e-4)
@@ -163,30 +160,14 @@ def test_another_teacher_seed_resolution_or_view_is_computed_anew(tmp_path, exam
     assert teacher.shown == []
 
 
-def test_another_line_in_the_views_code_is_computed_anew(tmp_path, examples, monkeypatch):
-    before = tmp_path / "views.py"
-    before.write_text("x = 1")
-    module = types.ModuleType("views")
-    module.__file__ = str(before)
-    monkeypatch.setattr(features_module, "_TRANSFORMS", module)
+def test_another_version_of_the_transform_is_computed_again(tmp_path, examples, monkeypatch):
     first, second, third = make_teacher(), make_teacher(), make_teacher()
     stored(first, examples, tmp_path / "cache")
     stored(second, examples, tmp_path / "cache")
-    before.write_text("x = 2")
+    monkeypatch.setattr(features_module, "TRANSFORM_VERSION", -1)
     stored(third, examples, tmp_path / "cache")
     rows = [len(teacher.rows_shown()) for teacher in (first, second, third)]
     assert rows == [2 * COUNT, 0, 2 * COUNT]
-
-
-def test_the_code_of_views_is_all_that_rendering_calls():
-    named = {Path(name).name for name in transform_files()}
-    assert {"views.py", "transforms.py", "color.py", "mixing.py", "draws.py"} <= named
-    assert "features.py" not in named
-
-
-def transform_files():
-    found = features_module._with_imports(features_module._TRANSFORMS, {})
-    return [module.__file__ for module in found.values()]
 
 
 @pytest.mark.parametrize(
@@ -196,8 +177,8 @@ def transform_files():
     ids=["jitter", "cutmix", "mixup"],
 )  # fmt: skip
 def test_the_teacher_sees_what_the_student_sees(tmp_path, examples, transform):
-    """Pixel by pixel, colours and second pictures included, in each of two epochs."""
-    part = Examples(examples.pictures, examples.rows[:20], np.arange(20, dtype=np.int32))
+    """Pixel by pixel, colours and second images included, in each of two epochs."""
+    part = Subset(examples.images, examples.rows[:20], np.arange(20, dtype=np.int32))
     views = teacher_views("same", transform, np.resize([1, 2], 20))
     teacher = make_teacher()
     stored(teacher, part, tmp_path, views, seed=3)
@@ -214,7 +195,7 @@ def test_the_teacher_sees_what_the_student_sees(tmp_path, examples, transform):
 
 
 def test_another_transform_is_computed_anew(tmp_path, examples):
-    part = Examples(examples.pictures, examples.rows[:8], examples.labels[:8])
+    part = Subset(examples.images, examples.rows[:8], examples.labels[:8])
     teacher = make_teacher()
     for transform in (
         Transform("pad_crop_flip"),
@@ -230,7 +211,7 @@ def test_another_transform_is_computed_anew(tmp_path, examples):
         assert sum(map(len, teacher.shown)) == 8
 
 
-def test_the_manifest_stays_small_for_many_pictures(tmp_path, examples):
+def test_the_manifest_stays_small_for_many_images(tmp_path, examples):
     stored(make_teacher(), examples, tmp_path)
     (manifest,) = tmp_path.glob("*.json")
     assert manifest.stat().st_size < 1000

@@ -45,7 +45,7 @@ class Storage:
 
 
 class Writer(pickle._Pickler):
-    """Writes ``Storage`` as a persistent id, and ``Named`` as a global it need not find."""
+    """Writes `Storage` as a persistent id, and `Named` as a global it need not find."""
 
     dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
 

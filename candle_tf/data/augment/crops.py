@@ -1,0 +1,180 @@
+"""Random views of images, drawn statelessly: the same seed, image and view number always give
+the same crop and flip, whatever was drawn before.
+
+Stored images are squeezed to a square. With --resize=crop a view undoes that: boxes are laid out
+in the uncut image, whose aspect (width to height) is kept beside it.
+
+    box, flip = draw_view("pad_crop_flip", seed=0, key=key, view=3)
+    student_sees = render(image, box, flip, size=64)
+    teacher_sees = render(image, box, flip, size=160)      # the very same view
+"""
+
+import tensorflow as tf
+
+from candle_tf.data.augment.random_numbers import SEED_MULTIPLIER
+from candle_tf.data.images.store import CENTRE_CROP
+
+PAD = 1 / 8  # 4 of 32 pixels, as is usual since ResNet on CIFAR (He et al. 2016)
+CROP_AREA = (0.35, 1.0)
+CROP_ASPECT = (3 / 4, 4 / 3)
+
+
+def whole_box() -> tf.Tensor:
+    """The box that is the whole image: [top, left, bottom, right] = [0, 0, 1, 1]."""
+    return tf.constant([0.0, 0.0, 1.0, 1.0])
+
+
+def centre_box(aspect: tf.Tensor) -> tf.Tensor:
+    """The central square of an image whose side is 7/8 of the shorter side, float32 [4].
+
+    Args:
+        aspect: float32 scalar, width to height of the uncut image.
+    """
+    sides = CENTRE_CROP * _shorter_side(aspect)
+    return tf.concat([0.5 - sides / 2, 0.5 + sides / 2], axis=0)
+
+
+def draw_view(
+    augmentation: str,
+    seed: int | tf.Tensor,
+    key: tf.Tensor,
+    view: int | tf.Tensor,
+    aspect: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws a view.
+
+    Args:
+        augmentation: "none" (whole image), "pad_crop" (shifted by up to 1/8 of its side, black
+            beyond the border), "pad_crop_flip" (and mirrored half of the time) or
+            "random_resized_crop_flip" (35 % to all of the area, aspect 3/4 to 4/3, mirrored half of
+            the time).
+        seed: the run's seed.
+        key: int64 scalar, the image's key.
+        view: number of the view, from 0.
+        aspect: float32 scalar, width to height of the uncut image, for views that are square in
+            it: "none" is then its `centre_box`; pad_crop takes a square of its shorter side from
+            anywhere in it, padded by 1/8; areas and aspects of random_resized_crop are true ones.
+            None takes the square it was squeezed to for the image.
+
+    Returns:
+        box: float32 [4], top, left, bottom, right as fractions of the image's sides; may reach
+            beyond the image.
+        flip: bool scalar, whether to mirror left and right.
+    """
+    # One Philox draw per view: the image's key and the view number are its two seeds.
+    mixed = tf.bitwise.bitwise_xor(
+        tf.cast(key, tf.int64), tf.cast(seed, tf.int64) * tf.constant(SEED_MULTIPLIER, tf.int64)
+    )
+    numbers = tf.random.stateless_uniform(
+        [5], seed=tf.stack([mixed, tf.cast(view, tf.int64)]), alg="philox"
+    )
+    flip = numbers[4] < 0.5
+    if augmentation == "none":
+        return whole_box() if aspect is None else centre_box(aspect), tf.constant(False)
+    if augmentation == "pad_crop":
+        return _shifted(numbers, aspect), tf.constant(False)
+    if augmentation == "pad_crop_flip":
+        return _shifted(numbers, aspect), flip
+    if augmentation == "random_resized_crop_flip":
+        return _resized_crop(numbers, aspect), flip
+    raise ValueError(f"unknown augmentation {augmentation!r}")
+
+
+def _shorter_side(aspect: tf.Tensor) -> tf.Tensor:
+    """Height and width of a square of the shorter side, as fractions of both sides, float32 [2]."""
+    return tf.stack([tf.minimum(1.0, aspect), tf.minimum(1.0, 1.0 / aspect)])
+
+
+def _shifted(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
+    if aspect is None:
+        offset = PAD * (2.0 * numbers[:2] - 1.0)
+        return tf.concat([offset, offset + 1.0], axis=0)
+    sides = _shorter_side(aspect)
+    offset = (1.0 - sides + 2.0 * PAD * sides) * numbers[:2] - PAD * sides
+    return tf.concat([offset, offset + sides], axis=0)
+
+
+def _resized_crop(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
+    area = CROP_AREA[0] + numbers[0] * (CROP_AREA[1] - CROP_AREA[0])
+    low, high = tf.math.log(CROP_ASPECT[0]), tf.math.log(CROP_ASPECT[1])
+    root_aspect = tf.exp(0.5 * (low + numbers[1] * (high - low)))
+    if aspect is None:
+        height = tf.minimum(tf.sqrt(area) / root_aspect, 1.0)
+        width = tf.minimum(tf.sqrt(area) * root_aspect, 1.0)
+    else:
+        height = tf.sqrt(area * aspect) / root_aspect
+        width = tf.sqrt(area / aspect) * root_aspect
+        # What does not fit is made smaller as a whole, as its aspect is to stay.
+        fit = tf.minimum(1.0, 1.0 / tf.maximum(height, width))
+        height, width = height * fit, width * fit
+    top, left = numbers[2] * (1.0 - height), numbers[3] * (1.0 - width)
+    return tf.stack([top, left, top + height, left + width])
+
+
+def render(image: tf.Tensor, box: tf.Tensor, flip: tf.Tensor, size: int) -> tf.Tensor:
+    """Cuts a box out of an image and resizes it, antialiased.
+
+    Args:
+        image: uint8 or float [H, W, 3].
+        box: float32 [4] as `draw_view` gives it; what lies beyond the image is black.
+        flip: bool scalar.
+        size: side of the result in pixels.
+
+    Returns:
+        float32 [size, size, 3] in 0..255.
+    """
+    cut = _cut(image[tf.newaxis], box, size)[0]
+    return tf.where(flip, tf.reverse(cut, axis=[1]), cut)
+
+
+def _cut(batch: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
+    """The same box of several batch [B, H, W, 3]."""
+    sides = tf.cast(tf.shape(batch)[1:3], tf.float32)
+    scale = size / ((box[2:] - box[:2]) * sides)
+    return tf.raw_ops.ScaleAndTranslate(
+        images=batch,
+        size=[size, size],
+        scale=scale,
+        translation=-box[:2] * sides * scale,
+        kernel_type="triangle",
+        antialias=True,
+    )
+
+
+def render_views(
+    images: tf.Tensor,
+    keys: tf.Tensor,
+    numbers: tf.Tensor,
+    augmentation: str,
+    seed: int,
+    size: int,
+    mirrored: bool = False,
+    aspects: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Draws and renders one view of each image.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        keys: int64 [B].
+        numbers: int64 [B], which view of each.
+        augmentation, seed: as in `draw_view`.
+        size: side of the result in pixels.
+        mirrored: mirror every view once more, left and right.
+        aspects: float32 [B], width to height of the uncut images; None: see `draw_view`.
+
+    Returns:
+        float32 [B, size, size, 3] in 0..255.
+    """
+
+    if augmentation == "none" and aspects is None:
+        whole = _cut(images, whole_box(), size)
+        return tf.reverse(whole, axis=[2]) if mirrored else whole
+
+    def one(item: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        image, key, number, *aspect = item
+        box, flip = draw_view(augmentation, seed, key, number, *aspect)
+        return render(image, box, tf.not_equal(flip, mirrored), size)
+
+    signature = tf.TensorSpec([size, size, 3], tf.float32)
+    each = (images, keys, numbers) if aspects is None else (images, keys, numbers, aspects)
+    return tf.map_fn(one, each, fn_output_signature=signature)

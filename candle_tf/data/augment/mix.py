@@ -1,0 +1,109 @@
+"""Mixup and cutmix: a view into which the view of a second image is mixed.
+
+    mixtures = draw_mixtures("cutmix", 1.0, seed=0, keys=keys, views=views, count=12000)
+    mixed = mix_pixels("cutmix", first, second, mixtures.ratios, mixtures.boxes)
+    loss = ratios * loss(labels) + (1 - ratios) * loss(labels of mixtures.partners)
+
+The partner, the ratio and the box come from the first image's key and view number, so teacher and
+student see the same mixture, whatever else is in their batches. (KerasCV's MixUp and CutMix pair a
+batch with its own random permutation: there the view of an image depends on its batch.)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.data.augment.random_numbers import MIXING, view_generator
+
+MIXES = ("none", "mixup", "cutmix")
+
+# Boxes lie on a grid of 1/32 of the side, so at every size that 32 divides they cover exactly the
+# same part of the image, and the ratio is exact.
+GRID = 32
+
+
+@dataclass(frozen=True)
+class Mixtures:
+    """What is mixed into B views.
+
+    Attributes:
+        partners: int64 [B], index of the second image among the training images.
+        ratios: float32 [B] in [0, 1], the first image's part of the mixture and of the label.
+        boxes: float32 [B, 4], top, left, bottom, right of what cutmix replaces, as fractions.
+    """
+
+    partners: np.ndarray
+    ratios: np.ndarray
+    boxes: np.ndarray
+
+
+def draw_mixtures(
+    mix: str, alpha: float, seed: int, keys: np.ndarray, views: np.ndarray, count: int
+) -> Mixtures:
+    """Draws partners, each training image with the same chance, and ratios ~ Beta(alpha, alpha).
+
+    Args:
+        mix: "mixup" (Zhang et al., ICLR 2018: ratio x_1 + (1 - ratio) x_2) or "cutmix" (Yun et al.,
+            ICCV 2019: a box of x_2 in x_1; its centre anywhere, its sides sqrt(1 - ratio) of the
+            image's; what is left of it within the image gives the ratio that counts).
+        alpha: above 0.
+        seed: the run's seed.
+        keys: int64 [B], of the first images.
+        views: int64 [B], their view numbers; the partner is shown in its view of this number.
+        count: training images.
+    """
+    drawn = [
+        _draw(mix, alpha, view_generator(seed, int(key), int(view), MIXING), count)
+        for key, view in zip(keys, views, strict=True)
+    ]
+    partners, ratios, boxes = zip(*drawn, strict=True)
+    return Mixtures(
+        np.array(partners, np.int64), np.array(ratios, np.float32), np.array(boxes, np.float32)
+    )
+
+
+def _draw(
+    mix: str, alpha: float, rng: np.random.Generator, count: int
+) -> tuple[int, float, np.ndarray]:
+    partner = int(rng.random() * count)
+    centre = rng.random(2)
+    ratio = rng.beta(alpha, alpha)
+    if mix == "mixup":
+        return partner, ratio, np.zeros(4)
+    if mix == "cutmix":
+        half = np.sqrt(1.0 - ratio) / 2
+        ends = np.concatenate([centre - half, centre + half])
+        box = np.rint(GRID * np.clip(ends, 0.0, 1.0)) / GRID
+        return partner, 1.0 - (box[2] - box[0]) * (box[3] - box[1]), box
+    raise ValueError(f"unknown mix {mix!r}")
+
+
+def mix_pixels(
+    mix: str, first: tf.Tensor, second: tf.Tensor, ratios: tf.Tensor, boxes: tf.Tensor
+) -> tf.Tensor:
+    """Mixes two batches of views.
+
+    Args:
+        mix: "mixup" or "cutmix".
+        first, second: float32 [B, S, S, 3].
+        ratios: float32 [B].
+        boxes: float32 [B, 4]; a pixel is in a box if its centre is.
+
+    Returns:
+        float32 [B, S, S, 3].
+    """
+    if mix == "mixup":
+        part = tf.reshape(ratios, [-1, 1, 1, 1])
+        return part * first + (1.0 - part) * second
+    if mix == "cutmix":
+        inside = _inside(boxes[:, 0], boxes[:, 2], tf.shape(first)[1])[:, :, tf.newaxis]
+        across = _inside(boxes[:, 1], boxes[:, 3], tf.shape(first)[2])[:, tf.newaxis, :]
+        return tf.where((inside & across)[..., tf.newaxis], second, first)
+    raise ValueError(f"unknown mix {mix!r}")
+
+
+def _inside(low: tf.Tensor, high: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Which pixels of a side lie between two fractions of it, bool [B, size]."""
+    centres = (tf.range(tf.cast(size, tf.float32)) + 0.5) / tf.cast(size, tf.float32)
+    return (low[:, tf.newaxis] <= centres) & (centres < high[:, tf.newaxis])

@@ -1,0 +1,1 @@
+"""Image files: decoded, scanned for damage, kept in a store."""

@@ -1,0 +1,108 @@
+"""Encoded image bytes to RGB pixels.
+
+    pixels = decode_image(Path("cat.jpg").read_bytes(), "cat.jpg")   # uint8 (H, W, 3)
+
+One writing of "what an image looks like" for every source: the same bytes give the same pixels
+whether they came from a folder or an archive.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from candle_tf.errors import UserError
+
+# 89,478,485 pixels, 268 MB as RGB: the bound above which Pillow itself warns of a bomb.
+MAX_PIXELS = 1024**3 // 4 // 3
+
+# Encoded more tightly than this, a large image is one colour, or a bomb; a photograph takes about
+# 10 bytes of pixels for one of its file.
+MAX_RATIO = 500
+_RATIO_FREE_PIXELS = 2**24
+
+# Only these decoders run, whatever the bytes claim to be.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+# Image.open does not load the decoders of formats that it is told to keep to.
+Image.init()
+
+# What Pillow's decoders raise on damaged bytes; an image's damage is the user's to mend.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def decode_image(data: bytes, origin: str) -> np.ndarray:
+    """Decodes one JPEG, PNG, WebP, BMP or GIF image.
+
+    The EXIF orientation is applied. Grey, palette and CMYK images become RGB (colour profiles
+    are not applied, and Adobe's inverted CMYK is told by its marker); 16-bit images are brought
+    to 8 bits, grey by rounding and colours by their upper byte; transparency is composited on
+    white; of an animation the first frame is taken.
+
+    Args:
+        data: The whole encoded file.
+        origin: Where the bytes came from, for messages.
+
+    Returns:
+        uint8 (H, W, 3), RGB, 0..255, writable.
+
+    Raises:
+        UserError: If the data is no such image, is damaged or cut short, or holds more than
+            `MAX_PIXELS` pixels, or over 16 million at more than `MAX_RATIO` bytes a byte.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _refuse_bomb(image.size, len(data), origin)
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(_to_rgb(image))
+    except _DAMAGE as error:
+        raise UserError(
+            f"{origin}: not a readable image ({_reason(error)}): "
+            "replace the file or take it out of the data set."
+        ) from error
+
+
+def _refuse_bomb(size: tuple[int, int], encoded: int, origin: str) -> None:
+    width, height = size
+    pixels = width * height
+    if pixels > MAX_PIXELS:
+        raise UserError(
+            f"{origin}: {width} x {height} is more than {MAX_PIXELS:,} pixels: "
+            "make the image smaller or take it out of the data set."
+        )
+    if pixels > _RATIO_FREE_PIXELS and 3 * pixels > MAX_RATIO * encoded:
+        raise UserError(
+            f"{origin}: {encoded:,} bytes hold {width} x {height} pixels, over {MAX_RATIO} times "
+            "as many bytes: make the image smaller or take it out of the data set."
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB, composited on white where it is transparent."""
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips at 255 instead of scaling.
+        wide = np.asarray(image).astype(np.float64)
+        grey = np.clip(np.rint(wide / 257.0), 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "no JPEG, PNG, WebP, BMP or GIF data"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,1 @@
+"""Which image is in which subset: long-tailed profiles, saved splits, duplicates."""

@@ -1,0 +1,1 @@
+"""Checks of exported files: binary, equal to Keras, as accurate."""

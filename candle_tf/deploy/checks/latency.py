@@ -1,0 +1,63 @@
+"""How long files take on this machine, as quotients of times taken in turn.
+
+ratio = latency({"tflite": lce, "tflite_float": twin}, pixels, baseline="tflite_float")
+"""
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from candle_tf.deploy.tflite.interpreters import Interpreter
+from candle_tf.timing import alternate, ratio_of
+
+
+def latency(
+    sides: Mapping[str, Interpreter], pixels: np.ndarray, baseline: str, repeats: int = 15
+) -> dict[str, Any]:
+    """Times loaded files on one image after another, in turn.
+
+    Args:
+        sides: loaded files by name, which take the same input.
+        pixels: of their shape and type, [N, H, W, 3]; a round runs through all.
+        baseline: the side that the others are compared with.
+        repeats: rounds.
+
+    Returns:
+        "machine"; and by side "median_ms" of one image, and "ratio" to the baseline's time in the
+        same round with "ratio_min" and "ratio_max".
+    """
+    images = [pixels[number : number + 1] for number in range(len(pixels))]
+
+    def side(interpreter: Interpreter) -> Callable[[], None]:
+        def work() -> None:
+            for image in images:
+                interpreter(image)
+
+        return work
+
+    seconds = alternate({name: side(each) for name, each in sides.items()}, repeats=repeats)
+    result: dict[str, Any] = {"machine": machine(), "threads": 1, "baseline": baseline}
+    for name, times in seconds.items():
+        ratio = ratio_of(times, seconds[baseline])
+        result[name] = {
+            "median_ms": 1000 * statistics.median(times) / len(images),
+            "ratio": ratio.median,
+            "ratio_min": ratio.min,
+            "ratio_max": ratio.max,
+        }
+    return result
+
+
+def machine() -> str:
+    """The processor, how many of it, and the system."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+    return f"{model}, {os.cpu_count()} processors, {platform.system()} {platform.machine()}"

@@ -1,0 +1,1 @@
+"""Decoding, orientation and resizing of image files as TensorFlow graphs."""

@@ -1,0 +1,1 @@
+"""TFLite files for the Larq Compute Engine and for stock LiteRT."""

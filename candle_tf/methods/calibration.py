@@ -1,0 +1,198 @@
+"""Calibration (CANDLE's first stage): a new linear classifier on the frozen teacher's features.
+
+    min over g_T of  E over resolutions and images of  L(g_T(features), label)
+
+The backbone never moves, so its features are computed once (`teachers.features`) and the classifier
+learns from the stored ones; or from those of new views in every epoch (`teachers.online_targets`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.data.batches import batches_from
+from candle_tf.data.pipeline import steps_per_epoch
+from candle_tf.data.samplers import epoch_order
+from candle_tf.methods import losses
+from candle_tf.methods.trainer import Batch, ParameterGroup, Trainer
+from candle_tf.teachers.online_targets import OnlineFeatures
+
+CalibrationLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class ScaledLogits(tf.keras.layers.Layer):
+    """Learnable weight scaling: one positive factor per class, exp(s_c), s_c = 0 at the start.
+
+    Float [B, C] to [B, C]. Source: MiSLAS (Zhong et al., CVPR 2021), eq. 7.
+    """
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        self.log_scale = self.add_weight(
+            name="log_scale", shape=input_shape[-1:], initializer="zeros"
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs * tf.exp(self.log_scale)
+
+
+def teacher_classifier(
+    feature_size: int, classes: int, weight_scaling: bool = False, seed: int = 0
+) -> tf.keras.Model:
+    """g_T: features float [B, d_T] to a dictionary with "logits" [B, C].
+
+    Args:
+        feature_size: d_T.
+        classes: C.
+        weight_scaling: add a learnable scale per class.
+        seed: of the initial weights.
+    """
+    features = tf.keras.Input([feature_size], name="teacher_features")
+    dense = tf.keras.layers.Dense(
+        classes, kernel_initializer=tf.keras.initializers.GlorotUniform(seed), name="classifier"
+    )
+    logits = dense(features)
+    if weight_scaling:
+        logits = ScaledLogits(name="weight_scaling")(logits)
+    return tf.keras.Model(features, {"logits": logits}, name="teacher_classifier")
+
+
+def calibration_loss(
+    name: str, counts: np.ndarray, *, tau: float, smoothing: tuple[float, float]
+) -> CalibrationLoss:
+    """The loss of one name as a function of (logits [B, C], labels [B]) giving [B].
+
+    Args:
+        name: "cross_entropy", "balanced_softmax", "logit_adjustment" or "label_aware_smoothing".
+        counts: training images of each class, int [C].
+        tau: of the logit adjustment.
+        smoothing: (head, tail) of the label-aware smoothing.
+
+    Raises:
+        KeyError: for another name; `Config` has refused it before.
+    """
+    rates = losses.smoothing_rates(counts, *smoothing)
+    table: dict[str, CalibrationLoss] = {
+        "cross_entropy": losses.cross_entropy,
+        "balanced_softmax": lambda z, y: losses.balanced_softmax(z, y, counts),
+        "logit_adjustment": lambda z, y: losses.logit_adjustment(z, y, counts, tau),
+        "label_aware_smoothing": lambda z, y: losses.label_aware_smoothing(z, y, rates),
+    }
+    return table[name]
+
+
+class CalibrationTrainer(Trainer):
+    """Trains the classifier; batches hold "inputs" (features, float [B, d_T]) and "labels" [B]."""
+
+    def __init__(
+        self, classifier: tf.keras.Model, classes: int, loss: CalibrationLoss, optimizer: Any
+    ) -> None:
+        super().__init__(classifier, classes, name="calibration_trainer")
+        self._loss = loss
+        self._optimizer = optimizer
+
+    def terms(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
+        logits = self.network(batch["inputs"], training=training)["logits"]
+        return {"objective": tf.reduce_mean(self._loss(logits, batch["labels"]))}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup(self._optimizer, self.network.trainable_variables)]
+
+
+def feature_batches(
+    features: Sequence[np.ndarray],
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    first_epoch: int,
+    epochs: int,
+) -> tf.data.Dataset:
+    """Batches of stored features; an epoch takes every row at every resolution once.
+
+    Args:
+        features: one array float16 [R, d_T] per resolution, memory-mapped or not.
+        labels: of each row, int32 [R].
+        batch_size: features in a batch.
+        seed: of the order.
+        first_epoch: where to begin.
+        epochs: where to stop.
+
+    Returns:
+        Dataset of dictionaries: "inputs" float32 [B, d_T], "labels" int32 [B].
+    """
+    rows, feature_size = features[0].shape
+    total = len(features) * rows
+    size = min(batch_size, total)
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for epoch in range(first_epoch, epochs):
+            order = epoch_order(seed, epoch, total)
+            for step in range(steps_per_epoch(total, batch_size)):
+                resolution, row = np.divmod(order[step * size : (step + 1) * size], rows)
+                inputs = np.empty((size, feature_size), np.float16)
+                for number, stored in enumerate(features):
+                    chosen = resolution == number
+                    inputs[chosen] = stored[row[chosen]]
+                yield {"inputs": inputs, "labels": labels[row]}
+
+    return _dataset(batches, size, feature_size, tf.float16)
+
+
+def fresh_feature_batches(
+    features: OnlineFeatures,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    first_epoch: int,
+    epochs: int,
+) -> tf.data.Dataset:
+    """Batches of features of new views; an epoch takes every image at every resolution once.
+
+    The backbone runs on each batch of images at all resolutions. Their features are then dealt
+    out, so that every batch has all resolutions, as those of `feature_batches` do.
+
+    Args:
+        features: of the training images.
+        labels: of each image, int32 [N].
+        batch_size, seed, first_epoch, epochs: as in `feature_batches`.
+
+    Returns:
+        As `feature_batches`; `steps_per_epoch(N, batch_size)` batches of each resolution an epoch.
+    """
+    count = len(labels)
+    size = min(batch_size, count)
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for epoch in range(first_epoch, epochs):
+            order = epoch_order(seed, epoch, count)
+            for step in range(steps_per_epoch(count, batch_size)):
+                index = order[step * size : (step + 1) * size]
+                seen = features.batch(index, np.full(size, epoch, np.int64))
+                inputs = np.concatenate(seen)
+                deal = np.random.default_rng([seed, epoch, step]).permutation(len(inputs))
+                for part in np.split(deal, len(seen)):
+                    yield {"inputs": inputs[part], "labels": labels[index[part % size]]}
+
+    return _dataset(batches, size, features.teacher.feature_size, tf.float32)
+
+
+def _dataset(
+    batches: Callable[[], Iterator[dict[str, np.ndarray]]],
+    size: int,
+    feature_size: int,
+    dtype: tf.DType,
+) -> tf.data.Dataset:
+    signature = {
+        "inputs": tf.TensorSpec([size, feature_size], dtype),
+        "labels": tf.TensorSpec([size], tf.int32),
+    }
+    return batches_from(batches, signature).map(_as_float32).prefetch(8)
+
+
+def _as_float32(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {**batch, "inputs": tf.cast(batch["inputs"], tf.float32)}

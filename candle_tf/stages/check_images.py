@@ -1,0 +1,128 @@
+"""Looks at all images of a split before anything is learned from them.
+
+What cannot be read stops the run, or is left out (--on_bad_image=skip); images that two parts
+share are reported. data_check.json of the run folder says what was found, and a resumed run goes by
+it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from candle_tf.config import Config
+from candle_tf.data.images.scan import reason, scan_images
+from candle_tf.data.sources.registry import Source
+from candle_tf.data.splits.duplicates import count_pairs, find_duplicates
+from candle_tf.data.splits.split import Split, leave_out, load_split
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+from candle_tf.run_folder import RunFolder
+from candle_tf.stages.split import draw_split, run_split
+
+# Of more, the message shows these; all are in the file.
+_SHOWN = 50
+
+
+def checked_split(
+    config: Config, folder: RunFolder, source: Source
+) -> tuple[Split, dict[str, Any]]:
+    """A run's split without what cannot be read, saved in its folder, and what was found.
+
+    Returns:
+        The split, and a JSON-ready record: "scanned" (number of images), "left_out" (of each its
+        "id", "part", "class" and "reason"), "duplicates" (of each "ids" by part and "classes") and
+        "shared" (numbers of duplicates by two parts).
+
+    Raises:
+        UserError: where images cannot be read and are not to be skipped, naming all of them; or
+            as `run_split`.
+    """
+    path = folder.data_check_path
+    if not path.exists():
+        record = _check(config, folder, source)
+        write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    record = _read(path)
+    split = run_split(config, folder, source, [entry["id"] for entry in record["left_out"]])
+    _tell(record, path)
+    return split, record
+
+
+def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
+    fixed = folder.split_path.exists()
+    split = load_split(folder.split_path) if fixed else draw_split(config, source)
+    ids = [image_id for part in split.parts.values() for image_id in part.ids]
+    scan = scan_images(source, ids, config.cache_path)
+    bad = _entries(source, split, scan.bad)
+    if bad and (config.on_bad_image == "stop" or fixed):
+        raise UserError(_refusal(bad, fixed))
+    try:
+        readable = leave_out(split, scan.bad)
+    except UserError as error:
+        raise UserError(f"{error}\n{_listed(bad)}") from error
+    duplicates = find_duplicates(scan, readable)
+    return {
+        "scanned": len(ids),
+        "left_out": bad,
+        "duplicates": [vars(duplicate) for duplicate in duplicates],
+        "shared": count_pairs(duplicates),
+    }
+
+
+def _entries(source: Source, split: Split, bad: Sequence[str]) -> list[dict[str, str]]:
+    wanted = set(bad)
+    return [
+        {
+            "id": image_id,
+            "part": name,
+            "class": split.class_names[label],
+            "reason": reason(source, image_id),
+        }
+        for name, part in split.parts.items()
+        for image_id, label in zip(part.ids, part.labels.tolist(), strict=True)
+        if image_id in wanted
+    ]
+
+
+def _refusal(bad: list[dict[str, str]], fixed: bool) -> str:
+    advice = (
+        "Restore them, or choose a new run folder: this run's split has them."
+        if fixed
+        else "Mend or remove them, or leave them out with --on_bad_image=skip."
+    )
+    return f"{_listed(bad)}\n{advice}"
+
+
+def _listed(bad: list[dict[str, str]]) -> str:
+    shown = "".join(f"\n  {entry['reason']}" for entry in bad[:_SHOWN])
+    more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return f"{len(bad)} images cannot be read:{shown}{more}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_bytes())
+        if not all(isinstance(entry["id"], str) for entry in record["left_out"]):
+            raise ValueError("an id is no text")
+        return {key: record[key] for key in ("scanned", "left_out", "duplicates", "shared")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Restore it, or choose a new "
+            "run folder."
+        ) from error
+
+
+def _tell(record: dict[str, Any], path: Path) -> None:
+    left_out = record["left_out"]
+    if left_out:
+        logging.warning(
+            "%d of %d images cannot be read and are left out (%s):%s",
+            len(left_out),
+            record["scanned"],
+            path,
+            "".join(f"\n  {entry['part']}: {entry['reason']}" for entry in left_out[:_SHOWN]),
+        )
+    for pair, count in record["shared"].items():
+        logging.warning("%d images are in %s alike, byte by byte; see %s", count, pair, path)

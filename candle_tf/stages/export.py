@@ -1,0 +1,115 @@
+"""Last stage: write SavedModel and TFLite files, and let none out unchecked."""
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from candle_tf.data.augment.transform import render_evaluation
+from candle_tf.deploy.checks.agreement import ExportError, check_saved_model
+from candle_tf.deploy.saved_model import writer as saved_model
+from candle_tf.files import write_atomically
+from candle_tf.metrics import Metrics
+from candle_tf.run_folder import RunFolder
+from candle_tf.stages.evaluate import Evaluation, logits_of
+from candle_tf.stages.export_tflite import NAMES, export_tflite
+from candle_tf.stages.prepare import Data
+from candle_tf.teachers.weights import fingerprint
+
+STAGE = "export"
+# The SavedModel is compared with Keras on this many test images.
+_COMPARED = 256
+# Exports that hold less than this one's files are made again.
+_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written and how it was checked.
+
+    Attributes:
+        saved_model: the numbered folder.
+        tflite: the LCE file.
+        record: its export.json: agreement of all with Keras, operators and accuracy of the TFLite
+            files, latency of those here, sizes.
+    """
+
+    saved_model: Path
+    tflite: Path
+    record: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, Metrics]:
+        """Metrics of the TFLite files on the test set: "tflite" and "tflite_float"."""
+        return {name: Metrics.from_json(value) for name, value in self.record["metrics"].items()}
+
+
+def export(
+    student: tf.keras.Model, data: Data, evaluation: Evaluation, folder: RunFolder
+) -> Exported:
+    """Exports the student, unless an earlier call exported this very one.
+
+    Args:
+        student: as evaluated.
+        data: class names, and the test images before they were resized.
+        evaluation: the test images as the student sees them, and the student's answers to them.
+        folder: of the run.
+
+    Raises:
+        ExportError: where a file is not binary or not equal to Keras; names the layer.
+        UserError: where an earlier export is damaged.
+    """
+    record_path = folder.export_path / "export.json"
+    identity = fingerprint(student)
+    if folder.finished(STAGE):
+        record = json.loads(record_path.read_text())
+        if record["student"] == identity and record.get("format") == _FORMAT:
+            return _exported(record, folder)
+    pixels, logits = evaluation.pixels[:_COMPARED], evaluation.logits[:_COMPARED]
+
+    record, written = export_tflite(student, data, evaluation, folder.export_path)
+    record.update(student=identity, format=_FORMAT)
+    version = saved_model.export_saved_model(
+        student,
+        folder.export_path / "saved_model",
+        data.split.class_names,
+        image_side=data.test.images.canvas.shape[1],
+        uncut=data.test.images.uncut,
+    )
+    logging.info("export: checking %s in stock TensorFlow", version)
+    try:
+        images = data.test.batch(np.arange(len(pixels)))["images"]
+        if data.test.images.uncut:
+            # The stored squares are sent, and the centre of a square is another part of it.
+            square = {"images": images, "aspects": np.ones(len(images), np.float32)}
+            pixels = render_evaluation(square, pixels.shape[1]).numpy().astype(np.uint8)
+            logits = logits_of(student, pixels)
+        agreement = check_saved_model(version, pixels, logits, images)
+    except ExportError:
+        shutil.rmtree(version)  # a server takes the highest number it finds
+        raise
+    record["agreement"]["saved_model"] = dataclasses.asdict(agreement)
+    record["saved_model"] = version.name
+    record["bytes"]["saved_model"] = _size(version)
+    write_atomically(record_path, (json.dumps(record, indent=2) + "\n").encode())
+    folder.record(STAGE, [record_path, *written, *_files(version)])
+    return _exported(record, folder)
+
+
+def _exported(record: dict[str, Any], folder: RunFolder) -> Exported:
+    version = folder.export_path / "saved_model" / record["saved_model"]
+    return Exported(version, folder.export_path / NAMES["tflite"], record)
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in _files(directory))

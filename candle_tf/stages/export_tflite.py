@@ -1,0 +1,150 @@
+"""The TFLite files of an export: written, compared with Keras, measured on the whole test set."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from candle_tf.deploy.checks.accuracy import check_accuracy
+from candle_tf.deploy.checks.agreement import check_agreement, check_binary, check_stock
+from candle_tf.deploy.checks.latency import latency
+from candle_tf.deploy.tflite import converter as tflite
+from candle_tf.deploy.tflite import metadata as sidecar
+from candle_tf.deploy.tflite.interpreters import KERNELS, open_compute_engine, open_litert
+from candle_tf.files import write_atomically
+from candle_tf.metrics import Metrics
+from candle_tf.stages.evaluate import Evaluation, measure
+from candle_tf.stages.prepare import Data
+
+NAMES = {"tflite": "student.lce.tflite", "tflite_float": "student.float.tflite"}
+SIDECAR_NAME = "student.json"
+# Of the kernels of the compute engine the fastest sees all test images, the others this many.
+_COMPARED = 256
+_TIMED = 8
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A converted file, and what it was found to be."""
+
+    flatbuffer: bytes
+    operators: dict[str, int]
+    agreement: dict[str, Any]
+    accuracy_change: dict[str, Any]
+    metrics: Metrics
+
+
+def export_tflite(
+    student: tf.keras.Model, data: Data, evaluation: Evaluation, folder: Path
+) -> tuple[dict[str, Any], list[Path]]:
+    """Writes the file for the Larq Compute Engine, its float32 reference model, and student.json.
+
+    Args:
+        student: as evaluated.
+        data: test labels, shot groups and class names.
+        evaluation: the test images as the student sees them, and its answers.
+        folder: of the export.
+
+    Returns:
+        What goes into export.json: for each file operators, agreement with Keras, change of
+        accuracy, metrics and bytes; latency here; and the paths of what was written.
+
+    Raises:
+        ExportError: where a file is not binary, not equal to Keras, or less accurate than flipped
+            signs explain.
+    """
+    paths = {kind: folder / name for kind, name in NAMES.items()}
+    path = paths["tflite"]
+    logging.info("export: converting to %s", path)
+    flatbuffer = tflite.convert(student)
+    counts = check_binary(flatbuffer, student, str(path))
+    logits = tflite.run(flatbuffer, evaluation.pixels, source=str(path))
+    files = {"tflite": _checked(flatbuffer, counts, logits, data, evaluation, path)}
+    kernels = _other_kernels(flatbuffer, evaluation, path)
+
+    path = paths["tflite_float"]
+    logging.info("export: converting to %s", path)
+    twin = tflite.convert_float(student)
+    counts = check_stock(twin, str(path))
+    logits = tflite.run_litert(twin, evaluation.pixels, source=str(path))
+    files["tflite_float"] = _checked(twin, counts, logits, data, evaluation, path)
+
+    for kind, file in files.items():
+        write_atomically(paths[kind], file.flatbuffer)
+    described = sidecar.sidecar(
+        {kind: _described(NAMES[kind], file) for kind, file in files.items()},
+        labels=data.split.class_names,
+        side=evaluation.pixels.shape[1],
+        image_side=data.test.images.canvas.shape[1],
+        crop=data.test.images.uncut,
+    )
+    write_atomically(folder / SIDECAR_NAME, sidecar.encode(described))
+    record = _record(files)
+    record["kernel_agreement"] = kernels
+    record["latency"] = _latency(flatbuffer, twin, evaluation.pixels)
+    return record, [*paths.values(), folder / SIDECAR_NAME]
+
+
+def _checked(
+    flatbuffer: bytes,
+    operators: dict[str, int],
+    logits: np.ndarray,
+    data: Data,
+    evaluation: Evaluation,
+    path: Path,
+) -> _Checked:
+    agreement = check_agreement(evaluation.logits, logits, str(path))
+    changes = check_accuracy(evaluation.logits, logits, data.test.labels, data.groups, str(path))
+    return _Checked(
+        flatbuffer,
+        operators,
+        dataclasses.asdict(agreement),
+        {name: dataclasses.asdict(change) for name, change in changes.items()},
+        measure(data, logits),
+    )
+
+
+def _other_kernels(flatbuffer: bytes, evaluation: Evaluation, path: Path) -> dict[str, Any]:
+    """Agreement with Keras on the engine's other kernels: ARM devices run the default one."""
+    pixels, logits = evaluation.pixels[:_COMPARED], evaluation.logits[:_COMPARED]
+    agreements = {}
+    for kernel in KERNELS:
+        if kernel != "indirect":
+            what = f"{path} ({kernel} kernel)"
+            answers = tflite.run(flatbuffer, pixels, kernel=kernel, source=str(path))
+            agreements[kernel] = dataclasses.asdict(check_agreement(logits, answers, what))
+    return agreements
+
+
+def _described(name: str, file: _Checked) -> dict[str, Any]:
+    return {
+        "name": name,
+        "sha256": hashlib.sha256(file.flatbuffer).hexdigest(),
+        "bytes": len(file.flatbuffer),
+        "argmax_agreement": file.agreement["argmax_agreement"],
+        "accuracy": {"mean": file.metrics.mean, **file.metrics.groups},
+    }
+
+
+def _record(files: dict[str, _Checked]) -> dict[str, Any]:
+    values: dict[str, Callable[[_Checked], Any]] = {
+        "operators": lambda file: file.operators,
+        "agreement": lambda file: file.agreement,
+        "accuracy_change": lambda file: file.accuracy_change,
+        "metrics": lambda file: file.metrics.to_json(),
+        "bytes": lambda file: len(file.flatbuffer),
+    }
+    return {
+        what: {kind: value(file) for kind, file in files.items()} for what, value in values.items()
+    }
+
+
+def _latency(flatbuffer: bytes, twin: bytes, pixels: np.ndarray) -> dict[str, Any]:
+    sides = {"tflite": open_compute_engine(flatbuffer), "tflite_float": open_litert(twin)}
+    return latency(sides, pixels[:_TIMED], baseline="tflite_float")

@@ -1,0 +1,120 @@
+"""What a finished run tells: report.json, report.html, the model card, and the terminal's table."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.config import Config
+from candle_tf.files import write_atomically
+from candle_tf.reporting.model_card import card_markdown, model_card
+from candle_tf.reporting.results import Results, write_results
+from candle_tf.reporting.run_page import write_run_report
+from candle_tf.run_folder import RunFolder, versions
+from candle_tf.stages.calibrate import Calibrated
+from candle_tf.stages.evaluate import Evaluation
+from candle_tf.stages.export import Exported
+from candle_tf.stages.export_tflite import NAMES
+from candle_tf.stages.prepare import Data
+from candle_tf.stages.train import Trained
+from candle_tf.students.analysis.cost import summarize
+from candle_tf.students.compute_policy import resolve_step
+
+_FLOAT_BYTES = 4
+
+
+def report(
+    config: Config,
+    folder: RunFolder,
+    data: Data,
+    calibrated: Calibrated | None,
+    trained: Trained,
+    evaluation: Evaluation,
+    exported: Exported,
+) -> Results:
+    """Writes report.json, report.html and, beside the export, model_card.md and .json."""
+    metrics = {**evaluation.results, **exported.metrics}
+    results = Results(
+        config=config.to_dict(),
+        split=_split_summary(data),
+        selected_epoch=evaluation.selected_epoch,
+        last_epoch=evaluation.last_epoch,
+        metrics=metrics,
+        bytes=_sizes(calibrated, trained, exported),
+        export=exported.record,
+        data=data.check,
+    )
+    write_results(results, folder.report_path)
+    card = _write_card(results, trained, exported, folder)
+    html_path = folder.path / "report.html"
+    write_run_report(
+        html_path,
+        results,
+        labels=data.test.labels,
+        logits=evaluation.logits,
+        pixels=evaluation.pixels,
+        norms=_norms(calibrated, trained),
+    )
+    folder.record("report", [folder.report_path, html_path, *card])
+    return results
+
+
+def _write_card(
+    results: Results, trained: Trained, exported: Exported, folder: RunFolder
+) -> list[Path]:
+    saved_model = str(exported.saved_model.relative_to(folder.export_path))
+    card = model_card(
+        results,
+        operations=summarize(trained.student),
+        files={**NAMES, "saved_model": saved_model},
+        precision=resolve_step(results.config["precision"], results.config["xla"]).precision,
+        versions=versions(),
+    )
+    contents = {
+        folder.export_path / "model_card.json": json.dumps(card, indent=2) + "\n",
+        folder.export_path / "model_card.md": card_markdown(card),
+    }
+    for path, text in contents.items():
+        data = text.encode()
+        # A finished export is left as it is.
+        if not path.exists() or path.read_bytes() != data:
+            write_atomically(path, data)
+    return list(contents)
+
+
+def _split_summary(data: Data) -> dict[str, object]:
+    names = data.split.class_names
+    return {
+        "hash": data.split.hash,
+        "profile": data.split.profile,
+        "imbalance_factor": data.split.imbalance_factor,
+        "selection": data.split.selection,
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+        "train_counts": dict(zip(names, data.counts.tolist(), strict=True)),
+        "groups": {group: [names[c] for c in classes] for group, classes in data.groups.items()},
+    }
+
+
+def _sizes(calibrated: Calibrated | None, trained: Trained, exported: Exported) -> dict[str, int]:
+    """Bytes by model; of Keras models, their float32 weights."""
+    keras = trained.student.count_params() * _FLOAT_BYTES
+    sizes = {"student": keras, "student_last_epoch": keras}
+    sizes.update({name: exported.record["bytes"][name] for name in exported.metrics})
+    if calibrated:
+        teacher = calibrated.teacher.encoder.count_params() + calibrated.classifier.count_params()
+        sizes["teacher"] = teacher * _FLOAT_BYTES
+    return sizes
+
+
+def _norms(calibrated: Calibrated | None, trained: Trained) -> dict[str, np.ndarray]:
+    norms = {"student": _column_norms(trained.student.get_layer("logits"))}
+    if calibrated:
+        norms["teacher"] = _column_norms(calibrated.classifier.get_layer("classifier"))
+    return norms
+
+
+def _column_norms(dense: tf.keras.layers.Dense) -> np.ndarray:
+    return np.linalg.norm(dense.kernel.numpy(), axis=0)

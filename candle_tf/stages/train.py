@@ -1,0 +1,178 @@
+"""Third stage: train the binary student, by distillation or by a baseline's loss."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from candle_tf.config import Config
+from candle_tf.data.augment.precomputed_views import FixedViews
+from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from candle_tf.data.targets import Targets
+from candle_tf.methods.annealing import Annealing, HardCheckpoints, annealed_quantizers
+from candle_tf.methods.balance import Objective, uniform_prediction_losses
+from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.methods.distillation import DistillationTrainer, mean_features
+from candle_tf.methods.optimizers import Recipe, adam
+from candle_tf.methods.trainer import Trainer
+from candle_tf.methods.training_loop import fit
+from candle_tf.methods.training_phases import (
+    copy_weights,
+    with_float_kernels,
+    without_latent_clipping,
+)
+from candle_tf.stages.prepare import Data
+from candle_tf.stages.student_views import student_transform, views_of_images
+from candle_tf.students.analysis.preflight import refuse_unconvertible
+from candle_tf.students.architectures.registry import build_student
+from candle_tf.students.compute_policy import resolve_step, set_training_form
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained student.
+
+    Attributes:
+        student: from pixels to "features" and "logits"; as the last epoch left it.
+        checkpoints: to put it back to the best or last epoch.
+    """
+
+    student: tf.keras.Model
+    checkpoints: Checkpoints
+
+
+def train_student(config: Config, data: Data, answers: Targets | None, folder: Path) -> Trained:
+    """Trains the student, from where an earlier call stopped.
+
+    With --binary_steps=2 its float-kernel network is trained first, in the folder beside it that
+    has "_step1" added to its name.
+
+    Args:
+        config: the run's settings.
+        data: the prepared split.
+        answers: the teacher's, for --method=candle.
+        folder: of this stage.
+
+    Raises:
+        UserError: for a student that will not be binary on the device, a damaged checkpoint, a
+            training that diverged, or an optimizer that the student's kernels do not suit.
+    """
+    tf.keras.utils.set_random_seed(config.seed)
+    student = build_student(
+        config.student,
+        (config.image_size, config.image_size, 3),
+        data.classes,
+        width=config.width,
+        stem_stride=config.stem_stride,
+    )
+    refuse_unconvertible(student)
+    if not config.clip_latent_weights:
+        student = without_latent_clipping(student)
+    if config.binary_steps == 2:
+        first = with_float_kernels(student)
+        logging.info("step one of two: binary activations, float kernels")
+        _train(config, data, first, answers, folder.with_name(f"{folder.name}_step1"))
+        copy_weights(first, student)
+        logging.info("step two of two: binary activations and kernels")
+        config = replace(config, weight_decay=0.0)
+    return Trained(student, _train(config, data, student, answers, folder))
+
+
+def _train(
+    config: Config,
+    data: Data,
+    student: tf.keras.Model,
+    answers: Targets | None,
+    folder: Path,
+) -> Checkpoints:
+    """One training of --epochs; its checkpoints come back with exact signs."""
+    step = resolve_step(config.precision, config.xla)
+    set_training_form(student, step.form)
+    steps = steps_per_epoch(len(data.train), config.batch_size)
+    recipe = _recipe(config, steps * config.epochs)
+    trainer = _trainer(config, data, student, answers, recipe.optimizer())
+    recipe.apply(trainer)
+    annealing = Annealing(annealed_quantizers(student), config.epochs, config.anneal_fraction)
+    checkpoints = fit(
+        trainer,
+        lambda first_epoch: training_batches(
+            data.train,
+            image_size=config.image_size,
+            transform=student_transform(config),
+            sampler=config.sampler,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first_epoch=first_epoch,
+            epochs=config.epochs,
+            fixed_views=_fixed_views(config, data),
+            answers=answers,
+        ),
+        steps=steps,
+        epochs=config.epochs,
+        folder=folder,
+        validation=evaluation_batches(data.validation, image_size=config.image_size)
+        if len(data.validation)
+        else None,
+        callbacks=[annealing] if annealing.quantizers else [],
+        xla=step.xla,
+    )
+    if not annealing.quantizers:
+        return checkpoints
+    return HardCheckpoints(checkpoints.folder, trainer, annealing.quantizers)
+
+
+def _recipe(config: Config, steps: int) -> Recipe:
+    return Recipe(
+        config.optimizer,
+        steps=steps,
+        learning_rate=config.learning_rate,
+        warmup_fraction=config.warmup_fraction,
+        binary_learning_rate=config.binary_learning_rate,
+        bop_threshold=config.bop_threshold,
+        weight_decay=config.weight_decay,
+        binary_weight_decay=config.binary_weight_decay,
+    )
+
+
+def _trainer(
+    config: Config,
+    data: Data,
+    student: tf.keras.Model,
+    answers: Targets | None,
+    optimizer: tf.keras.optimizers.Optimizer,
+) -> Trainer:
+    if answers is None:
+        return SupervisedTrainer(student, LOSSES[config.method], data.counts, optimizer)
+    mean = mean_features(block["teacher_features"] for block in answers.blocks())
+    return DistillationTrainer(
+        student,
+        data.classes,
+        mean if config.center_features else np.zeros_like(mean),
+        _objective(config, answers),
+        config.temperature,
+        optimizer,
+        adam(config.balance_learning_rate),
+        config.fixed_lambda if config.balance == "fixed" else None,
+        config.seed,
+    )
+
+
+def _fixed_views(config: Config, data: Data) -> FixedViews | None:
+    """What the student sees in turn; None where it sees new views in every epoch."""
+    if config.teacher_view == "whole" or config.teacher_mode == "online":
+        return None
+    return FixedViews(student_transform(config), views_of_images(config, data))
+
+
+def _objective(config: Config, answers: Targets) -> Objective:
+    if config.balance in ("plain", "fixed"):
+        return Objective()
+    kl, fs = uniform_prediction_losses(
+        (block["teacher_logits"] for block in answers.blocks()), config.temperature
+    )
+    if config.balance == "relative":
+        return Objective(kl, fs, config.balance_entropy)
+    return Objective(entropy_weight=config.balance_entropy * kl)

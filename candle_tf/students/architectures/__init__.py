@@ -1,0 +1,1 @@
+"""Binary networks by name; one file each, and one registry."""

@@ -1,0 +1,1 @@
+"""Building blocks of binary networks: quantizers, binary convolutions, activations, gates."""

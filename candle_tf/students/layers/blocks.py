@@ -1,0 +1,152 @@
+"""Building blocks of binary networks around the binary convolution: RSign's shift and RPReLU.
+
+x = Shift()(x)              # RSign = Shift followed by ApproxSign
+x = ApproxSign()(x)
+x = binary_conv(x, filters=64, kernel_size=3, strides=1, name="conv")
+x = RPReLU()(x)
+"""
+
+from typing import Any
+
+import larq as lq
+import tensorflow as tf
+
+from candle_tf.students.compute_policy import TrainingForm
+from candle_tf.students.layers.binary_conv import BinaryConv2D
+from candle_tf.students.layers.quantizers import ScaledSign
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class Shift(TrainingForm, tf.keras.layers.Layer):
+    """Adds one learned offset per channel: y = x + b, b = 0 at the start.
+
+    Float [..., C] to float [..., C]. With a sign behind it this is ReActNet's RSign.
+    """
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        self.offset = self.add_weight(name="offset", shape=input_shape[-1:], initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if self.operands(training) is None:
+            return inputs + self.offset
+        return _shifted(inputs, tf.convert_to_tensor(self.offset))
+
+
+@tf.custom_gradient
+def _shifted(x: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    return x + offset, lambda dy: (dy, channel_sums(dy))
+
+
+def channel_sums(x: tf.Tensor) -> tf.Tensor:
+    """Sums of float32 [..., C] over all but the channels, [C]: a product with ones."""
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    return tf.matmul(tf.ones([1, tf.shape(rows)[0]]), rows)[0]
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class RPReLU(TrainingForm, tf.keras.layers.Layer):
+    """Shifted PReLU: y = PReLU(x + b1; slope) + b2, all three learned per channel.
+
+    Float [N, H, W, C] to the same shape. Slopes start at 0.25, shifts at 0. Source: ReActNet
+    (Liu et al., ECCV 2020), eq. 5.
+    """
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        shape = input_shape[-1:]
+        self.shift_in = self.add_weight(name="shift_in", shape=shape, initializer="zeros")
+        # [1, 1, C]: with any other rank the TFLite converter does not see a PRELU in `call`.
+        self.slope = self.add_weight(
+            name="slope", shape=(1, 1, *shape), initializer=tf.keras.initializers.Constant(0.25)
+        )
+        self.shift_out = self.add_weight(name="shift_out", shape=shape, initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if self.operands(training) is not None:
+            learned = (self.shift_in, self.slope, self.shift_out)
+            return _rprelu(inputs, *map(tf.convert_to_tensor, learned))
+        x = inputs + self.shift_in
+        # Written in the one form that the TFLite converter turns into a single PRELU.
+        prelu = tf.nn.relu(x) + (-self.slope) * tf.nn.relu(-x)
+        return prelu + self.shift_out
+
+
+@tf.custom_gradient
+def _rprelu(
+    x: tf.Tensor, shift_in: tf.Tensor, slope: tf.Tensor, shift_out: tf.Tensor
+) -> tuple[tf.Tensor, Any]:
+    """RPReLU that keeps one tensor for its gradient. At the kink the gradient is the slope's."""
+    shifted = x + shift_in
+    negative = tf.minimum(shifted, 0.0)
+    y = tf.nn.relu(shifted) + (slope * negative + shift_out)
+
+    def grad(dy: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        above = tf.raw_ops.ReluGrad(gradients=dy, features=shifted)
+        below = dy - above
+        dx = above + slope * below
+        # Where `shifted` is positive, `below` is 0, so `shifted` stands for min(shifted, 0).
+        to_slope = tf.reshape(channel_sums(below * shifted), tf.shape(slope))
+        return dx, channel_sums(dx), to_slope, channel_sums(dy)
+
+    return y, grad
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded to a multiple of 8, at least 8."""
+    return max(8, 8 * round(channels * width / 8))
+
+
+def binary_conv(
+    x: tf.Tensor,
+    filters: int,
+    kernel_size: int,
+    strides: int,
+    name: str,
+    *,
+    kernel_quantizer: Any = None,
+    clip: float = 1.0,
+    kernel_initializer: Any = "glorot_uniform",
+) -> tf.Tensor:
+    """A convolution of +-1 activations with a +-1 kernel, scaled unless another quantizer is given.
+
+    Padding is "same" with +1, which keeps the activations bit-packed on the device (padding with 0
+    costs a further quantization there). Latent weights are held inside [-clip, clip], where their
+    straight-through gradient lives.
+
+    Args:
+        x: activations in {-1, +1}, float [N, H, W, C].
+        filters: output channels.
+        kernel_size: side of the square kernel.
+        strides: 1 or 2.
+        name: the layer's name; exported files are checked against it.
+        kernel_quantizer: `ScaledSign` where none is given.
+        clip: bound of the latent weights, above 0.
+        kernel_initializer: Keras's, of the latent weights.
+
+    Returns:
+        Float [N, ceil(H / strides), ceil(W / strides), filters].
+    """
+    return BinaryConv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding="same",
+        pad_values=1.0,
+        use_bias=False,
+        kernel_quantizer=kernel_quantizer or ScaledSign(),
+        kernel_constraint=lq.constraints.WeightClip(clip),
+        kernel_initializer=kernel_initializer,
+        name=name,
+    )(x)
+
+
+def batch_norm(x: tf.Tensor, name: str) -> tf.Tensor:
+    """Batch normalisation over [N, H, W] with PyTorch's usual momentum (0.9 here) and epsilon."""
+    return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def is_binary_conv(layer: Any) -> bool:
+    """Whether a Keras layer is a convolution with a kernel quantized to one bit."""
+    quantizer = getattr(layer, "kernel_quantizer", None)
+    return isinstance(layer, tf.keras.layers.Conv2D) and getattr(quantizer, "precision", None) == 1

@@ -1,0 +1,205 @@
+"""Quantizers to {-1, +1}: forward rule, gradient rule and source of each.
+
+All keep a convolution binary in the Larq Compute Engine: a plain sign on the activations, and on
+the kernel a sign with, at most, one positive scale per output channel.
+
+    layer = larq.layers.QuantConv2D(64, 3, kernel_quantizer=ScaledSign())
+    activations = ApproxSign()(x)
+"""
+
+from typing import Any
+
+import larq as lq
+import tensorflow as tf
+
+from candle_tf.students.compute_policy import TrainingForm
+
+# The converter only keeps a kernel binary while each channel's scale stays above 1.2e-7.
+MIN_SCALE = 1e-6
+
+
+@tf.custom_gradient
+def approx_sign(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Sign of activations with a piecewise quadratic straight-through gradient.
+
+    Forward: +1 where x >= 0 (so sign(0) = +1), else -1. Backward: dy * (2 - 2|x|) inside
+    |x| < 1, zero outside. Source: Bi-Real Net (Liu et al., ECCV 2018), kept by ReActNet.
+
+    Args:
+        x: float tensor of any shape.
+
+    Returns:
+        Tensor of x's shape and dtype with values in {-1, +1}.
+    """
+
+    def grad(dy: tf.Tensor) -> tf.Tensor:
+        return dy * tf.maximum(2.0 - 2.0 * tf.abs(x), 0.0)
+
+    return lq.math.sign(x), grad
+
+
+def scaled_sign(kernel: tf.Tensor) -> tf.Tensor:
+    """Sign of a kernel times the mean magnitude of each output channel.
+
+    Forward: alpha * sign(w), alpha = max(mean |w|, MIN_SCALE) over all but the last axis. The
+    floor keeps a channel whose latent weights have vanished from turning the whole layer to float
+    at conversion. Backward: straight-through inside |w| <= 1, zero outside, nothing through alpha.
+    Idempotent up to rounding, so an exported kernel needs no latent weights. Source: XNOR-Net
+    (Rastegari et al., ECCV 2016) as in ReActNet (Liu et al., ECCV 2020).
+
+    Args:
+        kernel: latent weights, float [..., out_channels].
+
+    Returns:
+        Tensor of the kernel's shape with two values, -alpha and +alpha, per output channel.
+    """
+    axes = list(range(len(kernel.shape) - 1))
+    alpha = tf.stop_gradient(tf.maximum(tf.reduce_mean(tf.abs(kernel), axis=axes), MIN_SCALE))
+
+    @tf.custom_gradient
+    def quantize(w: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def grad(dy: tf.Tensor) -> tf.Tensor:
+            return tf.where(tf.abs(w) <= 1.0, dy, tf.zeros_like(dy))
+
+        return alpha * lq.math.sign(w), grad
+
+    return quantize(kernel)
+
+
+def signs(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """-1 and +1 of x, +1 at 0, in another dtype; without a gradient.
+
+    A comparison, a cast and two steps: `tf.where` with constants takes four times as long.
+    """
+    return 2 * half_signs(x, dtype)
+
+
+def half_signs(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """-1/2 and +1/2 of x, +1/2 at 0: `signs` with one pass less over memory."""
+    return tf.cast(x >= 0, dtype) - 0.5
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class ApproxSign(TrainingForm, tf.keras.layers.Layer):
+    """Layer form of :func:`approx_sign`; in training it gives the operands of a convolution."""
+
+    precision = 1
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        operands = self.operands(training)
+        return approx_sign(inputs) if operands is None else _approx_sign_operands(inputs, operands)
+
+
+def _approx_sign_operands(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """`approx_sign` of float32 with values in `dtype` and a gradient in float32."""
+
+    @tf.custom_gradient
+    def quantize(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def grad(dy: tf.Tensor) -> tf.Tensor:
+            return tf.cast(dy, x.dtype) * tf.nn.relu(2.0 - 2.0 * tf.abs(x))
+
+        return signs(x, dtype), grad
+
+    return quantize(x)
+
+
+class OneBitKernel:
+    """Mixin of kernel quantizers whose values are a sign and at most a scale per channel."""
+
+    #: Half the width of the region that the straight-through gradient passes.
+    region: float = 1.0
+
+    def values_and_scale(
+        self, kernel: tf.Tensor, dtype: tf.DType, bound: float
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The quantized kernel in two parts, as a convolution in training takes them.
+
+        Args:
+            kernel: latent weights, float32 [..., out_channels].
+            dtype: of the values.
+            bound: what the weights are clipped to after each update; where that lies inside the
+                straight-through region, the gradient needs no mask.
+
+        Returns:
+            values: `dtype`, of the kernel's shape: -1 and +1, or where there is a scale -1/2 and
+                +1/2. Their gradient, taken to be that of the quantized kernel, goes straight
+                through.
+            scale: float32 [out_channels] without a gradient, to multiply the values by, or None.
+        """
+        scale = self._scale(kernel)
+
+        @tf.custom_gradient
+        def quantize(w: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            def grad(dy: tf.Tensor) -> tf.Tensor:
+                dy = tf.cast(dy, w.dtype)
+                if bound <= self.region:
+                    return dy
+                return dy * tf.cast(tf.abs(w) <= self.region, w.dtype)
+
+            return (signs if scale is None else half_signs)(w, dtype), grad
+
+        return quantize(kernel), None if scale is None else 2 * scale
+
+    def _scale(self, kernel: tf.Tensor) -> tf.Tensor | None:
+        """The scale of each output channel; None for 1."""
+        raise NotImplementedError
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class ScaledSign(OneBitKernel, tf.keras.layers.Layer):
+    """Layer form of :func:`scaled_sign`, to be given as `kernel_quantizer`."""
+
+    precision = 1
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return scaled_sign(inputs)
+
+    def _scale(self, kernel: tf.Tensor) -> tf.Tensor:
+        rows = tf.abs(tf.reshape(kernel, [-1, kernel.shape[-1]]))
+        # A product with ones sums columns in a quarter of a reduction's time.
+        mean = tf.matmul(tf.fill([1, rows.shape[0]], 1.0 / rows.shape[0]), rows)[0]
+        return tf.stop_gradient(tf.maximum(mean, MIN_SCALE))
+
+
+def ste_sign(x: tf.Tensor, clip_value: float = 1.0) -> tf.Tensor:
+    """Sign of activations or of a kernel, without a scale, with a straight-through gradient.
+
+    Forward: +1 where x >= 0 (so sign(0) = +1), else -1. Backward: dy inside |x| <= clip_value,
+    zero outside. Source: "Binarized Neural Networks" (Hubara et al., NeurIPS 2016).
+
+    Args:
+        x: float tensor of any shape.
+        clip_value: half the width of the region that gradients pass, above 0.
+
+    Returns:
+        Tensor of x's shape and dtype with values in {-1, +1}.
+    """
+
+    @tf.custom_gradient
+    def quantize(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def grad(dy: tf.Tensor) -> tf.Tensor:
+            return tf.where(tf.abs(x) <= clip_value, dy, tf.zeros_like(dy))
+
+        return lq.math.sign(x), grad
+
+    return quantize(x)
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class SteSign(OneBitKernel, tf.keras.layers.Layer):
+    """Layer form of :func:`ste_sign`: of activations, or given as `kernel_quantizer`."""
+
+    precision = 1
+
+    def __init__(self, clip_value: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.clip_value = self.region = clip_value
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return ste_sign(inputs, self.clip_value)
+
+    def _scale(self, kernel: tf.Tensor) -> None:
+        del kernel
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "clip_value": self.clip_value}

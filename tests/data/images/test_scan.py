@@ -1,0 +1,62 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from candle_tf.data.images import scan as scan_module
+from candle_tf.data.images.scan import reason, scan_images
+from candle_tf.data.sources.registry import open_source
+from tests.data.sources.test_registry import tree, write_folder, write_tar, write_zip
+
+NAMES = tuple(f"{label}/{i}.png" for label in ("a", "b") for i in range(5))
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip, write_tar])
+def test_bad_images_are_all_found_and_good_ones_hashed(tmp_path, write):
+    files = tree(*NAMES) | {"a/3.png": b"<html>", "b/1.png": b""}
+    (tmp_path / "data").mkdir()
+    with open_source("folder", write(tmp_path / "data", files)) as source:
+        scan = scan_images(source, NAMES, tmp_path / "cache")
+        assert scan.bad == ("a/3.png", "b/1.png")
+        assert "a/3.png: not a readable image" in reason(source, "a/3.png")
+    assert scan.ids == NAMES
+    for name, row in zip(NAMES, scan.hashes, strict=True):
+        expected = bytes(32) if name in scan.bad else hashlib.sha256(files[name]).digest()
+        assert row.tobytes() == expected
+
+
+def test_missing_images_are_bad_ones(tmp_path):
+    with open_source("folder", write_folder(tmp_path / "data", tree(*NAMES))) as source:
+        (tmp_path / "data" / "b" / "4.png").unlink()
+        scan = scan_images(source, NAMES, tmp_path / "cache")
+        assert scan.bad == ("b/4.png",)
+        assert "b/4.png: cannot be read" in reason(source, "b/4.png")
+
+
+def test_a_stopped_scan_goes_on_and_a_finished_one_is_taken_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan_module, "_BLOCK", 2)
+    looked = []
+    look_at = scan_module._look_at
+
+    def counting(source, image_id):
+        looked.append(image_id)
+        if len(looked) == 7:
+            raise KeyboardInterrupt
+        return look_at(source, image_id)
+
+    monkeypatch.setattr(scan_module, "_look_at", counting)
+    root = Path(write_folder(tmp_path / "data", tree(*NAMES)))
+    with open_source("folder", str(root)) as source:
+        with pytest.raises(KeyboardInterrupt):
+            scan_images(source, NAMES, tmp_path / "cache")
+        before = len(looked)
+        first = scan_images(source, NAMES, tmp_path / "cache")
+        assert set(looked[before:]) == set(NAMES[6:])
+        before = len(looked)
+        again = scan_images(source, NAMES, tmp_path / "cache")
+        assert len(looked) == before
+        np.testing.assert_array_equal(again.hashes, first.hashes)
+        # An image that changed is looked at.
+        (root / "a" / "0.png").write_bytes(b"no image any more")
+        assert scan_images(source, NAMES, tmp_path / "cache").bad == ("a/0.png",)

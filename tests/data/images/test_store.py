@@ -1,0 +1,209 @@
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from candle_tf.data.images.store import image_key, open_image_store, squeeze, store_side
+from candle_tf.data.sources.registry import open_source
+from candle_tf.errors import UserError
+
+SIDE = 12
+IDS = tuple(f"train/{name}/{i}.png" for name in ("ant", "cat") for i in range(3))
+
+
+def noise(seed: int, height: int = 20, width: int = 30) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data set of IDS; the i-th image is noise(i)."""
+    root = tmp_path / "data"
+    for i, name in enumerate(IDS):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(noise(i)))
+    return root
+
+
+def opened(data, folder, ids=IDS, side=SIDE):
+    with open_source("folder", str(data)) as source:
+        return open_image_store(source, ids, side, folder)
+
+
+def test_each_row_is_the_image_of_its_id(data, tmp_path):
+    order = IDS[::-1]
+    images = opened(data, tmp_path / "cache", order)
+    assert images.canvas.shape == (len(IDS), SIDE, SIDE, 3)
+    assert images.canvas.dtype == np.uint8
+    for i, image_id in enumerate(IDS):
+        row = images.rows[image_id]
+        np.testing.assert_array_equal(images.canvas[row], squeeze(noise(i), SIDE))
+    rows = images.rows_of([IDS[4], IDS[0]])
+    assert rows.dtype == np.int64
+    assert rows.tolist() == [1, 5]
+
+
+def test_rows_of_no_images_and_of_an_unknown_one(data, tmp_path):
+    images = opened(data, tmp_path / "cache")
+    assert images.rows_of([]).shape == (0,)
+    with pytest.raises(KeyError):
+        images.rows_of(["train/cat/9.png"])
+
+
+def test_keys_do_not_depend_on_order_or_number_of_images(data, tmp_path):
+    every = opened(data, tmp_path / "cache")
+    some = opened(data, tmp_path / "cache", (IDS[5], IDS[2]))
+    assert every.keys.dtype == np.int64
+    assert (every.keys >= 0).all()
+    assert len(set(every.keys.tolist())) == len(IDS)
+    assert some.keys.tolist() == [every.keys[5], every.keys[2]]
+    assert some.digest != every.digest
+
+
+def test_image_keys_spread_over_all_bits():
+    keys = np.array([image_key(f"train/cat/{i}.png") for i in range(400)], np.int64)
+    assert (keys >= 0).all()
+    set_bits = ((keys[:, None] >> np.arange(63)) & 1).sum(axis=0)
+    # Binomial(400, 1/2): 6 standard deviations are 60.
+    assert np.abs(set_bits - 200).max() < 60
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (30, 20), (7, 5), (1, 1), (12, 12)])
+def test_squeeze_gives_the_whole_image_as_a_square(height, width):
+    image = noise(3, height, width)
+    square = squeeze(image, SIDE)
+    assert square.shape == (SIDE, SIDE, 3)
+    assert square.dtype == np.uint8
+    if (height, width) == (SIDE, SIDE):
+        np.testing.assert_array_equal(square, image)
+
+
+def test_squeeze_keeps_a_constant_image_and_the_places_of_things():
+    np.testing.assert_array_equal(squeeze(np.full((9, 17, 3), 77, np.uint8), SIDE), 77)
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[20:, 40:, 0] = 255  # lower right, red
+    square = squeeze(image, SIDE)
+    assert (square[7:, 7:, 0] == 255).all()
+    assert (square[:5, :, 0] == 0).all()
+    assert (square[:, :5, 0] == 0).all()
+    assert (square[..., 1:] == 0).all()
+
+
+def test_squeeze_is_antialiased():
+    """A chequerboard of single pixels becomes grey, instead of some of its pixels."""
+    board = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    square = squeeze(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 8)
+    assert np.abs(square.astype(int) - 127.5).max() < 12
+
+
+def test_an_unreadable_image_is_named_and_a_rerun_after_mending_goes_on(data, tmp_path):
+    broken = data / IDS[4]
+    broken.write_bytes(png(noise(4))[:60])
+    with pytest.raises(UserError, match=IDS[4]):
+        opened(data, tmp_path / "cache")
+    broken.write_bytes(png(noise(40)))
+    images = opened(data, tmp_path / "cache")
+    for i in (0, 4, 5):
+        seed = 40 if i == 4 else i
+        np.testing.assert_array_equal(images.canvas[i], squeeze(noise(seed), SIDE))
+
+
+def test_a_second_opening_decodes_nothing(data, tmp_path):
+    first = opened(data, tmp_path / "cache")
+    seen = []
+    with open_source("folder", str(data)) as source:
+        read = source.reader
+        object.__setattr__(source, "reader", lambda name: (seen.append(name), read(name))[1])
+        again = open_image_store(source, IDS, SIDE, tmp_path / "cache")
+        open_image_store(source, IDS, SIDE + 1, tmp_path / "cache")
+    assert sorted(seen) == sorted(IDS)  # for the other side alone
+    assert again.digest == first.digest
+    np.testing.assert_array_equal(again.canvas, first.canvas)
+
+
+def test_a_changed_image_is_decoded_again(data, tmp_path):
+    before = opened(data, tmp_path / "cache")
+    (data / IDS[1]).write_bytes(png(noise(90, 25, 25)))
+    after = opened(data, tmp_path / "cache")
+    assert after.digest != before.digest
+    np.testing.assert_array_equal(after.canvas[1], squeeze(noise(90, 25, 25), SIDE))
+    np.testing.assert_array_equal(after.canvas[2], before.canvas[2])
+    np.testing.assert_array_equal(after.keys, before.keys)
+
+
+def test_another_side_is_another_digest(data, tmp_path):
+    small, large = (opened(data, tmp_path / "cache", side=side) for side in (SIDE, 2 * SIDE))
+    assert small.digest != large.digest
+    assert large.canvas.shape[1] == 2 * SIDE
+
+
+@pytest.mark.parametrize("resize", ["squeeze", "crop"])
+def test_streamed_images_are_the_stored_ones_bit_for_bit(data, tmp_path, resize):
+    (data / IDS[1]).write_bytes(png(noise(1, 31, 9)))
+    rows = np.array([4, 1, 1, 0])
+    with open_source("folder", str(data)) as source:
+        stored, streamed = (
+            open_image_store(source, IDS, SIDE, tmp_path / store, resize=resize, store=store)
+            for store in ("disk", "stream")
+        )
+        assert streamed.streamed
+        assert not stored.streamed
+        assert streamed.digest == stored.digest
+        ours, theirs = streamed.batch(rows), stored.batch(rows)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name].dtype == theirs[name].dtype
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    assert not (tmp_path / "stream").exists()
+    if resize == "crop":
+        np.testing.assert_allclose(ours["aspects"], [1.5, 9 / 31, 9 / 31, 1.5], rtol=1e-6)
+
+
+def test_uncut_images_share_the_canvas_but_not_the_digest(data, tmp_path):
+    squeezed = opened(data, tmp_path / "cache")
+    with open_source("folder", str(data)) as source:
+        uncut = open_image_store(source, IDS, SIDE, tmp_path / "cache", resize="crop")
+    np.testing.assert_array_equal(uncut.canvas, squeezed.canvas)
+    assert len(list((tmp_path / "cache").glob("images-*.npy"))) == 1
+    np.testing.assert_allclose(uncut.aspects, 1.5)
+    assert uncut.digest != squeezed.digest
+
+
+@pytest.mark.parametrize(("times", "streamed"), [(1.9, True), (2.1, False)])
+def test_auto_streams_what_takes_more_than_half_of_the_free_disk(
+    data, tmp_path, monkeypatch, times, streamed
+):
+    size = len(IDS) * SIDE * SIDE * 3
+    usage = type(shutil.disk_usage(tmp_path))
+    full = usage(10**9, 0, int(times * size))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)  # noqa: ARG005
+    with open_source("folder", str(data)) as source:
+        chosen = open_image_store(source, IDS, SIDE, tmp_path / "cache", store="auto")
+        assert chosen.streamed == streamed
+        # What is there already takes nothing more.
+        open_image_store(source, IDS, SIDE, tmp_path / "cache", store="disk")
+        assert not open_image_store(source, IDS, SIDE, tmp_path / "cache", store="auto").streamed
+
+
+def test_a_streamed_image_that_cannot_be_read_is_named(data, tmp_path):
+    (data / IDS[4]).write_bytes(png(noise(4))[:60])
+    with open_source("folder", str(data)) as source:
+        streamed = open_image_store(source, IDS, SIDE, tmp_path, store="stream")
+        streamed.batch(np.array([0, 5]))
+        with pytest.raises(UserError, match=IDS[4]):
+            streamed.batch(np.array([0, 4]))
+
+
+def test_the_store_has_room_for_the_largest_view_of_the_centre():
+    assert store_side(64, (96, 160), "squeeze") == 160
+    assert store_side(224, (96, 160), "crop") == 256
+    assert store_side(64, (96, 160), "crop") * 224 / 256 >= 160

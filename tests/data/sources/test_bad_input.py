@@ -1,0 +1,318 @@
+"""What a user's mistake or a damaged file is answered with; each case is run for real.
+
+The table in docs/data.md holds the messages. To write it again:
+
+    WRITE_DOCS=1 python -m pytest tests/data/test_bad_input.py
+"""
+
+import html
+import io
+import os
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from candle_tf.config import Config
+from candle_tf.data.sources.registry import open_source
+from candle_tf.errors import UserError
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages.check_images import checked_split
+from candle_tf.stages.split import open_data
+from tests.data.sources.test_registry import (
+    image,
+    tree,
+    write_folder,
+    write_tar,
+    write_tar_gz,
+    write_zip,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+
+DOCS = Path(__file__).parents[3] / "docs" / "data.md"
+BEGIN, END = "<!-- bad input: begin -->\n", "<!-- bad input: end -->\n"
+GOOD = ("train/ant/1.png", "train/bee/1.png", "test/ant/1.png")
+
+Case = Callable[[Path], object]
+CASES: dict[str, Case] = {}
+
+
+def case(title: str) -> Callable[[Case], Case]:
+    def add(function: Case) -> Case:
+        CASES[title] = function
+        return function
+
+    return add
+
+
+def folder(root: Path, *names: str) -> object:
+    return open_source("folder", write_folder(root / "images", tree(*names)))
+
+
+def listed(root: Path, text: str, **lists: str) -> object:
+    (root / "train.txt").write_text(text)
+    for name, content in lists.items():
+        (root / f"{name}.txt").write_text(content)
+    data = write_folder(root / "images", tree("a/1.png", "b/1.png"))
+    given = {name: str(root / f"{name}.txt") for name in lists}
+    return open_source("list", data, train_list=str(root / "train.txt"), **given)
+
+
+def run_on(root: Path, files: dict[str, bytes], **settings: object) -> object:
+    data = write_folder(root / "images", files)
+    config = Config(dataset="folder", data_dir=data, profile="natural",
+                    run_dir=str(root / "run"), **settings)  # fmt: skip
+    with open_data(config) as source:
+        return checked_split(config, open_run_folder(config), source)
+
+
+def damaged(data: dict[str, bytes]) -> dict[str, bytes]:
+    names = [f"{part}/{label}/{i}.png" for part in ("train", "test") for label in ("ant", "bee")
+             for i in range(5)]  # fmt: skip
+    return tree(*names) | data
+
+
+case("no such folder")(lambda root: open_source("folder", str(root / "images")))
+case("an empty folder")(lambda root: open_source("folder", str(root)))
+case("no class folders")(lambda root: folder(root, "1.png", "2.png"))
+case("one class")(lambda root: folder(root, "train/ant/1.png", "test/ant/2.png"))
+case("an empty class folder")(lambda root: folder(root, *GOOD, "train/void/"))
+case("a class that test has and train lacks")(lambda root: folder(root, *GOOD, "test/gnu/1.png"))
+case("parts of other names")(lambda root: folder(root, "Train/a/1.png", "Test/a/1.png"))
+case("two validation parts")(lambda root: folder(root, *GOOD, "val/ant/1.png", "valid/ant/1.png"))
+
+
+@case("a file that is no archive")
+def _(root: Path) -> object:
+    (root / "images.zip").write_bytes(b"<html>not found</html>")
+    return open_source("folder", str(root / "images.zip"))
+
+
+@case("a ZIP cut short")
+def _(root: Path) -> object:
+    path = Path(write_zip(root, tree(*GOOD)))
+    path.write_bytes(path.read_bytes()[:-30])
+    return open_source("folder", str(path))
+
+
+@case("a TAR cut short")
+def _(root: Path) -> object:
+    path = Path(write_tar(root, tree(*GOOD)))
+    path.write_bytes(path.read_bytes()[: 2 * 512 + 1024])
+    return open_source("folder", str(path))
+
+
+@case("a TAR with a damaged header")
+def _(root: Path) -> object:
+    path = Path(write_tar(root, tree(*GOOD)))
+    data = bytearray(path.read_bytes())
+    data[1024:1034] = b"\xff" * 10
+    path.write_bytes(data)
+    return open_source("folder", str(path))
+
+
+@case("a compressed TAR cut short")
+def _(root: Path) -> object:
+    path = Path(write_tar_gz(root, tree(*GOOD)))
+    path.write_bytes(path.read_bytes()[:-40])
+    return open_source("folder", str(path))
+
+
+@case("a compressed TAR that is a bomb")
+def _(root: Path) -> object:
+    return open_source("folder", write_tar_gz(root, {"train/ant/1.png": bytes(2**25)}))
+
+
+@case("a member of a ZIP that is a bomb")
+def _(root: Path) -> object:
+    files = tree(*GOOD) | {"train/ant/1.png": bytes(2**25)}
+    with open_source("folder", write_zip(root, files)) as source:
+        return source.read_image("train/ant/1.png")
+
+
+@case("a member named ../x.png in a ZIP")
+def _(root: Path) -> object:
+    return open_source("folder", write_zip(root, tree(*GOOD, "../x.png")))
+
+
+@case("a member named /etc/x.png in a TAR")
+def _(root: Path) -> object:
+    return open_source("folder", write_tar(root, tree(*GOOD, "/etc/x.png")))
+
+
+@case("two members of one name")
+def _(root: Path) -> object:
+    path = root / "images.tar"
+    with tarfile.open(path, "w") as archive:
+        for data in (image(1), image(2)):
+            member = tarfile.TarInfo("train/ant/1.png")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return open_source("folder", str(path))
+
+
+@case("an encrypted ZIP")
+def _(root: Path) -> object:
+    path = Path(write_zip(root, tree(*GOOD)))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    return open_source("folder", str(path))
+
+
+@case("images that cannot be read (--on_bad_image=stop)")
+def _(root: Path) -> object:
+    huge = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(huge, "PNG")
+    cut = image(1)[:-30]
+    bad = {"train/ant/0.png": b"<html>", "train/bee/1.png": cut, "test/ant/2.png": huge.getvalue()}
+    return run_on(root, damaged(bad))
+
+
+@case("a class without readable images (--on_bad_image=skip)")
+def _(root: Path) -> object:
+    bad = {f"train/ant/{i}.png": b"" for i in range(5)}
+    return run_on(root, damaged(bad), on_bad_image="skip")
+
+
+case("a list with a negative label")(lambda root: listed(root, "a/1.png 0\nb/1.png -1\n"))
+case("a list with a label beyond --class_names")(
+    lambda root: listed(root, "a/1.png 0\nb/1.png 2\n", class_names="ant\nbee\n")
+)
+case("a list with a class that is not in --class_names")(
+    lambda root: listed(root, "a/1.png ant\nb/1.png bea\n", class_names="ant\nbee\n")
+)
+case("a list with a gap in the class numbers")(lambda root: listed(root, "a/1.png 0\nb/1.png 2\n"))
+case("a list that names an image twice")(lambda root: listed(root, "a/1.png 0\na/1.png 1\n"))
+case("an image in the training and in the test list")(
+    lambda root: listed(root, "a/1.png 0\nb/1.png 1\n", test_list="b/1.png 1\n")
+)
+case("a list with a path that leads out")(lambda root: listed(root, "../a.png 0\nb/1.png 1\n"))
+case("a list without labels")(lambda root: listed(root, "a/1.png\nb/1.png\n"))
+case("an empty list")(lambda root: listed(root, "\n"))
+
+
+@case("a list with an image that the archive lacks")
+def _(root: Path) -> object:
+    (root / "train.txt").write_text("ant/1.png 0\nbee/9.png 1\n")
+    data = write_zip(root, tree("ant/1.png", "bee/1.png"))
+    return open_source("list", data, train_list=str(root / "train.txt"))
+
+
+case("fashion_mnist without its files")(lambda root: open_source("fashion_mnist", str(root)))
+case("a TFDS data set that is not prepared")(lambda root: open_source("tfds:dtd", str(root)))
+case("a TFDS data set without class labels")(lambda root: open_source("tfds:glue/cola", str(root)))
+case("an unknown data set")(lambda root: open_source("digit", str(root)))  # fmt: skip
+
+
+def answer(title: str, root: Path) -> str:
+    """The message, with the folder of this test left out."""
+    with pytest.raises(UserError) as caught:
+        CASES[title](root)
+    return str(caught.value).replace(f"{root}/", "").replace(str(root), "data")
+
+
+@pytest.mark.parametrize("title", CASES)
+def test_bad_input_is_answered_with_the_place_and_what_to_do(title, tmp_path):
+    message = answer(title, tmp_path)
+    assert str(tmp_path) not in message
+    assert message.endswith((".", ":"))
+    # Nothing was written beside what the test wrote, and nothing outside of it.
+    assert not (tmp_path.parent / "x.png").exists()
+
+
+def test_the_table_in_the_docs_is_made_of_these_messages(tmp_path):
+    rows = ["| input | message |", "|---|---|"]
+    for number, title in enumerate(CASES):
+        root = tmp_path / str(number)
+        root.mkdir()
+        shown = html.escape(answer(title, root), quote=False).replace("|", "\\|")
+        shown = re.sub(r" *\n *", "<br>", shown)
+        rows.append(f"| {title} | {shown} |")
+    table = "\n".join(rows) + "\n"
+    text = DOCS.read_text()
+    before, _, rest = text.partition(BEGIN)
+    written, _, after = rest.partition(END)
+    if os.environ.get("WRITE_DOCS"):
+        DOCS.write_text(before + BEGIN + table + END + after)
+        written = table
+    assert written == table, "the messages changed: see the head of this file"
+
+
+def test_links_in_archives_are_passed_over(tmp_path, caplog):
+    path = tmp_path / "images.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, data in tree(*GOOD).items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        for name, target in (("train/ant/2.png", "/etc/passwd"), ("train/up", "../..")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            archive.addfile(member)
+        member = tarfile.TarInfo("train/ant/3.png")
+        member.type, member.linkname = tarfile.LNKTYPE, "train/ant/1.png"
+        archive.addfile(member)
+    with open_source("folder", str(path)) as source:
+        assert source.train.ids == ("train/ant/1.png", "train/bee/1.png")
+    assert "3 links or special files passed over" in caplog.text
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for name, data in tree(*GOOD).items():
+            archive.writestr(name, data)
+        link = zipfile.ZipInfo("train/ant/2.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    with open_source("folder", str(tmp_path / "images.zip")) as source:
+        assert source.train.ids == ("train/ant/1.png", "train/bee/1.png")
+
+
+def test_links_to_nothing_and_to_themselves_are_images_that_cannot_be_read(tmp_path):
+    root = Path(write_folder(tmp_path / "images", tree(*GOOD)))
+    (root / "train/ant/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (root / "train/ant/self.png").symlink_to(root / "train/ant/self.png")
+    with open_source("folder", str(root)) as source:
+        assert "train/ant/gone.png" in source.train.ids
+        for name in ("gone", "self"):
+            with pytest.raises(UserError, match=rf"{name}\.png: cannot be read"):
+                source.read_image(f"train/ant/{name}.png")
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip, write_tar])
+def test_odd_names_are_the_same_everywhere(tmp_path, write):
+    names = ("train/日本 語/a#b?.png", "train/ſ\u0301/😀 %20.png", "test/日本 語/'\"; rm.png")
+    with open_source("folder", write(tmp_path, tree(*names))) as source:
+        assert set(source.class_names) == {"日本 語", "ſ\u0301"}
+        for image_id in (*source.train.ids, *source.test.ids):
+            assert source.read_image(image_id).shape == (3, 4, 3)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_every_kind_of_tar_is_read_and_leaves_nothing_behind(tmp_path, mode):
+    path = write_tar(tmp_path, tree(*GOOD), mode)
+    scratch = tmp_path / "scratch"
+    with open_source("folder", path, scratch=str(scratch)) as source:
+        assert source.read_image("train/bee/1.png")[0, 0, 0] == 1
+        assert list(scratch.glob("**/*")) == []
+        before = source.content_hash(source.train.ids)
+    with open_source("folder", path, scratch=str(scratch)) as source:
+        assert source.content_hash(source.train.ids) == before
+        source.close()
+        with pytest.raises(ValueError, match="closed"):
+            source.read_image("train/bee/1.png")
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_folder_is_a_part_or_the_test_part(tmp_path, name):
+    three = (*GOOD, "test/bee/1.png", f"{name}/ant/1.png", f"{name}/bee/1.png")
+    with open_source("folder", write_zip(tmp_path, tree(*three))) as source:
+        assert source.validation.ids == (f"{name}/ant/1.png", f"{name}/bee/1.png")
+        assert source.test.ids == ("test/ant/1.png", "test/bee/1.png")
+    two = (*GOOD[:2], f"{name}/ant/1.png", f"{name}/bee/1.png")
+    with open_source("folder", write_zip(tmp_path, tree(*two))) as source:
+        assert source.validation is None
+        assert source.test.ids == (f"{name}/ant/1.png", f"{name}/bee/1.png")

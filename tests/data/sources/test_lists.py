@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+
+from candle_tf.data.sources.registry import open_source
+from candle_tf.errors import UserError
+from tests.data.sources.test_registry import tree, write_folder, write_tar, write_zip
+
+WRITERS = pytest.mark.parametrize("write", [write_folder, write_zip, write_tar])
+IMAGES = ("cats/0.png", "cats/1.png", "dogs/café 2.png", "dogs/3.png")
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_folder(tmp_path / "images", tree(*IMAGES))
+
+
+def write_list(folder, text, name="train.txt"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+SPACES = "cats/1.png 1\n./dogs//café 2.png 0\n\ncats/0.png\t1\n"
+
+
+@WRITERS
+def test_lines_of_path_and_number(tmp_path, write):
+    (tmp_path / "data").mkdir()
+    data = write(tmp_path / "data", tree(*IMAGES))
+    lists = {
+        "train_list": write_list(tmp_path, SPACES),
+        "test_list": write_list(tmp_path, "dogs/3.png 0\n", "test.txt"),
+    }
+    with open_source("list", data, **lists) as source:
+        assert source.train.ids == ("cats/1.png", "dogs/café 2.png", "cats/0.png")
+        assert source.train.labels.tolist() == [1, 0, 1]
+        assert source.class_names == ("0", "1")
+        assert source.test is not None
+        assert source.test.ids == ("dogs/3.png",)
+        assert source.validation is None
+        reds = [source.read_image(i)[0, 0, 0] for i in (*source.train.ids, *source.test.ids)]
+        assert reds == [1, 2, 0, 3]
+        assert source.content_hash(source.train.ids) != source.content_hash(source.test.ids)
+        with pytest.raises(KeyError):
+            source.read_image("../train.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "cats/1.png,cat\ndogs/3.png,dog\ncats/0.png,cat\n"),
+        ("t.csv", '\ufefflabel,split,path\ncat,x,cats/1.png\ndog,x,"dogs/3.png"\ncat,,cats/0.png'),
+        ("t.tsv", "Image\tCategory\r\ncats/1.png\tcat\r\ndogs/3.png\tdog\r\ncats/0.png\tcat\r\n"),
+        ("t.lst", "cats/1.png cat\ndogs/3.png dog\ncats\\0.png cat"),
+    ],
+)  # fmt: skip
+def test_tables_of_path_and_name(tmp_path, images, name, text):
+    with open_source("list", images, train_list=write_list(tmp_path, text, name)) as source:
+        assert source.train.ids == ("cats/1.png", "dogs/3.png", "cats/0.png")
+        assert source.class_names == ("cat", "dog")
+        assert source.train.labels.tolist() == [0, 1, 0]
+        assert source.test is None
+
+
+def test_class_names_give_the_order_and_the_names(tmp_path, images):
+    names = write_list(tmp_path, "wolf\ncat\n", "names.txt")
+    by_number = write_list(tmp_path, "cats/1.png 1\ndogs/3.png 0\n")
+    with open_source("list", images, train_list=by_number, class_names=names) as source:
+        assert source.class_names == ("wolf", "cat")
+        assert source.train.labels.tolist() == [1, 0]
+    by_name = write_list(tmp_path, "cats/1.png cat\ndogs/3.png wolf\n")
+    with open_source("list", images, train_list=by_name, class_names=names) as source:
+        assert source.train.labels.tolist() == [1, 0]
+
+
+def test_a_validation_list_is_a_part_of_its_own(tmp_path, images, caplog):
+    lists = {
+        "train_list": write_list(tmp_path, "cats/1.png 1\ndogs/3.png 0\n"),
+        "validation_list": write_list(tmp_path, "cats/0.png 1\n", "val.txt"),
+    }
+    with open_source("list", images, **lists) as source:
+        assert source.test is None
+        assert source.validation is not None
+        assert source.validation.ids == ("cats/0.png",)
+        np.testing.assert_array_equal(source.validation.labels, [1])
+    assert "val.txt lacks the class '0'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cats/0.png 0\ncats/1.png -1\n", "train.txt, line 2: the label '-1' is not from 0 to 0"),
+        ("cats/0.png 0\ndogs/3.png 9999999999999\n", "line 2: the label '9999999999999' is not"),
+        ("cats/0.png 0\ndogs/3.png 2\n", "no training images of the class '1'"),
+        ("cats/0.png 0\n\ncats/0.png 1\n", "line 3: 'cats/0.png' stands in line 1 already"),
+        ("cats/0.png 0\n../secret.png 1\n", "line 2: the path '../secret.png' is absolute or has"),
+        ("/etc/passwd.png 0\n", "line 1: the path '/etc/passwd.png' is absolute"),
+        ("cats\\..\\..\\x.png 0\n", r"absolute or has '..'"),
+        ("C:/x.png 0\n", "absolute"),
+        ("cats/0.png 0\ncats/1.png\n", "line 2: no label. Expected, in each line, <path> <label>"),
+        ("", "the list holds no images"),
+        ("cats/0.png 0\ncats/1.png 0\n", "1 class .'0'. where at least 2 are needed"),
+        ("a\0b 0\n", "line 1: not a line of text"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, images, text, message):
+    with pytest.raises(UserError, match=message):
+        open_source("list", images, train_list=write_list(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b,c\nd,e,f\n", "line 1: 3 columns where 2 are expected, and no names of columns"),
+        ("path,label\ncats/0.png\n", "line 2: only 1 columns"),
+        ("path,image,label\nx,y,z\n", "'image', 'label', 'path' do not tell one for paths"),
+        ("cats/0.png,\n", "line 1: no label"),
+        ('"cats/0.png,1\n', "not a readable table"),
+    ],
+)
+def test_a_bad_table_is_refused(tmp_path, images, text, message):
+    with pytest.raises(UserError, match=message):
+        open_source("list", images, train_list=write_list(tmp_path, text, "t.csv"))
+
+
+def test_labels_beyond_the_class_names_are_refused(tmp_path, images):
+    names = write_list(tmp_path, "cat\ndog\n", "names.txt")
+    train = write_list(tmp_path, "cats/0.png 0\ndogs/3.png 2\n")
+    with pytest.raises(UserError, match=r"train\.txt, line 2: the label '2' is not from 0 to 1"):
+        open_source("list", images, train_list=train, class_names=names)
+    train = write_list(tmp_path, "cats/0.png cat\ndogs/3.png dgo\n")
+    with pytest.raises(UserError, match=r"line 2: the label 'dgo' is not among 'cat', 'dog'"):
+        open_source("list", images, train_list=train, class_names=names)
+    twice = write_list(tmp_path, "cat\ndog\ncat\n", "twice.txt")
+    with pytest.raises(UserError, match=r"twice\.txt, line 3: 'cat' stands in line 1 already"):
+        open_source("list", images, train_list=train, class_names=twice)
+
+
+def test_an_image_in_two_lists_is_refused(tmp_path, images):
+    train = write_list(tmp_path, "cats/0.png 0\ndogs/3.png 1\n")
+    test = write_list(tmp_path, "./dogs/3.png 1\n", "test.txt")
+    with pytest.raises(UserError, match=r"train\.txt, line 2: 'dogs/3\.png' stands in another"):
+        open_source("list", images, train_list=train, test_list=test)
+
+
+def test_what_is_not_there_is_named(tmp_path, images):
+    train = write_list(tmp_path, "cats/0.png 0\ngone/9.png 1\n")
+    with pytest.raises(UserError, match="needs --train_list"):
+        open_source("list", images)
+    with pytest.raises(UserError, match="needs --data_dir"):
+        open_source("list", "", train_list=train)
+    with pytest.raises(UserError, match=r"no\.txt: the list cannot be read"):
+        open_source("list", images, train_list=str(tmp_path / "no.txt"))
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        open_source("list", str(tmp_path / "nowhere"), train_list=train)
+    packed = write_zip(tmp_path, tree(*IMAGES))
+    with pytest.raises(UserError, match=r"train\.txt, line 2: .*data\.zip holds no 'gone/9\.png'"):
+        open_source("list", packed, train_list=train)
+    with open_source("list", images, train_list=train) as source:
+        assert source.read_image("cats/0.png").shape == (3, 4, 3)
+        with pytest.raises(UserError, match=r"gone/9\.png: cannot be read"):
+            source.read_image("gone/9.png")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png 0\n")
+    with pytest.raises(UserError, match="not a text file in UTF-8"):
+        open_source("list", images, train_list=str(tmp_path / "latin.txt"))

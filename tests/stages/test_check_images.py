@@ -1,0 +1,174 @@
+"""Images that cannot be read, and images in two parts, before anything is learned."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from candle_tf.config import Config
+from candle_tf.data.sources.registry import open_source
+from candle_tf.data.splits.split import leave_out, load_split, save_split
+from candle_tf.errors import UserError
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages.check_images import checked_split
+from candle_tf.stages.prepare import prepare
+from candle_tf.stages.split import draw_split, open_data
+from tests.data.sources.test_registry import tree, write_folder
+
+TRAIN = tuple(f"train/{label}/{i:02d}.png" for label in ("ant", "bee") for i in range(12))
+TEST = tuple(f"test/{label}/{i}.png" for label in ("ant", "bee") for i in range(3))
+BAD = {"train/ant/03.png": b"<html>", "train/bee/07.png": b"", "test/ant/1.png": b"\x89PNG\r\n"}
+
+
+@pytest.fixture
+def config(tmp_path):
+    # Different in every image.
+    write_folder(tmp_path / "data", tree(*TRAIN, *TEST) | BAD)
+    return Config(
+        dataset="folder", data_dir=str(tmp_path / "data"), profile="natural",
+        run_dir=str(tmp_path / "run"), cache_dir=str(tmp_path / "cache"), image_size=8,
+        calibration_resolutions=(32,),
+    )  # fmt: skip
+
+
+def check(config):
+    with open_data(config) as source:
+        return checked_split(config, open_run_folder(config), source)
+
+
+def all_ids(split):
+    return {*split.train.ids, *split.validation.ids, *split.test.ids}
+
+
+def test_stop_lists_all_of_them_at_once_and_saves_no_split(config):
+    with pytest.raises(UserError) as caught:
+        check(config)
+    message = str(caught.value)
+    assert message.startswith("3 images cannot be read:")
+    for name in BAD:
+        assert f"{name}: not a readable image" in message
+    assert "--on_bad_image=skip" in message
+    assert not (Path(config.run_dir) / "split.json").exists()
+    assert not (Path(config.run_dir) / "data_check.json").exists()
+    # What the message advises works in the same folder.
+    split, _ = check(dataclasses.replace(config, on_bad_image="skip"))
+    assert not all_ids(split) & set(BAD)
+
+
+def test_skip_leaves_them_out_of_their_parts_and_writes_them_down(config, caplog):
+    config = dataclasses.replace(config, on_bad_image="skip")
+    with open_data(config) as source:
+        drawn = draw_split(config, source)
+    split, record = check(config)
+    for name in ("train", "validation", "test"):
+        before, after = getattr(drawn, name), getattr(split, name)
+        kept = [image_id not in BAD for image_id in before.ids]
+        assert after.ids == tuple(i for i, keep in zip(before.ids, kept, strict=True) if keep)
+        np.testing.assert_array_equal(after.labels, before.labels[kept])
+    assert split.train_counts.tolist() == [11, 11]
+    assert record["scanned"] == 30
+    assert {(e["id"], e["class"]) for e in record["left_out"]} == {
+        ("train/ant/03.png", "ant"), ("train/bee/07.png", "bee"), ("test/ant/1.png", "ant"),
+    }  # fmt: skip
+    assert [e["part"] for e in record["left_out"]][-1] == "test"
+    assert all("not a readable image" in e["reason"] for e in record["left_out"])
+    assert "3 of 30 images cannot be read and are left out" in caplog.text
+    written = json.loads((Path(config.run_dir) / "data_check.json").read_text())
+    assert written == record
+
+
+def test_a_resumed_run_is_the_same_though_the_data_were_mended(config):
+    config = dataclasses.replace(config, on_bad_image="skip")
+    first, record = check(config)
+    (Path(config.data_dir) / "train/ant/03.png").write_bytes(tree("x.png")["x.png"])
+    again, same = check(config)
+    assert again.hash == first.hash
+    assert same == record
+
+
+@pytest.mark.parametrize("lost", ["split.json", "data_check.json"])
+def test_a_run_that_died_between_both_files_goes_on(config, lost):
+    config = dataclasses.replace(config, on_bad_image="skip")
+    first, record = check(config)
+    (Path(config.run_dir) / lost).unlink()
+    again, same = check(config)
+    assert again.hash == first.hash
+    if lost == "split.json":
+        assert same == record
+    else:
+        assert same["left_out"] == []
+
+
+def test_what_becomes_unreadable_under_a_saved_split_stops_the_run(config):
+    config = dataclasses.replace(config, on_bad_image="skip")
+    split, _ = check(config)
+    (Path(config.run_dir) / "data_check.json").unlink()
+    (Path(config.data_dir) / split.train.ids[0]).write_bytes(b"")
+    with pytest.raises(UserError, match=r"1 images cannot(.|\n)*this run's split has them"):
+        check(config)
+
+
+def test_a_given_split_is_taken_without_the_bad_ones(config, tmp_path):
+    with open_data(config) as source:
+        save_split(draw_split(config, source), tmp_path / "given.json")
+    config = dataclasses.replace(config, on_bad_image="skip", split=str(tmp_path / "given.json"))
+    split, _ = check(config)
+    given = load_split(tmp_path / "given.json")
+    assert all_ids(split) == all_ids(given) - set(BAD)
+    assert check(config)[0].hash == split.hash
+
+
+def test_a_class_without_readable_images_is_an_error(config):
+    for name in TRAIN[:12]:
+        (Path(config.data_dir) / name).write_bytes(b"")
+    with pytest.raises(UserError, match="the class 'ant' has no training images"):
+        check(dataclasses.replace(config, on_bad_image="skip"))
+
+
+def test_nothing_left_to_test_on_is_an_error(config):
+    with open_data(config) as source:
+        split = draw_split(config, source)
+    with pytest.raises(UserError, match="nothing is left to test on"):
+        leave_out(split, split.test.ids)
+
+
+def test_duplicates_are_reported_not_removed(config, caplog):
+    for name in BAD:
+        (Path(config.data_dir) / name).write_bytes(tree("x.png")["x.png"])
+    # The mended three are all one image, and the first of TRAIN is that one too.
+    split, record = check(config)
+    assert len(all_ids(split)) == 30
+    assert len(record["duplicates"]) == 1
+    (twin,) = record["duplicates"]
+    assert list(twin["ids"]["test"]) == ["test/ant/1.png"]
+    assert sorted(twin["classes"]) == ["ant", "bee"]
+    assert record["shared"]["train and test"] == 1
+    assert "1 images are in train and test alike, byte by byte" in caplog.text
+
+
+def test_preparing_a_run_decodes_what_is_left(config):
+    config = dataclasses.replace(config, on_bad_image="skip")
+    data = prepare(config, open_run_folder(config))
+    assert data.counts.tolist() == [11, 11]
+    assert len(data.test) == 5
+    assert len(data.check["left_out"]) == 3
+
+
+def test_a_damaged_record_is_named(config):
+    path = Path(config.run_dir) / "data_check.json"
+    config = dataclasses.replace(config, on_bad_image="skip")
+    check(config)
+    for damage in ("{", "[]", '{"left_out": [{}]}', '{"left_out": []}'):
+        path.write_text(damage)
+        with pytest.raises(UserError, match=r"data_check\.json is damaged"):
+            check(config)
+
+
+def test_digits_share_no_images(tmp_path):
+    config = Config(run_dir=str(tmp_path / "run"))
+    with open_source("digits") as source:
+        _, record = checked_split(config, open_run_folder(config), source)
+    assert record["left_out"] == []
+    assert record["shared"] == {}

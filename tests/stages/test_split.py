@@ -1,0 +1,61 @@
+import dataclasses
+
+import pytest
+
+from candle_tf.config import PROFILES, SELECTIONS, Config
+from candle_tf.data.splits import longtail
+from candle_tf.data.splits.split import load_split, save_split
+from candle_tf.errors import UserError
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages.split import draw_split, open_data, run_split
+
+
+def settings(tmp_path, **changes) -> Config:
+    return Config(imbalance_factor=10, run_dir=str(tmp_path / "run"), **changes)
+
+
+def split_of(config: Config):
+    with open_data(config) as source:
+        return run_split(config, open_run_folder(config), source)
+
+
+def test_the_flags_know_every_profile_and_selection():
+    assert sorted(PROFILES) == sorted((*longtail.PROFILES, "counts"))
+    assert SELECTIONS == longtail.SELECTIONS
+
+
+def test_a_run_takes_a_saved_split_whatever_its_own_flags_would_draw(tmp_path):
+    with open_data(Config()) as source:
+        saved = draw_split(settings(tmp_path, seed=5, selection="first"), source)
+    save_split(saved, tmp_path / "split.json")
+    config = dataclasses.replace(settings(tmp_path), split=str(tmp_path / "split.json"))
+    split = split_of(config)
+    assert split.hash == saved.hash
+    assert load_split(tmp_path / "run" / "split.json").hash == saved.hash
+    # Taken up again, also where the file lies elsewhere by now.
+    (tmp_path / "split.json").rename(tmp_path / "moved.json")
+    for place in (str(tmp_path / "moved.json"), ""):
+        assert split_of(dataclasses.replace(config, split=place)).hash == saved.hash
+
+
+def test_another_split_in_the_run_folder_is_refused(tmp_path):
+    config = settings(tmp_path)
+    first = split_of(config)
+    save_split(dataclasses.replace(first, seed=9), tmp_path / "split.json")
+    with pytest.raises(UserError, match="another split than --split"):
+        split_of(dataclasses.replace(config, split=str(tmp_path / "split.json")))
+
+
+def test_a_split_of_other_data_is_refused(tmp_path):
+    first = split_of(settings(tmp_path))
+    save_split(dataclasses.replace(first, source_hash="0" * 64), tmp_path / "split.json")
+    config = Config(run_dir=str(tmp_path / "other"), split=str(tmp_path / "split.json"))
+    with pytest.raises(UserError, match="not the one this run's split was drawn from"):
+        split_of(config)
+    assert not (tmp_path / "other" / "split.json").exists()
+
+
+def test_counts_are_read_for_the_classes_of_the_source(tmp_path):
+    (tmp_path / "counts.csv").write_text("".join(f"{c},{c + 1}\n" for c in reversed(range(10))))
+    config = settings(tmp_path, profile="counts", class_counts=str(tmp_path / "counts.csv"))
+    assert split_of(config).train_counts.tolist() == list(range(1, 11))

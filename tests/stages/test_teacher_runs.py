@@ -1,0 +1,87 @@
+"""How often the teacher is asked in the first stages of a run."""
+
+from pathlib import Path
+
+import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
+
+# isort: split
+import numpy as np
+import pytest
+
+from candle_tf.config import Config
+from candle_tf.data.augment.precomputed_views import views_by_class
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages import calibrate as calibration
+from candle_tf.stages.prepare import prepare
+from candle_tf.stages.train import train_student
+from tests.teachers.test_features import make_teacher
+
+RESOLUTIONS = (32, 40)
+SETTINGS = {
+    "dataset": "digits",
+    "profile": "step",
+    "imbalance_factor": 50,
+    "image_size": 16,
+    "stem_stride": 1,
+    "width": 0.125,
+    "student": "quicknet_small",
+    "augmentation": "pad_crop_flip",
+    "teacher_view": "same",
+    "views": 2,
+    "tail_views": 5,
+    "calibration_resolutions": RESOLUTIONS,
+    "calibration_epochs": 3,
+    "batch_size": 64,
+    "epochs": 2,
+}
+
+
+@pytest.fixture
+def teacher(monkeypatch):
+    teacher = make_teacher()
+    monkeypatch.setattr(calibration, "load_teacher", lambda *_: teacher)
+    return teacher
+
+
+def both_stages(run_dir: Path, **settings: object):
+    return stages(run_dir, train=True, **settings)
+
+
+def stages(run_dir: Path, train: bool = False, **settings: object):
+    config = Config(**{**SETTINGS, **settings, "run_dir": str(run_dir)})
+    folder = open_run_folder(config)
+    data = prepare(config, folder)
+    calibrated = calibration.calibrate(config, data, folder.path / "calibrate")
+    if train:
+        train_student(config, data, calibrated.answers, folder.path / "student")
+    return data, calibrated
+
+
+def test_it_looks_once_at_each_view_of_each_image_at_each_resolution(teacher, tmp_path):
+    cache = str(tmp_path / "cache")
+    data, first = both_stages(tmp_path / "run", cache_dir=cache)
+    views = views_by_class(data.counts, 2, 5)[data.train.labels].sum()
+    assert views > 2 * len(data.train)
+    whole = len(data.validation) + len(data.test)
+    assert sum(map(len, teacher.shown)) == len(RESOLUTIONS) * (views + whole)
+    for side in RESOLUTIONS:
+        shown = sum(len(batch) for batch in teacher.shown if batch.shape[1] == side)
+        assert shown == views + whole
+    teacher.shown.clear()
+    # The same run taken up, and another one on the same images.
+    _, again = stages(tmp_path / "run", cache_dir=cache)
+    stages(tmp_path / "other", cache_dir=cache, calibration_epochs=2)
+    assert teacher.shown == []
+    np.testing.assert_array_equal(again.answers.logits, first.answers.logits)
+
+
+def test_online_it_looks_in_every_epoch(teacher, tmp_path):
+    data, calibrated = both_stages(tmp_path / "run", teacher_mode="online", balance="plain")
+    whole = len(data.validation) + len(data.test)
+    batch = min(256, len(data.train))
+    in_calibration = 3 * (len(data.train) // batch) * batch
+    seen = sum(map(len, teacher.shown)) / len(RESOLUTIONS) - whole - in_calibration
+    # Both epochs of the student, some batches made ahead of it, and the sample for the mean.
+    sample, epochs = len(data.train), 2 * (len(data.train) // 64) * 64
+    assert seen == sample + epochs
+    assert calibrated.answers.classes == 10

@@ -1,0 +1,96 @@
+"""The student's stage with recipes of more than one step."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from candle_tf.config import Config
+from candle_tf.methods.baselines import SupervisedTrainer
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages import train as training
+from candle_tf.stages.prepare import prepare
+from candle_tf.students.architectures.reactnet import _block
+from candle_tf.students.architectures.registry import binary_layers
+from candle_tf.students.layers.blocks import batch_norm
+
+EPOCHS = 2
+
+
+@pytest.fixture(autouse=True)
+def one_block_student(monkeypatch):
+    """The first block of ReActNet for the whole of it, whose graph takes long to build."""
+
+    def build(name, input_shape, classes, **options):  # noqa: ARG001
+        pixels = tf.keras.Input(input_shape, name="pixels")
+        x = tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
+        x = tf.keras.layers.Conv2D(8, 3, 2, padding="same", name="stem_conv")(x)
+        x = _block(batch_norm(x, "stem_bn"), 16, 2, "block01")
+        features = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+        logits = tf.keras.layers.Dense(classes, name="logits")(features)
+        return tf.keras.Model(pixels, {"features": features, "logits": logits}, name=name)
+
+    monkeypatch.setattr(training, "build_student", build)
+
+
+def _config(run_dir, **settings) -> Config:
+    return Config(
+        imbalance_factor=20, image_size=16, augmentation="none",
+        method="cross_entropy", batch_size=128, epochs=EPOCHS, run_dir=str(run_dir), **settings,
+    )  # fmt: skip
+
+
+def _train(config: Config):
+    folder = open_run_folder(config)
+    return training.train_student(config, prepare(config, folder), None, folder.path / "student")
+
+
+def _epochs(folder) -> int:
+    return len(json.loads((folder / "checkpoints" / "progress.json").read_text())["history"])
+
+
+def test_two_steps_have_a_folder_each_and_can_be_taken_up_in_the_second(tmp_path, monkeypatch):
+    settings = {"binary_steps": 2, "weight_decay": 5.0, "clip_latent_weights": False}
+    whole = _train(_config(tmp_path / "whole", **settings))
+    for name in ("student_step1", "student"):
+        assert _epochs(tmp_path / "whole" / name) == EPOCHS
+        assert (tmp_path / "whole" / name / "history.csv").exists()
+
+    evaluate, calls = SupervisedTrainer.evaluate, []
+
+    def stop_in_the_last_epoch(self, *args, **kwargs):
+        calls.append(None)
+        if len(calls) == 2 * EPOCHS:
+            raise KeyboardInterrupt
+        return evaluate(self, *args, **kwargs)
+
+    config = _config(tmp_path / "run", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTrainer, "evaluate", stop_in_the_last_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            _train(config)
+    assert [_epochs(tmp_path / "run" / name) for name in ("student_step1", "student")] == [2, 1]
+    resumed = _train(config)
+    for one, other in zip(resumed.student.weights, whole.student.weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)
+
+    # The same step one, then a step two that was told of no decay at all.
+    step_one = tmp_path / "whole" / "student_step1"
+    shutil.copytree(step_one, tmp_path / "plain" / "student_step1")
+    plain = _train(_config(tmp_path / "plain", **{**settings, "weight_decay": 0.0}))
+    for one, other in zip(plain.student.weights, whole.student.weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)
+
+    layers = binary_layers(resumed.student)
+    assert len(layers) == 3
+    assert all(layer.kernel_constraint is None for layer in layers)
+
+
+def test_bop_reaches_the_student(tmp_path):
+    trained = _train(_config(tmp_path, optimizer="bop", weight_decay=0.01))
+    assert trained.checkpoints.epochs_done == EPOCHS
+    for layer in binary_layers(trained.student):
+        kernel = layer.kernel.numpy()
+        np.testing.assert_array_equal(np.abs(kernel), np.ones_like(kernel))

@@ -1,0 +1,185 @@
+"""What is fast here, in ratios of two sides that are timed in turn on this machine.
+
+    python -m tools.bench --json=bench.json
+    python -m tools.bench --rows=step,distill --data_dir=images.zip
+
+The rows, and what is at least expected of them:
+
+step        a training step against the plain Keras and larq composition in float32
+forms       the forms of a binary convolution, over the direct one
+distill     a distillation step on stored answers against a cross-entropy step
+calibrate   calibration of 30 epochs on stored features against a backbone in every epoch
+total       distillation of 30 epochs with its cache's build against an online teacher, at the
+            paper's three resolutions and (..._small) at the three that our configurations have
+growth      time an image over the number of images, of classes and of pixels
+settings    time an image over the images in a batch, and over TensorFlow's threads
+memory      resident memory of a training, epoch by epoch
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+
+from candle_tf import app
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+
+ROWS = ("step", "forms", "distill", "calibrate", "total", "growth", "settings", "memory")
+# What is asked of a figure, in words.
+TARGETS = {
+    "step_ratio_b32": "at least 2.5",
+    "step_ratio_b128": "at least 2.5",
+    "distill_over_ce": "at most 1.05",
+    "calibrate_ratio": "at least 20",
+    "distill_total_ratio": "at least 2.5",
+}
+_STEP_BATCHES = (32, 128)
+_BATCH_SIZES = (16, 32, 64, 128, 256)
+_IMAGE_SIDE = 160
+_CALIBRATED = 1024
+# CANDLE's own resolutions, and the smaller ones that our configurations begin with.
+_PAPERS_RESOLUTIONS = (128, 224, 480)
+_OUR_RESOLUTIONS = (96, 128, 160)
+_LEFT = ("figure", "asked", "images/s")
+# Growth is a matter of ratios: a narrower student shows it in less time.
+_GROWTH_WIDTH = 0.25
+
+
+def main(rows: list[str], data_dir: str, repeats: int, json_path: str) -> None:
+    """Runs the rows asked for, prints each as it is done, and writes them together."""
+    figures: dict[str, Any] = {}
+    for row in rows:
+        logging.info("--- %s", row)
+        figures.update(_measure(row, data_dir, repeats))
+        if json_path:
+            write_atomically(Path(json_path), (json.dumps(figures, indent=1) + "\n").encode())
+    print("\n" + table_of(figures))
+
+
+def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
+    # Imported here, so that a mistyped flag is refused at once and not after TensorFlow's start.
+    from candle_tf.data.subset import Subset
+    from candle_tf.teachers.backbones import Teacher, load_teacher
+    from tools.benchmarks import forms, growth, memory, settings, step, teacher_cost
+    from tools.benchmarks.workload import Workload, from_folder, generated
+
+    load = Workload()
+
+    def images(count: int) -> Subset:
+        if not data_dir:
+            return generated(count, load.classes, _IMAGE_SIDE)
+        return from_folder(data_dir, count, _IMAGE_SIDE, folder)
+
+    def teacher() -> Teacher:
+        return load_teacher("efficientnet_lite0", "", "")
+
+    measure: dict[str, Callable[[], dict[str, Any]]] = {
+        "step": lambda: step.step_ratios(replace(load, steps=1), _STEP_BATCHES, repeats),
+        "forms": lambda: {
+            f"forms_{precision}_b{size}": forms.form_times(precision, size, repeats=repeats)
+            for precision in ("bfloat16", "float32")
+            for size in _STEP_BATCHES
+        },
+        "distill": lambda: {
+            "distill_over_ce": teacher_cost.distill_over_ce(load, images(load.images), repeats)
+        },
+        "calibrate": lambda: {
+            "calibrate_ratio": teacher_cost.calibrate_ratio(
+                teacher(), images(_CALIBRATED), load.classes, repeats=repeats
+            )
+        },
+        "total": lambda: {
+            name: teacher_cost.distill_total_ratio(
+                teacher(), load, images(load.images), resolutions, repeats=repeats
+            )
+            for name, resolutions in {
+                "distill_total_ratio": _PAPERS_RESOLUTIONS,
+                "distill_total_ratio_small": _OUR_RESOLUTIONS,
+            }.items()
+        },
+        "growth": lambda: {
+            "cache_growth": growth.cache_growth(teacher(), repeats=repeats),
+            "step_growth": growth.step_growth(
+                replace(load, width=_GROWTH_WIDTH), folder, repeats=repeats
+            ),
+        },
+        "settings": lambda: {
+            "settings": {
+                "by_batch_size": settings.batch_size_times(load, _BATCH_SIZES, repeats),
+                "by_threads": settings.thread_times(load, repeats),
+            }
+        },
+        "memory": lambda: {"memory": memory.training_memory(replace(load, batch_size=128))},
+    }
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        return measure[row]()
+
+
+def table_of(figures: dict[str, Any]) -> str:
+    """The figures as text: ratios with their spread and what is asked, profiles, growth, memory."""
+    from candle_tf.reporting.table import text_table
+
+    ratios = [_ratio_row(name, figures[name]) for name in figures if "median" in figures[name]]
+    parts = [text_table(ratios, list(ratios[0]), left=_LEFT)] if ratios else []
+    for name, figure in figures.items():
+        for side, shares in figure.get("profile", {}).items():
+            told = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+            parts.append(f"{name}, {side}: {told}")
+    parts += [_compared_lines(name, figures[name]) for name in figures if _is_compared(name)]
+    if "memory" in figures:
+        told = "; ".join(
+            f"{name} " + ", ".join(f"{each:,.0f}" for each in _several(value))
+            for name, value in figures["memory"].items()
+        )
+        parts.append(f"resident MB of a training: {told}")
+    return "\n".join(parts)
+
+
+def _ratio_row(name: str, figure: dict[str, Any]) -> dict[str, str]:
+    speeds = ", ".join(f"{side} {speed:.1f}" for side, speed in figure["images_per_s"].items())
+    spread = {key: f"{figure[key]:.2f}" for key in ("median", "min", "max")}
+    return {"figure": name, **spread, "asked": TARGETS.get(name, ""), "images/s": speeds}
+
+
+def _several(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_compared(name: str) -> bool:
+    return name == "settings" or name.endswith("_growth") or name.startswith("forms_")
+
+
+def _compared_lines(name: str, compared: dict[str, Any]) -> str:
+    """Time of a unit of work at each size, over that at the first."""
+    lines = []
+    for along, sizes in compared.items():
+        told = ", ".join(f"{size}: {ratio['median']:.2f}" for size, ratio in sizes.items())
+        lines.append(f"{name} {along.replace('_', ' ')}: {told}")
+    return "\n".join(lines)
+
+
+def _rows(names: list[str]) -> list[str]:
+    unknown = [name for name in names if name not in ROWS]
+    if unknown or not names:
+        raise UserError(
+            f"--rows={','.join(names)} is not known; it is a list of {', '.join(ROWS)}."
+        )
+    return names
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("rows", list(ROWS), f"what to measure: of {', '.join(ROWS)}")
+    flags.DEFINE_string("data_dir", "", "a folder or archive of images; else noise is generated")
+    flags.DEFINE_integer("repeats", 5, "rounds of each comparison", lower_bound=1)
+    flags.DEFINE_string("json", "", "also write the figures to this file")
+    app.run(
+        lambda _: main(
+            _rows(flags.FLAGS.rows), flags.FLAGS.data_dir, flags.FLAGS.repeats, flags.FLAGS.json
+        )
+    )

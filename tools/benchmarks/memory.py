@@ -1,0 +1,116 @@
+"""Resident memory of a training, epoch by epoch, in a process of its own.
+
+The peak is the operating system's own record, which covers TensorFlow's buffers too.
+"""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import resource
+import tempfile
+from pathlib import Path
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tools.benchmarks.workload import Workload
+
+_MEGABYTE = 1e6
+
+
+def training_memory(load: "Workload", epochs: int = 4) -> dict[str, Any]:
+    """Trains a student on stored answers, with checkpoints and logs, and watches its memory.
+
+    Args:
+        load: the student; `load.images` images are one epoch.
+        epochs: at least 3.
+
+    Returns:
+        JSON-ready, in MB: "peak" of the process after each epoch, "now" resident then, "before"
+        the training (TensorFlow and the images), "growth" of what is resident from the second
+        epoch to the last.
+
+    Raises:
+        RuntimeError: where the process ended without an answer.
+    """
+    context = multiprocessing.get_context("spawn")
+    answers: Any = context.Queue()
+    process = context.Process(target=_train, args=(load, epochs, answers))
+    process.start()
+    while True:
+        try:
+            told = answers.get(timeout=5)
+            break
+        except Empty:
+            if not process.is_alive():
+                raise RuntimeError(
+                    f"the training ended with code {process.exitcode} and told nothing"
+                ) from None
+    process.join()
+    return told
+
+
+def resident() -> float:
+    """Resident memory of this process now, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / _MEGABYTE
+
+
+def peak() -> float:
+    """Highest resident memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MEGABYTE
+
+
+def _train(load: "Workload", epochs: int, answers: Any) -> None:
+    import tensorflow as tf
+
+    from candle_tf.data.augment.precomputed_views import same_for_all
+    from candle_tf.methods.training_loop import fit
+    from tools.benchmarks.workload import (
+        VIEWED,
+        batches_of,
+        distillation,
+        generated,
+        random_answers,
+    )
+
+    class Watch(tf.keras.callbacks.Callback):
+        """Memory at the end of each epoch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.peaks: list[float] = []
+            self.now: list[float] = []
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+            self.peaks.append(peak())
+            self.now.append(resident())
+
+    examples = generated(load.images, load.classes, load.image_size)
+    views = same_for_all(VIEWED, len(examples), 4)
+    watch = Watch()
+    before = resident()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        stored = random_answers(load, views, Path(folder))
+        fit(
+            distillation(load),
+            lambda first_epoch: batches_of(
+                load,
+                examples,
+                first_epoch=first_epoch,
+                epochs=epochs,
+                fixed_views=views,
+                answers=stored,
+            ),
+            steps=load.steps,
+            epochs=epochs,
+            folder=Path(folder) / "training",
+            callbacks=[watch],
+        )
+    answers.put({
+        "before": before,
+        "peak": watch.peaks,
+        "now": watch.now,
+        "growth": watch.now[-1] - watch.now[1],
+    })  # fmt: skip

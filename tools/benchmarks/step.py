@@ -1,0 +1,93 @@
+"""The training step: ours against the plain Keras and larq composition, and where its time goes."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.methods.trainer import Trainer
+from candle_tf.students.compute_policy import resolve_precision
+from candle_tf.timing import alternate, images_per_second, ratio_of
+from tools.benchmarks.operators import shares, timed_operators
+from tools.benchmarks.workload import Workload, cross_entropy, plain_cross_entropy
+
+
+def step_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
+    """Time of a plain float32 step over that of ours, on the same images and labels.
+
+    Args:
+        load: the student; a step takes `load.batch_size` images, which lie in memory.
+        repeats: rounds; a round takes `load.steps` steps of each side.
+
+    Returns:
+        JSON-ready: median, min and max of the ratio, images_per_s of each side, "precision" of
+        ours, "profile" of each side (share of its operators' time by kind) and the seconds.
+    """
+    batch = _batch(load)
+    steps = {
+        "ours": _step(cross_entropy(load), batch),
+        "plain": _step(plain_cross_entropy(load), batch),
+    }
+    seconds = alternate(
+        {name: _several(step, load.steps) for name, step in steps.items()}, repeats, warmup=2
+    )
+    return {
+        **vars(ratio_of(seconds["plain"], seconds["ours"])),
+        "images_per_s": {
+            name: images_per_second(times, load.images) for name, times in seconds.items()
+        },
+        "precision": resolve_precision(load.precision),
+        "profile": {name: shares(timed_operators(step)) for name, step in steps.items()},
+        "seconds": seconds,
+        "student": asdict(load),
+    }
+
+
+def step_ratios(load: Workload, batch_sizes: tuple[int, ...], repeats: int) -> dict[str, Any]:
+    """`step_ratio` at several batch sizes, as "step_ratio_b<size>".
+
+    A timed part of any size has at least the images of one batch of the largest: what disturbs
+    it for a moment then weighs alike.
+    """
+    largest = max(batch_sizes)
+    return {
+        f"step_ratio_b{size}": step_ratio(
+            replace(load, batch_size=size, steps=max(load.steps, -(-largest // size))), repeats
+        )
+        for size in batch_sizes
+    }
+
+
+def training_steps(load: Workload) -> Callable[[], None]:
+    """`load.steps` steps of ours on one batch in memory, done when it returns."""
+    return _several(_step(cross_entropy(load), _batch(load)), load.steps)
+
+
+def _batch(load: Workload) -> dict[str, tf.Tensor]:
+    rng = np.random.default_rng(0)
+    shape = (load.batch_size, load.image_size, load.image_size, 3)
+    return {
+        "inputs": tf.constant(rng.uniform(0, 255, shape), tf.float32),
+        "labels": tf.constant(rng.integers(0, load.classes, load.batch_size), tf.int32),
+    }
+
+
+def _step(trainer: Trainer, batch: dict[str, tf.Tensor]) -> Callable[[], None]:
+    """One step as `fit` runs it, traced once; done when it returns."""
+    traced = tf.function(lambda: trainer.train_step(batch))
+
+    def run() -> None:
+        for value in traced().values():
+            value.numpy()
+
+    return run
+
+
+def _several(step: Callable[[], None], times: int) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(times):
+            step()
+
+    return run

@@ -1,0 +1,248 @@
+"""What the teacher costs: once, in a cache, against in every epoch or step.
+
+Whole trainings are too long to time. Each figure is put together from parts that are timed in turn
+in one run, and says how in "composition".
+"""
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from candle_tf.data.augment.precomputed_views import same_for_all
+from candle_tf.data.pipeline import steps_per_epoch
+from candle_tf.data.subset import Subset
+from candle_tf.methods.calibration import (
+    CalibrationTrainer,
+    calibration_loss,
+    feature_batches,
+    fresh_feature_batches,
+    teacher_classifier,
+)
+from candle_tf.methods.optimizers import adam
+from candle_tf.methods.trainer import Trainer
+from candle_tf.methods.training_loop import fit
+from candle_tf.teachers.backbones import Teacher
+from candle_tf.teachers.features import view_features
+from candle_tf.teachers.online_targets import OnlineFeatures, OnlineTargets
+from candle_tf.timing import Ratio, alternate, images_per_second, ratio_of
+from tools.benchmarks.workload import (
+    VIEWED,
+    Workload,
+    cross_entropy,
+    distillation,
+    one_epoch,
+    random_answers,
+)
+
+EPOCHS = 30
+VIEWS = 4
+_CALIBRATION_BATCH = 256
+
+
+def distill_over_ce(load: Workload, examples: Subset, repeats: int = 5) -> dict[str, Any]:
+    """Time of a distillation step on stored answers over that of a cross-entropy step.
+
+    Args:
+        load: the student; `load.images` images are used.
+        examples: at least as many.
+        repeats: rounds.
+
+    Returns:
+        JSON-ready: median, min, max, images_per_s of each side, composition, and the seconds of
+        every part in every round.
+    """
+    part = _first(examples, load.images)
+    views = same_for_all(VIEWED, len(part), VIEWS)
+    with tempfile.TemporaryDirectory() as folder:
+        answers = random_answers(load, views, Path(folder))
+        seconds = alternate(
+            {
+                "distillation": one_epoch(load, part, distillation(load), answers),
+                "cross_entropy": one_epoch(load, part, cross_entropy(load)),
+            },
+            repeats,
+            warmup=2,
+        )
+    return _figures(
+        ratio_of(seconds["distillation"], seconds["cross_entropy"]),
+        {name: images_per_second(times, load.images) for name, times in seconds.items()},
+        f"{load.steps} steps of {load.batch_size} images a round, input pipeline included",
+        seconds=seconds,
+        student=asdict(load),
+    )
+
+
+def calibrate_ratio(
+    teacher: Teacher,
+    examples: Subset,
+    classes: int,
+    resolutions: Sequence[int] = (96, 128, 160),
+    repeats: int = 3,
+) -> dict[str, Any]:
+    """Calibration for 30 epochs with the backbone in each, over building the cache and as many.
+
+    Args:
+        teacher: frozen.
+        examples: N images, seen at one view.
+        classes: C.
+        resolutions: sides in pixels.
+        repeats: rounds.
+
+    Returns:
+        As `distill_over_ce`.
+    """
+    views = same_for_all(VIEWED, len(examples), 1)
+    features: list[np.ndarray] = []
+    fresh = OnlineFeatures(teacher, examples, views, tuple(resolutions), 0)
+    online = _calibrator(classes, teacher.feature_size).ready()
+    step = online.make_train_function()
+
+    def look() -> None:
+        with _fresh_folder() as folder:
+            looks = [view_features(teacher, examples, views, r, 0, folder) for r in resolutions]
+            features[:] = [np.array(stored) for stored in looks]
+
+    def backbone_epoch() -> None:
+        batches = iter(_batches(fresh_feature_batches, fresh, examples.labels, epochs=1))
+        each = steps_per_epoch(len(examples), _CALIBRATION_BATCH)
+        for _ in range(each * len(resolutions)):
+            logs = step(batches)
+        float(logs["objective"])
+
+    def cached_epochs() -> None:
+        with _fresh_folder() as folder, redirect_stdout(io.StringIO()):
+            fit(
+                _calibrator(classes, teacher.feature_size),
+                lambda _: _batches(feature_batches, features, examples.labels, epochs=EPOCHS),
+                steps=steps_per_epoch(len(features) * len(examples), _CALIBRATION_BATCH),
+                epochs=EPOCHS,
+                folder=folder,
+            )
+
+    look()
+    seconds = alternate(
+        {"look": look, "backbone_epoch": backbone_epoch, "cached_epochs": cached_epochs}, repeats
+    )
+    online_total = [EPOCHS * each for each in seconds["backbone_epoch"]]
+    cached_total = _sum(seconds["look"], seconds["cached_epochs"])
+    return _figures(
+        ratio_of(online_total, cached_total),
+        {
+            "online": images_per_second(online_total, EPOCHS * len(examples)),
+            "cached": images_per_second(cached_total, EPOCHS * len(examples)),
+        },
+        f"online: {EPOCHS} times one epoch of {len(examples)} images at each resolution, without "
+        f"callbacks; cached: features stored once, and {EPOCHS} whole epochs with checkpoints and "
+        "logs",
+        resolutions=list(resolutions),
+        seconds=seconds,
+    )
+
+
+def distill_total_ratio(
+    teacher: Teacher,
+    load: Workload,
+    examples: Subset,
+    resolutions: Sequence[int] = (96, 128, 160),
+    looked_at: int = 32,
+    repeats: int = 3,
+) -> dict[str, Any]:
+    """30 epochs of distillation, the teacher in every step, over building the cache and as many.
+
+    Args:
+        teacher: frozen, of `load.feature_size` features.
+        load: the student; `load.images` images are trained on.
+        examples: at least as many, and at least `looked_at`.
+        resolutions: sides in pixels.
+        looked_at: images whose cost in the cache, at 4 views, is measured.
+        repeats: rounds.
+
+    Returns:
+        As `distill_over_ce`.
+    """
+    part, few = _first(examples, load.images), _first(examples, looked_at)
+    views = same_for_all(VIEWED, len(part), VIEWS)
+    online = OnlineTargets(
+        OnlineFeatures(teacher, part, views, tuple(resolutions), 0),
+        teacher_classifier(teacher.feature_size, load.classes),
+    )
+
+    def look() -> None:
+        few_views = same_for_all(VIEWED, looked_at, VIEWS)
+        with _fresh_folder() as folder:
+            for resolution in resolutions:
+                view_features(teacher, few, few_views, resolution, 0, folder)
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = distillation(load)
+        stored = random_answers(load, views, Path(folder))
+        seconds = alternate(
+            {
+                "look": look,
+                "cached_steps": one_epoch(load, part, trainer, stored),
+                "online_steps": one_epoch(load, part, trainer, online),
+            },
+            repeats,
+        )
+    # Seconds for each image of the training set, over the whole training.
+    looks = [each / looked_at for each in seconds["look"]]
+    cached_total = _sum(looks, [EPOCHS * each / load.images for each in seconds["cached_steps"]])
+    online_total = [EPOCHS * each / load.images for each in seconds["online_steps"]]
+    return _figures(
+        ratio_of(online_total, cached_total),
+        {
+            "online": images_per_second(online_total, EPOCHS),
+            "cached": images_per_second(cached_total, EPOCHS),
+            "teacher_run_per_image": images_per_second(looks, 1),
+            "cached_step": images_per_second(seconds["cached_steps"], load.images),
+        },
+        f"for each image, online: {EPOCHS} times its share of a step with the teacher at each "
+        f"resolution; cached: {VIEWS} views stored at each (measured on {looked_at} images), and "
+        f"{EPOCHS} times its share of a step on stored answers; {load.steps} steps of "
+        f"{load.batch_size} a round",
+        resolutions=list(resolutions),
+        seconds=seconds,
+        student=asdict(load),
+    )
+
+
+def _first(examples: Subset, count: int) -> Subset:
+    return replace(examples, rows=examples.rows[:count], labels=examples.labels[:count])
+
+
+def _calibrator(classes: int, feature_size: int) -> Trainer:
+    loss = calibration_loss("balanced_softmax", np.ones(classes), tau=1.0, smoothing=(0.0, 0.0))
+    return CalibrationTrainer(teacher_classifier(feature_size, classes), classes, loss, adam(1e-3))
+
+
+def _batches(make: Callable[..., Any], features: Any, labels: np.ndarray, epochs: int) -> Any:
+    return make(
+        features, labels, batch_size=_CALIBRATION_BATCH, seed=0, first_epoch=0, epochs=epochs
+    )
+
+
+def _sum(*sides: Sequence[float]) -> list[float]:
+    return [sum(parts) for parts in zip(*sides, strict=True)]
+
+
+def _figures(
+    ratio: Ratio, images_per_s: Mapping[str, float], composition: str, **facts: Any
+) -> dict[str, Any]:
+    return {
+        **asdict(ratio),
+        "images_per_s": dict(images_per_s),
+        "composition": composition,
+        **facts,
+    }
+
+
+@contextmanager
+def _fresh_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)

@@ -1,0 +1,187 @@
+"""What the benchmarks run: images, stored answers and trainers, as a training has them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.data.augment.precomputed_views import FixedViews, same_for_all
+from candle_tf.data.augment.transform import Transform
+from candle_tf.data.cached_arrays import stored_array
+from candle_tf.data.images.store import ImageStore, image_key, open_image_store
+from candle_tf.data.pipeline import training_batches
+from candle_tf.data.sources.registry import open_source
+from candle_tf.data.subset import Subset
+from candle_tf.data.targets import Answers, Targets
+from candle_tf.errors import UserError
+from candle_tf.methods.balance import Objective
+from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.methods.optimizers import adam
+from candle_tf.methods.trainer import Trainer
+from candle_tf.students.architectures.registry import build_student
+from candle_tf.students.compute_policy import PLAIN, resolve_precision, set_training_form
+
+VIEWED = Transform("pad_crop_flip")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Images and the student that learns from them.
+
+    Attributes:
+        student: a name in `students.architectures.registry`.
+        width: of its channels.
+        image_size: side of its input in pixels.
+        batch_size: images in a step.
+        classes: C.
+        steps: steps of a timed part.
+        feature_size: d_T; 1,280 of EfficientNet-Lite0.
+        precision: as --precision of a training.
+    """
+
+    student: str = "reactnet_a"
+    width: float = 1.0
+    image_size: int = 64
+    batch_size: int = 64
+    classes: int = 101
+    steps: int = 3
+    feature_size: int = 1280
+    precision: str = "auto"
+
+    @property
+    def images(self) -> int:
+        """Images of a timed part."""
+        return self.batch_size * self.steps
+
+
+def generated(count: int, classes: int, side: int, seed: int = 0) -> Subset:
+    """Images of noise, uint8 [count, side, side, 3], and labels in turn."""
+    rng = np.random.default_rng(seed)
+    canvas = rng.integers(0, 256, (count, side, side, 3), np.uint8)
+    ids = [f"noise/{seed}/{row}" for row in range(count)]
+    keys = np.array([image_key(image_id) for image_id in ids], np.int64)
+    rows = {image_id: row for row, image_id in enumerate(ids)}
+    images = ImageStore(canvas, keys, rows, f"noise {seed} {canvas.shape}")
+    return Subset(images, np.arange(count), np.arange(count, dtype=np.int32) % classes)
+
+
+def from_folder(data_dir: str, count: int, side: int, folder: Path) -> Subset:
+    """The first training images of a folder or archive, in its order.
+
+    Raises:
+        UserError: where it holds fewer, or cannot be read.
+    """
+    with open_source("folder", data_dir) as source:
+        if len(source.train.ids) < count:
+            raise UserError(
+                f"--data_dir={data_dir} holds {len(source.train.ids)} training images; the "
+                f"benchmark takes {count}. Give a larger set, or none for generated images."
+            )
+        ids = source.train.ids[:count]
+        images = open_image_store(source, ids, side, folder)
+    return Subset(images, images.rows_of(ids), source.train.labels[:count])
+
+
+def random_answers(load: Workload, views: FixedViews, folder: Path) -> Answers:
+    """Answers of the right size in memory maps; what they say changes no time."""
+    rng = np.random.default_rng(0)
+
+    def stored(name: str, size: int) -> np.ndarray:
+        return stored_array(
+            folder,
+            name,
+            {"random": size, **views.key()},
+            (views.total, size),
+            "float16",
+            512,
+            lambda start, stop: rng.gamma(1.0, 1.0, (stop - start, size)),
+        )
+
+    return Answers(stored("features", load.feature_size), stored("logits", load.classes), views)
+
+
+def distillation(load: Workload) -> Trainer:
+    """CANDLE's trainer of the student, with the balancer."""
+    return DistillationTrainer(
+        _student(load),
+        load.classes,
+        np.zeros(load.feature_size),
+        Objective(entropy_weight=1.0),
+        temperature=2.0,
+        optimizer=adam(1e-3),
+        balance_optimizer=adam(1e-3),
+    ).ready()
+
+
+def cross_entropy(load: Workload) -> Trainer:
+    """The same student trained on labels alone."""
+    return _supervised(load, _student(load), adam(1e-3))
+
+
+def _student(load: Workload) -> tf.keras.Model:
+    shape = (load.image_size, load.image_size, 3)
+    student = build_student(load.student, shape, load.classes, width=load.width)
+    set_training_form(student, resolve_precision(load.precision))
+    return student
+
+
+def plain_cross_entropy(load: Workload) -> Trainer:
+    """The same training written plainly: larq's layers, TensorFlow's operators, Keras's Adam."""
+    student = _student(load)
+    set_training_form(student, PLAIN)
+    return _supervised(load, student, tf.keras.optimizers.Adam(1e-3, jit_compile=False))
+
+
+def _supervised(load: Workload, student: tf.keras.Model, optimizer: Any) -> Trainer:
+    counts = np.ones(load.classes, np.int64)
+    return SupervisedTrainer(student, LOSSES["cross_entropy"], counts, optimizer).ready()
+
+
+def batches_of(
+    load: Workload,
+    examples: Subset,
+    transform: Transform = VIEWED,
+    *,
+    first_epoch: int = 0,
+    epochs: int = 1,
+    fixed_views: FixedViews | None = None,
+    answers: Targets | None = None,
+) -> tf.data.Dataset:
+    """The batches that a training of the workload takes; see `pipeline.training_batches`."""
+    return training_batches(
+        examples,
+        image_size=load.image_size,
+        transform=transform,
+        batch_size=load.batch_size,
+        seed=0,
+        first_epoch=first_epoch,
+        epochs=epochs,
+        fixed_views=fixed_views,
+        answers=answers,
+    )
+
+
+def one_epoch(
+    load: Workload, examples: Subset, trainer: Trainer, answers: Targets | None = None
+) -> Callable[[], None]:
+    """An epoch of training as `fit` runs it, input pipeline included and callbacks left out.
+
+    The batches of each call begin and end with it: none is made ahead while something else is
+    timed.
+    """
+    views = same_for_all(VIEWED, len(examples), 4) if answers else None
+    batches = batches_of(load, examples, fixed_views=views, answers=answers)
+    step = trainer.make_train_function()
+    count = len(examples) // load.batch_size
+
+    def run() -> None:
+        iterator = iter(batches)
+        for _ in range(count):
+            logs = step(iterator)
+        float(logs["objective"])
+
+    return run
