@@ -219,7 +219,7 @@ def _accuracy_section(accuracy: Mapping[str, Any]) -> str:
     ]
     untested = accuracy["untested_classes"]
     head = (
-        f"Of `{accuracy['file']}`, on {accuracy['test_images']} test images, which were used "
+        f"Of `{accuracy['file']}`, on {accuracy['test_pictures']} test images, which were used "
         "for these figures alone."
     )
     return "\n\n".join(
