@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.students.compute_policy import PLAIN, TrainingForm
+from candle_tf.students.compute_policy import PLAIN, ComputePolicyLayer
 from tests.command import start
 from tools.bench import ROWS, TARGETS, table_of
 from tools.benchmarks import step
@@ -56,12 +56,16 @@ def test_the_plain_side_is_kerass_adam_on_the_plain_composition():
     plain, ours = plain_cross_entropy(SMALL), cross_entropy(SMALL)
     assert type(plain.optimizer) is tf.keras.optimizers.Adam
     assert type(ours.optimizer) is not tf.keras.optimizers.Adam
-    forms = [
-        {layer.training_form for layer in trainer.network.layers if isinstance(layer, TrainingForm)}
+    policies = [
+        {
+            layer.compute_policy
+            for layer in trainer.network.layers
+            if isinstance(layer, ComputePolicyLayer)
+        }
         for trainer in (plain, ours)
     ]
-    assert forms[0] == {PLAIN}
-    assert PLAIN not in forms[1]
+    assert policies[0] == {PLAIN}
+    assert {policy.fused for policy in policies[1]} == {True}
 
 
 def test_a_profile_names_the_operators_that_ran():

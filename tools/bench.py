@@ -5,15 +5,15 @@
 
 The rows, and what is at least expected of them:
 
-step        a training step against the plain Keras and larq composition in float32
-forms       the forms of a binary convolution, over the direct one
-distill     a distillation step on stored answers against a cross-entropy step
-calibrate   calibration of 30 epochs on stored features against a backbone in every epoch
-total       distillation of 30 epochs with its cache's build against an online teacher, at the
-            paper's three resolutions and (..._small) at the three that our configurations have
-growth      time an image over the number of images, of classes and of pixels
-settings    time an image over the images in a batch, and over TensorFlow's threads
-memory      resident memory of a training, epoch by epoch
+step         a training step against the plain Keras and larq composition in float32
+conv_kernels the implementations of a binary convolution, over the direct one
+distill      a distillation step on stored answers against a cross-entropy step
+calibrate    calibration of 30 epochs on stored features against a backbone in every epoch
+total        distillation of 30 epochs with its cache's build against an online teacher, at the
+             paper's three resolutions and (..._small) at the three that our configurations have
+growth       time an image over the number of images, of classes and of pixels
+settings     time an image over the images in a batch, and over TensorFlow's threads
+memory       resident memory of a training, epoch by epoch
 """
 
 import json
@@ -29,7 +29,7 @@ from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
-ROWS = ("step", "forms", "distill", "calibrate", "total", "growth", "settings", "memory")
+ROWS = ("step", "conv_kernels", "distill", "calibrate", "total", "growth", "settings", "memory")
 # What is asked of a figure, in words.
 TARGETS = {
     "step_ratio_b32": "at least 2.5",
@@ -65,7 +65,7 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
     # Imported here, so that a mistyped flag is refused at once and not after TensorFlow's start.
     from candle_tf.data.subset import Subset
     from candle_tf.teachers.backbones import Teacher, load_teacher
-    from tools.benchmarks import forms, growth, memory, settings, step, teacher_cost
+    from tools.benchmarks import conv_kernels, growth, memory, settings, step, teacher_cost
     from tools.benchmarks.workload import Workload, from_folder, generated
 
     load = Workload()
@@ -80,8 +80,10 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
 
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "step": lambda: step.step_ratios(replace(load, steps=1), _STEP_BATCHES, repeats),
-        "forms": lambda: {
-            f"forms_{precision}_b{size}": forms.form_times(precision, size, repeats=repeats)
+        "conv_kernels": lambda: {
+            f"conv_kernels_{precision}_b{size}": conv_kernels.conv_kernel_times(
+                precision, size, repeats=repeats
+            )
             for precision in ("bfloat16", "float32")
             for size in _STEP_BATCHES
         },
@@ -152,7 +154,7 @@ def _several(value: float | list[float]) -> list[float]:
 
 
 def _is_compared(name: str) -> bool:
-    return name == "settings" or name.endswith("_growth") or name.startswith("forms_")
+    return name == "settings" or name.endswith("_growth") or name.startswith("conv_kernels_")
 
 
 def _compared_lines(name: str, compared: dict[str, Any]) -> str:

@@ -19,7 +19,6 @@ from candle_tf.stages.export_tflite import NAMES
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.train import Trained
 from candle_tf.students.analysis.cost import summarize
-from candle_tf.students.compute_policy import resolve_step
 
 _FLOAT_BYTES = 4
 
@@ -68,7 +67,7 @@ def _write_card(
         results,
         operations=summarize(trained.student),
         files={**NAMES, "saved_model": saved_model},
-        precision=resolve_step(results.config["precision"], results.config["xla"]).precision,
+        precision=trained.policy.dtype,
         versions=versions(),
     )
     contents = {

@@ -16,7 +16,7 @@ from candle_tf.stages.export import export
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.report import report
 from candle_tf.stages.train import train_student
-from candle_tf.students.compute_policy import resolve_step
+from candle_tf.students.compute_policy import resolve_compute_policy
 
 T = TypeVar("T")
 
@@ -30,6 +30,7 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     # Bit-identical results whether or not a run was interrupted; on CPUs it costs nothing.
     tf.keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
+    policy = resolve_compute_policy(config.precision, config.xla)
     folder = open_run_folder(config)
     data = _stage("1/5 data", lambda: prepare(config, folder))
     folder.record(
@@ -46,11 +47,10 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     answers = calibrated.answers if calibrated else None
     trained = _stage(
         f"3/5 train the student ({config.method})",
-        lambda: train_student(config, data, answers, path),
+        lambda: train_student(config, data, answers, path, policy),
     )
-    step = resolve_step(config.precision, config.xla)
-    xla = "on" if step.xla else "off"
-    folder.record("student", _training_files(path), precision=step.precision, xla=xla)
+    xla = "on" if policy.xla else "off"
+    folder.record("student", _training_files(path), precision=policy.dtype, xla=xla)
     evaluation = _stage("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
     exported = _stage(
         "5/5 export",

@@ -28,7 +28,7 @@ from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_transform, views_of_images
 from candle_tf.students.analysis.preflight import refuse_unconvertible
 from candle_tf.students.architectures.registry import build_student
-from candle_tf.students.compute_policy import resolve_step, set_training_form
+from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,17 @@ class Trained:
     Attributes:
         student: from pixels to "features" and "logits"; as the last epoch left it.
         checkpoints: to put it back to the best or last epoch.
+        policy: how its training steps were computed.
     """
 
     student: tf.keras.Model
     checkpoints: Checkpoints
+    policy: ComputePolicy
 
 
-def train_student(config: Config, data: Data, answers: Targets | None, folder: Path) -> Trained:
+def train_student(
+    config: Config, data: Data, answers: Targets | None, folder: Path, policy: ComputePolicy
+) -> Trained:
     """Trains the student, from where an earlier call stopped.
 
     With --binary_steps=2 its float-kernel network is trained first, in the folder beside it that
@@ -55,6 +59,7 @@ def train_student(config: Config, data: Data, answers: Targets | None, folder: P
         data: the prepared split.
         answers: the teacher's, for --method=candle.
         folder: of this stage.
+        policy: how a training step is computed.
 
     Raises:
         UserError: for a student that will not be binary on the device, a damaged checkpoint, a
@@ -74,11 +79,12 @@ def train_student(config: Config, data: Data, answers: Targets | None, folder: P
     if config.binary_steps == 2:
         first = with_float_kernels(student)
         logging.info("step one of two: binary activations, float kernels")
-        _train(config, data, first, answers, folder.with_name(f"{folder.name}_step1"))
+        _train(config, data, first, answers, folder.with_name(f"{folder.name}_step1"), policy)
         copy_weights(first, student)
         logging.info("step two of two: binary activations and kernels")
         config = replace(config, weight_decay=0.0)
-    return Trained(student, _train(config, data, student, answers, folder))
+    checkpoints = _train(config, data, student, answers, folder, policy)
+    return Trained(student, checkpoints, policy)
 
 
 def _train(
@@ -87,10 +93,10 @@ def _train(
     student: tf.keras.Model,
     answers: Targets | None,
     folder: Path,
+    policy: ComputePolicy,
 ) -> Checkpoints:
     """One training of --epochs; its checkpoints come back with exact signs."""
-    step = resolve_step(config.precision, config.xla)
-    set_training_form(student, step.form)
+    set_compute_policy(student, policy)
     steps = steps_per_epoch(len(data.train), config.batch_size)
     recipe = _recipe(config, steps * config.epochs)
     trainer = _trainer(config, data, student, answers, recipe.optimizer())
@@ -117,7 +123,7 @@ def _train(
         if len(data.validation)
         else None,
         callbacks=[annealing] if annealing.quantizers else [],
-        xla=step.xla,
+        xla=policy.xla,
     )
     if not annealing.quantizers:
         return checkpoints

@@ -1,11 +1,11 @@
 """How a student's layers compute while it is trained: plainly, or with few passes over memory.
 
-step = resolve_step("auto", xla="auto")
-set_training_form(student, step.form)           # step.xla says whether XLA is to compile it
+policy = resolve_compute_policy("auto", xla="auto")     # once a run, and handed down
+set_compute_policy(student, policy)                     # policy.xla: whether XLA is to compile it
 
 Evaluation and export always use the plain composition of TensorFlow operators, which the converter
-knows. In training, layers that inherit `TrainingForm` compute the same function and the same
-gradients with operators chosen for a CPU's speed.
+knows. In training, layers that inherit `ComputePolicyLayer` compute the same function and the same
+gradients with operators that are fast on a CPU.
 """
 
 from dataclasses import dataclass
@@ -13,71 +13,71 @@ from pathlib import Path
 
 import tensorflow as tf
 
-PLAIN = "plain"
-FORMS = (PLAIN, "float32", "bfloat16")
+# Of the operands of binary convolutions.
+DTYPES = ("float32", "bfloat16")
 
 # Linux's names of the instructions that multiply pairs of bfloat16 and sum in float32.
 _BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 
 
-class TrainingForm:
+@dataclass(frozen=True)
+class ComputePolicy:
+    """How a training step is computed.
+
+    Attributes:
+        fused: whether layers use implementations with few passes over memory; False stands for the
+            plain composition of evaluation and export.
+        dtype: of the operands of binary convolutions, one of `DTYPES`; "float32" where not fused.
+            With "bfloat16" all else is in float32. -1 and +1 are exact in it, and products are
+            summed in float32; what is rounded, to 8 bits, is each sum (even whole numbers up to 512
+            are exact) and the gradients at a convolution.
+        xla: whether XLA compiles the step.
+
+    Raises:
+        ValueError: for another dtype, or bfloat16 in the plain composition.
+    """
+
+    fused: bool = True
+    dtype: str = "float32"
+    xla: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}: one of {', '.join(DTYPES)}")
+        if self.dtype != "float32" and not self.fused:
+            raise ValueError(f"the plain composition has no operands in {self.dtype}")
+
+
+PLAIN = ComputePolicy(fused=False)
+
+
+class ComputePolicyLayer:
     """Mixin of layers that compute otherwise in training than in evaluation and export.
 
     Attributes:
-        training_form: "plain" (the composition of evaluation), "float32", or "bfloat16": operands
-            of binary convolutions in bfloat16, all else in float32. -1 and +1 are exact there, and
-            products are summed in float32; what is rounded, to 8 bits, is each sum (even whole
-            numbers up to 512 are exact) and the gradients at a convolution.
+        compute_policy: of training; see `set_compute_policy`.
     """
 
-    training_form: str = "float32"
+    compute_policy: ComputePolicy = ComputePolicy()
 
-    def operands(self, training: bool | None) -> tf.DType | None:
-        """The dtype of a convolution's operands; None where the plain composition is to be used."""
+    def uses_fused(self, training: bool | None) -> bool:
+        """Whether a call is to be computed by a fused implementation."""
         # Mixed precision has dtypes of its own.
         mixed = getattr(self, "compute_dtype", "float32") != "float32"
-        if not training or mixed or self.training_form == PLAIN:
-            return None
-        return tf.as_dtype(self.training_form)
+        return bool(training) and not mixed and self.compute_policy.fused
 
 
-def set_training_form(network: tf.keras.Model, form: str) -> None:
-    """Sets the form of all layers of a network that know more than one.
-
-    Args:
-        network: any Keras model.
-        form: one of `FORMS`.
-
-    Raises:
-        ValueError: for another form.
-    """
-    if form not in FORMS:
-        raise ValueError(f"unknown training form {form!r}: one of {', '.join(FORMS)}")
+def set_compute_policy(network: tf.keras.Model, policy: ComputePolicy) -> None:
+    """Sets the policy of all layers of a network that have one."""
     for layer in network.submodules:
-        if isinstance(layer, TrainingForm):
-            layer.training_form = form
+        if isinstance(layer, ComputePolicyLayer):
+            layer.compute_policy = policy
 
 
-@dataclass(frozen=True)
-class Step:
-    """How a training step is computed on this machine.
-
-    Attributes:
-        form: one of `FORMS`.
-        xla: whether XLA compiles it.
-    """
-
-    form: str
-    xla: bool
-
-    @property
-    def precision(self) -> str:
-        """Of the operands of binary convolutions."""
-        return "float32" if self.form == PLAIN else self.form
-
-
-def resolve_step(precision: str, xla: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> Step:
-    """The step that --precision and --xla stand for on this machine.
+def resolve_compute_policy(
+    precision: str, xla: str, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> ComputePolicy:
+    """The policy that --precision and --xla stand for on this machine.
 
     XLA fuses the plain composition by itself, which pays on a GPU. On a CPU it leaves the fast
     convolutions unused.
@@ -89,17 +89,17 @@ def resolve_step(precision: str, xla: str, cpuinfo: Path = Path("/proc/cpuinfo")
     """
     pays = xla == "auto" and precision != "bfloat16" and _has_gpu()
     if pays or xla == "on":
-        return Step(PLAIN, xla=True)
-    return Step(resolve_precision(precision, cpuinfo), xla=False)
+        return ComputePolicy(fused=False, xla=True)
+    return ComputePolicy(dtype=resolve_precision(precision, cpuinfo))
 
 
 def resolve_precision(precision: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The form that --precision stands for on this machine.
+    """The dtype of operands that --precision stands for on this machine.
 
     Args:
         precision: "float32", "bfloat16", or "auto": bfloat16 on a CPU that has instructions for it
             and no GPU beside it, else float32.
-        cpuinfo: where Linux tells what the CPU can do; where there is no such file, "auto" is
+        cpuinfo: file in which Linux lists the CPU's instructions; without such a file "auto" is
             float32.
     """
     if precision != "auto":

@@ -5,7 +5,7 @@ import tensorflow as tf
 from candle_tf.methods.balance import Objective
 from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.students.architectures.reactnet import _block
-from candle_tf.students.compute_policy import PLAIN, set_training_form
+from candle_tf.students.compute_policy import PLAIN, set_compute_policy
 from candle_tf.students.layers.blocks import batch_norm
 
 CLASSES = 5
@@ -276,7 +276,7 @@ def test_a_step_that_xla_compiles_is_the_same_step(student, tolerance):
     trained = []
     for xla in (False, True):
         network = student()
-        set_training_form(network, PLAIN)
+        set_compute_policy(network, PLAIN)
         trainer = _trainer(student=network, fixed_lambda=0.4, xla=xla)
         losses = trainer.fit(batch, verbose=0).history
         trained.append((losses, _flat(network)))

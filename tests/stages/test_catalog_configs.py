@@ -30,6 +30,7 @@ from candle_tf.stages.prepare import Data, prepare
 from candle_tf.stages.student_views import student_transform
 from candle_tf.stages.train import train_student
 from candle_tf.students.architectures.registry import build_student
+from candle_tf.students.compute_policy import resolve_compute_policy
 
 ROOT = Path(candle_tf.__file__).parents[1]
 SHARED = ROOT / "../shared/data"
@@ -246,7 +247,8 @@ def test_a_config_calibrates_and_distills_as_it_says(tmp_path):
     config = config_of(entry, tmp_path / "run", **more)
     data = first(prepare(config, open_run_folder(config)), 16)
     calibrated = calibrate(config, data, tmp_path / "run" / "calibrate")
-    trained = train_student(config, data, calibrated.answers, tmp_path / "run" / "student")
+    policy = resolve_compute_policy(config.precision, config.xla)
+    trained = train_student(config, data, calibrated.answers, tmp_path / "run" / "student", policy)
     assert trained.student.output_shape["logits"] == (None, entry.classes)
     for weight in trained.student.weights:
         assert np.isfinite(weight.numpy()).all(), weight.name

@@ -21,6 +21,7 @@ from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.train import train_student
+from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.teachers.backbones import load_teacher
 
 SMALL = {
@@ -199,7 +200,8 @@ def test_the_teacher_stays_as_it_was_through_both_stages(tmp_path):
     data = prepare(config, folder)
     before = [weight.numpy() for weight in load_teacher(config.teacher).encoder.weights]
     calibrated = calibrate(config, data, folder.path / "calibrate")
-    train_student(config, data, calibrated.answers, folder.path / "student")
+    policy = resolve_compute_policy(config.precision, config.xla)
+    train_student(config, data, calibrated.answers, folder.path / "student", policy)
     after = [weight.numpy() for weight in calibrated.teacher.encoder.weights]
     assert len(before) == len(after) > 0
     for old, new in zip(before, after, strict=True):

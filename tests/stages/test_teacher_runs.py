@@ -14,6 +14,7 @@ from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import calibrate as calibration
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.train import train_student
+from candle_tf.students.compute_policy import resolve_compute_policy
 from tests.teachers.test_features import make_teacher
 
 RESOLUTIONS = (32, 40)
@@ -53,7 +54,8 @@ def stages(run_dir: Path, train: bool = False, **settings: object):
     data = prepare(config, folder)
     calibrated = calibration.calibrate(config, data, folder.path / "calibrate")
     if train:
-        train_student(config, data, calibrated.answers, folder.path / "student")
+        policy = resolve_compute_policy(config.precision, config.xla)
+        train_student(config, data, calibrated.answers, folder.path / "student", policy)
     return data, calibrated
 
 

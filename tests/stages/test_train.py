@@ -14,6 +14,7 @@ from candle_tf.stages import train as training
 from candle_tf.stages.prepare import prepare
 from candle_tf.students.architectures.reactnet import _block
 from candle_tf.students.architectures.registry import binary_layers
+from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.students.layers.blocks import batch_norm
 
 EPOCHS = 2
@@ -44,7 +45,9 @@ def _config(run_dir, **settings) -> Config:
 
 def _train(config: Config):
     folder = open_run_folder(config)
-    return training.train_student(config, prepare(config, folder), None, folder.path / "student")
+    policy = resolve_compute_policy(config.precision, config.xla)
+    data = prepare(config, folder)
+    return training.train_student(config, data, None, folder.path / "student", policy)
 
 
 def _epochs(folder) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import tensorflow as tf
 
 _DEVICE = "/host:CPU"
-# What convolutions and, in our form of them, products of im2col are called.
+# Parts of the names of convolutions and of the matrix products that compute them in training.
 _PRODUCTS = ("Conv2D", "MatMul")
 _KINDS = {
     "weight update": ("ResourceApply", "AssignAdd", "AssignSub", "AssignVariable", "Sqrt"),

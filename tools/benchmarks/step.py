@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.methods.trainer import Trainer
-from candle_tf.students.compute_policy import resolve_precision
 from candle_tf.timing import alternate, images_per_second, ratio_of
 from tools.benchmarks.operators import shares, timed_operators
 from tools.benchmarks.workload import Workload, cross_entropy, plain_cross_entropy
@@ -38,7 +37,7 @@ def step_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
         "images_per_s": {
             name: images_per_second(times, load.images) for name, times in seconds.items()
         },
-        "precision": resolve_precision(load.precision),
+        "precision": load.compute_policy.dtype,
         "profile": {name: shares(timed_operators(step)) for name, step in steps.items()},
         "seconds": seconds,
         "student": asdict(load),

@@ -23,7 +23,12 @@ from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.trainer import Trainer
 from candle_tf.students.architectures.registry import build_student
-from candle_tf.students.compute_policy import PLAIN, resolve_precision, set_training_form
+from candle_tf.students.compute_policy import (
+    PLAIN,
+    ComputePolicy,
+    resolve_precision,
+    set_compute_policy,
+)
 
 VIEWED = Transform("pad_crop_flip")
 
@@ -56,6 +61,11 @@ class Workload:
     def images(self) -> int:
         """Images of a timed part."""
         return self.batch_size * self.steps
+
+    @property
+    def compute_policy(self) -> ComputePolicy:
+        """Of a training step: fused, without XLA."""
+        return ComputePolicy(dtype=resolve_precision(self.precision))
 
 
 def generated(count: int, classes: int, side: int, seed: int = 0) -> Subset:
@@ -125,14 +135,14 @@ def cross_entropy(load: Workload) -> Trainer:
 def _student(load: Workload) -> tf.keras.Model:
     shape = (load.image_size, load.image_size, 3)
     student = build_student(load.student, shape, load.classes, width=load.width)
-    set_training_form(student, resolve_precision(load.precision))
+    set_compute_policy(student, load.compute_policy)
     return student
 
 
 def plain_cross_entropy(load: Workload) -> Trainer:
     """The same training written plainly: larq's layers, TensorFlow's operators, Keras's Adam."""
     student = _student(load)
-    set_training_form(student, PLAIN)
+    set_compute_policy(student, PLAIN)
     return _supervised(load, student, tf.keras.optimizers.Adam(1e-3, jit_compile=False))
 
 

@@ -1,1 +1,1 @@
-"""Implementations of the binary convolution in training."""
+"""Implementations of the binary convolution in training, one file each."""

@@ -10,7 +10,7 @@ def same_padding(side: int, window: int, stride: int) -> tuple[int, int]:
 
 
 def pad_same(x: tf.Tensor, window: int, stride: int, value: float) -> tf.Tensor:
-    """Pads [N, H, W, C] with `value` to where a "VALID" convolution has the size of "SAME"."""
+    """Pads [N, H, W, C] with `value` so that a "VALID" convolution has the size of "SAME"."""
     if window == 1:
         return x
     paddings = [(0, 0), *(same_padding(side, window, stride) for side in x.shape[1:3]), (0, 0)]

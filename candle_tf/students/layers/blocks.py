@@ -11,13 +11,13 @@ from typing import Any
 import larq as lq
 import tensorflow as tf
 
-from candle_tf.students.compute_policy import TrainingForm
+from candle_tf.students.compute_policy import ComputePolicyLayer
 from candle_tf.students.layers.binary_conv import BinaryConv2D
 from candle_tf.students.layers.quantizers import ScaledSign
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
-class Shift(TrainingForm, tf.keras.layers.Layer):
+class Shift(ComputePolicyLayer, tf.keras.layers.Layer):
     """Adds one learned offset per channel: y = x + b, b = 0 at the start.
 
     Float [..., C] to float [..., C]. With a sign behind it this is ReActNet's RSign.
@@ -28,7 +28,7 @@ class Shift(TrainingForm, tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if self.operands(training) is None:
+        if not self.uses_fused(training):
             return inputs + self.offset
         return _shifted(inputs, tf.convert_to_tensor(self.offset))
 
@@ -45,7 +45,7 @@ def channel_sums(x: tf.Tensor) -> tf.Tensor:
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
-class RPReLU(TrainingForm, tf.keras.layers.Layer):
+class RPReLU(ComputePolicyLayer, tf.keras.layers.Layer):
     """Shifted PReLU: y = PReLU(x + b1; slope) + b2, all three learned per channel.
 
     Float [N, H, W, C] to the same shape. Slopes start at 0.25, shifts at 0. Source: ReActNet
@@ -63,7 +63,7 @@ class RPReLU(TrainingForm, tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if self.operands(training) is not None:
+        if self.uses_fused(training):
             learned = (self.shift_in, self.slope, self.shift_out)
             return _rprelu(inputs, *map(tf.convert_to_tensor, learned))
         x = inputs + self.shift_in

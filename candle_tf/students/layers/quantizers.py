@@ -12,7 +12,7 @@ from typing import Any
 import larq as lq
 import tensorflow as tf
 
-from candle_tf.students.compute_policy import TrainingForm
+from candle_tf.students.compute_policy import ComputePolicyLayer
 
 # The converter only keeps a kernel binary while each channel's scale stays above 1.2e-7.
 MIN_SCALE = 1e-6
@@ -80,17 +80,21 @@ def half_signs(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
-class ApproxSign(TrainingForm, tf.keras.layers.Layer):
-    """Layer form of :func:`approx_sign`; in training it gives the operands of a convolution."""
+class ApproxSign(ComputePolicyLayer, tf.keras.layers.Layer):
+    """`approx_sign` as a layer.
+
+    Where the compute policy is fused, training gives the policy's dtype: a convolution's operands.
+    """
 
     precision = 1
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        operands = self.operands(training)
-        return approx_sign(inputs) if operands is None else _approx_sign_operands(inputs, operands)
+        if not self.uses_fused(training):
+            return approx_sign(inputs)
+        return _approx_sign_in(inputs, tf.as_dtype(self.compute_policy.dtype))
 
 
-def _approx_sign_operands(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+def _approx_sign_in(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """`approx_sign` of float32 with values in `dtype` and a gradient in float32."""
 
     @tf.custom_gradient
@@ -147,7 +151,7 @@ class OneBitKernel:
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
 class ScaledSign(OneBitKernel, tf.keras.layers.Layer):
-    """Layer form of :func:`scaled_sign`, to be given as `kernel_quantizer`."""
+    """`scaled_sign` as a layer, to be given as `kernel_quantizer`."""
 
     precision = 1
 
@@ -187,7 +191,7 @@ def ste_sign(x: tf.Tensor, clip_value: float = 1.0) -> tf.Tensor:
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
 class SteSign(OneBitKernel, tf.keras.layers.Layer):
-    """Layer form of :func:`ste_sign`: of activations, or given as `kernel_quantizer`."""
+    """`ste_sign` as a layer: of activations, or given as `kernel_quantizer`."""
 
     precision = 1
 

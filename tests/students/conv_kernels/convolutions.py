@@ -1,11 +1,11 @@
-"""The convolution written in NumPy, and cases for the forms that compute it."""
+"""The convolution written in NumPy, and cases for its implementations."""
 
 import itertools
 
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.students.conv_kernels.convolved import Form
+from candle_tf.students.conv_kernels.implementation import ConvImplementation
 from candle_tf.students.conv_kernels.padding import pad_same
 
 
@@ -38,27 +38,29 @@ def signs_case(
 
 
 def assert_gradients_are_tensorflows(
-    form: Form, x: np.ndarray, kernel: np.ndarray, stride: int
+    implementation: ConvImplementation, x: np.ndarray, kernel: np.ndarray, stride: int
 ) -> None:
-    """Holds a form's two gradients against those of `tf.nn.conv2d`, of two different flows."""
+    """Compares both gradients with those of `tf.nn.conv2d`, each for another gradient of y."""
     pixels, weights = tf.constant(x), tf.constant(kernel)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([pixels, weights])
         plain = tf.nn.conv2d(pad_same(pixels, len(kernel), stride, 1.0), weights, stride, "VALID")
     rng = np.random.default_rng(1)
     for_x, for_kernel = (tf.constant(rng.normal(size=plain.shape), tf.float32) for _ in range(2))
-    actual = form(pixels, weights, 1.0).gradients(for_x, for_kernel)
+    actual = implementation.conv(pixels, weights, 1.0, stride).gradients(for_x, for_kernel)
     expected = tape.gradient(plain, pixels, for_x), tape.gradient(plain, weights, for_kernel)
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def rounding_of_gradients(form: Form, x: np.ndarray, kernel: np.ndarray) -> list[float]:
+def rounding_of_gradients(
+    implementation: ConvImplementation, x: np.ndarray, kernel: np.ndarray
+) -> list[float]:
     """Largest error of each gradient in bfloat16 over the gradient's largest value."""
     found = {}
     for dtype in ("float32", "bfloat16"):
-        y, gradients = form(tf.cast(x, dtype), tf.cast(kernel, dtype), 1.0)
-        flow = tf.cast(np.random.default_rng(2).normal(size=y.shape), dtype)
-        found[dtype] = [tf.cast(g, tf.float32).numpy() for g in gradients(flow, flow)]
+        y, gradients = implementation.conv(tf.cast(x, dtype), tf.cast(kernel, dtype), 1.0, 1)
+        dy = tf.cast(np.random.default_rng(2).normal(size=y.shape), dtype)
+        found[dtype] = [tf.cast(g, tf.float32).numpy() for g in gradients(dy, dy)]
     pairs = zip(found["float32"], found["bfloat16"], strict=True)
     return [float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs]

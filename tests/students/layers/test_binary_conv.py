@@ -6,12 +6,13 @@ import tensorflow as tf
 from candle_tf.methods.training_phases import FloatKernel
 from candle_tf.students.architectures.reactnet import reactnet_a
 from candle_tf.students.architectures.registry import STUDENTS, binary_layers
-from candle_tf.students.compute_policy import FORMS, set_training_form
+from candle_tf.students.compute_policy import PLAIN, ComputePolicy, set_compute_policy
 from candle_tf.students.layers.annealed_sign import BNextKernelSign
 from candle_tf.students.layers.binary_conv import BinaryConv2D
 from candle_tf.students.layers.blocks import RPReLU, Shift
 from candle_tf.students.layers.quantizers import ApproxSign, ScaledSign, SteSign
 
+FLOAT32, BFLOAT16 = ComputePolicy(dtype="float32"), ComputePolicy(dtype="bfloat16")
 QUANTIZERS = {
     "scaled": ScaledSign,
     "ste": SteSign,
@@ -43,9 +44,9 @@ def _layer(quantizer: str, clip: float | None, **options) -> BinaryConv2D:
     return layer
 
 
-def _step(layer: tf.keras.layers.Layer, form: str, x: tf.Tensor):
-    """Outputs and gradients, to inputs and weights, of a training step in one form."""
-    layer.training_form = form
+def _step(layer: tf.keras.layers.Layer, policy: ComputePolicy, x: tf.Tensor):
+    """Outputs and gradients, to inputs and weights, of a training step with one policy."""
+    layer.compute_policy = policy
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = layer(x, training=True)
@@ -59,8 +60,8 @@ def _step(layer: tf.keras.layers.Layer, form: str, x: tf.Tensor):
 @pytest.mark.parametrize("options", [{}, {"strides": 2}, {"use_bias": True}], ids=str)
 def test_training_computes_what_larq_computes(quantizer, clip, options):
     layer, x = _layer(quantizer, clip, **options), _signs((2, 6, 6, 4))
-    expected, expected_gradients = _step(layer, "plain", x)
-    actual, gradients = _step(layer, "float32", x)
+    expected, expected_gradients = _step(layer, PLAIN, x)
+    actual, gradients = _step(layer, FLOAT32, x)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     assert len(gradients) == len(expected_gradients) >= 2
     for ours, plain in zip(gradients, expected_gradients, strict=True):
@@ -77,13 +78,13 @@ def test_unusual_layers_are_left_to_larq(options):
     arguments = {"kernel_size": 3, "padding": "same", "kernel_quantizer": ScaledSign(), **options}
     layer, x = BinaryConv2D(8, **arguments), _signs((2, 6, 6, 4))
     layer(x)
-    np.testing.assert_array_equal(_step(layer, "bfloat16", x)[0], layer(x))
+    np.testing.assert_array_equal(_step(layer, BFLOAT16, x)[0], layer(x))
 
 
 def test_bfloat16_outputs_are_exact_and_float32():
     layer, x = _layer("scaled", 1.0), _signs((2, 6, 6, 4))
-    expected, _ = _step(layer, "plain", x)
-    actual, gradients = _step(layer, "bfloat16", x)
+    expected, _ = _step(layer, PLAIN, x)
+    actual, gradients = _step(layer, BFLOAT16, x)
     assert actual.dtype == np.float32
     # A rounding of the sums would be 4e-3 of them.
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
@@ -92,9 +93,7 @@ def test_bfloat16_outputs_are_exact_and_float32():
 
 def test_annealed_kernels_are_never_rounded_to_bfloat16():
     layer, x = _layer("annealed", 1.5), _signs((2, 6, 6, 4))
-    np.testing.assert_allclose(
-        _step(layer, "bfloat16", x)[0], _step(layer, "float32", x)[0], rtol=1e-6
-    )
+    np.testing.assert_allclose(_step(layer, BFLOAT16, x)[0], _step(layer, FLOAT32, x)[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("make", [ApproxSign, Shift, RPReLU])
@@ -105,15 +104,15 @@ def test_element_wise_layers_have_one_function_and_gradient(make):
     for number, variable in enumerate(layer.trainable_variables):
         noise = np.random.default_rng(number).normal(size=variable.shape)
         variable.assign_add(tf.constant(noise, tf.float32))
-    expected, expected_gradients = _step(layer, "plain", x)
-    actual, gradients = _step(layer, "float32", x)
+    expected, expected_gradients = _step(layer, PLAIN, x)
+    actual, gradients = _step(layer, FLOAT32, x)
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
     for ours, plain in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
 
 
-def _network_step(model: tf.keras.Model, form: str, pixels: tf.Tensor):
-    set_training_form(model, form)
+def _network_step(model: tf.keras.Model, policy: ComputePolicy, pixels: tf.Tensor):
+    set_compute_policy(model, policy)
     state = model.get_weights()
     with tf.GradientTape() as tape:
         logits = model(pixels, training=True)["logits"]
@@ -123,29 +122,29 @@ def _network_step(model: tf.keras.Model, form: str, pixels: tf.Tensor):
     return logits.numpy(), [g.numpy() for g in gradients]
 
 
-def test_a_whole_reactnet_trains_alike_in_every_form():
+def test_a_whole_reactnet_trains_alike_with_every_policy():
     model = reactnet_a((32, 32, 3), 5, width=0.25, stem_stride=1)
     pixels = tf.constant(np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)), tf.float32)
-    logits, gradients = _network_step(model, "plain", pixels)
-    for form, tolerance in (("float32", 1e-3), ("bfloat16", 0.05)):
-        ours, our_gradients = _network_step(model, form, pixels)
-        assert np.linalg.norm(ours - logits) < 1e-3 * np.linalg.norm(logits), form
-        if form == "float32":
+    logits, gradients = _network_step(model, PLAIN, pixels)
+    for policy, tolerance in ((FLOAT32, 1e-3), (BFLOAT16, 0.05)):
+        ours, our_gradients = _network_step(model, policy, pixels)
+        assert np.linalg.norm(ours - logits) < 1e-3 * np.linalg.norm(logits), policy
+        if policy == FLOAT32:
             np.testing.assert_allclose(ours, logits, rtol=1e-3, atol=1e-4)
         for variable, a, b in zip(model.trainable_variables, our_gradients, gradients, strict=True):
             error = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-6)
-            assert error < tolerance, (form, variable.name, error)
+            assert error < tolerance, (policy, variable.name, error)
 
 
-def test_evaluation_does_not_depend_on_the_form():
+def test_evaluation_does_not_depend_on_the_policy():
     model = reactnet_a((32, 32, 3), 5, width=0.25)
     pixels = tf.random.stateless_uniform((2, 32, 32, 3), seed=(1, 2), maxval=255.0)
-    answers = []
-    for form in FORMS:
-        set_training_form(model, form)
-        answers.append(model(pixels, training=False)["logits"].numpy())
-    np.testing.assert_array_equal(answers[0], answers[1])
-    np.testing.assert_array_equal(answers[0], answers[2])
+    logits = []
+    for policy in (PLAIN, FLOAT32, BFLOAT16):
+        set_compute_policy(model, policy)
+        logits.append(model(pixels, training=False)["logits"].numpy())
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[0], logits[2])
 
 
 @pytest.mark.parametrize("name", STUDENTS)
