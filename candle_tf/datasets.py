@@ -1,8 +1,8 @@
-"""The 15 data sets of the paper: what they are, and which of them are here.
+"""Lists the 15 data sets of the paper, and which of them are available.
 
     python -m candle_tf.datasets --tfds_dir=/data/tfds --json=catalog.json
 
-Nothing is fetched.
+Nothing is downloaded.
 """
 
 import json
@@ -21,7 +21,7 @@ _COLUMNS = ("name", "classes", "IF", "px", "profile", "training", "source", "lic
 
 
 def state(entry: Entry, tfds_dir: Path) -> str:
-    """What it takes to open a row: "here", or what is to be done."""
+    """Whether a data set is available ("here"), or what to do to get it."""
     if not entry.source.startswith(TFDS_PREFIX):
         return "give --train_list" if entry.source == "list" else "give --data_dir"
     builder = entry.source.removeprefix(TFDS_PREFIX)
@@ -30,7 +30,7 @@ def state(entry: Entry, tfds_dir: Path) -> str:
 
 
 def row_figures(entry: Entry, tfds_dir: Path) -> dict[str, Any]:
-    """All of a row, JSON-ready."""
+    """All fields of a row, JSON-ready."""
     return {
         "name": entry.name,
         "title": entry.title,
@@ -52,7 +52,7 @@ def row_figures(entry: Entry, tfds_dir: Path) -> dict[str, Any]:
 
 
 def catalog_text(rows: list[dict[str, Any]]) -> str:
-    """The rows as aligned text."""
+    """The rows as a text table."""
     shown = [
         {
             **row,
@@ -66,14 +66,14 @@ def catalog_text(rows: list[dict[str, Any]]) -> str:
 
 
 def default_tfds_dir() -> str:
-    """Where TensorFlow Datasets keeps its data unless told otherwise."""
+    """The default data folder of TensorFlow Datasets."""
     return os.environ.get("TFDS_DATA_DIR") or str(Path("~/tensorflow_datasets"))
 
 
 def define_flags() -> None:
-    """Defines this main's flags: when it runs, as other mains have flags of the same names."""
+    """Defines the flags; only when this main runs, as others have flags of the same names."""
     flags.DEFINE_string("tfds_dir", default_tfds_dir(), "TensorFlow Datasets' data folder")
-    flags.DEFINE_string("json", None, "where to write the rows")
+    flags.DEFINE_string("json", None, "file to write the rows to")
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
         write_atomically(Path(given.json), (json.dumps(rows, indent=2) + "\n").encode())
     print(catalog_text(rows))
     print(f"\nTrain: {RESOLUTION} px crops; evaluation: {EVAL_TRANSFORM}. A dash: not published.")
-    print("How to get a set that is not here: python -m candle_tf.train --dataset=<name>.")
+    print("How to get a data set that is not here: python -m candle_tf.train --dataset=<name>.")
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ def confusion_matrix(
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
 
-def most_confused(
+def confused_pairs(
     labels: npt.ArrayLike, predictions: npt.ArrayLike, class_names: Sequence[str], top: int = 10
 ) -> list[ConfusedPair]:
     """The (true, predicted) pairs of different classes with most images, largest first.

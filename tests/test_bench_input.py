@@ -29,8 +29,8 @@ def test_all_sides_show_the_same_batches_from_where_they_say(folder, tmp_path):
         cutmix = _views(examples)["cutmix"][1]
         sides = {name: list(batches_of(LOAD, part, cutmix).as_numpy_iterator())
                  for name, part in examples.items()}  # fmt: skip
-        assert isinstance(examples["disk"].images.canvas, np.memmap)
-        assert not isinstance(examples["memory"].images.canvas, np.memmap)
+        assert isinstance(examples["disk"].images.array, np.memmap)
+        assert not isinstance(examples["memory"].images.array, np.memmap)
         assert examples["stream"].images.streamed
     assert set(sides) == {"memory", "disk", "stream"}
     for batches in sides.values():

@@ -55,10 +55,10 @@ def test_the_split_is_the_one_that_the_source_gives(drawn):
     assert figures["hash"] == split.hash
     groups = {name: len(members) for name, members in shot_groups(expected).items()}
     assert figures["groups"] == groups
-    for part in ("train", "validation", "test"):
-        labels = getattr(split, part).labels
-        assert figures[part] == labels.size
-        assert list(figures[f"{part}_counts"].values()) == np.bincount(labels).tolist()
+    for subset in ("train", "validation", "test"):
+        labels = getattr(split, subset).labels
+        assert figures[subset] == labels.size
+        assert list(figures[f"{subset}_counts"].values()) == np.bincount(labels).tolist()
 
 
 def test_the_table_says_what_the_figures_say(drawn):
@@ -89,7 +89,7 @@ def test_another_split_is_not_overwritten(drawn):
     assert load_split(folder / "split.json").hash == figures["hash"]
 
 
-def test_given_counts_and_no_validation_part(tmp_path):
+def test_given_counts_and_no_validation_subset(tmp_path):
     (tmp_path / "counts.json").write_text(json.dumps({str(c): 100 - 9 * c for c in range(10)}))
     done = start(tmp_path, "--profile=counts", "--class_counts=counts.json",
                  "--validation_fraction=0", "--json=figures.json", "--out=mine.json")  # fmt: skip

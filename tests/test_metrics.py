@@ -240,10 +240,10 @@ def test_confusion_refuses_unequal_lengths():
 def test_most_confused_pairs_come_largest_first_without_the_diagonal():
     labels = [0, 0, 0, 0, 1, 1, 2, 2]
     predicted = [0, 1, 1, 2, 0, 1, 2, 0]
-    pairs = metrics.most_confused(labels, predicted, ["a", "b", "c"], top=3)
+    pairs = metrics.confused_pairs(labels, predicted, ["a", "b", "c"], top=3)
     assert pairs == [
         metrics.ConfusedPair("a", "b", 2, 0.5),
         metrics.ConfusedPair("a", "c", 1, 0.25),
         metrics.ConfusedPair("b", "a", 1, 0.5),
     ]
-    assert metrics.most_confused([0, 1], [0, 1], ["a", "b"]) == []
+    assert metrics.confused_pairs([0, 1], [0, 1], ["a", "b"]) == []

@@ -68,7 +68,7 @@ def test_all_changed_settings_are_named(tmp_path):
         open_run_folder(config(tmp_path, seed=1, epochs=2, width=0.5))
 
 
-def test_a_moved_run_goes_on(folder, tmp_path):
+def test_a_moved_run_resumes(folder, tmp_path):
     moved = tmp_path / "elsewhere" / "run"
     shutil.move(folder.path, tmp_path / "elsewhere" / "run")
     opened = open_run_folder(config(moved, cache_dir=str(tmp_path / "cache")))

@@ -122,7 +122,7 @@ def _opened(
             open_image_store(source, ids, side, Path(folder), store=store)
             for store in ("disk", "stream")
         )
-        memory = dataclasses.replace(disk, canvas=np.array(disk.canvas))
+        memory = dataclasses.replace(disk, array=np.array(disk.array))
         rows = np.arange(len(ids))
         stores = zip(_SIDES, (memory, disk, stream), strict=True)
         yield {name: Subset(store, rows, labels) for name, store in stores}

@@ -1,6 +1,6 @@
-"""A `tf.data` pipeline that begins with a Python generator of batches.
+"""A `tf.data` pipeline that starts with a Python generator of batches.
 
-dataset = batches_from(generate, {"labels": tf.TensorSpec([32], tf.int32)}).prefetch(4)
+dataset = dataset_from_generator(generate, {"labels": tf.TensorSpec([32], tf.int32)}).prefetch(4)
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,19 +9,18 @@ import numpy as np
 import tensorflow as tf
 
 
-def batches_from(
+def dataset_from_generator(
     generate: Callable[[], Iterator[Mapping[str, np.ndarray]]],
     signature: Mapping[str, tf.TensorSpec],
 ) -> tf.data.Dataset:
-    """The generator's batches as a dataset, which `tf.data` does not tune.
+    """Makes a dataset of the generator's batches, without the autotuner of `tf.data`.
 
-    Nothing is left to its tuner here, as all buffers and calls have a fixed size. But an iterator
-    that is given up waits for it, for a second where steps are long: at the end of every epoch's
-    validation.
+    The tuner is not needed, as all buffers and numbers of parallel calls are fixed. With it, an
+    iterator that is closed early waits for up to a second, e.g. at the end of validation.
 
     Args:
         generate: called again for each pass.
-        signature: shape and type of each part of a batch.
+        signature: shape and type of each entry of a batch.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,14 +1,14 @@
-"""Large arrays on disk that are computed once, block by block, and never used when stale.
+"""Large arrays on disk, computed once, block by block, and never used when stale.
 
     features = stored_array(
         folder, name="features", key={"teacher": ..., "resolution": 160},
         shape=(12000, 1280), dtype="float16", block=256, compute=lambda start, stop: ...,
     )
 
-The array is a memory-mapped .npy file; beside it stands its manifest, a JSON file with the key it
-was computed from and a checksum of each finished block. An interrupted computation goes on after
-its last finished block, a block whose checksum is wrong is computed again, and another key is
-another file. No more than a block is in memory while it is computed.
+The array is a memory-mapped .npy file. Its manifest, a JSON file beside it, has the key it was
+computed from and a checksum of each finished block. An interrupted computation resumes after its
+last finished block. A block with a wrong checksum is computed again. Another key is another file.
+At most one block is in memory while it is computed.
 """
 
 import errno
@@ -33,12 +33,12 @@ Compute = Callable[[int, int], np.ndarray]
 
 
 def key_digest(key: Mapping[str, Any]) -> str:
-    """SHA-256 over a JSON-ready mapping, independent of its order."""
+    """SHA-256 (hex) over a JSON-ready mapping, independent of its order."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def array_path(folder: Path, name: str, key: Mapping[str, Any]) -> Path:
-    """Where `stored_array` keeps the array of a key."""
+    """The file in which `stored_array` keeps the array of a key."""
     return folder / f"{name}-{key_digest(key)[:16]}.npy"
 
 
@@ -51,39 +51,39 @@ def stored_array(
     block: int,
     compute: Compute,
 ) -> np.ndarray:
-    """Opens the array that `key` stands for, computing what of it is not there yet.
+    """Opens the array of a key; computes the blocks that are missing.
 
     Args:
-        folder: where arrays are kept.
-        name: beginning of the file's name, for people who look into the folder.
+        folder: folder of the arrays.
+        name: beginning of the file's name.
         key: everything the values depend on; JSON-ready.
         shape: shape of the array, rows first.
         dtype: its NumPy type.
-        block: rows to compute, check and keep at a time.
-        compute: gives rows [start, stop) as an array of shape [stop - start, ...].
+        block: rows to compute, check and save at a time.
+        compute: from (start, stop) to rows [start, stop), of shape [stop - start, ...].
 
     Returns:
         Read-only memory map of the given shape and dtype.
 
     Raises:
-        UserError: where the disk is too full for the array.
+        UserError: if the disk has no room for the array.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = array_path(folder, name, key)
-    with _one_process(path):
-        _complete(path, name, key, shape, dtype, block, compute)
+    with _lock(path):
+        _compute_missing(path, name, key, shape, dtype, block, compute)
     return np.load(path, mmap_mode="r")
 
 
 @contextmanager
-def _one_process(path: Path) -> Iterator[None]:
-    """Keeps two runs that share a cache from writing one array at once; the second waits."""
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def _lock(path: Path) -> Iterator[None]:
+    """Lets one process at a time write an array; a second run waits."""
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _complete(
+def _compute_missing(
     path: Path,
     name: str,
     key: Mapping[str, Any],
@@ -108,7 +108,7 @@ def _complete(
 
 
 def _reserve(path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
-    """Makes an empty file of the full size, of which the disk has promised every byte."""
+    """Makes an empty file of the full size and reserves its disk space."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     _require_disk(path.parent, size, name)
     try:
@@ -117,18 +117,21 @@ def _reserve(path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
     except OSError as error:
         path.unlink(missing_ok=True)
         raise UserError(
-            f"{name} takes {size / 1e6:.1f} MB in {path.parent}, which cannot be had there "
+            f"{name} takes {size / 1e6:.1f} MB in {path.parent}, which cannot be reserved "
             f"({error}); give a --cache_dir on a larger disk."
         ) from error
 
 
 def _fill_holes(path: Path) -> None:
-    """A hole that finds no room when it is written to would kill the process (SIGBUS)."""
+    """Allocates the blocks of a sparse file: a full disk would kill the process later (SIGBUS)."""
     with path.open("r+b") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # unknown to the file system
+            if error.errno not in (
+                errno.EINVAL,
+                errno.EOPNOTSUPP,
+            ):  # not supported by the file system
                 raise
 
 
@@ -155,7 +158,7 @@ def _compute_blocks(
 def _finished_blocks(
     path: Path, key: Mapping[str, Any], shape: tuple[int, ...], dtype: str, block: int
 ) -> dict[str, int]:
-    """Checksums of the blocks on disk that are whole; none where there is no usable file."""
+    """Checksums of the intact blocks on disk; empty if there is no usable file."""
     record_path = path.with_suffix(".json")
     if not (path.exists() and record_path.exists()):
         return {}
@@ -163,22 +166,22 @@ def _finished_blocks(
         record = json.loads(record_path.read_text())
         array = np.load(path, mmap_mode="r")
         usable = array.shape == shape and array.dtype == dtype and record["block"] == block
-        # The file's name is a part of the key's digest: here is the whole of it.
+        # The file's name has only 16 digits of the key's digest.
         same = key_digest(record["key"]) == key_digest(key)
         checksums = record["checksums"] if usable and same else {}
-        whole = {
+        intact = {
             start: checksum
             for start, checksum in checksums.items()
             if _checksum(array[int(start) : int(start) + block]) == checksum
         }
-    # What NumPy and JSON that is not ours raise.
+    # What NumPy raises, and JSON of other contents.
     except (ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
         logging.warning("%s is damaged (%s) and is computed again.", path, error)
         return {}
-    if len(whole) < len(checksums):
-        damaged = len(checksums) - len(whole)
+    if len(intact) < len(checksums):
+        damaged = len(checksums) - len(intact)
         logging.warning("%s: %d damaged block(s) are computed again.", path, damaged)
-    return whole
+    return intact
 
 
 def _checksum(rows: np.ndarray) -> int:

@@ -1,13 +1,13 @@
-"""The 15 data sets of the paper, by name: where each comes from, and how it is made long-tailed.
+"""The 15 data sets of the paper: source of each, and how it is made long-tailed.
 
-    python -m candle_tf.datasets --json=catalog.json        the rows, and which of them are here
-    python -m candle_tf.train --dataset=cub200                  with the row's settings
-    python -m candle_tf.train --flagfile=configs/cub200.cfg     with a whole run's
+    python -m candle_tf.datasets --json=catalog.json        lists the rows, and which are available
+    python -m candle_tf.train --dataset=cub200                  with the settings of the row
+    python -m candle_tf.train --flagfile=configs/cub200.cfg     with the settings of a whole run
 
-A name stands for a kind of source (`candle_tf.data.sources.registry`) and for settings, each of
-which a flag overrides. Figures are those of the paper (arXiv 2404.00285) and of the authors' early
-scripts. The paper's own lists of images are not public: to the image, only the splits of CIFAR,
-ImageNet-LT, Places-LT and iNaturalist are those of the literature.
+A row gives a kind of source (`candle_tf.data.sources.registry`) and settings. Flags override them.
+The values are from the paper (arXiv 2404.00285) and the authors' early scripts. Its lists of images
+are not public. Only the splits of CIFAR, ImageNet-LT, Places-LT and iNaturalist have exactly
+the images of the literature.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RESOLUTION = 224
-# The authors' transforms, which are the same for all sets but for the colour jitter.
+# The authors' transforms. Only the colour jitter differs between data sets.
 _TRAIN = f"random resized crop to {RESOLUTION}, flip"
 EVAL_TRANSFORM = f"shorter side to 256, central {RESOLUTION} x {RESOLUTION}"
 TFDS_PREFIX = "tfds:"
@@ -26,17 +26,17 @@ class Entry:
     """A row of the catalog.
 
     Attributes:
-        name: What --dataset and the file under configs/ are called.
-        title: What the literature calls it.
+        name: Name for --dataset and of the file in configs/.
+        title: Name in the literature.
         source: "tfds:<builder>", "folder" or "list".
         classes: Number of classes in that source.
-        imbalance_factor: Of the training set, the largest class's count over the smallest's.
-        fetch: How a user gets it, for what TensorFlow Datasets does not.
+        imbalance_factor: Largest class count over the smallest, in the training set.
+        fetch: How to get it, if TensorFlow Datasets does not provide it.
         profile: See `longtail.profile_counts`.
         selection: See `longtail.select`.
         training_total: Published number of training images; None where none is published.
         licence: As its publishers state it, or "unknown".
-        color_jitter: Of the authors' training transform.
+        color_jitter: Strength in the authors' training transform.
         smoothing: (head, tail) of label-aware smoothing in the authors' scripts; None: not known.
     """
 
@@ -55,17 +55,17 @@ class Entry:
 
     @property
     def config(self) -> str:
-        """The flagfile of a whole run, below the project's folder."""
+        """Path of the flagfile of a whole run, in the repository."""
         return f"configs/{self.name}.cfg"
 
     @property
     def train_transform(self) -> str:
-        """The authors', in words."""
+        """Description of the authors' training transform."""
         return f"{_TRAIN}, colour jitter {self.color_jitter}" if self.color_jitter else _TRAIN
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that the name stands for, by flag name."""
+        """The settings of the row, by flag name."""
         known = {}
         if self.smoothing:
             head, tail = self.smoothing
@@ -83,7 +83,7 @@ class Entry:
         }
 
     def missing(self, data_dir: str, train_list: str) -> str:
-        """What the user must give before this row can be opened; empty if nothing."""
+        """Message that says which flags are missing to open this row; empty if none."""
         kind = self.kind(data_dir, train_list)
         if kind == "list" and not (data_dir and train_list):
             lacks = [f"--{name}" for name, given in
@@ -94,10 +94,10 @@ class Entry:
         return ""
 
     def kind(self, data_dir: str = "", train_list: str = "") -> str:
-        """The source to open: the row's, or what the user has images in.
+        """The source to open: the row's own, or what the user gives.
 
-        With a list of images it is "list"; where `data_dir` is a file, or a folder with a folder
-        "train" in it, it is "folder".
+        "list" if there is a list of images; "folder" if `data_dir` is a file, or a folder that
+        contains a folder "train".
         """
         if train_list:
             return "list"
@@ -126,7 +126,7 @@ _LISTS = (
     "Its lists of `<path> <label>` lines come with the code of Liu et al. 2019 (Open Long-Tailed "
     "Recognition), the images from {site}, on request. Give --train_list={name}_train.txt "
     "--validation_list={name}_val.txt --test_list={name}_test.txt, and as --data_dir the folder or "
-    "archive that their paths begin in."
+    "archive that the paths are relative to."
 )
 
 _ROWS = (
@@ -200,10 +200,10 @@ CATALOG: dict[str, Entry] = {row.name: row for row in _ROWS}
 
 
 def settings_of(dataset: str) -> dict[str, Any]:
-    """The settings that a name stands for; none for what is not in the catalog."""
+    """The settings of a data set in the catalog; empty for others."""
     return CATALOG[dataset].settings if dataset in CATALOG else {}
 
 
 def kind_of(dataset: str, data_dir: str = "", train_list: str = "") -> str:
-    """The source that --dataset stands for: itself, if it is not in the catalog."""
+    """The source to open for --dataset: the name itself, if it is not in the catalog."""
     return CATALOG[dataset].kind(data_dir, train_list) if dataset in CATALOG else dataset

@@ -17,7 +17,7 @@ from candle_tf.data.augment.transform import (
     render_batch,
     render_evaluation,
 )
-from candle_tf.data.batches import batches_from
+from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.samplers import epoch_index, occurrences
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
@@ -87,7 +87,7 @@ def training_batches(
         return {"inputs": inputs, **{name: batch[name] for name in _KEPT if name in batch}}
 
     signature = {**raw_signature(examples, transform, size), **_of_answers(answers, size)}
-    dataset = batches_from(raw_batches, signature)
+    dataset = dataset_from_generator(raw_batches, signature)
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
@@ -119,5 +119,5 @@ def evaluation_batches(
 
     signature = raw_signature(examples, Transform(), None)
     del signature["views"]
-    dataset = batches_from(raw_batches, signature)
+    dataset = dataset_from_generator(raw_batches, signature)
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(2)

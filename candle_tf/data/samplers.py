@@ -1,10 +1,11 @@
-"""In which order, and how often, an epoch shows each training image.
+"""The order of the training images in an epoch, and how often each occurs.
 
     index = epoch_index("class_balanced", labels, seed=0, epoch=3, epochs=100)     # int64 [N]
-    views = 3 + occurrences(index)       # an image that comes up again is seen in another view
+    views = 3 + occurrences(index)       # a repeated image gets another view
 
-An epoch always has N places; a function of (seed, epoch), so a resumed run goes on alike. The four
-samplers are those of Kang et al., "Decoupling Representation and Classifier" (ICLR 2020), eq. 1-2.
+An epoch always has N positions. Its order is a function of (seed, epoch), so a resumed run has the
+same order as an uninterrupted one. The samplers are those of Kang et al., "Decoupling
+Representation and Classifier" (ICLR 2020), eq. 1-2.
 """
 
 import numpy as np
@@ -13,17 +14,19 @@ SAMPLERS = ("instance", "class_balanced", "square_root", "progressive")
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """The order of an epoch: a permutation of 0..examples-1, int64, from (seed, epoch)."""
+    """The order of an epoch: a permutation of 0..examples-1, int64, seeded by (seed, epoch)."""
     return np.random.default_rng([seed, epoch]).permutation(examples)
 
 
-def class_chances(sampler: str, counts: np.ndarray, epoch: int = 0, epochs: int = 1) -> np.ndarray:
-    """The chance of each class to take a place: n_c^q / sum of n^q.
+def class_probabilities(
+    sampler: str, counts: np.ndarray, epoch: int = 0, epochs: int = 1
+) -> np.ndarray:
+    """The probability of each class at a position: n_c^q / sum of n^q.
 
     Args:
         sampler: "instance" (q = 1), "class_balanced" (q = 0), "square_root" (q = 1/2) or
             "progressive" (from instance at epoch 0 towards class-balanced at `epochs`, linearly).
-        counts: images of each class, int [C]; a class without any is never drawn.
+        counts: images of each class, int [C]; a class without images is never sampled.
         epoch, epochs: for "progressive".
 
     Returns:
@@ -31,9 +34,9 @@ def class_chances(sampler: str, counts: np.ndarray, epoch: int = 0, epochs: int 
     """
     counts = np.asarray(counts, np.float64)
     if sampler == "progressive":
-        part = epoch / epochs
-        instance, balanced = (class_chances(name, counts) for name in SAMPLERS[:2])
-        return (1.0 - part) * instance + part * balanced
+        progress = epoch / epochs
+        instance, balanced = (class_probabilities(name, counts) for name in SAMPLERS[:2])
+        return (1.0 - progress) * instance + progress * balanced
     powers = {"instance": 1.0, "class_balanced": 0.0, "square_root": 0.5}
     if sampler not in powers:
         raise ValueError(f"unknown sampler {sampler!r}")
@@ -47,23 +50,23 @@ def epoch_index(
     """The examples of an epoch, in order.
 
     Args:
-        sampler: "instance" shows every example once. The others draw a class for each place; a
-            class shows all of its images, shuffled, before it shows one again.
+        sampler: "instance" takes every example once. The others sample a class for each position;
+            all images of a class are used, in shuffled order, before one is repeated.
         labels: int [N].
-        seed, epoch: what the order depends on.
-        epochs: epochs in all, for "progressive".
+        seed, epoch: the order depends on them.
+        epochs: total epochs, for "progressive".
 
     Returns:
-        int64 [N], examples, with repetitions except for "instance".
+        int64 [N], indices of examples, with repetitions except for "instance".
     """
     total = len(labels)
     if sampler == "instance":
         return epoch_order(seed, epoch, total)
-    # A generator of its own, so that no sampler's draws are those of another use of (seed, epoch).
+    # A generator of its own, so that its random numbers differ from other uses of (seed, epoch).
     rng = np.random.default_rng([seed, epoch, 1 + SAMPLERS.index(sampler)])
     counts = np.bincount(labels)
-    chances = class_chances(sampler, counts, epoch, epochs)
-    classes = rng.choice(len(counts), size=total, p=chances)
+    probabilities = class_probabilities(sampler, counts, epoch, epochs)
+    classes = rng.choice(len(counts), size=total, p=probabilities)
     shuffled = rng.permutation(total)
     # The images of class c, shuffled, are members[starts[c] : starts[c] + counts[c]].
     members = shuffled[np.argsort(np.asarray(labels)[shuffled], kind="stable")]
@@ -72,7 +75,7 @@ def epoch_index(
 
 
 def occurrences(values: np.ndarray) -> np.ndarray:
-    """How often each value stood before its place: [7, 5, 7, 7] gives [0, 0, 1, 2]; int64 [N]."""
+    """How often each value occurred before: [7, 5, 7, 7] gives [0, 0, 1, 2]; int64 [N]."""
     order = np.argsort(values, kind="stable")
     ranked = np.asarray(values)[order]
     begins = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(ranked) else ranked

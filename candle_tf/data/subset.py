@@ -1,4 +1,4 @@
-"""One part of a split: which images, and their labels."""
+"""The images and labels of one subset of a split."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from candle_tf.data.images.store import ImageStore
 
 @dataclass(frozen=True)
 class Subset:
-    """Images with labels: one part of a split.
+    """Images with labels: train, validation or test.
 
     Attributes:
-        images: the store.
-        rows: rows of this part in the store, int64 [N].
+        images: the store of all images.
+        rows: rows of the subset in the store, int64 [N].
         labels: int32 [N].
     """
 
@@ -25,7 +25,7 @@ class Subset:
         return len(self.rows)
 
     def keys(self, index: np.ndarray) -> np.ndarray:
-        """What the random views of examples `index`, int64 [B], are drawn from; int64 [B]."""
+        """Seeds of the random views of examples `index`, int64 [B]; int64 [B]."""
         return self.images.keys[self.rows[index]]
 
     def batch(self, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -33,6 +33,6 @@ class Subset:
 
         Returns:
             "images" uint8 [B, side, side, 3], "keys" int64 [B], "labels" int32 [B]; with
-            --resize=crop also "aspects" float32 [B], width to height of the uncut images.
+            --resize=crop also "aspects" float32 [B], width / height of the original images.
         """
         return {**self.images.batch(self.rows[index]), "labels": self.labels[index]}

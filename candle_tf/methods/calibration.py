@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data.batches import batches_from
+from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.samplers import epoch_order
 from candle_tf.methods import losses
@@ -191,7 +191,7 @@ def _dataset(
         "inputs": tf.TensorSpec([size, feature_size], dtype),
         "labels": tf.TensorSpec([size], tf.int32),
     }
-    return batches_from(batches, signature).map(_as_float32).prefetch(8)
+    return dataset_from_generator(batches, signature).map(_as_float32).prefetch(8)
 
 
 def _as_float32(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from candle_tf.metrics import most_confused, reliability, softmax
+from candle_tf.metrics import confused_pairs, reliability, softmax
 from candle_tf.reporting import html, plots
 from candle_tf.reporting.data_findings import data_findings
 from candle_tf.reporting.results import Results
@@ -133,7 +133,7 @@ def _mistakes(
 ) -> list[html.Figure | str | html.Table | html.Code]:
     bins = reliability(softmax(logits), labels)
     predicted = logits.argmax(axis=1)
-    pairs = most_confused(labels, predicted, names)
+    pairs = confused_pairs(labels, predicted, names)
     # Evenly over the test set, so that head and tail are both seen.
     shown = np.linspace(0, len(labels) - 1, min(_EXAMPLES, len(labels))).astype(int)
     return [

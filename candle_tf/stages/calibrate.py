@@ -13,7 +13,7 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.data.augment.precomputed_views import FixedViews, same_for_all
 from candle_tf.data.augment.transform import WHOLE
-from candle_tf.data.batches import batches_from
+from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
@@ -189,4 +189,4 @@ def _validation(config: Config, teacher: Teacher, examples: Subset) -> tf.data.D
         "inputs": tf.TensorSpec([None, teacher.feature_size], tf.float32),
         "labels": tf.TensorSpec([None], tf.int32),
     }
-    return batches_from(batches, signature)
+    return dataset_from_generator(batches, signature)

@@ -53,7 +53,7 @@ def checked_split(
 def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
     fixed = folder.split_path.exists()
     split = load_split(folder.split_path) if fixed else draw_split(config, source)
-    ids = [image_id for part in split.parts.values() for image_id in part.ids]
+    ids = [image_id for part in split.subsets.values() for image_id in part.ids]
     scan = scan_images(source, ids, config.cache_path)
     bad = _entries(source, split, scan.bad)
     if bad and (config.on_bad_image == "stop" or fixed):
@@ -80,7 +80,7 @@ def _entries(source: Source, split: Split, bad: Sequence[str]) -> list[dict[str,
             "class": split.class_names[label],
             "reason": reason(source, image_id),
         }
-        for name, part in split.parts.items()
+        for name, part in split.subsets.items()
         for image_id, label in zip(part.ids, part.labels.tolist(), strict=True)
         if image_id in wanted
     ]

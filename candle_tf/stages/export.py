@@ -79,13 +79,13 @@ def export(
         student,
         folder.export_path / "saved_model",
         data.split.class_names,
-        image_side=data.test.images.canvas.shape[1],
-        uncut=data.test.images.uncut,
+        image_side=data.test.images.array.shape[1],
+        uncut=data.test.images.original_aspect,
     )
     logging.info("export: checking %s in stock TensorFlow", version)
     try:
         images = data.test.batch(np.arange(len(pixels)))["images"]
-        if data.test.images.uncut:
+        if data.test.images.original_aspect:
             # The stored squares are sent, and the centre of a square is another part of it.
             square = {"images": images, "aspects": np.ones(len(images), np.float32)}
             pixels = render_evaluation(square, pixels.shape[1]).numpy().astype(np.uint8)

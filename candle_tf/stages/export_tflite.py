@@ -81,8 +81,8 @@ def export_tflite(
         {kind: _described(NAMES[kind], file) for kind, file in files.items()},
         labels=data.split.class_names,
         side=evaluation.pixels.shape[1],
-        image_side=data.test.images.canvas.shape[1],
-        crop=data.test.images.uncut,
+        image_side=data.test.images.array.shape[1],
+        crop=data.test.images.original_aspect,
     )
     write_atomically(folder / SIDECAR_NAME, sidecar.encode(described))
     record = _record(files)

@@ -9,7 +9,7 @@ from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.images.store import ImageStore, open_image_store, store_side
-from candle_tf.data.sources.registry import Partition
+from candle_tf.data.sources.registry import LabelledImages
 from candle_tf.data.splits.longtail import shot_groups
 from candle_tf.data.splits.split import Split
 from candle_tf.data.subset import Subset
@@ -53,7 +53,7 @@ def prepare(config: Config, folder: RunFolder) -> Data:
     with ExitStack() as opened:
         source = opened.enter_context(open_data(config))
         split, check = checked_split(config, folder, source)
-        parts = split.parts.values()
+        parts = split.subsets.values()
         ids = [image_id for part in parts for image_id in part.ids]
         side = store_side(config.image_size, config.calibration_resolutions, config.resize)
         images = open_image_store(
@@ -74,5 +74,5 @@ def prepare(config: Config, folder: RunFolder) -> Data:
     return Data(split, train, validation, test, split.train_counts, groups, check)
 
 
-def _examples(images: ImageStore, part: Partition) -> Subset:
+def _examples(images: ImageStore, part: LabelledImages) -> Subset:
     return Subset(images, images.rows_of(part.ids), part.labels)

@@ -1,7 +1,7 @@
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data.batches import batches_from
+from candle_tf.data.batches import dataset_from_generator
 
 SIGNATURE = {"labels": tf.TensorSpec([2], tf.int32)}
 
@@ -12,11 +12,11 @@ def _generate():
 
 
 def test_each_pass_has_the_generators_batches():
-    dataset = batches_from(_generate, SIGNATURE)
+    dataset = dataset_from_generator(_generate, SIGNATURE)
     for _ in range(2):
         np.testing.assert_array_equal([b["labels"] for b in dataset], [[0, 1], [2, 3], [4, 5]])
 
 
 def test_the_tuner_stays_off_behind_further_steps():
-    dataset = batches_from(_generate, SIGNATURE).map(lambda batch: batch).prefetch(2)
+    dataset = dataset_from_generator(_generate, SIGNATURE).map(lambda batch: batch).prefetch(2)
     assert dataset.options().autotune.enabled is False

@@ -74,7 +74,7 @@ def test_the_array_cannot_be_written_to(tmp_path):
 
 
 @pytest.mark.parametrize("block", [1, 2])
-def test_goes_on_at_the_block_that_failed(tmp_path, block):
+def test_resumes_at_the_block_that_failed(tmp_path, block):
     first = Work(fails_at=BLOCKS[block][0])
     with pytest.raises(RuntimeError, match="interrupted"):
         stored(tmp_path, first)
@@ -178,7 +178,7 @@ def test_a_missing_record_or_array_is_made_anew(tmp_path):
 
 
 def test_a_file_under_the_name_of_another_key_is_not_used(tmp_path):
-    """A name holds a part of the key's digest alone; the manifest holds the key."""
+    """A name has only the first digits of the key's digest; the manifest holds the key."""
     other = {**KEY, "teacher": "def"}
     stored(tmp_path, Work())
     for suffix in (".npy", ".json"):

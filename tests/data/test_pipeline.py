@@ -15,7 +15,7 @@ from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Answers
 
 STORED = 14  # images in the store
-COUNT = 10  # of them in the part
+COUNT = 10  # images in the subset
 SIDE = 16
 ROWS = np.random.default_rng(5).permutation(STORED)[:COUNT]
 LABELS = np.arange(COUNT, dtype=np.int32) * 3  # tells examples apart
@@ -23,23 +23,23 @@ TRANSFORM = Transform("pad_crop_flip")
 SETTINGS = {"image_size": 12, "transform": TRANSFORM, "batch_size": 4, "seed": 3}
 
 
-def store(canvas: np.ndarray) -> ImageStore:
-    ids = [f"train/a/{row}.png" for row in range(len(canvas))]
+def store(array: np.ndarray) -> ImageStore:
+    ids = [f"train/a/{row}.png" for row in range(len(array))]
     keys = np.array([image_key(image_id) for image_id in ids], np.int64)
-    return ImageStore(canvas, keys, {image_id: row for row, image_id in enumerate(ids)}, "digest")
+    return ImageStore(array, keys, {image_id: row for row, image_id in enumerate(ids)}, "digest")
 
 
 def noisy() -> Subset:
     """Images of which no two, and no two views of one, are alike."""
-    canvas = np.random.default_rng(0).integers(0, 256, (STORED, SIDE, SIDE, 3), np.uint8)
-    return Subset(store(canvas), ROWS, LABELS)
+    array = np.random.default_rng(0).integers(0, 256, (STORED, SIDE, SIDE, 3), np.uint8)
+    return Subset(store(array), ROWS, LABELS)
 
 
 def plain() -> Subset:
     """Images of one colour that is ten times their row."""
     values = 10 * np.arange(STORED, dtype=np.uint8)
-    canvas = np.broadcast_to(values[:, None, None, None], (STORED, SIDE, SIDE, 3))
-    return Subset(store(canvas), ROWS, LABELS)
+    array = np.broadcast_to(values[:, None, None, None], (STORED, SIDE, SIDE, 3))
+    return Subset(store(array), ROWS, LABELS)
 
 
 def answers(views: int) -> Answers:
@@ -186,7 +186,7 @@ def expected_views(examples, labels, number):
     """Views `number` of the examples with these labels, rendered one batch at a time."""
     rows = ROWS[np.searchsorted(LABELS, labels)]
     return render_views(
-        tf.constant(examples.images.canvas[rows]),
+        tf.constant(examples.images.array[rows]),
         tf.constant([image_key(f"train/a/{row}.png") for row in rows], tf.int64),
         tf.fill([len(labels)], tf.constant(number, tf.int64)),
         TRANSFORM.augmentation,
@@ -239,7 +239,7 @@ def test_evaluation_shows_whole_images_in_order_with_a_short_last_batch():
     labels = np.concatenate([batch["labels"] for batch in seen])
     np.testing.assert_array_equal(labels, LABELS)
     inputs = np.concatenate([batch["inputs"] for batch in seen])
-    np.testing.assert_allclose(inputs, examples.images.canvas[ROWS], atol=1e-3)
+    np.testing.assert_allclose(inputs, examples.images.array[ROWS], atol=1e-3)
 
 
 def test_evaluation_can_be_repeated_and_resizes():
@@ -247,8 +247,8 @@ def test_evaluation_can_be_repeated_and_resizes():
     dataset = evaluation_batches(examples, image_size=8)
     first, second = (next(iter(dataset))["inputs"].numpy() for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    canvas = tf.constant(examples.images.canvas[ROWS])
-    resized = tf.image.resize(canvas, [8, 8], "bilinear", antialias=True)
+    array = tf.constant(examples.images.array[ROWS])
+    resized = tf.image.resize(array, [8, 8], "bilinear", antialias=True)
     # Whole numbers, as in an 8-bit image.
     np.testing.assert_array_equal(first, np.round(first))
     np.testing.assert_allclose(first, resized, atol=0.501)

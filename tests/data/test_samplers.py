@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from candle_tf import config
-from candle_tf.data.samplers import SAMPLERS, class_chances, epoch_index, epoch_order, occurrences
+from candle_tf.data.samplers import (
+    SAMPLERS,
+    class_probabilities,
+    epoch_index,
+    epoch_order,
+    occurrences,
+)
 
 COUNTS = np.array([400, 100, 16, 4])
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS)).astype(np.int32)
@@ -13,7 +19,7 @@ TOTAL = len(LABELS)
 RANDOM = SAMPLERS[1:]
 
 
-def drawn(sampler, seed=0, epoch=0, epochs=10, labels=LABELS):
+def sample(sampler, seed=0, epoch=0, epochs=10, labels=LABELS):
     return epoch_index(sampler, labels, seed=seed, epoch=epoch, epochs=epochs)
 
 
@@ -28,31 +34,31 @@ def test_the_flag_knows_the_same_names():
 )  # fmt: skip
 def test_chances_are_powers_of_the_counts(sampler, weights):
     expected = np.array(weights) / np.sum(weights)
-    np.testing.assert_allclose(class_chances(sampler, COUNTS), expected, rtol=1e-12)
+    np.testing.assert_allclose(class_probabilities(sampler, COUNTS), expected, rtol=1e-12)
 
 
 def test_progressive_goes_from_instance_to_class_balanced():
     instance, balanced = COUNTS / TOTAL, np.full(4, 1 / 4)
     for epoch in range(11):
         expected = instance + epoch / 10 * (balanced - instance)
-        np.testing.assert_allclose(class_chances("progressive", COUNTS, epoch, 10), expected)
+        np.testing.assert_allclose(class_probabilities("progressive", COUNTS, epoch, 10), expected)
 
 
-def test_a_class_without_images_is_never_drawn():
+def test_a_class_without_images_is_never_sample():
     for sampler in SAMPLERS:
-        chances = class_chances(sampler, np.array([5, 0, 1]), 1, 2)
+        chances = class_probabilities(sampler, np.array([5, 0, 1]), 1, 2)
         assert chances[1] == 0
         assert chances.sum() == pytest.approx(1)
-    assert set(drawn("class_balanced", labels=np.array([0, 2, 2]))) <= {0, 1, 2}
+    assert set(sample("class_balanced", labels=np.array([0, 2, 2]))) <= {0, 1, 2}
 
 
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(ValueError, match="roulette"):
-        class_chances("roulette", COUNTS)
+        class_probabilities("roulette", COUNTS)
 
 
 def test_instance_is_the_plain_order():
-    np.testing.assert_array_equal(drawn("instance", 3, 5), epoch_order(3, 5, TOTAL))
+    np.testing.assert_array_equal(sample("instance", 3, 5), epoch_order(3, 5, TOTAL))
 
 
 @pytest.mark.parametrize("sampler", RANDOM)
@@ -61,11 +67,11 @@ def test_classes_come_up_as_often_as_they_should(sampler):
     seen = np.zeros(4)
     expected, variance = np.zeros(4), np.zeros(4)
     for epoch in range(epochs):
-        index = drawn(sampler, epoch=epoch, epochs=epochs)
+        index = sample(sampler, epoch=epoch, epochs=epochs)
         assert index.shape == (TOTAL,)
         assert index.dtype == np.int64
         seen += np.bincount(LABELS[index], minlength=4)
-        chances = class_chances(sampler, COUNTS, epoch, epochs)
+        chances = class_probabilities(sampler, COUNTS, epoch, epochs)
         expected += TOTAL * chances
         variance += TOTAL * chances * (1 - chances)
     assert (np.abs(seen - expected) < 5 * np.sqrt(variance)).all()
@@ -75,7 +81,7 @@ def test_classes_come_up_as_often_as_they_should(sampler):
 
 @pytest.mark.parametrize("sampler", RANDOM)
 def test_a_class_shows_all_its_images_before_it_shows_one_again(sampler):
-    index = drawn(sampler, epoch=5)
+    index = sample(sampler, epoch=5)
     for label in range(4):
         times = np.bincount(index[LABELS[index] == label], minlength=TOTAL)[label == LABELS]
         assert times.max() - times.min() <= 1
@@ -102,14 +108,14 @@ def test_equal_to_an_independent_writing(sampler):
     for c in classes:
         expected.append(queues[int(c)][0])
         queues[int(c)].rotate(-1)
-    np.testing.assert_array_equal(drawn(sampler, seed=7, epoch=3), expected)
+    np.testing.assert_array_equal(sample(sampler, seed=7, epoch=3), expected)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_epoch_is_a_function_of_seed_and_epoch(sampler):
-    np.testing.assert_array_equal(drawn(sampler, 1, 2), drawn(sampler, 1, 2))
-    for other in (drawn(sampler, 2, 2), drawn(sampler, 1, 3)):
-        assert (drawn(sampler, 1, 2) != other).mean() > 0.5
+    np.testing.assert_array_equal(sample(sampler, 1, 2), sample(sampler, 1, 2))
+    for other in (sample(sampler, 2, 2), sample(sampler, 1, 3)):
+        assert (sample(sampler, 1, 2) != other).mean() > 0.5
 
 
 def test_occurrences_are_counted_in_order():

@@ -29,7 +29,7 @@ from tensorflow_serving.apis import (
 )
 
 from candle_tf.data.images.decode import decode_image
-from candle_tf.data.images.store import squeeze
+from candle_tf.data.images.store import stretch
 from candle_tf.deploy.saved_model.writer import export_saved_model
 from tests.deploy.saved_model.test_writer import NAMES, real_images, scores_of
 from tests.deploy.test_binarize import SIZE, logits_of, photographs, small_student
@@ -83,7 +83,7 @@ def running(tmp_path_factory) -> Iterator[Running]:
 
 def expected_scores(encoded: list[bytes]) -> np.ndarray:
     """The Keras student's, by Pillow; SIZE is the images' side and the student's, so no more."""
-    pixels = np.stack([squeeze(decode_image(each, "x"), SIZE) for each in encoded])
+    pixels = np.stack([stretch(decode_image(each, "x"), SIZE) for each in encoded])
     logits = small_student()(pixels.astype(np.float32), training=False)["logits"]
     return scores_of(logits.numpy())
 

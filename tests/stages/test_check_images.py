@@ -1,4 +1,4 @@
-"""Images that cannot be read, and images in two parts, before anything is learned."""
+"""Images that cannot be read, and images in two subsets, before anything is learned."""
 
 import dataclasses
 import json
@@ -57,7 +57,7 @@ def test_stop_lists_all_of_them_at_once_and_saves_no_split(config):
     assert not all_ids(split) & set(BAD)
 
 
-def test_skip_leaves_them_out_of_their_parts_and_writes_them_down(config, caplog):
+def test_skip_leaves_them_out_of_their_subsets_and_writes_them_down(config, caplog):
     config = dataclasses.replace(config, on_bad_image="skip")
     with open_data(config) as source:
         drawn = draw_split(config, source)
@@ -79,7 +79,7 @@ def test_skip_leaves_them_out_of_their_parts_and_writes_them_down(config, caplog
     assert written == record
 
 
-def test_a_resumed_run_is_the_same_though_the_data_were_mended(config):
+def test_a_resumed_run_is_the_same_though_the_data_were_fixed(config):
     config = dataclasses.replace(config, on_bad_image="skip")
     first, record = check(config)
     (Path(config.data_dir) / "train/ant/03.png").write_bytes(tree("x.png")["x.png"])
@@ -89,7 +89,7 @@ def test_a_resumed_run_is_the_same_though_the_data_were_mended(config):
 
 
 @pytest.mark.parametrize("lost", ["split.json", "data_check.json"])
-def test_a_run_that_died_between_both_files_goes_on(config, lost):
+def test_a_run_that_died_between_both_files_resumes(config, lost):
     config = dataclasses.replace(config, on_bad_image="skip")
     first, record = check(config)
     (Path(config.run_dir) / lost).unlink()
@@ -137,7 +137,7 @@ def test_nothing_left_to_test_on_is_an_error(config):
 def test_duplicates_are_reported_not_removed(config, caplog):
     for name in BAD:
         (Path(config.data_dir) / name).write_bytes(tree("x.png")["x.png"])
-    # The mended three are all one image, and the first of TRAIN is that one too.
+    # The fixed three are all one image, and the first of TRAIN is that one too.
     split, record = check(config)
     assert len(all_ids(split)) == 30
     assert len(record["duplicates"]) == 1

@@ -78,7 +78,7 @@ def seen_of(examples, views, row, resolution=RESOLUTION, seed=0):
     image = examples.rows[index]
     key = tf.constant(examples.images.keys[image])
     box, flip = draw_view(views.transform.augmentation, seed, key, int(number))
-    shown = render(tf.constant(examples.images.canvas[image]), box, flip, resolution)
+    shown = render(tf.constant(examples.images.array[image]), box, flip, resolution)
     mirrored = views.transform == Transform() and number == 1
     return (shown[:, ::-1] if mirrored else shown)[tf.newaxis]
 

@@ -20,7 +20,7 @@ from candle_tf.data.augment.color_jitter import draw_factors, jitter
 from candle_tf.data.augment.crops import render_views
 from candle_tf.data.augment.mix import draw_mixtures, mix_pixels
 from candle_tf.data.augment.randaugment import draw_operations, randaugment
-from candle_tf.data.images.store import image_aspect, squeeze
+from candle_tf.data.images.store import image_aspect, stretch
 from candle_tf.data.subset import Subset
 
 # A part of the key of every cache of teacher features. Count it up with every change of what a view
@@ -110,12 +110,12 @@ def raw_signature(
         size: B, or None where it varies.
     """
     signature = {
-        "images": tf.TensorSpec([size, *examples.images.canvas.shape[1:]], tf.uint8),
+        "images": tf.TensorSpec([size, *examples.images.array.shape[1:]], tf.uint8),
         "keys": tf.TensorSpec([size], tf.int64),
         "labels": tf.TensorSpec([size], tf.int32),
         "views": tf.TensorSpec([size], tf.int64),
     }
-    if examples.images.uncut:
+    if examples.images.original_aspect:
         signature["aspects"] = tf.TensorSpec([size], tf.float32)
     if transform.color_jitter:
         signature["factors"] = tf.TensorSpec([size, 3], tf.float32)
@@ -214,7 +214,7 @@ def student_pixels(image: np.ndarray, *, resize: str, side: int, image_size: int
     Returns:
         uint8 [image_size, image_size, 3]; bit for bit what `evaluate` measured the student on.
     """
-    batch = {"images": tf.constant(squeeze(image, side)[np.newaxis])}
+    batch = {"images": tf.constant(stretch(image, side)[np.newaxis])}
     if resize == "crop":
         batch["aspects"] = tf.constant([image_aspect(image)], tf.float32)
     return render_evaluation(batch, image_size)[0].numpy().astype(np.uint8)

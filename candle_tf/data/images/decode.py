@@ -1,9 +1,8 @@
 """Encoded image bytes to RGB pixels.
 
-    pixels = decode_image(Path("cat.jpg").read_bytes(), "cat.jpg")   # uint8 (H, W, 3)
+    pixels = decode_image(Path("cat.jpg").read_bytes(), "cat.jpg")   # uint8 [H, W, 3]
 
-One writing of "what an image looks like" for every source: the same bytes give the same pixels
-whether they came from a folder or an archive.
+All sources use it, so the same bytes give the same pixels from a folder and from an archive.
 """
 
 import io
@@ -15,20 +14,20 @@ from PIL import Image, ImageOps
 
 from candle_tf.errors import UserError
 
-# 89,478,485 pixels, 268 MB as RGB: the bound above which Pillow itself warns of a bomb.
+# 89,478,485 pixels, 268 MB as RGB: above it Pillow itself warns of a decompression bomb.
 MAX_PIXELS = 1024**3 // 4 // 3
 
-# Encoded more tightly than this, a large image is one colour, or a bomb; a photograph takes about
-# 10 bytes of pixels for one of its file.
+# Bytes of pixels per byte of the file. A large image with a higher ratio has one colour, or is a
+# bomb; a photograph has about 10.
 MAX_RATIO = 500
 _RATIO_FREE_PIXELS = 2**24
 
-# Only these decoders run, whatever the bytes claim to be.
+# Only these decoders run, whatever format the bytes claim.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-# Image.open does not load the decoders of formats that it is told to keep to.
+# Needed as Image.open does not load decoders when it is given a list of formats.
 Image.init()
 
-# What Pillow's decoders raise on damaged bytes; an image's damage is the user's to mend.
+# What Pillow's decoders raise on damaged bytes, which the user has to fix.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -45,20 +44,20 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
     """Decodes one JPEG, PNG, WebP, BMP or GIF image.
 
     The EXIF orientation is applied. Grey, palette and CMYK images become RGB (colour profiles
-    are not applied, and Adobe's inverted CMYK is told by its marker); 16-bit images are brought
-    to 8 bits, grey by rounding and colours by their upper byte; transparency is composited on
-    white; of an animation the first frame is taken.
+    are not applied, and Adobe's inverted CMYK is recognised by its marker). 16-bit images become 8
+    bit: grey is rounded, colours keep their upper byte. Transparency is composited on white. Of an
+    animation the first frame is used.
 
     Args:
         data: The whole encoded file.
         origin: Where the bytes came from, for messages.
 
     Returns:
-        uint8 (H, W, 3), RGB, 0..255, writable.
+        uint8 [H, W, 3], RGB, 0..255, writable.
 
     Raises:
-        UserError: If the data is no such image, is damaged or cut short, or holds more than
-            `MAX_PIXELS` pixels, or over 16 million at more than `MAX_RATIO` bytes a byte.
+        UserError: If the data has another format, is damaged or truncated, has more than
+            `MAX_PIXELS` pixels, or over 16 million with a ratio above `MAX_RATIO`.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:

@@ -1,10 +1,10 @@
-"""Every image of a split squeezed to one square size: decoded once and kept on disk, or streamed.
+"""All images of a split, stretched to one square size: decoded once and cached, or streamed.
 
     images = open_image_store(source, ids, side=160, folder=cache)
-    images.canvas[images.row("train/cat/0.jpg")]      # uint8 [160, 160, 3]
+    images.array[images.rows["train/cat/0.jpg"]]      # uint8 [160, 160, 3]
 
-Training reads memory-mapped rows instead of decoding a JPEG at every step. Where the disk is too
-small for that, images are decoded whenever they are needed, to the very same pixels.
+Training reads memory-mapped rows instead of decoding files at every step. If the disk is too small
+for that, images are decoded whenever they are needed, to the same pixels.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ CENTRE_CROP = 224 / 256
 
 
 class StreamedImages:
-    """Stands where a stored canvas would, and decodes what is asked of it, in a few threads.
+    """Replaces the cached image array: decodes rows when they are read, in a few threads.
 
     Args:
-        source: where the images are; must stay open.
+        source: data set of the images; must stay open.
         ids: N ids, in the order of rows.
-        side: side of the squeezed images in pixels.
+        side: side of the stretched images in pixels.
     """
 
     def __init__(self, source: Source, ids: Sequence[str], side: int) -> None:
@@ -57,9 +57,9 @@ class StreamedImages:
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
         aspects = np.empty(len(rows), np.float32)
 
-        def decode(place: int) -> None:
-            image = self._source.read_image(self._ids[rows[place]])
-            pixels[place], aspects[place] = squeeze(image, self.shape[1]), image_aspect(image)
+        def decode(i: int) -> None:
+            image = self._source.read_image(self._ids[rows[i]])
+            pixels[i], aspects[i] = stretch(image, self.shape[1]), image_aspect(image)
 
         for _ in self._pool.map(decode, range(len(rows))):
             pass
@@ -74,51 +74,52 @@ class ImageStore:
     """Decoded images by row.
 
     Attributes:
-        canvas: uint8 [N, side, side, 3], RGB, memory-mapped; or what decodes its rows.
-        keys: int64 [N], what each image's random views are drawn from; a hash of its id, so that
-            views do not change with the order or number of images.
+        array: image array, uint8 [N, side, side, 3], RGB, memory-mapped or streamed.
+        keys: int64 [N], seeds of each image's random views: a hash of its id, so that views do not
+            depend on the order or number of images.
         rows: row of each id.
-        digest: SHA-256 over what the canvas holds: ids, content hash of the source, side; and
-            over the way that views are cut from it.
-        uncut: whether views are square in the uncut image (--resize=crop).
-        aspects: for that, width to height of each uncut image, float32 [N], where stored.
+        digest: SHA-256 over ids, content hash of the source, side, and how views are cropped.
+        original_aspect: whether crops are taken in the original aspect (--resize=crop).
+        aspects: for that, width / height of each original image, float32 [N]; None if streamed.
     """
 
-    canvas: np.ndarray | StreamedImages
+    array: np.ndarray | StreamedImages
     keys: np.ndarray
     rows: dict[str, int]
     digest: str
-    uncut: bool = False
+    original_aspect: bool = False
     aspects: np.ndarray | None = None
 
     @property
     def streamed(self) -> bool:
-        """Whether images are decoded whenever they are needed, from a source that stays open."""
-        return isinstance(self.canvas, StreamedImages)
+        """Whether images are decoded whenever they are needed."""
+        return isinstance(self.array, StreamedImages)
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Images of rows int64 [B].
 
         Returns:
-            "images" uint8 [B, side, side, 3], "keys" int64 [B], and "aspects" float32 [B] where
-            views are cut from the uncut image.
+            "images" uint8 [B, side, side, 3], "keys" int64 [B], and "aspects" float32 [B] if crops
+            are taken in the original aspect.
         """
         aspects: np.ndarray | None
-        if isinstance(self.canvas, StreamedImages):
-            pixels, aspects = self.canvas.read(rows)
+        if isinstance(self.array, StreamedImages):
+            pixels, aspects = self.array.read(rows)
         else:
-            pixels = self.canvas[rows]
+            pixels = self.array[rows]
             aspects = None if self.aspects is None else self.aspects[rows]
         batch = {"images": pixels, "keys": self.keys[rows]}
-        return {**batch, "aspects": aspects} if self.uncut and aspects is not None else batch
+        return (
+            {**batch, "aspects": aspects} if self.original_aspect and aspects is not None else batch
+        )
 
     def rows_of(self, ids: Sequence[str]) -> np.ndarray:
         """Rows of several ids, int64 [len(ids)]."""
         return np.array([self.rows[image_id] for image_id in ids], np.int64)
 
 
-def squeeze(image: np.ndarray, side: int) -> np.ndarray:
-    """Resizes an image to a square, ignoring its aspect so that nothing is cut off.
+def stretch(image: np.ndarray, side: int) -> np.ndarray:
+    """Resizes an image to a square without keeping its aspect, so that nothing is cut off.
 
     Args:
         image: uint8 [H, W, 3].
@@ -132,22 +133,22 @@ def squeeze(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def image_aspect(image: np.ndarray) -> float:
-    """Width to height of an image [H, W, 3]."""
+    """Width / height of an image [H, W, 3]."""
     return image.shape[1] / image.shape[0]
 
 
 def image_key(image_id: str) -> int:
-    """A non-negative 63-bit number that stands for an id on every machine."""
+    """A non-negative 63-bit hash of an id, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def store_side(image_size: int, resolutions: Sequence[int], resize: str) -> int:
-    """Side of the squeezed images that a run's views are cut from, in pixels.
+    """Side of the stretched images that a run's views are cropped from, in pixels.
 
     Args:
         image_size: side of the student's input.
-        resolutions: sides of the teacher's.
-        resize: with "crop" the centre of 7/8 has to have the largest of these.
+        resolutions: sides of the teacher's inputs.
+        resize: with "crop" the side is larger by 8/7, as 7/8 of it are cropped.
     """
     side = max(image_size, *resolutions)
     return math.ceil(side / CENTRE_CROP) if resize == "crop" else side
@@ -159,40 +160,43 @@ def open_image_store(
     side: int,
     folder: Path,
     *,
-    resize: str = "squeeze",
+    resize: str = "stretch",
     store: str = "disk",
 ) -> ImageStore:
-    """Decodes the images of `ids`, or opens what an earlier run decoded, or streams them.
+    """Decodes the images of `ids`, or opens those an earlier run decoded, or streams them.
 
     Args:
-        source: where the images are; a streamed one must stay open.
-        ids: which ones; their order is the order of rows.
-        side: side of the canvas in pixels.
+        source: data set of the images; must stay open if they are streamed.
+        ids: images to decode, in the order of rows.
+        side: side of the image array in pixels.
         folder: cache folder.
-        resize: "squeeze", or "crop" for views from the uncut images; the canvas is the same.
-        store: "disk", "stream", or "auto": on disk if they are there already, or take at most half
-            of what is free.
+        resize: "stretch" (or its older name "squeeze"), or "crop" for crops in the original aspect.
+            The image array is the same.
+        store: "disk", "stream", or "auto": disk if the images are there already, or take at most
+            half of the free space.
 
     Raises:
-        UserError: for an image that cannot be read (streamed: when it is asked for); names it.
+        UserError: for an unreadable image (if streamed, when it is read); names it.
     """
     key = {
         "source": source.name,
         "content": source.content_hash(ids),
         "side": side,
-        "resize": "squeeze",
+        "resize": "stretch",
     }
-    uncut = resize == "crop"
+    original_aspect = resize == "crop"
     keys = np.array([image_key(image_id) for image_id in ids], np.int64)
     rows = {image_id: row for row, image_id in enumerate(ids)}
-    digest = key_digest({**key, "views": "uncut"} if uncut else key)
-    if store == "stream" or (store == "auto" and not _fits(folder, key, len(ids) * 3 * side**2)):
-        return ImageStore(StreamedImages(source, ids, side), keys, rows, digest, uncut)
-    canvas, aspects = _stored(source, ids, side, folder, key, uncut)
-    return ImageStore(canvas, keys, rows, digest, uncut, aspects)
+    digest = key_digest({**key, "views": "original_aspect"} if original_aspect else key)
+    if store == "stream" or (
+        store == "auto" and not _fits_on_disk(folder, key, len(ids) * 3 * side**2)
+    ):
+        return ImageStore(StreamedImages(source, ids, side), keys, rows, digest, original_aspect)
+    array, aspects = _open_on_disk(source, ids, side, folder, key, original_aspect)
+    return ImageStore(array, keys, rows, digest, original_aspect, aspects)
 
 
-def _fits(folder: Path, key: Mapping[str, Any], size: int) -> bool:
+def _fits_on_disk(folder: Path, key: Mapping[str, Any], size: int) -> bool:
     if array_path(folder, _NAME, key).exists():
         return True
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,30 +213,30 @@ def _fits(folder: Path, key: Mapping[str, Any], size: int) -> bool:
     return False
 
 
-def _stored(
+def _open_on_disk(
     source: Source,
     ids: Sequence[str],
     side: int,
     folder: Path,
     key: Mapping[str, Any],
-    uncut: bool,
+    original_aspect: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Canvas and, for the uncut, aspects; what is missing of either is decoded."""
+    """The image array and, for the original aspect, the aspects; decodes what is missing."""
     stream = StreamedImages(source, ids, side)
-    seen: dict[int, np.ndarray] = {}
+    known_aspects: dict[int, np.ndarray] = {}
 
     def decode(start: int, stop: int) -> np.ndarray:
-        pixels, seen[start] = stream.read(np.arange(start, stop))
+        pixels, known_aspects[start] = stream.read(np.arange(start, stop))
         return pixels
 
     def aspects_of(start: int, stop: int) -> np.ndarray:
-        if start in seen:
-            return seen[start]
+        if start in known_aspects:
+            return known_aspects[start]
         return stream.read(np.arange(start, stop))[1]
 
-    canvas = stored_array(folder, _NAME, key, stream.shape, "uint8", _BLOCK, decode)
-    if not uncut:
-        return canvas, None
+    array = stored_array(folder, _NAME, key, stream.shape, "uint8", _BLOCK, decode)
+    if not original_aspect:
+        return array, None
     of_aspects = {**key, "of": "aspects"}
     shape = (len(ids),)
-    return canvas, stored_array(folder, "aspects", of_aspects, shape, "float32", _BLOCK, aspects_of)
+    return array, stored_array(folder, "aspects", of_aspects, shape, "float32", _BLOCK, aspects_of)

@@ -2,10 +2,10 @@
 
     tree = open_tree(Path("images.tar"))
 
-Members are listed once and read where they lie; no file is ever made from a member's name. A
-compressed TAR has no way to begin in the middle, so it is unpacked once, when it is opened, into a
-temporary file that has no name and goes with the process; for large sets a plain TAR or a ZIP is
-better. Links and other members that are not files are passed over, with a warning.
+Members are listed once and read from the archive; no file is created under a member's name. A
+compressed TAR has no random access. It is unpacked when it is opened, into a temporary file without
+a name that is deleted when the process ends; for large data sets use a plain TAR or a ZIP. Links
+and other members that are not files are skipped with a warning.
 """
 
 import bz2
@@ -26,22 +26,22 @@ from typing import IO, Any
 from absl import logging
 
 from candle_tf.data.sources.file_tree import (
-    Tree,
-    canonical,
+    FileTree,
+    canonical_name,
     check_size,
     folder_tree,
     is_image,
     is_visible,
-    refuse_repeated,
+    refuse_repeats,
 )
-from candle_tf.data.sources.source import listing
+from candle_tf.data.sources.source import format_names
 from candle_tf.errors import UserError
 
-# Folders of these names that hold folders are parts of a data set, never a wrapping folder.
-PARTS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
+# Folders with these names that contain folders are subsets, never the archive's top folder.
+SUBSET_FOLDERS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 _KINDS = "ZIP or TAR file (.zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz)"
-# What the standard library raises on damaged archives and on ways of packing it does not know.
+# What the standard library raises on damaged archives and on compression it does not support.
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -52,28 +52,28 @@ _DAMAGE = (
     zlib.error,
     lzma.LZMAError,
 )
-# Images hardly compress; what grows more than this when unpacked is a bomb. Small members may.
+# Images hardly compress. A large member that grows more than this is a decompression bomb.
 _MAX_RATIO = 200
 _RATIO_FREE_BYTES = 2**24
 
-# How compressed files begin, and what reads them.
-_PACKED: dict[bytes, Callable[[Path], Any]] = {
+# First bytes of compressed files, and what reads them.
+_DECOMPRESSORS: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.GzipFile,
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\0": lzma.LZMAFile,
 }
 
 
-def open_tree(path: Path, advice: str = "", scratch: str = "") -> Tree:
-    """Lists a folder or an archive.
+def open_tree(path: Path, advice: str = "", scratch: str = "") -> FileTree:
+    """Opens a folder or an archive.
 
     Args:
-        path: A folder, or a ZIP or TAR file, told by its contents and not by its name.
-        advice: What should be there, added to messages.
-        scratch: See `Place`.
+        path: A folder, or a ZIP or TAR file, recognised by its contents and not by its name.
+        advice: What is expected there, added to error messages.
+        scratch: See `SourceConfig`.
 
     Raises:
-        UserError: If there is no such thing, or it is damaged, or names lead out of it.
+        UserError: If it does not exist, is damaged, or has members whose names leave it.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist. {advice}".strip())
@@ -86,13 +86,13 @@ def open_tree(path: Path, advice: str = "", scratch: str = "") -> Tree:
         raise UserError(f"{path}: cannot be read ({error}).") from error
     if magic.startswith(b"PK"):
         return _zip_tree(path, advice)
-    for beginning, opener in _PACKED.items():
+    for beginning, opener in _DECOMPRESSORS.items():
         if magic.startswith(beginning):
             return _tar_tree(path, _unpack(path, opener, advice, scratch), advice)
     return _tar_tree(path, path.open("rb"), advice)
 
 
-def _not_whole(path: Path, error: object, advice: str) -> UserError:
+def _damage_error(path: Path, error: object, advice: str) -> UserError:
     return UserError(
         f"{path}: neither a folder nor a whole {_KINDS}: {error}. "
         f"Fetch or pack it again. {advice}".strip()
@@ -102,11 +102,11 @@ def _not_whole(path: Path, error: object, advice: str) -> UserError:
 # --- ZIP
 
 
-def _zip_tree(path: Path, advice: str) -> Tree:
+def _zip_tree(path: Path, advice: str) -> FileTree:
     try:
         archive = zipfile.ZipFile(path)
     except _DAMAGE as error:
-        raise _not_whole(path, error, advice) from error
+        raise _damage_error(path, error, advice) from error
     names = _Members(str(path))
     try:
         for member in archive.infolist():
@@ -114,7 +114,7 @@ def _zip_tree(path: Path, advice: str) -> Tree:
             name = member.filename.replace("\\", "/")
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                names.pass_over(member.filename)
+                names.skip(member.filename)
             elif names.add(name, name.endswith("/"), member) and member.flag_bits & 0x1:
                 raise UserError(
                     f"{path}: the member {member.filename!r} is encrypted. Pack without a password."
@@ -123,7 +123,7 @@ def _zip_tree(path: Path, advice: str) -> Tree:
     except BaseException:
         archive.close()
         raise
-    # ZipFile locks each read, but not the count of open members that decides when it closes.
+    # ZipFile locks each read, but not its count of open members.
     lock = threading.Lock()
 
     def read(member: zipfile.ZipInfo) -> bytes:
@@ -145,7 +145,7 @@ def _zip_tree(path: Path, advice: str) -> Tree:
 # --- TAR
 
 
-def _tar_tree(path: Path, file: IO[bytes], advice: str) -> Tree:
+def _tar_tree(path: Path, file: IO[bytes], advice: str) -> FileTree:
     names = _Members(str(path))
     try:
         _list_tar(path, file, names, advice)
@@ -162,7 +162,7 @@ def _tar_tree(path: Path, file: IO[bytes], advice: str) -> Tree:
         check_size(length, str(path))
         if file.closed:
             raise ValueError(f"{path} is closed")
-        data = os.pread(file.fileno(), length, start)  # no shared position: threads do not meet
+        data = os.pread(file.fileno(), length, start)  # no shared position, so it is thread-safe
         if len(data) != length:
             raise UserError(f"{path}: cut short since it was opened ({size:,} bytes then).")
         return data
@@ -172,27 +172,27 @@ def _tar_tree(path: Path, file: IO[bytes], advice: str) -> Tree:
 
 def _list_tar(path: Path, file: IO[bytes], names: "_Members", advice: str) -> None:
     try:
-        # Never asked to extract: only headers are read here.
+        # Only headers are read; nothing is extracted.
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
+                archive.members = []  # type: ignore[attr-defined]  # or it keeps every header in memory
                 if member.isdir():
                     names.add(member.name, True, None)
                 elif member.isreg() and not member.issparse():
                     names.add(member.name, False, (member.offset_data, member.size))
                 else:
-                    names.pass_over(member.name)
+                    names.skip(member.name)
             end = archive.offset
         file.seek(end)
-        # tarfile takes a damaged header, and a file cut between members, for the end.
+        # tarfile treats a damaged header, and a file cut between members, as the end.
         if file.read(512) != bytes(512):
             raise tarfile.ReadError(f"no member and no end of the archive at byte {end:,}")
     except (*_DAMAGE, ValueError) as error:
-        raise _not_whole(path, error, advice) from error
+        raise _damage_error(path, error, advice) from error
 
 
 def _unpack(path: Path, opener: Callable[[Path], Any], advice: str, scratch: str) -> IO[bytes]:
-    """The uncompressed TAR in a file that has no name, so that nothing of it can be left."""
+    """Unpacks a TAR into a temporary file without a name, so that no file can be left behind."""
     packed = path.stat().st_size
     logging.info(
         "%s: unpacking %.0f MB to a temporary file, again at each start; a plain TAR or a ZIP is "
@@ -227,7 +227,7 @@ def _read_block(stream: Any, path: Path, advice: str) -> bytes:
     try:
         return stream.read(2**20)
     except _DAMAGE as error:
-        raise _not_whole(path, error, advice) from error
+        raise _damage_error(path, error, advice) from error
 
 
 def _check_ratio(size: int, packed: int, origin: str) -> None:
@@ -242,22 +242,22 @@ def _check_ratio(size: int, packed: int, origin: str) -> None:
 
 
 class _Members:
-    """Collects the visible members of an archive; refuses names that lead out of it."""
+    """Collects the visible members of an archive; refuses names that leave it."""
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, path: str) -> None:
+        self._path = path
         self._names: list[str] = []
         self._handles: list[Any] = []
         self._folders: set[str] = set()
-        self._passed_over: list[str] = []
+        self._skipped: list[str] = []
 
     def add(self, raw: str, is_folder: bool, handle: object) -> bool:
-        """Takes a member in; False if it is hidden or a file manager's."""
-        name = canonical(raw)
+        """Adds a member. Returns False if it is hidden or left by a file manager."""
+        name = canonical_name(raw)
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
             raise UserError(
-                f"{self._place}: the member {raw!r} has an absolute name or one with '..'. "
+                f"{self._path}: the member {raw!r} has an absolute name or one with '..'. "
                 "Pack the images again with relative names."
             )
         if not parts or not all(map(is_visible, parts)):
@@ -269,48 +269,48 @@ class _Members:
             self._handles.append(handle)
         return True
 
-    def pass_over(self, name: str) -> None:
-        """Counts a member that is no file."""
-        self._passed_over.append(name)
+    def skip(self, name: str) -> None:
+        """Notes a member that is not a file."""
+        self._skipped.append(name)
 
     def finish(self) -> None:
-        """Checks the whole."""
-        refuse_repeated(self._names, self._place)
-        if self._passed_over:
+        """Checks for repeated names and warns of skipped members."""
+        refuse_repeats(self._names, self._path)
+        if self._skipped:
             logging.warning(
-                "%s: %d links or special files passed over: %s",
-                self._place,
-                len(self._passed_over),
-                listing(self._passed_over),
+                "%s: %d links or special files skipped: %s",
+                self._path,
+                len(self._skipped),
+                format_names(self._skipped),
             )
 
     def tree(
         self,
         read: Callable[[Any], bytes],
-        stamp: Callable[[Any], str],
+        change_token: Callable[[Any], str],
         close: Callable[[], None],
-    ) -> Tree:
-        """The members as a tree; `read` and `stamp` take a member's handle."""
-        # Archives made by packing a folder have all in that one folder.
-        top = _wrapping_folder(self._names, self._folders)
+    ) -> FileTree:
+        """Makes a tree of the members; `read` and `change_token` take a member's handle."""
+        # An archive of a folder has everything below that one folder.
+        top = _top_folder(self._names, self._folders)
         names = tuple(name.removeprefix(top) for name in self._names)
         handles = dict(zip(names, self._handles, strict=True))
-        return Tree(
-            self._place,
+        return FileTree(
+            self._path,
             names,
             frozenset(name.removeprefix(top) for name in self._folders if name + "/" != top),
             lambda name: read(handles[name]),
-            lambda name: stamp(handles[name]),
+            lambda name: change_token(handles[name]),
             close,
         )
 
 
-def _wrapping_folder(files: Iterable[str], folders: Iterable[str]) -> str:
-    """The folder that all images lie in, as "name/", or ""."""
+def _top_folder(files: Iterable[str], folders: Iterable[str]) -> str:
+    """The one folder that contains all images, as "name/", or ""."""
     tops = {name.partition("/")[0] for name in folders}
     tops |= {name.partition("/")[0] for name in files if is_image(name)}
     if len(tops) != 1:
         return ""
     top = tops.pop()
     has_folders = any(name.startswith(top + "/") for name in folders)
-    return f"{top}/" if has_folders and top.casefold() not in PARTS else ""
+    return f"{top}/" if has_folders and top.casefold() not in SUBSET_FOLDERS else ""

@@ -1,13 +1,13 @@
-"""scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels, without a test part."""
+"""scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels, no test subset."""
 
 import numpy as np
 
-from candle_tf.data.sources.source import Partition, Place, Source
+from candle_tf.data.sources.source import LabelledImages, Source, SourceConfig
 
 
-def open_digits(name: str, place: Place) -> Source:
-    """Opens the scans; they ship with scikit-learn, so no place is needed."""
-    del place
+def open_digits(name: str, config: SourceConfig) -> Source:
+    """Opens the scans; they ship with scikit-learn, so nothing has to be given."""
+    del config
     # Imported here: it takes seconds, and no other data set needs it.
     from sklearn.datasets import load_digits
 
@@ -20,8 +20,8 @@ def open_digits(name: str, place: Place) -> Source:
     def read(image_id: str) -> np.ndarray:
         return np.repeat(pixels[index[image_id]][..., np.newaxis], 3, axis=-1)
 
-    def stamp(image_id: str) -> str:
+    def change_token(image_id: str) -> str:
         return pixels[index[image_id]].tobytes().hex()
 
     names = tuple(str(digit) for digit in digits.target_names)
-    return Source(name, names, Partition(ids, digits.target), None, read, stamp)
+    return Source(name, names, LabelledImages(ids, digits.target), None, read, change_token)

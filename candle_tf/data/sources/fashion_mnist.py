@@ -1,7 +1,7 @@
 """Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 images of 28x28 pixels, 10 classes.
 
-Read from the four IDX files in --data_dir, as they are or gzipped; without --data_dir from where
-Debian's package `dataset-fashion-mnist` puts them; else from TensorFlow Datasets.
+Read from the four IDX files in --data_dir, plain or gzipped; without --data_dir, from the folder of
+Debian's package `dataset-fashion-mnist`; else from TensorFlow Datasets.
 """
 
 import gzip
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from candle_tf.data.sources.source import Partition, Place, Source, require_every_class
+from candle_tf.data.sources.source import LabelledImages, Source, SourceConfig, require_every_class
 from candle_tf.data.sources.tfds import open_tfds
 from candle_tf.errors import UserError
 
@@ -36,20 +36,20 @@ _SIDE = 28
 _MAX_IMAGES = 10**6
 
 
-def open_fashion_mnist(name: str, place: Place) -> Source:
+def open_fashion_mnist(name: str, config: SourceConfig) -> Source:
     """Opens Fashion-MNIST.
 
     Raises:
         UserError: If the files are damaged or not all there, or TensorFlow Datasets has to fetch
             the data and cannot.
     """
-    folders = (Path(place.data_dir).expanduser(),) if place.data_dir else DEBIAN
+    folders = (Path(config.data_dir).expanduser(),) if config.data_dir else DEBIAN
     found = [folder for folder in folders if _idx_path(folder, "train-images-idx3-ubyte")]
     if found:
         return _open_idx(name, found[0])
-    if place.data_dir and not _is_tfds_folder(folders[0]):
+    if config.data_dir and not _is_tfds_folder(folders[0]):
         raise UserError(f"{folders[0]}: no IDX files of Fashion-MNIST. {_ADVICE}")
-    return open_tfds(name, place, "fashion_mnist")
+    return open_tfds(name, config, "fashion_mnist")
 
 
 def _is_tfds_folder(folder: Path) -> bool:
@@ -57,33 +57,35 @@ def _is_tfds_folder(folder: Path) -> bool:
 
 
 def _open_idx(name: str, folder: Path) -> Source:
-    pixels, parts = {}, {}
-    for part, prefix in (("train", "train"), ("test", "t10k")):
+    pixels, subsets = {}, {}
+    for subset, prefix in (("train", "train"), ("test", "t10k")):
         images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
         labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
         if len(images) != len(labels):
-            raise UserError(f"{folder}: {len(images)} {part} images, but {len(labels)} labels.")
+            raise UserError(f"{folder}: {len(images)} {subset} images, but {len(labels)} labels.")
         if labels.max(initial=0) >= len(CLASS_NAMES):
             row = int(np.argmax(labels >= len(CLASS_NAMES)))
             raise UserError(
                 f"{folder}/{prefix}-labels-idx1-ubyte: label {labels[row]} of image {row} is not "
                 f"from 0 to {len(CLASS_NAMES) - 1}. Fetch the file again."
             )
-        pixels[part] = images
-        parts[part] = Partition(tuple(f"{part}/{i:06d}" for i in range(len(images))), labels)
-    require_every_class(parts["train"].labels, CLASS_NAMES, str(folder))
+        pixels[subset] = images
+        subsets[subset] = LabelledImages(
+            tuple(f"{subset}/{i:06d}" for i in range(len(images))), labels
+        )
+    require_every_class(subsets["train"].labels, CLASS_NAMES, str(folder))
 
     def grey(image_id: str) -> np.ndarray:
-        part, _, row = image_id.partition("/")
-        if part not in pixels or not row.isdecimal() or int(row) >= len(pixels[part]):
+        subset, _, row = image_id.partition("/")
+        if subset not in pixels or not row.isdecimal() or int(row) >= len(pixels[subset]):
             raise KeyError(image_id)
-        return pixels[part][int(row)]
+        return pixels[subset][int(row)]
 
     return Source(
         name,
         CLASS_NAMES,
-        parts["train"],
-        parts["test"],
+        subsets["train"],
+        subsets["test"],
         lambda image_id: np.repeat(grey(image_id)[..., np.newaxis], 3, axis=-1),
         lambda image_id: f"{zlib.crc32(grey(image_id).tobytes()):08x}",
         encoded=lambda image_id: grey(image_id).tobytes(),
@@ -96,7 +98,7 @@ def _idx_path(folder: Path, name: str) -> Path | None:
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
-    """uint8 (N, 28, 28) or (N,)."""
+    """uint8 [N, 28, 28] or [N]."""
     path = _idx_path(folder, name)
     if path is None:
         raise UserError(f"{folder}: {name} is missing. {_ADVICE}")

@@ -1,9 +1,9 @@
-"""The visible files of a folder or an archive, by relative name; nothing outside can be named.
+"""The visible files of a folder or an archive, by relative path; no path can leave it.
 
     tree = folder_tree(Path("images"))
     tree.read(tree.files[0])
 
-`candle_tf.data.sources.archives` makes trees of archives.
+`candle_tf.data.sources.archives.open_tree` opens folders and archives alike.
 """
 
 import os
@@ -18,80 +18,80 @@ import numpy as np
 from absl import logging
 
 from candle_tf.data.images.decode import decode_image
-from candle_tf.data.sources.source import Partition, Source, repeated
+from candle_tf.data.sources.source import LabelledImages, Source, find_repeats
 from candle_tf.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
-# Left by file managers and packers; names that start with a dot are passed over as well.
+# Left by file managers and packers. Names that start with a dot are skipped too.
 _JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir"})
-# An image that is larger when unpacked is a defect or an attack.
+# A larger file is a defect or an attack.
 MAX_FILE_BYTES = 2**28
 
 
 @dataclass(frozen=True, eq=False)
-class Tree:
+class FileTree:
     """The visible files of a folder or an archive, by relative POSIX path in Unicode's NFC.
 
     Attributes:
-        place: Its path, for messages.
-        files: Names of files, links to files included.
-        folders: Names of folders, the empty ones too.
-        read: From a file's name to its bytes; may be called from several threads at once.
-        stamp: From a file's name to a text that changes with its contents.
-        close: Frees what `read` holds.
+        path: Its path, for messages.
+        files: Paths of the files, including links to files.
+        folders: Paths of the folders, including empty ones.
+        read: From a file's path to its bytes. Thread-safe.
+        change_token: From a file's path to a text that changes with its contents.
+        close: Closes what `read` holds open.
     """
 
-    place: str
+    path: str
     files: tuple[str, ...]
     folders: frozenset[str]
     read: Callable[[str], bytes]
-    stamp: Callable[[str], str]
+    change_token: Callable[[str], str]
     close: Callable[[], None]
 
 
 def tree_source(
-    name: str, class_names: tuple[str, ...], parts: Mapping[str, Partition], tree: Tree
+    name: str, class_names: tuple[str, ...], subsets: Mapping[str, LabelledImages], tree: FileTree
 ) -> Source:
-    """A data set whose images are files of a tree; ids are their names.
+    """Makes a data set whose images are files of a tree; ids are their paths.
 
     Args:
         name: Of the data set.
         class_names: C names.
-        parts: "train" and, where there are any, "test" and "validation".
-        tree: Is closed with the data set.
+        subsets: "train" and, where there are any, "test" and "validation".
+        tree: Closed with the data set.
     """
 
     def read(image_id: str) -> np.ndarray:
-        return decode_image(tree.read(image_id), f"{tree.place}: {image_id}")
+        return decode_image(tree.read(image_id), f"{tree.path}: {image_id}")
 
     return Source(
         name,
         class_names,
-        parts["train"],
-        parts.get("test"),
+        subsets["train"],
+        subsets.get("test"),
         read,
-        tree.stamp,
+        tree.change_token,
         tree.close,
-        validation=parts.get("validation"),
+        validation=subsets.get("validation"),
         encoded=tree.read,
     )
 
 
-def folder_tree(root: Path) -> Tree:
-    """Lists a folder. Links are followed, loops of links are not.
+def folder_tree(root: Path) -> FileTree:
+    """Lists a folder. Links are followed, except in circles.
 
     Raises:
         UserError: If a folder cannot be listed, or two names are the same in NFC.
     """
     files: list[str] = []
     folders: set[str] = set()
-    spelled: dict[str, str] = {}  # of names that are not NFC on disk
+    on_disk: dict[str, str] = {}  # names that are not NFC on disk
     try:
         for spelling, is_folder in _walk(str(root), "", frozenset()):
-            name = canonical(spelling)
+            name = canonical_name(spelling)
             if name != spelling:
-                spelled[name] = spelling
+                on_disk[name] = spelling
             if is_folder:
                 folders.add(name)
             else:
@@ -100,26 +100,26 @@ def folder_tree(root: Path) -> Tree:
         raise UserError(
             f"{root}: cannot be listed ({error}). Check the folder's rights."
         ) from error
-    refuse_repeated(files, str(root))
+    refuse_repeats(files, str(root))
     known = frozenset(files)
 
     def path_of(name: str) -> Path:
         if name not in known:
             raise KeyError(name)
-        return root / spelled.get(name, name)
+        return root / on_disk.get(name, name)
 
-    return Tree(
+    return FileTree(
         str(root),
         tuple(files),
         frozenset(folders),
         lambda name: read_file(path_of(name)),
-        lambda name: stamp_of_file(path_of(name)),
+        lambda name: file_change_token(path_of(name)),
         lambda: None,
     )
 
 
 def _walk(root: str, folder: str, above: frozenset[str]) -> Iterator[tuple[str, bool]]:
-    """(name relative to root, is a folder) of all that is visible, in order."""
+    """Yields (path relative to root, whether it is a folder) of all visible entries, in order."""
     path = os.path.join(root, folder)
     above |= {os.path.realpath(path)}
     with os.scandir(path) as entries:
@@ -131,11 +131,11 @@ def _walk(root: str, folder: str, above: frozenset[str]) -> Iterator[tuple[str, 
         except OSError:
             if not entry.is_symlink():
                 raise
-            # A link to nothing or to itself: reading it will name it.
+            # A link to nothing or to itself. Reading it raises an error that names it.
             yield name, False
             continue
         if stat.S_ISDIR(mode) and os.path.realpath(entry.path) in above:
-            logging.warning("%s is a link to a folder it lies in: passed over", entry.path)
+            logging.warning("%s is a link to a folder that contains it: skipped", entry.path)
         elif stat.S_ISDIR(mode):
             yield name, True
             yield from _walk(root, name, above)
@@ -144,29 +144,29 @@ def _walk(root: str, folder: str, above: frozenset[str]) -> Iterator[tuple[str, 
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of an image on disk.
+    """Reads the bytes of an image on disk.
 
     Raises:
         UserError: If it is gone, cannot be read, or is too large for an image.
     """
-    with _named_failure(path):
+    with _name_file_in_errors(path):
         check_size(path.stat().st_size, str(path))
         return path.read_bytes()
 
 
-def stamp_of_file(path: Path) -> str:
-    """Size and time of change of a file.
+def file_change_token(path: Path) -> str:
+    """Size and modification time of a file.
 
     Raises:
         UserError: If it is gone.
     """
-    with _named_failure(path):
+    with _name_file_in_errors(path):
         state = path.stat()
         return f"{state.st_size} {state.st_mtime_ns}"
 
 
 @contextmanager
-def _named_failure(path: Path) -> Iterator[None]:
+def _name_file_in_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -176,18 +176,20 @@ def _named_failure(path: Path) -> Iterator[None]:
         ) from error
 
 
-def refuse_repeated(names: list[str], place: str) -> None:
-    """Refuses two files of one name.
+def refuse_repeats(names: list[str], origin: str) -> None:
+    """Checks that no two files have the same name.
 
     Raises:
         UserError: Names the first such name.
     """
-    if twice := repeated(names):
-        raise UserError(f"{place}: two files are named {twice[0]!r}. Rename or remove one of them.")
+    if twice := find_repeats(names):
+        raise UserError(
+            f"{origin}: two files are named {twice[0]!r}. Rename or remove one of them."
+        )
 
 
-def canonical(name: str) -> str:
-    """The same name on every machine: macOS spells accents with other code points.
+def canonical_name(name: str) -> str:
+    """A name in NFC, the same on every machine: macOS writes accents with other code points.
 
     Raises:
         UserError: If the name is not valid UTF-8.
@@ -202,7 +204,7 @@ def canonical(name: str) -> str:
 
 
 def check_size(size: int, origin: str) -> None:
-    """Refuses a file that is too large for an image.
+    """Checks that a file is not too large for an image.
 
     Raises:
         UserError: If it has more than `MAX_FILE_BYTES`.
@@ -214,9 +216,9 @@ def check_size(size: int, origin: str) -> None:
         )
 
 
-def is_visible(part: str) -> bool:
+def is_visible(name: str) -> bool:
     """Whether a file or folder name is neither hidden nor left by a file manager."""
-    return not part.startswith(".") and part.casefold() not in _JUNK
+    return not name.startswith(".") and name.casefold() not in _JUNK
 
 
 def is_image(name: str) -> bool:

@@ -1,10 +1,10 @@
 """Images in folders named after their classes, on disk or in a ZIP or TAR.
 
-With parts:     train/<class>/<image>, test/<class>/<image>, and val/<class>/<image>
-Without parts:  <class>/<image>; a test part is drawn from it later
+With subsets:     train/<class>/<image>, test/<class>/<image>, and val/<class>/<image>
+Without subsets:  <class>/<image>; a test subset is drawn from it later
 
-The validation part may be called val, valid or validation. Where there is one but no test part, it
-is the test part, as in ImageNet's own folders.
+The validation folder may be called val, valid or validation. If there is one but no test folder, it
+becomes the test subset, as for ImageNet.
 """
 
 from collections import Counter
@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from absl import logging
 
-from candle_tf.data.sources.archives import PARTS, open_tree
-from candle_tf.data.sources.file_tree import EXTENSIONS, Tree, is_image, tree_source
-from candle_tf.data.sources.source import Partition, Place, Source, listing
+from candle_tf.data.sources.archives import SUBSET_FOLDERS, open_tree
+from candle_tf.data.sources.file_tree import EXTENSIONS, FileTree, is_image, tree_source
+from candle_tf.data.sources.source import LabelledImages, Source, SourceConfig, format_names
 from candle_tf.errors import UserError
 
 _LAYOUT = (
@@ -27,86 +27,86 @@ _LAYOUT = (
 _VALIDATION = ("val", "valid", "validation")
 
 
-def open_folder(name: str, place: Place) -> Source:
+def open_folder(name: str, config: SourceConfig) -> Source:
     """Opens a folder, or an archive of one.
 
     Raises:
-        UserError: If there is none, or it is not laid out as expected.
+        UserError: If it does not exist, or is not laid out as expected.
     """
-    if not place.data_dir:
+    if not config.data_dir:
         raise UserError(f"The data set {name!r} needs the path of the images. {_LAYOUT}")
-    tree = open_tree(Path(place.data_dir).expanduser(), _LAYOUT, place.scratch)
+    tree = open_tree(Path(config.data_dir).expanduser(), _LAYOUT, config.scratch)
     try:
-        return _arrange(name, tree)
+        return _find_subsets(name, tree)
     except BaseException:
         tree.close()
         raise
 
 
-def _arrange(name: str, tree: Tree) -> Source:
-    """Finds parts and classes in a tree's names; says what it passes over."""
+def _find_subsets(name: str, tree: FileTree) -> Source:
+    """Finds subsets and classes in a tree; logs what it skips."""
     images = [file for file in tree.files if is_image(file)]
     if len(images) < len(tree.files):
-        logging.warning("%s: %s passed over", tree.place, _other_files(tree))
+        logging.warning("%s: %s skipped", tree.path, _other_files(tree))
     if not images:
-        raise UserError(f"{tree.place}: no images found, but {_found(tree)}. {_LAYOUT}")
-    prefixes = _part_prefixes(tree, images)
+        raise UserError(f"{tree.path}: no images found, but {_found(tree)}. {_LAYOUT}")
+    prefixes = _subset_prefixes(tree, images)
     by_class = _classes(tree, images, prefixes["train"])
     if len(by_class) < 2:
         raise UserError(
-            f"{tree.place}: {len(by_class)} class folders with images where at least 2 are "
+            f"{tree.path}: {len(by_class)} class folders with images where at least 2 are "
             f"needed; found {_found(tree)}. {_LAYOUT}"
         )
     class_names = tuple(sorted(by_class))
-    parts = {"train": _partition(by_class, class_names)}
-    for part in ("test", "validation"):
-        if part in prefixes:
-            members = _classes(tree, images, prefixes[part])
-            _compare_classes(tree, prefixes[part].rstrip("/"), class_names, members)
-            parts[part] = _partition(members, class_names)
-    outside = len(images) - sum(len(part.ids) for part in parts.values())
+    subsets = {"train": _labelled_images(by_class, class_names)}
+    for subset in ("test", "validation"):
+        if subset in prefixes:
+            members = _classes(tree, images, prefixes[subset])
+            _compare_classes(tree, prefixes[subset].rstrip("/"), class_names, members)
+            subsets[subset] = _labelled_images(members, class_names)
+    outside = len(images) - sum(len(subset.ids) for subset in subsets.values())
     if outside:
-        inside = {image_id for part in parts.values() for image_id in part.ids}
+        inside = {image_id for subset in subsets.values() for image_id in subset.ids}
         logging.warning(
-            "%s: %d images outside the class folders passed over, e.g. %s",
-            tree.place,
+            "%s: %d images outside the class folders skipped, e.g. %s",
+            tree.path,
             outside,
             min(image for image in images if image not in inside),
         )
 
-    return tree_source(name, class_names, parts, tree)
+    return tree_source(name, class_names, subsets, tree)
 
 
-def _part_prefixes(tree: Tree, images: list[str]) -> dict[str, str]:
-    """Prefix of each part there is; {"train": ""} for one level of classes."""
+def _subset_prefixes(tree: FileTree, images: list[str]) -> dict[str, str]:
+    """Path prefix of each subset; {"train": ""} for one level of classes."""
     tops = {name.partition("/")[0] for name in tree.folders}
     holding = {name.partition("/")[0] for name in images if "/" in name}
-    # A class may be called "train" as well, but does not hold folders of images then.
+    # A class may be called "train" too, but then it has no folders of images.
     nested = {name.partition("/")[0] for name in images if name.count("/") > 1}
-    parts = {top for top in nested if top.casefold() in PARTS}
-    validation = sorted(parts.intersection(_VALIDATION))
+    subsets = {top for top in nested if top.casefold() in SUBSET_FOLDERS}
+    validation = sorted(subsets.intersection(_VALIDATION))
     if len(validation) > 1:
         raise UserError(
-            f"{tree.place}: {listing(validation)} are all validation parts. Keep one of them."
+            f"{tree.path}: {format_names(validation)} are all validation folders. Keep one of them."
         )
-    if {"train", "test"} <= tops and "train" in parts:
+    if {"train", "test"} <= tops and "train" in subsets:
         own = {"validation": f"{validation[0]}/"} if validation else {}
         return {"train": "train/", "test": "test/"} | own
-    if "train" in parts and validation and holding == {"train", *validation}:
-        logging.info("%s: no test part, so %r is tested on", tree.place, validation[0])
+    if "train" in subsets and validation and holding == {"train", *validation}:
+        logging.info("%s: no test subset: %r becomes the test subset", tree.path, validation[0])
         return {"train": "train/", "test": f"{validation[0]}/"}
-    if "train" in parts and holding == {"train"}:
+    if "train" in subsets and holding == {"train"}:
         return {"train": "train/"}
-    if parts:
+    if subsets:
         raise UserError(
-            f"{tree.place}: folders {listing(parts)} look like parts of a data set, but are not "
-            f"'train' and 'test'; found {_found(tree)}. {_LAYOUT}"
+            f"{tree.path}: folders {format_names(subsets)} look like subsets of a data set, but "
+            f"are not 'train' and 'test'; found {_found(tree)}. {_LAYOUT}"
         )
     return {"train": ""}
 
 
-def _classes(tree: Tree, images: list[str], prefix: str) -> dict[str, list[str]]:
-    """Ids by class below a prefix; refuses class folders without images."""
+def _classes(tree: FileTree, images: list[str], prefix: str) -> dict[str, list[str]]:
+    """Ids by class below a prefix; an error for class folders without images."""
     depth = prefix.count("/")
     by_class: dict[str, list[str]] = {
         name.removeprefix(prefix): []
@@ -120,47 +120,49 @@ def _classes(tree: Tree, images: list[str], prefix: str) -> dict[str, list[str]]
     empty = [prefix + class_name for class_name, ids in by_class.items() if not ids]
     if empty:
         raise UserError(
-            f"{tree.place}: no images in the class folder {listing(empty)}. "
+            f"{tree.path}: no images in the class folder {format_names(empty)}. "
             "Put images in, or remove the folder."
         )
     return by_class
 
 
 def _compare_classes(
-    tree: Tree, part: str, class_names: tuple[str, ...], members: dict[str, list[str]]
+    tree: FileTree, subset: str, class_names: tuple[str, ...], members: dict[str, list[str]]
 ) -> None:
     unknown = set(members).difference(class_names)
     if unknown:
         raise UserError(
-            f"{tree.place}: {part} has the class {listing(unknown)}, which train lacks. "
-            f"Add it to train, or remove it from {part}."
+            f"{tree.path}: {subset} has the class {format_names(unknown)}, which train lacks. "
+            f"Add it to train, or remove it from {subset}."
         )
     if not members:
         raise UserError(
-            f"{tree.place}: {part} holds no class folders. Fill or remove it. {_LAYOUT}"
+            f"{tree.path}: {subset} holds no class folders. Fill or remove it. {_LAYOUT}"
         )
     lacking = set(class_names).difference(members)
     if lacking:
         logging.warning(
-            "%s: %s lacks the class %s: it is learned, but not measured there",
-            tree.place,
-            part,
-            listing(lacking),
+            "%s: %s lacks the class %s: it is trained on, but not evaluated there",
+            tree.path,
+            subset,
+            format_names(lacking),
         )
 
 
-def _partition(by_class: dict[str, list[str]], class_names: tuple[str, ...]) -> Partition:
-    """Ids by class, then by name, so that no order of a file system shows."""
+def _labelled_images(
+    by_class: dict[str, list[str]], class_names: tuple[str, ...]
+) -> LabelledImages:
+    """Ids sorted by class, then by name, so that the order of the file system does not matter."""
     ids: list[str] = []
     sizes = []
     for class_name in class_names:
         members = sorted(by_class.get(class_name, []))
         ids += members
         sizes.append(len(members))
-    return Partition(tuple(ids), np.repeat(np.arange(len(class_names), dtype=np.int32), sizes))
+    return LabelledImages(tuple(ids), np.repeat(np.arange(len(class_names), dtype=np.int32), sizes))
 
 
-def _other_files(tree: Tree) -> str:
+def _other_files(tree: FileTree) -> str:
     """E.g. "3 files that are not images (2 .txt, 1 .csv)"."""
     kinds = Counter(_suffixes(name for name in tree.files if not is_image(name)))
     shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
@@ -171,10 +173,10 @@ def _suffixes(names: Iterable[str]) -> list[str]:
     return [PurePosixPath(name).suffix.lower() or "without extension" for name in names]
 
 
-def _found(tree: Tree) -> str:
+def _found(tree: FileTree) -> str:
     tops = {name for name in tree.folders if "/" not in name}
     images = sum(map(is_image, tree.files))
     return (
-        f"{f'folders {listing(tops)}' if tops else 'no folders'}, {images} images, "
+        f"{f'folders {format_names(tops)}' if tops else 'no folders'}, {images} images, "
         f"{_other_files(tree)}"
     )

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package: `Partition`, `Source`, and where it lies.
+"""The interface of a data set: `SourceConfig` to open one, `Source`, and its `LabelledImages`.
 
 `candle_tf.data.sources.registry.open_source` opens sources; each kind has a module beside it.
 """
@@ -15,8 +15,8 @@ from candle_tf.errors import UserError
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a data set lies: the data flags of a command line, of which a kind uses some.
+class SourceConfig:
+    """The data flags of a command line: what a source needs to be opened. Each kind uses some.
 
     Attributes:
         data_dir: "folder": a folder or archive of images; "list": what the lists' paths are
@@ -37,12 +37,12 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Partition:
-    """One part of a data set, e.g. its training images.
+class LabelledImages:
+    """Ids and labels of one subset, e.g. of the training images.
 
     Attributes:
         ids: N unique names, the same on every machine, e.g. "train/cat/0.jpg".
-        labels: int32 (N,), class indices >= 0; read-only.
+        labels: int32 [N], class indices >= 0; read-only.
     """
 
     ids: tuple[str, ...]
@@ -52,7 +52,7 @@ class Partition:
         labels = np.array(self.labels, np.int32)
         if labels.shape != (len(self.ids),):
             raise ValueError(f"{len(self.ids)} ids, but labels of shape {labels.shape}")
-        if repeated(self.ids):
+        if find_repeats(self.ids):
             raise ValueError("ids are not unique")
         labels.setflags(write=False)
         object.__setattr__(self, "labels", labels)
@@ -65,28 +65,28 @@ class Source:
     Attributes:
         name: What it was opened as, e.g. "folder" or "tfds:caltech101".
         class_names: C names; a label is an index into them.
-        train: Images to learn from; every class has at least one.
-        test: Images to test on, or None if the data set does not set any apart.
-        reader: From an id to uint8 (H, W, 3); may be called from several threads at once.
-        stamp: From an id to a text that changes with the image's contents, without decoding it.
+        train: Training images; every class has at least one.
+        test: Test images, or None if the data set has no test subset.
+        reader: From an id to uint8 [H, W, 3]. Thread-safe.
+        change_token: From an id to a text that changes with the image's contents; decodes nothing.
         close: Frees what the reader holds; no image can be read afterwards.
-        validation: The data set's own validation images, or None.
-        encoded: From an id to the bytes that the image is stored as, a file's or raw pixels;
-            may be called from several threads at once. None: there are none but the pixels.
+        validation: Validation images of the data set itself, or None.
+        encoded: From an id to the stored bytes, of a file or raw pixels. Thread-safe. None: the
+            bytes of the pixels are taken.
     """
 
     name: str
     class_names: tuple[str, ...]
-    train: Partition
-    test: Partition | None
+    train: LabelledImages
+    test: LabelledImages | None
     reader: Callable[[str], np.ndarray]
-    stamp: Callable[[str], str]
+    change_token: Callable[[str], str]
     close: Callable[[], None] = lambda: None
-    validation: Partition | None = None
+    validation: LabelledImages | None = None
     encoded: Callable[[str], bytes] | None = None
 
     def read_image(self, image_id: str) -> np.ndarray:
-        """One image, uint8 (H, W, 3) RGB. Safe to call from several threads.
+        """Reads one image, uint8 [H, W, 3], RGB. Thread-safe.
 
         Raises:
             UserError: If the image cannot be read or decoded.
@@ -95,7 +95,7 @@ class Source:
         return self.reader(image_id)
 
     def read_bytes(self, image_id: str) -> bytes:
-        """One image as it is stored, not decoded. Safe to call from several threads.
+        """Reads one image as it is stored, not decoded. Thread-safe.
 
         Raises:
             UserError: If the image cannot be read.
@@ -106,26 +106,26 @@ class Source:
     def content_hash(self, ids: Iterable[str], missing: str | None = None) -> str:
         """SHA-256 (hex) over ids, in order, and contents: a key for caches of decoded images.
 
-        Contents are told by checksum in a ZIP, and by size and time of change elsewhere; so the
-        same images have another hash after copying, and a cache is filled again.
+        Contents are compared by checksum in a ZIP, and by size and modification time elsewhere. So
+        copied images have another hash, and a cache is computed again.
 
         Args:
             ids: Which images.
-            missing: What stands for the contents of an image that is gone; None refuses it.
+            missing: Replaces the change token of an image that is gone; None raises an error.
 
         Raises:
-            UserError: If an image is gone and nothing stands for it.
+            UserError: If an image is gone and `missing` is None.
             KeyError: If the source has no such id.
         """
         digest = hashlib.sha256()
         for image_id in ids:
             try:
-                stamp = self.stamp(image_id)
+                change_token = self.change_token(image_id)
             except UserError:
                 if missing is None:
                     raise
-                stamp = missing
-            digest.update(f"{image_id}\0{stamp}\0".encode())
+                change_token = missing
+            digest.update(f"{image_id}\0{change_token}\0".encode())
         return digest.hexdigest()
 
     def __enter__(self) -> "Source":
@@ -140,10 +140,10 @@ class Source:
         self.close()
 
 
-def repeated(names: Sequence[str]) -> list[str]:
-    """The names that occur more than once, each once, in the order of their second occurrence.
+def find_repeats(names: Sequence[str]) -> list[str]:
+    """Finds the names that occur more than once, in the order of their second occurrence.
 
-    Takes 8 bytes a name where all differ, a tenth of what a set takes.
+    Needs 8 bytes per name if all differ, a tenth of what a set needs.
     """
     hashes = np.sort(np.fromiter(map(hash, names), np.int64, len(names)))
     suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
@@ -153,13 +153,13 @@ def repeated(names: Sequence[str]) -> list[str]:
     return [name for name, count in counts.items() if count > 1]
 
 
-def require_every_class(labels: np.ndarray, class_names: Sequence[str], place: str) -> None:
-    """Refuses training labels that lack a class, and fewer than two classes.
+def require_every_class(labels: np.ndarray, class_names: Sequence[str], origin: str) -> None:
+    """Checks that there are at least two classes, each with a training image.
 
     Args:
-        labels: int (N,) of the training part.
+        labels: int [N] of the training subset.
         class_names: C names.
-        place: Where the labels stand, for the message.
+        origin: Where the labels came from, for the message.
 
     Raises:
         UserError: Names the classes.
@@ -167,18 +167,18 @@ def require_every_class(labels: np.ndarray, class_names: Sequence[str], place: s
     counts = np.bincount(labels, minlength=len(class_names))
     if empty := [class_names[c] for c in np.flatnonzero(counts == 0)]:
         raise UserError(
-            f"{place}: no training images of the class {listing(empty)}. Add some, or take the "
-            "class out."
+            f"{origin}: no training images of the class {format_names(empty)}. Add some, or remove "
+            "the class."
         )
     if len(class_names) < 2:
         count = len(class_names)
         raise UserError(
-            f"{place}: {count} class ({listing(class_names)}) where at least 2 are needed."
+            f"{origin}: {count} class ({format_names(class_names)}) where at least 2 are needed."
         )
 
 
-def listing(names: Iterable[str]) -> str:
-    """Names in order, quoted; the first ten of a long list."""
+def format_names(names: Iterable[str]) -> str:
+    """Sorted and quoted names, separated by commas; the first ten of a long list."""
     names = sorted(names)
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(repr(name) for name in names[:10]) + more

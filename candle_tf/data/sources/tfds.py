@@ -3,13 +3,13 @@
     open_source("tfds:caltech101")                      # where TFDS keeps its data
     open_source("tfds:dtd:3.0.1", "/data/tfds")         # a version, in another data folder
 
-Nothing is ever downloaded here: a data set that is not there is an error that says how to fetch it.
-Records are read one by one where they lie. ArrayRecord files have an index for that; of TFRecord
-files the places of the records are noted when the data set is opened, in one pass over their
-lengths. Ids are "<split>/<number in the order of the files>", an order that TFDS fixes when it
-prepares a data set; where a data set has ids of its own, "<split>/<own id>/<number>". CIFAR's own
-ids count the images in their original order, which LDAM-DRW's selection goes by. Labels and ids
-are read in one pass over all records, at each start.
+Nothing is downloaded here: a missing data set is an error that says how to prepare it. Records are
+read by random access. ArrayRecord files have an index; for TFRecord files the offsets of the
+records are read when the data set is opened. Ids are "<split>/<number in the order of the files>",
+which TFDS fixes when it prepares a data set, or "<split>/<own id>/<number>" if the data set has ids
+of its own.
+CIFAR's ids number the images in their original order, which the selection of LDAM-DRW
+needs. Labels and ids are read in one pass over all records, at each start.
 """
 
 import os
@@ -23,74 +23,77 @@ import numpy as np
 from absl import logging
 
 from candle_tf.data.images.decode import decode_image
-from candle_tf.data.sources.source import Partition, Place, Source, require_every_class
+from candle_tf.data.sources.source import LabelledImages, Source, SourceConfig, require_every_class
 from candle_tf.errors import UserError
 
-_PARTS = ("train", "test", "validation")
+_SUBSETS = ("train", "test", "validation")
 # TFRecord: a length, its checksum, the data, its checksum.
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM_BYTES = 4
 
 
 class _Records(Protocol):
-    """From a record's number to its features, the image still encoded."""
+    """Random access to records: features by number, the image still encoded."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int, /) -> dict[str, Any]: ...
 
 
-def open_tfds(name: str, place: Place, builder_name: str = "") -> Source:
+def open_tfds(name: str, config: SourceConfig, builder_name: str = "") -> Source:
     """Opens a data set that TensorFlow Datasets has prepared.
 
-    Where it has no labelled test part but a validation part, as ImageNet, that is the test part.
+    If it has a validation subset but no labelled test subset, as ImageNet, the validation subset
+    becomes the test subset.
 
     Args:
         name: "tfds:<builder>[/<config>][:<version>]", or any name with `builder_name`.
-        place: of which `data_dir` is TFDS's data folder; its own if empty.
+        config: `data_dir` is TFDS's data folder, its default if empty.
         builder_name: "<builder>[/<config>][:<version>]".
 
     Raises:
-        UserError: If there is no such data set, it is not prepared, or is not one of classes.
+        UserError: If the data set does not exist, is not prepared, or has no image with a label.
     """
     builder_name = builder_name or name.partition(":")[2]
-    builder = _builder(builder_name, place.data_dir)
+    builder = _builder(builder_name, config.data_dir)
     image, label, own_id = _features(builder, builder_name)
     records: dict[str, _Records] = {}
-    parts: dict[str, Partition] = {}
-    for part in _PARTS:
-        if part in (builder.info.splits or ("train", "test")):
-            records[part] = _open_records(builder, builder_name, part, image)
-            labels, ids = _labels(records[part], label, own_id, part, builder_name)
+    subsets: dict[str, LabelledImages] = {}
+    for subset in _SUBSETS:
+        if subset in (builder.info.splits or ("train", "test")):
+            records[subset] = _open_records(builder, builder_name, subset, image)
+            labels, ids = _labels(records[subset], label, own_id, subset, builder_name)
             if len(labels) and labels.min() < 0:
-                logging.warning("%s: the part %r has no labels: passed over", builder_name, part)
+                logging.warning("%s: the subset %r has no labels: skipped", builder_name, subset)
                 continue
-            parts[part] = Partition(ids, labels)
-    if "train" not in parts:
+            subsets[subset] = LabelledImages(ids, labels)
+    if "train" not in subsets:
         raise UserError(
             f"{builder_name} has no labelled split 'train', but {', '.join(builder.info.splits)}. "
             "Choose another data set."
         )
-    if "test" not in parts and "validation" in parts:
-        logging.info("%s: no labelled test part, so 'validation' is tested on", builder_name)
-        parts["test"] = parts.pop("validation")
+    if "test" not in subsets and "validation" in subsets:
+        logging.info(
+            "%s: no labelled test subset: 'validation' becomes the test subset", builder_name
+        )
+        subsets["test"] = subsets.pop("validation")
     class_names = tuple(builder.info.features[label].names)
-    require_every_class(parts["train"].labels, class_names, builder_name)
-    stamps = {part: _stamp(builder, part) for part in records}
-    # Readers of one file share a position.
+    require_every_class(subsets["train"].labels, class_names, builder_name)
+    change_tokens = {subset: _change_token(builder, subset) for subset in records}
+    # Readers of one file share its position.
     lock = threading.Lock()
 
     def find(image_id: str) -> tuple[str, int]:
-        part, row = image_id.partition("/")[0], image_id.rpartition("/")[2]
-        if part not in records or not row.isdecimal() or int(row) >= len(records[part]):
+        subset, row = image_id.partition("/")[0], image_id.rpartition("/")[2]
+        if subset not in records or not row.isdecimal() or int(row) >= len(records[subset]):
             raise KeyError(image_id)
-        return part, int(row)
+        return subset, int(row)
 
     def encoded(image_id: str) -> bytes:
-        part, row = find(image_id)
+        subset, row = find(image_id)
         try:
             with lock:
-                return records[part][row][image]
+                return records[subset][row][image]
         except (OSError, ValueError, struct.error) as error:
             raise UserError(
                 f"{builder_name}: {image_id} cannot be read ({error}). Prepare the data set again."
@@ -99,11 +102,11 @@ def open_tfds(name: str, place: Place, builder_name: str = "") -> Source:
     return Source(
         name,
         class_names,
-        parts["train"],
-        parts.get("test"),
+        subsets["train"],
+        subsets.get("test"),
         lambda image_id: decode_image(encoded(image_id), f"{builder_name}: {image_id}"),
-        lambda image_id: f"{stamps[find(image_id)[0]]} {image_id}",
-        validation=parts.get("validation"),
+        lambda image_id: f"{change_tokens[find(image_id)[0]]} {image_id}",
+        validation=subsets.get("validation"),
         encoded=encoded,
     )
 
@@ -144,12 +147,12 @@ def _features(builder: Any, builder_name: str) -> tuple[str, str, str]:
     return found[0], found[1], own_id
 
 
-def _open_records(builder: Any, builder_name: str, part: str, image: str) -> _Records:
+def _open_records(builder: Any, builder_name: str, subset: str, image: str) -> _Records:
     import tensorflow_datasets as tfds
 
     decoders = {image: tfds.decode.SkipDecoding()}
     try:
-        return builder.as_data_source(part, decoders=decoders)
+        return builder.as_data_source(subset, decoders=decoders)
     except (NotImplementedError, AssertionError, OSError) as error:
         if not builder.is_prepared():
             raise UserError(
@@ -166,7 +169,7 @@ def _open_records(builder: Any, builder_name: str, part: str, image: str) -> _Re
             ) from error
     features = builder.info.features
     return _TfRecords(
-        [Path(path) for path in builder.info.splits[part].filepaths],
+        [Path(path) for path in builder.info.splits[subset].filepaths],
         lambda data: features.deserialize_example_np(data, decoders=decoders),
     )
 
@@ -181,7 +184,7 @@ def _how_to_fetch(builder: Any, builder_name: str) -> str:
 
 
 def _labels(
-    records: _Records, label: str, own_id: str, part: str, builder_name: str
+    records: _Records, label: str, own_id: str, subset: str, builder_name: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels, int32 [N], and ids."""
     labels = np.empty(len(records), np.int32)
@@ -189,21 +192,21 @@ def _labels(
     for i in range(len(records)):
         record = records[i]
         labels[i] = record[label]
-        ids.append(f"{part}/{_text(record[own_id])}/{i:06d}" if own_id else f"{part}/{i:06d}")
+        ids.append(f"{subset}/{_text(record[own_id])}/{i:06d}" if own_id else f"{subset}/{i:06d}")
         if (i + 1) % 100_000 == 0:
-            logging.info("%s, %s: %d of %d labels read", builder_name, part, i + 1, len(records))
+            logging.info("%s, %s: %d of %d labels read", builder_name, subset, i + 1, len(records))
     return labels, tuple(ids)
 
 
 def _text(value: Any) -> str:
-    """A text feature as it is read, bytes or text."""
+    """A text feature as a string; TFDS returns bytes or a string."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _stamp(builder: Any, part: str) -> str:
+def _change_token(builder: Any, subset: str) -> str:
     """Version, and sizes and times of the files."""
-    paths = [Path(path) for path in builder.info.splits[part].filepaths] if (
-        part in builder.info.splits
+    paths = [Path(path) for path in builder.info.splits[subset].filepaths] if (
+        subset in builder.info.splits
     ) else []  # fmt: skip
     states = [path.stat() for path in paths if path.exists()]
     files = " ".join(f"{state.st_size} {state.st_mtime_ns}" for state in states)
@@ -211,7 +214,7 @@ def _stamp(builder: Any, part: str) -> str:
 
 
 class _TfRecords:
-    """Random access to TFRecord files; 12 bytes of index a record."""
+    """Random access to TFRecord files, with an index of 8 bytes per record."""
 
     def __init__(self, paths: list[Path], parse: Callable[[bytes], dict[str, Any]]) -> None:
         self._paths, self._parse = paths, parse
@@ -235,7 +238,7 @@ class _TfRecords:
 
 
 def _record_starts(path: Path) -> np.ndarray:
-    """Byte at which each record begins, int64."""
+    """Byte offset of each record, int64 [N]."""
     starts, at = [], 0
     try:
         size = path.stat().st_size

@@ -1,8 +1,8 @@
-"""Any list of class counts: what --class_counts says, by class.
+"""Reads the class counts given by --class_counts.
 
 500,300,20                    in the order of the classes' names
 counts.json                   {"cat": 500, "dog": 300, "eel": 20} or [500, 300, 20]
-counts.csv, counts.tsv        rows of class and count, with or without a line of headings
+counts.csv, counts.tsv        rows of class and count, with or without a header line
 """
 
 import csv
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from candle_tf.errors import UserError
 
-_FORMS = (
+_ADVICE = (
     "Give numbers such as 500,300,20 in the order of the classes, a .json file of a list or of "
     "counts by class, or a .csv or .tsv file of rows <class>,<count>."
 )
@@ -27,40 +27,40 @@ def read_class_counts(given: str, class_names: Sequence[str]) -> list[int]:
         class_names: C names; a file that names classes must name each of them once.
 
     Returns:
-        C whole numbers >= 0 by class if classes were named, else as many as were given.
+        Whole numbers >= 0: C of them if classes were named, else as many as were given.
 
     Raises:
-        UserError: If the text is neither, or the file cannot be read or leaves a class open.
+        UserError: If the text is neither, or the file cannot be read or lacks a class.
     """
-    numbers = [part.strip() for part in given.split(",")]
+    numbers = [number.strip() for number in given.split(",")]
     if all(number.isdecimal() for number in numbers):
         return [int(number) for number in numbers]
     readers = {".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
     path = Path(given).expanduser()
     if path.suffix.lower() not in readers:
-        raise UserError(f"--class_counts={given} cannot be understood. {_FORMS}")
+        raise UserError(f"--class_counts={given} cannot be understood. {_ADVICE}")
     try:
         rows = readers[path.suffix.lower()](path)
         if isinstance(rows, dict):
             rows = list(rows.items())
         if not isinstance(rows, list):
-            raise ValueError("it holds neither a list nor counts by class")
+            raise ValueError("it has neither a list nor counts by class")
         if not rows:
             raise ValueError("there are none")
         if all(isinstance(row, tuple) for row in rows):
             return _by_class(path, rows, class_names)
-        return [_whole(row) for row in rows]
+        return [_parse_count(row) for row in rows]
     except OSError as error:
-        raise UserError(f"{path}: the class counts cannot be read ({error}). {_FORMS}") from error
+        raise UserError(f"{path}: the class counts cannot be read ({error}). {_ADVICE}") from error
     except ValueError as error:
-        raise UserError(f"{path}: these are no class counts ({error}). {_FORMS}") from error
+        raise UserError(f"{path}: not valid class counts ({error}). {_ADVICE}") from error
 
 
 def _json_rows(path: Path) -> object:
     def no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
         if twice:
-            raise ValueError(f"class {twice[0]!r} stands there twice")
+            raise ValueError(f"class {twice[0]!r} is there twice")
         return dict(pairs)
 
     return json.loads(path.read_bytes(), object_pairs_hook=no_repeats)
@@ -82,22 +82,22 @@ def _csv_rows(path: Path) -> object:
 
 
 def _by_class(path: Path, rows: list[tuple[str, object]], class_names: Sequence[str]) -> list[int]:
-    counts = {name: _whole(count) for name, count in rows}
+    counts = {name: _parse_count(count) for name, count in rows}
     if len(counts) < len(rows):
         twice = Counter(name for name, _ in rows).most_common(1)[0][0]
-        raise ValueError(f"class {twice!r} stands there twice")
+        raise ValueError(f"class {twice!r} is there twice")
     unknown, missing = counts.keys() - set(class_names), set(class_names) - counts.keys()
-    for names, said in ((unknown, "the data set has no class"), (missing, "no count for class")):
+    for names, problem in ((unknown, "the data set has no class"), (missing, "no count for class")):
         if names:
             raise UserError(
-                f"{path}: {said} {', '.join(map(repr, sorted(names)[:5]))}"
+                f"{path}: {problem} {', '.join(map(repr, sorted(names)[:5]))}"
                 f"{f' and {len(names) - 5} more' if len(names) > 5 else ''}. "
                 "Name each class of the data set once."
             )
     return [counts[name] for name in class_names]
 
 
-def _whole(value: object) -> int:
+def _parse_count(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str) and value.strip().isdecimal():

@@ -1,7 +1,7 @@
-"""Images that are in two parts of a split under different names.
+"""Images that are in two subsets of a split under different names.
 
-A network is measured on what it has learned by heart then. Such images are reported, not removed:
-published test sets stay as published.
+They make test accuracy too high. They are reported, not removed: published test sets stay as
+published.
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from itertools import combinations
 import numpy as np
 
 from candle_tf.data.images.scan import Scan
-from candle_tf.data.splits.split import PARTS, Split
+from candle_tf.data.splits.split import SUBSETS, Split
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """One image that stands in more than one part, byte by byte the same.
+    """One image that is in more than one subset, with the same bytes.
 
     Attributes:
-        ids: its ids by part, of the parts it is in.
-        classes: names of its classes, sorted; more than one where labels contradict.
+        ids: its ids, by subset.
+        classes: names of its classes, sorted; more than one if its labels differ.
     """
 
     ids: dict[str, tuple[str, ...]]
@@ -28,29 +28,29 @@ class Duplicate:
 
 
 def find_duplicates(scan: Scan, split: Split) -> list[Duplicate]:
-    """Images with the same stored bytes (SHA-256) in different parts of a split.
+    """Finds images with the same stored bytes (SHA-256) in different subsets of a split.
 
-    The same pixels in another file format or compression are not found, nor are images twice in
-    one part.
+    The same pixels in another file format or compression are not found, nor are repeats within one
+    subset.
 
     Args:
-        scan: Of at least the images of the split, in the order train, validation, test.
+        scan: Covers the images of the split, in the order train, validation, test.
         split: Without the images that cannot be read.
 
     Returns:
-        In the order of their first ids.
+        Duplicates, sorted by their ids.
     """
     rows = dict(zip(scan.ids, range(len(scan.ids)), strict=True))
-    parts = split.parts
-    where = [(name, i) for name, part in parts.items() for i in range(len(part.ids))]
-    hashes = scan.hashes[[rows[parts[name].ids[i]] for name, i in where]]
+    subsets = split.subsets
+    where = [(name, i) for name, subset in subsets.items() for i in range(len(subset.ids))]
+    hashes = scan.hashes[[rows[subsets[name].ids[i]] for name, i in where]]
     found = []
-    for members in _same(hashes):
+    for members in _group_equal_rows(hashes):
         ids: dict[str, list[str]] = {}
         classes = set()
         for name, i in (where[member] for member in members):
-            ids.setdefault(name, []).append(parts[name].ids[i])
-            classes.add(split.class_names[parts[name].labels[i]])
+            ids.setdefault(name, []).append(subsets[name].ids[i])
+            classes.add(split.class_names[subsets[name].labels[i]])
         if len(ids) > 1:
             by_part = {name: tuple(sorted(members)) for name, members in ids.items()}
             found.append(Duplicate(by_part, tuple(sorted(classes))))
@@ -58,21 +58,21 @@ def find_duplicates(scan: Scan, split: Split) -> list[Duplicate]:
 
 
 def count_pairs(duplicates: list[Duplicate]) -> dict[str, int]:
-    """How many images each two parts share, e.g. {"train and test": 3}; pairs that share any."""
+    """Counts the images that two subsets share, e.g. {"train and test": 3}, if there are any."""
     counts = {
         f"{a} and {b}": sum(a in duplicate.ids and b in duplicate.ids for duplicate in duplicates)
-        for a, b in combinations(PARTS, 2)
+        for a, b in combinations(SUBSETS, 2)
     }
     return {pair: count for pair, count in counts.items() if count}
 
 
-def _same(hashes: np.ndarray) -> Iterator[list[int]]:
-    """Rows of uint8 (N, 32) that are alike, two or more together."""
-    beginnings = np.ascontiguousarray(hashes[:, :8]).view(np.uint64).ravel()
-    order = np.argsort(beginnings, kind="stable")
-    alike = beginnings[order][1:] == beginnings[order][:-1]
+def _group_equal_rows(hashes: np.ndarray) -> Iterator[list[int]]:
+    """Groups of equal rows of uint8 [N, 32], each of two or more rows."""
+    first_bytes = np.ascontiguousarray(hashes[:, :8]).view(np.uint64).ravel()
+    order = np.argsort(first_bytes, kind="stable")
+    equal = first_bytes[order][1:] == first_bytes[order][:-1]
     groups: dict[bytes, list[int]] = {}
-    suspects = np.unique(np.concatenate([order[1:][alike], order[:-1][alike]]))
+    suspects = np.unique(np.concatenate([order[1:][equal], order[:-1][equal]]))
     for row in suspects.tolist():
         groups.setdefault(hashes[row].tobytes(), []).append(row)
     yield from (members for members in groups.values() if len(members) > 1)

@@ -1,9 +1,9 @@
-"""JSON of a million entries, piece by piece: what json.dumps gives, never whole in memory.
+"""Writes JSON of a million entries in pieces, so that the whole is never in memory.
 
-    pieces = compact({"format": 1, "train": zip(ids, labels)})      # texts to hash or write
+    pieces = compact_json({"format": 1, "train": zip(ids, labels)})      # strings to hash or write
 
-The values of the object are plain, or they are objects themselves: as mappings, or as iterators of
-(name, value), which are used up.
+Values are plain or objects. An object is a mapping, or an iterator of (name, value) pairs, which is
+consumed.
 """
 
 import json
@@ -11,18 +11,18 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-# Entries that are turned into text at a time.
+# Entries that are encoded at a time.
 _BLOCK = 8192
 
 
-def compact(content: Mapping[str, Any]) -> Iterator[str]:
-    """One line without spaces, ASCII, as json.dumps(..., separators=(",", ":")) gives it."""
+def compact_json(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a line of ASCII without spaces, as json.dumps(..., separators=(",", ":"))."""
     return _pieces(content, json.JSONEncoder(separators=(",", ":")), ":", "", "")
 
 
-def readable(content: Mapping[str, Any]) -> Iterator[str]:
-    """An entry a line, as json.dumps(..., indent=1, ensure_ascii=False) gives it, and a newline."""
-    # Indented by hand, as the encoder's own indentation takes ten times as long.
+def indented_json(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yields an entry per line, as json.dumps(..., indent=1, ensure_ascii=False), and a newline."""
+    # Not the encoder's own indentation, which takes ten times as long.
     encoder = json.JSONEncoder(ensure_ascii=False, separators=(",\n  ", ": "))
     yield from _pieces(content, encoder, ": ", "\n ", "\n")
     yield "\n"

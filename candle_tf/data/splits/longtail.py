@@ -1,14 +1,14 @@
-"""Long-tailed class counts, and the seeded draws that follow them. Pure NumPy.
+"""Long-tailed class counts, and the seeded selection of images. Pure NumPy.
 
-    counts = profile_counts("exponential", available, imbalance_factor=100)   # int64 (C,)
-    counts = wanted_counts([500, 300, 20], available, class_names)            # or any others
+    counts = profile_counts("exponential", available, imbalance_factor=100)   # int64 [C]
+    counts = check_counts([500, 300, 20], available, class_names)            # any other counts
     indices = select(labels, counts, seed=0)                                  # int64, sorted
-    kept, held = hold_out(labels[indices], 0.1, seed=0)
+    train, validation = hold_out(labels[indices], 0.1, seed=0)
     groups = shot_groups(counts)                                              # {"many": ..., ...}
 
 The counts are those of Cao et al. 2019 (LDAM-DRW, arXiv 1906.07413), not those of the other
-CIFAR-LT in use (Cui et al. 2019). Which images fill them is this module's own draw, or, with
-rule="ldam", the one of LDAM-DRW's published code.
+CIFAR-LT in use (Cui et al. 2019). The images are selected by this module's own seeded shuffle, or,
+with rule="ldam", as by LDAM-DRW's published code.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,23 +17,23 @@ import numpy as np
 
 from candle_tf.errors import UserError
 
-# The draws of hold_out must not follow those of select. Not 0: SeedSequence pads with zeros, so
-# [seed, c, 0] is the generator of [seed, c].
+# Keeps the random numbers of `hold_out` apart from those of `select`. Not 0: SeedSequence pads with
+# zeros, so [seed, c, 0] is the generator of [seed, c].
 _HOLD_OUT = 1
-# LDAM-DRW's rand_number, which nobody changes: other seeds would be another data set.
+# LDAM-DRW's rand_number. Another seed would give another data set than the published one.
 _LDAM_SEED = 0
 
 
 def profile_counts(
     profile: str, available: np.ndarray, imbalance_factor: float, *, by_index: bool = False
 ) -> np.ndarray:
-    """How many images of each class a long-tailed training set keeps.
+    """Computes how many images of each class a long-tailed training set keeps.
 
     With r the rank of a class by available images (descending, equal counts in class order, so
     r is the class index on a balanced set), n_max the largest available count and IF the
     imbalance factor:
 
-    - "natural": all of them; the imbalance factor plays no part.
+    - "natural": all images; the imbalance factor has no effect.
     - "exponential": floor(n_max * IF^(-r / (C - 1))), Cao et al. 2019.
     - "step": n_max for the first half of the ranks (the middle one of an odd number included),
       floor(n_max / IF) for the rest: Buda et al. 2018 with half of the classes rare, as in
@@ -43,12 +43,12 @@ def profile_counts(
 
     Args:
         profile: One of `PROFILES`.
-        available: int (C,), C >= 1, images at hand per class, each >= 1.
+        available: int [C], C >= 1, available images per class, each >= 1.
         imbalance_factor: IF >= 1, the largest count over the smallest.
-        by_index: Take the class index for r, as LDAM-DRW's code does; on a balanced set it is r.
+        by_index: Use the class index as r, as LDAM-DRW's code does. On a balanced set both agree.
 
     Returns:
-        int64 (C,).
+        int64 [C].
 
     Raises:
         UserError: If the profile is unknown or the imbalance factor is below 1 or not finite.
@@ -62,7 +62,7 @@ def profile_counts(
         )
     available = np.asarray(available, np.int64)
     if available.ndim != 1 or not available.size or available.min() < 1:
-        raise ValueError(f"available must be (C,) with every count >= 1, got {available!r}")
+        raise ValueError(f"available must be [C] with every count >= 1, got {available!r}")
     rank = np.arange(available.size)
     if not by_index:
         rank[np.argsort(-available, kind="stable")] = np.arange(available.size)
@@ -91,21 +91,21 @@ _PROFILES: dict[str, Callable[[np.ndarray, int, float], np.ndarray]] = {
 PROFILES = tuple(_PROFILES)
 
 
-def wanted_counts(
+def check_counts(
     wanted: Sequence[int] | np.ndarray, available: np.ndarray, class_names: Sequence[str]
 ) -> np.ndarray:
-    """Checks that a data set has the images that a list of counts asks for.
+    """Checks that a data set has as many images as the given class counts.
 
     Args:
         wanted: C counts, in the order of the classes.
-        available: int (C,), images at hand per class.
+        available: int [C], available images per class.
         class_names: C names, for the message.
 
     Returns:
-        int64 (C,), the list.
+        int64 [C], the counts.
 
     Raises:
-        UserError: If the list has another length, or a count is below 1 or above what there is.
+        UserError: If there are not C counts, or a count is below 1 or above the available images.
     """
     counts = np.asarray(wanted, np.int64)
     if counts.shape != (len(class_names),):
@@ -120,32 +120,31 @@ def wanted_counts(
         )
         more = f" and of {wrong.size - 5} more classes" if wrong.size > 5 else ""
         raise UserError(
-            f"The class counts ask for {shown}{more}: ask for at least 1 and at most what there "
-            "is. To leave a class out, take it out of the data set."
+            f"The class counts ask for {shown}{more}: give at least 1 and at most the number of "
+            "images. To leave a class out, remove it from the data set."
         )
     return counts
 
 
 def select(labels: np.ndarray, counts: np.ndarray, seed: int, rule: str = "seeded") -> np.ndarray:
-    """Chooses `counts[c]` images of each class c.
+    """Selects `counts[c]` images of each class c.
 
-    - "seeded": the first ones of a seeded shuffle. The shuffle of class c comes from (seed, c)
-      alone. So the draw within a class does not depend on the other classes, and with one seed a
-      smaller count's draw lies within a larger one's: data sets with different imbalance factors
-      are nested.
+    - "seeded": the first ones of a seeded shuffle. The shuffle of class c depends on (seed, c)
+      alone, not on other classes. With one seed a smaller selection is a subset of a larger one, so
+      data sets with different imbalance factors are nested.
     - "first": the first ones. Nested too; no seed.
-    - "ldam": the first ones of NumPy's legacy shuffle, seeded 0 once and then used for class after
+    - "ldam": the first ones of NumPy's legacy shuffle, seeded once with 0 and used for class after
       class, as the code of Cao et al. 2019 does. On CIFAR in its original order these are the
-      very images of the published CIFAR-10-LT and CIFAR-100-LT. Nested too; `seed` is not used.
+      images of the published CIFAR-10-LT and CIFAR-100-LT. Nested too; `seed` is not used.
 
     Args:
-        labels: int (N,), classes in [0, C). Their order within a class decides what is chosen.
-        counts: int (C,), 0 <= counts[c] <= the number of images of class c.
+        labels: int [N], classes in [0, C). Their order within a class decides what is selected.
+        counts: int [C], 0 <= counts[c] <= the number of images of class c.
         seed: >= 0, of "seeded".
         rule: One of `SELECTIONS`.
 
     Returns:
-        int64, the indices chosen, ascending.
+        int64, the selected indices, ascending.
 
     Raises:
         UserError: If the rule is unknown or the seed negative.
@@ -161,25 +160,25 @@ def select(labels: np.ndarray, counts: np.ndarray, seed: int, rule: str = "seede
         if rule == "seeded":
             members = _generator(seed, c).permutation(members)
         elif rule == "ldam":
-            # Whole classes are shuffled, or the next class would be shuffled otherwise.
+            # The whole class is shuffled, as the generator's state carries over to the next.
             legacy.shuffle(members)
         chosen.append(members[:count])
-    return _sorted(chosen)
+    return _sort_indices(chosen)
 
 
 SELECTIONS = ("seeded", "first", "ldam")
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Holds out a seeded part of every class, for validation or test.
+    """Holds out a seeded fraction of every class, for validation or test.
 
     Of a class with n images, floor(n * fraction + 0.5) are held out, with these exceptions:
 
-    - n <= 3: none; too few to share.
+    - n <= 3: none; too few.
     - n >= 4 and fraction > 0: at least one, and never the last one.
 
     Args:
-        labels: int (N,), classes >= 0.
+        labels: int [N], classes >= 0.
         fraction: In [0, 1); 0 holds nothing out.
         seed: >= 0.
 
@@ -190,7 +189,7 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
         UserError: If the fraction is outside [0, 1).
     """
     if not 0 <= fraction < 1:
-        raise UserError(f"The part {fraction} to hold out is outside [0, 1): choose e.g. 0.1.")
+        raise UserError(f"The fraction {fraction} to hold out is outside [0, 1): choose e.g. 0.1.")
     kept, held = [], []
     for c, members in enumerate(_by_class(labels)):
         n = members.size
@@ -200,18 +199,18 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
         shuffled = _generator(seed, c, _HOLD_OUT).permutation(members)
         held.append(shuffled[:count])
         kept.append(shuffled[count:])
-    return _sorted(kept), _sorted(held)
+    return _sort_indices(kept), _sort_indices(held)
 
 
 def shot_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Classes by training images: many > 100, medium 20 to 100, few < 20 (Liu et al. 2019).
+    """Groups classes by training images: many > 100, medium 20 to 100, few < 20 (Liu et al. 2019).
 
     Args:
-        train_counts: int (C,), training images per class.
+        train_counts: int [C], training images per class.
 
     Returns:
         "many", "medium", "few" to int64 class indices, ascending, in that order. A group without
-        classes is absent: it has no accuracy, which is not an accuracy of 0.
+        classes is absent, as it has no accuracy.
     """
     counts = np.asarray(train_counts)
     masks = {
@@ -223,7 +222,7 @@ def shot_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _floor(values: np.ndarray | float) -> np.ndarray:
-    """Floor that takes 4.999999999999999, a rounding error below 5, for 5."""
+    """Floor that maps 4.999999999999999, a rounding error below 5, to 5."""
     exact = np.asarray(values, np.float64)
     return np.floor(exact * (1 + 1e-12)).astype(np.int64)
 
@@ -241,5 +240,5 @@ def _generator(seed: int, *path: int) -> np.random.Generator:
     return np.random.default_rng([seed, *path])
 
 
-def _sorted(parts: list[np.ndarray]) -> np.ndarray:
-    return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
+def _sort_indices(groups: list[np.ndarray]) -> np.ndarray:
+    return np.sort(np.concatenate([np.empty(0, np.int64), *groups]))

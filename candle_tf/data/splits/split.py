@@ -1,11 +1,11 @@
-"""Which image is trained on, validated on and tested on: drawn once, saved, checked ever after.
+"""The split of a data set into train, validation and test: drawn once, saved, then checked.
 
     split = make_split(source, profile="exponential", imbalance_factor=100,
                        validation_fraction=0.1, test_fraction=0.2, seed=0)
     save_split(split, "run/split.json")
     check_split(load_split("run/split.json"), source)
 
-The file is the truth, not the seed: another NumPy version may draw otherwise from the same seed.
+The saved file counts, not the seed: another NumPy version may draw another split from that seed.
 """
 
 import hashlib
@@ -20,40 +20,38 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from candle_tf.data.sources.registry import Partition, Source
-from candle_tf.data.splits.json_stream import compact, readable
-from candle_tf.data.splits.longtail import hold_out, profile_counts, select, wanted_counts
+from candle_tf.data.sources.registry import LabelledImages, Source
+from candle_tf.data.splits.json_stream import compact_json, indented_json
+from candle_tf.data.splits.longtail import check_counts, hold_out, profile_counts, select
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
 _SEEDED = "seeded"
-# Format 2 tells, after the seed, the selection and whose the validation part is. Where both are as
-# they were before there was a choice, format 1 is still written: such splits keep their hash.
+# Format 2 adds the selection and whether the validation subset is the data set's own. If both have
+# their defaults, format 1 is still written, so that such splits keep their hash.
 _OLD_FORMAT, _FORMAT = 1, 2
-PARTS = ("train", "validation", "test")
+SUBSETS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A long-tailed split of a data set. Two splits are the same if their hashes are.
+    """A long-tailed split of a data set. Splits with equal hashes are equal.
 
     Attributes:
         source: The data set's name, e.g. "folder".
         class_names: C names; labels are indices into them.
-        profile: Of the long tail, see `longtail.profile_counts`, or "counts" for a given list.
-        imbalance_factor: Of the long tail, >= 1; of given counts, the largest over the smallest.
-        seed: Of all draws, >= 0.
-        train: Images to learn from; long-tailed.
-        validation: Images to choose by, taken from the long-tailed training set, or the data
-            set's own; may be empty.
-        test: Images to measure on, never chosen by.
-        train_counts: int64 (C,), read-only: the long-tailed training set, with the validation part
-            that was taken from it; a data set's own validation images do not count.
-            Shot groups come from these: the literature counts the whole training set, so with
-            them "few-shot" means the same classes here as in published tables.
-        source_hash: SHA-256 (hex) over all ids and labels of the data set, used or not.
-        selection: How images were chosen to fill the counts, see `longtail.select`.
-        own_validation: Whether the validation part is the data set's own.
+        profile: See `longtail.profile_counts`, or "counts" for given class counts.
+        imbalance_factor: >= 1; of given counts, the largest over the smallest.
+        seed: >= 0.
+        train: Long-tailed training images.
+        validation: Taken from the long-tailed training set, or the data set's own; may be empty.
+        test: Test images, never used to select anything.
+        train_counts: int64 [C], read-only: images per class of the long-tailed training set,
+            including the validation subset taken from it, but not a data set's own validation
+            subset. Shot groups use these counts, as published tables do.
+        source_hash: SHA-256 (hex) over all ids and labels of the data set.
+        selection: See `longtail.select`.
+        own_validation: Whether the validation subset is the data set's own.
     """
 
     source: str
@@ -61,9 +59,9 @@ class Split:
     profile: str
     imbalance_factor: float
     seed: int
-    train: Partition
-    validation: Partition
-    test: Partition
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages
     train_counts: np.ndarray
     source_hash: str
     selection: str = _SEEDED
@@ -72,32 +70,32 @@ class Split:
     def __post_init__(self) -> None:
         counts = np.array(self.train_counts, np.int64)
         classes = len(self.class_names)
-        labels = np.concatenate([part.labels for part in self.parts.values()])
+        labels = np.concatenate([subset.labels for subset in self.subsets.values()])
         if labels.size and not 0 <= labels.min() <= labels.max() < len(self.class_names):
             raise ValueError(f"labels are not all in [0, {len(self.class_names)})")
         counted = self.train.labels
         if not self.own_validation:
             counted = np.concatenate([counted, self.validation.labels])
         if not np.array_equal(np.bincount(counted, minlength=classes), counts):
-            raise ValueError("train_counts are not those of train and a validation part of it")
-        # Each part knows its ids to be unique. The largest part is not made a set of.
+            raise ValueError("train_counts do not match train and validation")
+        # Ids within a subset are unique already. No set is made of the largest subset.
         held = {*self.validation.ids, *self.test.ids}
         if len(held) < len(self.validation.ids) + len(self.test.ids) or not held.isdisjoint(
             self.train.ids
         ):
-            raise ValueError("an image is in two parts")
+            raise ValueError("an image is in two subsets")
         counts.setflags(write=False)
         object.__setattr__(self, "train_counts", counts)
 
     @property
-    def parts(self) -> dict[str, Partition]:
-        """The three parts by name, in the order train, validation, test."""
-        return {name: getattr(self, name) for name in PARTS}
+    def subsets(self) -> dict[str, LabelledImages]:
+        """The three subsets by name, in the order train, validation, test."""
+        return {name: getattr(self, name) for name in SUBSETS}
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) over every attribute."""
-        return _sha256(compact(_to_json(self)))
+        return _sha256(compact_json(_to_json(self)))
 
 
 def make_split(
@@ -113,42 +111,42 @@ def make_split(
 ) -> Split:
     """Draws a long-tailed split.
 
-    First the test part is set apart, by class, if the source has none; then the long tail is
-    drawn from the rest; then the validation part is taken out of the long tail, by class, if the
-    source has none.
+    1. If the source has no test subset, a fraction of each class is held out for it.
+    2. The long-tailed training set is drawn from the rest.
+    3. If the source has no validation subset, a fraction of each class is held out from that.
 
     Args:
         source: The data set.
         profile: See `longtail.profile_counts`, or "counts".
-        imbalance_factor: See `longtail.profile_counts`; plays no part for "natural" and "counts".
+        imbalance_factor: See `longtail.profile_counts`; has no effect for "natural" and "counts".
         validation_fraction: Of the long-tailed training set, in [0, 1); see `longtail.hold_out`. If
-            the source has a validation part, that one is taken whole, or with 0 left out.
-        test_fraction: Of the source, in (0, 1); plays no part if the source has a test part.
+            the source has a validation subset, that is used instead, or left out with 0.
+        test_fraction: Of the source, in (0, 1); has no effect if the source has a test subset.
         seed: >= 0.
-        selection: See `longtail.select`; "first" and "ldam" go by the order of the ids, and "ldam"
-            takes the class index for the rank.
-        class_counts: C counts, for the profile "counts" alone.
+        selection: See `longtail.select`. "first" and "ldam" sort images by id, and "ldam" uses the
+            class index as the rank.
+        class_counts: C counts; only for the profile "counts".
 
     Raises:
-        UserError: If a value is out of its range, or nothing is left to test on.
+        UserError: If a value is out of range, or no test image is left.
     """
     pool, test = source.train, source.test
     if test is None:
-        pool, test = _carve(pool, test_fraction, seed)
+        pool, test = _hold_out_subset(pool, test_fraction, seed)
         if not test.ids:
             raise UserError(
-                f"The data set {source.name!r} has no test part, and a test fraction of "
-                f"{test_fraction} sets none apart: choose e.g. 0.2, and have 4 images a class."
+                f"The data set {source.name!r} has no test subset, and a test fraction of "
+                f"{test_fraction} holds none out: choose e.g. 0.2, with 4 or more images per class."
             )
     available = np.bincount(pool.labels, minlength=len(source.class_names))
     if profile == "counts":
         if class_counts is None:
             raise ValueError("the profile 'counts' needs class_counts")
-        counts = wanted_counts(class_counts, available, source.class_names)
+        counts = check_counts(class_counts, available, source.class_names)
         imbalance_factor = counts.max() / counts.min()
     else:
         counts = profile_counts(profile, available, imbalance_factor, by_index=selection == "ldam")
-    long_tail = _take(pool, _choose(pool, counts, seed, selection))
+    long_tail = _take(pool, _select(pool, counts, seed, selection))
     train, validation = _validation(source, long_tail, validation_fraction, seed)
     return Split(
         source=source.name,
@@ -167,71 +165,73 @@ def make_split(
 
 
 def _validation(
-    source: Source, long_tail: Partition, fraction: float, seed: int
-) -> tuple[Partition, Partition]:
-    """What is left to train on, and the validation part."""
+    source: Source, long_tail: LabelledImages, fraction: float, seed: int
+) -> tuple[LabelledImages, LabelledImages]:
+    """The training and the validation subset."""
     if source.validation is not None:
-        hold_out(long_tail.labels[:0], fraction, seed)  # refuses what is no fraction
+        hold_out(long_tail.labels[:0], fraction, seed)  # checks the fraction
         own = source.validation
         return long_tail, own if fraction > 0 else _take(own, np.arange(0))
-    train, validation = _carve(long_tail, fraction, seed)
+    train, validation = _hold_out_subset(long_tail, fraction, seed)
     if fraction > 0 and not validation.ids:
-        logging.warning("No class has the 4 images that a validation part needs: it is empty")
+        logging.warning(
+            "No class has the 4 images that validation needs: the validation subset is empty"
+        )
     return train, validation
 
 
-def _choose(pool: Partition, counts: np.ndarray, seed: int, selection: str) -> np.ndarray:
+def _select(pool: LabelledImages, counts: np.ndarray, seed: int, selection: str) -> np.ndarray:
     """Indices into `pool`, ascending."""
     if selection == _SEEDED:
         return select(pool.labels, counts, seed)
-    # By name, whatever the order in which a source lists its images.
+    # By id, independent of the order in which a source lists its images.
     order = np.array(sorted(range(len(pool.ids)), key=pool.ids.__getitem__), np.int64)
     return np.sort(order[select(pool.labels[order], counts, seed, selection)])
 
 
 def leave_out(split: Split, ids: Collection[str]) -> Split:
-    """A split without some of its images, each taken from its part; counts follow.
+    """Removes images from a split and adapts its counts.
 
     Raises:
-        UserError: If a class is left without training images, or nothing to test on.
+        UserError: If a class has no training images left, or no test image is left.
     """
     if not ids:
         return split
     unwanted = frozenset(ids)
-    parts, removed = {}, {}
-    for name, part in split.parts.items():
-        kept = np.array([image_id not in unwanted for image_id in part.ids], bool)
-        parts[name] = _take(part, np.flatnonzero(kept))
-        removed[name] = np.bincount(part.labels[~kept], minlength=len(split.class_names))
-    trained = np.bincount(parts["train"].labels, minlength=len(split.class_names))
+    subsets, removed = {}, {}
+    for name, subset in split.subsets.items():
+        kept = np.array([image_id not in unwanted for image_id in subset.ids], bool)
+        subsets[name] = _take(subset, np.flatnonzero(kept))
+        removed[name] = np.bincount(subset.labels[~kept], minlength=len(split.class_names))
+    trained = np.bincount(subsets["train"].labels, minlength=len(split.class_names))
     if lost := [
         split.class_names[c] for c in np.flatnonzero((trained == 0) & (removed["train"] > 0))
     ]:
         raise UserError(
             f"Without the images that cannot be read, the class {', '.join(map(repr, lost))} has "
-            "no training images. Mend some, or take the class out of the data set."
+            "no training images. Fix some, or remove the class from the data set."
         )
-    if not parts["test"].ids:
-        raise UserError("Without the images that cannot be read, nothing is left to test on.")
+    if not subsets["test"].ids:
+        raise UserError("Without the images that cannot be read, no test image is left.")
     counts = split.train_counts - removed["train"]
     if not split.own_validation:
         counts = counts - removed["validation"]
     return replace(
         split,
-        train=parts["train"],
-        validation=parts["validation"],
-        test=parts["test"],
+        train=subsets["train"],
+        validation=subsets["validation"],
+        test=subsets["test"],
         train_counts=counts,
     )
 
 
 def save_split(split: Split, path: str | os.PathLike[str]) -> None:
-    """Writes a split as JSON, whole or not at all.
+    """Writes a split as JSON, atomically.
 
     Raises:
         UserError: If the file cannot be written.
     """
-    text = readable({"hash": split.hash} | _to_json(split))
+    text = indented_json({"hash": split.hash} | _to_json(split))
     write_atomically(Path(path), (piece.encode() for piece in text))
 
 
@@ -252,8 +252,8 @@ def load_split(path: str | os.PathLike[str]) -> Split:
         raise UserError(
             f"{path}: the split is damaged ({type(error).__name__}: {error}). {advice}"
         ) from error
-    # The contents too: an object made of them does not show unknown keys or a label of 1.5.
-    if saved_hash != split.hash or saved_hash != _sha256(compact(content)):
+    # The contents too: a `Split` made of them does not show unknown keys or a label of 1.5.
+    if saved_hash != split.hash or saved_hash != _sha256(compact_json(content)):
         raise UserError(
             f"{path}: the split was edited or damaged: its contents have the hash "
             f"{split.hash[:12]}, but {str(saved_hash)[:12]} was saved with it. {advice}"
@@ -262,12 +262,12 @@ def load_split(path: str | os.PathLike[str]) -> Split:
 
 
 def check_split(split: Split, source: Source) -> None:
-    """Makes sure that a data set is still the one that a split was drawn from.
+    """Checks that a data set is still the one that a split was drawn from.
 
-    Compares ids, classes and parts; the images' contents are not looked at.
+    Compares ids, classes and subsets, not the contents of the images.
 
     Raises:
-        UserError: If it has changed; the message says how, as far as the split can tell.
+        UserError: If it has changed; the message says how, as far as the split shows.
     """
     if split.source != source.name:
         raise UserError(
@@ -283,11 +283,11 @@ def check_split(split: Split, source: Source) -> None:
 
 
 def _changes(split: Split, source: Source) -> list[str]:
-    """What changed, as far as a split tells, which does not know the images it left out."""
+    """What changed, as far as a split shows: it does not have the images that were not selected."""
     before = _names_by_id(split.class_names, split.train, split.validation, split.test)
     given = (source.train, source.validation, source.test)
-    parts = [part for part in given if part is not None]
-    now = _names_by_id(source.class_names, *parts)
+    subsets = [subset for subset in given if subset is not None]
+    now = _names_by_id(source.class_names, *subsets)
     removed = len(before.keys() - now.keys())
     relabelled = sum(now.get(image_id, name) != name for image_id, name in before.items())
     added = len(now.keys() - before.keys())
@@ -306,31 +306,33 @@ def _changes(split: Split, source: Source) -> list[str]:
         changes.append(f"{added} images were added")
     elif not changes:
         changes.append(
-            "the split's own images are all there, but among the others images were added, "
+            "the images of the split are unchanged, but other images were added, "
             "removed or relabelled"
         )
     return changes
 
 
-def _names_by_id(class_names: tuple[str, ...], *parts: Partition) -> dict[str, str]:
+def _names_by_id(class_names: tuple[str, ...], *subsets: LabelledImages) -> dict[str, str]:
     return {
         image_id: class_names[label]
-        for part in parts
-        for image_id, label in zip(part.ids, part.labels, strict=True)
+        for subset in subsets
+        for image_id, label in zip(subset.ids, subset.labels, strict=True)
     }
 
 
-def _carve(part: Partition, fraction: float, seed: int) -> tuple[Partition, Partition]:
-    kept, held = hold_out(part.labels, fraction, seed)
-    return _take(part, kept), _take(part, held)
+def _hold_out_subset(
+    subset: LabelledImages, fraction: float, seed: int
+) -> tuple[LabelledImages, LabelledImages]:
+    kept, held = hold_out(subset.labels, fraction, seed)
+    return _take(subset, kept), _take(subset, held)
 
 
-def _take(part: Partition, indices: np.ndarray) -> Partition:
-    return Partition(tuple(part.ids[i] for i in indices.tolist()), part.labels[indices])
+def _take(subset: LabelledImages, indices: np.ndarray) -> LabelledImages:
+    return LabelledImages(tuple(subset.ids[i] for i in indices.tolist()), subset.labels[indices])
 
 
 def _source_hash(source: Source) -> str:
-    """Over what a split depends on; the order of ids within a part is no change of the data."""
+    """SHA-256 over ids, labels and classes; independent of the order of ids within a subset."""
     content = {
         "class_names": list(source.class_names),
         "test": None if source.test is None else _by_name(source.test),
@@ -338,21 +340,21 @@ def _source_hash(source: Source) -> str:
     }
     if source.validation is not None:
         content["validation"] = _by_name(source.validation)
-    return _sha256(compact(content))
+    return _sha256(compact_json(content))
 
 
-def _by_name(part: Partition) -> Iterator[tuple[str, int]]:
-    labels = part.labels
-    for i in sorted(range(len(part.ids)), key=part.ids.__getitem__):
-        yield part.ids[i], int(labels[i])
+def _by_name(subset: LabelledImages) -> Iterator[tuple[str, int]]:
+    labels = subset.labels
+    for i in sorted(range(len(subset.ids)), key=subset.ids.__getitem__):
+        yield subset.ids[i], int(labels[i])
 
 
-def _in_order(part: Partition) -> Iterator[tuple[str, int]]:
-    return zip(part.ids, map(int, part.labels), strict=True)
+def _in_order(subset: LabelledImages) -> Iterator[tuple[str, int]]:
+    return zip(subset.ids, map(int, subset.labels), strict=True)
 
 
 def _to_json(split: Split) -> dict[str, Any]:
-    """A split without its hash, in the order in which the file shows it; parts as iterators."""
+    """A split without its hash, in the order of the file; subsets as iterators."""
     more = {"selection": split.selection, "own_validation": split.own_validation}
     old = more == {"selection": _SEEDED, "own_validation": False}
     return {
@@ -364,7 +366,7 @@ def _to_json(split: Split) -> dict[str, Any]:
         "seed": split.seed,
         **({} if old else more),
         "train_counts": dict(zip(split.class_names, split.train_counts.tolist(), strict=True)),
-        **{name: _in_order(part) for name, part in split.parts.items()},
+        **{name: _in_order(subset) for name, subset in split.subsets.items()},
     }
 
 
@@ -375,8 +377,8 @@ def _from_json(content: dict[str, Any]) -> Split:
     elif content["format"] != _OLD_FORMAT:
         raise ValueError(f"format {content['format']!r} where at most {_FORMAT} was expected")
     more |= {
-        name: Partition(tuple(content[name]), np.array(list(content[name].values()), np.int32))
-        for name in PARTS
+        name: LabelledImages(tuple(content[name]), np.array(list(content[name].values()), np.int32))
+        for name in SUBSETS
     }
     return Split(
         source=content["source"],

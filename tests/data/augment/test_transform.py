@@ -89,7 +89,7 @@ def test_steps_are_crop_then_colour_then_mixing():
 
     def unmixed(rows, numbers):
         cut = render_views(
-            tf.constant(part.images.canvas[rows]), tf.constant(part.images.keys[rows]),
+            tf.constant(part.images.array[rows]), tf.constant(part.images.keys[rows]),
             tf.constant(numbers), EVERYTHING.augmentation, seed, size,
         )  # fmt: skip
         drawn = [draw_factors(0.4, seed, int(part.images.keys[row]), int(view))

@@ -148,9 +148,9 @@ def test_an_animation_gives_its_first_frame():
 def test_truncated_data_is_refused(kind):
     data = encode(Image.fromarray(noise(40, 40)), kind)
     assert decode_image(data, "x").shape == (40, 40, 3)
-    for part in (0, 3, len(data) // 2, len(data) * 9 // 10):
+    for length in (0, 3, len(data) // 2, len(data) * 9 // 10):
         with pytest.raises(UserError, match=r"cats/7\.jpg.*not a readable image"):
-            decode_image(data[:part], "cats/7.jpg")
+            decode_image(data[:length], "cats/7.jpg")
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>not found</html>", b"\x00" * 64])

@@ -34,14 +34,14 @@ def test_missing_images_are_bad_ones(tmp_path):
         assert "b/4.png: cannot be read" in reason(source, "b/4.png")
 
 
-def test_a_stopped_scan_goes_on_and_a_finished_one_is_taken_up(tmp_path, monkeypatch):
+def test_a_stopped_scan_resumes_and_a_finished_one_is_used_again(tmp_path, monkeypatch):
     monkeypatch.setattr(scan_module, "_BLOCK", 2)
-    looked = []
+    read_ids = []
     look_at = scan_module._look_at
 
     def counting(source, image_id):
-        looked.append(image_id)
-        if len(looked) == 7:
+        read_ids.append(image_id)
+        if len(read_ids) == 7:
             raise KeyboardInterrupt
         return look_at(source, image_id)
 
@@ -50,13 +50,13 @@ def test_a_stopped_scan_goes_on_and_a_finished_one_is_taken_up(tmp_path, monkeyp
     with open_source("folder", str(root)) as source:
         with pytest.raises(KeyboardInterrupt):
             scan_images(source, NAMES, tmp_path / "cache")
-        before = len(looked)
+        before = len(read_ids)
         first = scan_images(source, NAMES, tmp_path / "cache")
-        assert set(looked[before:]) == set(NAMES[6:])
-        before = len(looked)
+        assert set(read_ids[before:]) == set(NAMES[6:])
+        before = len(read_ids)
         again = scan_images(source, NAMES, tmp_path / "cache")
-        assert len(looked) == before
+        assert len(read_ids) == before
         np.testing.assert_array_equal(again.hashes, first.hashes)
-        # An image that changed is looked at.
+        # An image that changed is read_ids at.
         (root / "a" / "0.png").write_bytes(b"no image any more")
         assert scan_images(source, NAMES, tmp_path / "cache").bad == ("a/0.png",)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from candle_tf.data.images.store import image_key, open_image_store, squeeze, store_side
+from candle_tf.data.images.store import image_key, open_image_store, store_side, stretch
 from candle_tf.data.sources.registry import open_source
 from candle_tf.errors import UserError
 
@@ -42,11 +42,11 @@ def opened(data, folder, ids=IDS, side=SIDE):
 def test_each_row_is_the_image_of_its_id(data, tmp_path):
     order = IDS[::-1]
     images = opened(data, tmp_path / "cache", order)
-    assert images.canvas.shape == (len(IDS), SIDE, SIDE, 3)
-    assert images.canvas.dtype == np.uint8
+    assert images.array.shape == (len(IDS), SIDE, SIDE, 3)
+    assert images.array.dtype == np.uint8
     for i, image_id in enumerate(IDS):
         row = images.rows[image_id]
-        np.testing.assert_array_equal(images.canvas[row], squeeze(noise(i), SIDE))
+        np.testing.assert_array_equal(images.array[row], stretch(noise(i), SIDE))
     rows = images.rows_of([IDS[4], IDS[0]])
     assert rows.dtype == np.int64
     assert rows.tolist() == [1, 5]
@@ -78,34 +78,34 @@ def test_image_keys_spread_over_all_bits():
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 30), (30, 20), (7, 5), (1, 1), (12, 12)])
-def test_squeeze_gives_the_whole_image_as_a_square(height, width):
+def test_stretch_gives_the_whole_image_as_a_square(height, width):
     image = noise(3, height, width)
-    square = squeeze(image, SIDE)
+    square = stretch(image, SIDE)
     assert square.shape == (SIDE, SIDE, 3)
     assert square.dtype == np.uint8
     if (height, width) == (SIDE, SIDE):
         np.testing.assert_array_equal(square, image)
 
 
-def test_squeeze_keeps_a_constant_image_and_the_places_of_things():
-    np.testing.assert_array_equal(squeeze(np.full((9, 17, 3), 77, np.uint8), SIDE), 77)
+def test_stretch_keeps_a_constant_image_and_the_places_of_things():
+    np.testing.assert_array_equal(stretch(np.full((9, 17, 3), 77, np.uint8), SIDE), 77)
     image = np.zeros((40, 80, 3), np.uint8)
     image[20:, 40:, 0] = 255  # lower right, red
-    square = squeeze(image, SIDE)
+    square = stretch(image, SIDE)
     assert (square[7:, 7:, 0] == 255).all()
     assert (square[:5, :, 0] == 0).all()
     assert (square[:, :5, 0] == 0).all()
     assert (square[..., 1:] == 0).all()
 
 
-def test_squeeze_is_antialiased():
+def test_stretch_is_antialiased():
     """A chequerboard of single pixels becomes grey, instead of some of its pixels."""
     board = np.indices((64, 64)).sum(axis=0) % 2 * 255
-    square = squeeze(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 8)
+    square = stretch(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 8)
     assert np.abs(square.astype(int) - 127.5).max() < 12
 
 
-def test_an_unreadable_image_is_named_and_a_rerun_after_mending_goes_on(data, tmp_path):
+def test_an_unreadable_image_is_named_and_a_rerun_after_mending_resumes(data, tmp_path):
     broken = data / IDS[4]
     broken.write_bytes(png(noise(4))[:60])
     with pytest.raises(UserError, match=IDS[4]):
@@ -114,7 +114,7 @@ def test_an_unreadable_image_is_named_and_a_rerun_after_mending_goes_on(data, tm
     images = opened(data, tmp_path / "cache")
     for i in (0, 4, 5):
         seed = 40 if i == 4 else i
-        np.testing.assert_array_equal(images.canvas[i], squeeze(noise(seed), SIDE))
+        np.testing.assert_array_equal(images.array[i], stretch(noise(seed), SIDE))
 
 
 def test_a_second_opening_decodes_nothing(data, tmp_path):
@@ -127,7 +127,7 @@ def test_a_second_opening_decodes_nothing(data, tmp_path):
         open_image_store(source, IDS, SIDE + 1, tmp_path / "cache")
     assert sorted(seen) == sorted(IDS)  # for the other side alone
     assert again.digest == first.digest
-    np.testing.assert_array_equal(again.canvas, first.canvas)
+    np.testing.assert_array_equal(again.array, first.array)
 
 
 def test_a_changed_image_is_decoded_again(data, tmp_path):
@@ -135,18 +135,18 @@ def test_a_changed_image_is_decoded_again(data, tmp_path):
     (data / IDS[1]).write_bytes(png(noise(90, 25, 25)))
     after = opened(data, tmp_path / "cache")
     assert after.digest != before.digest
-    np.testing.assert_array_equal(after.canvas[1], squeeze(noise(90, 25, 25), SIDE))
-    np.testing.assert_array_equal(after.canvas[2], before.canvas[2])
+    np.testing.assert_array_equal(after.array[1], stretch(noise(90, 25, 25), SIDE))
+    np.testing.assert_array_equal(after.array[2], before.array[2])
     np.testing.assert_array_equal(after.keys, before.keys)
 
 
 def test_another_side_is_another_digest(data, tmp_path):
     small, large = (opened(data, tmp_path / "cache", side=side) for side in (SIDE, 2 * SIDE))
     assert small.digest != large.digest
-    assert large.canvas.shape[1] == 2 * SIDE
+    assert large.array.shape[1] == 2 * SIDE
 
 
-@pytest.mark.parametrize("resize", ["squeeze", "crop"])
+@pytest.mark.parametrize("resize", ["stretch", "squeeze", "crop"])
 def test_streamed_images_are_the_stored_ones_bit_for_bit(data, tmp_path, resize):
     (data / IDS[1]).write_bytes(png(noise(1, 31, 9)))
     rows = np.array([4, 1, 1, 0])
@@ -168,14 +168,14 @@ def test_streamed_images_are_the_stored_ones_bit_for_bit(data, tmp_path, resize)
         np.testing.assert_allclose(ours["aspects"], [1.5, 9 / 31, 9 / 31, 1.5], rtol=1e-6)
 
 
-def test_uncut_images_share_the_canvas_but_not_the_digest(data, tmp_path):
-    squeezed = opened(data, tmp_path / "cache")
+def test_original_aspect_shares_the_array_but_not_the_digest(data, tmp_path):
+    stretched = opened(data, tmp_path / "cache")
     with open_source("folder", str(data)) as source:
-        uncut = open_image_store(source, IDS, SIDE, tmp_path / "cache", resize="crop")
-    np.testing.assert_array_equal(uncut.canvas, squeezed.canvas)
+        original = open_image_store(source, IDS, SIDE, tmp_path / "cache", resize="crop")
+    np.testing.assert_array_equal(original.array, stretched.array)
     assert len(list((tmp_path / "cache").glob("images-*.npy"))) == 1
-    np.testing.assert_allclose(uncut.aspects, 1.5)
-    assert uncut.digest != squeezed.digest
+    np.testing.assert_allclose(original.aspects, 1.5)
+    assert original.digest != stretched.digest
 
 
 @pytest.mark.parametrize(("times", "streamed"), [(1.9, True), (2.1, False)])
@@ -204,6 +204,6 @@ def test_a_streamed_image_that_cannot_be_read_is_named(data, tmp_path):
 
 
 def test_the_store_has_room_for_the_largest_view_of_the_centre():
-    assert store_side(64, (96, 160), "squeeze") == 160
+    assert store_side(64, (96, 160), "stretch") == 160
     assert store_side(224, (96, 160), "crop") == 256
     assert store_side(64, (96, 160), "crop") * 224 / 256 >= 160

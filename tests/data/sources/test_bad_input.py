@@ -1,8 +1,8 @@
-"""What a user's mistake or a damaged file is answered with; each case is run for real.
+"""Error messages for users' mistakes and damaged files; each case is run.
 
 The table in docs/data.md holds the messages. To write it again:
 
-    WRITE_DOCS=1 python -m pytest tests/data/test_bad_input.py
+    WRITE_DOCS=1 python -m pytest tests/data/sources/test_bad_input.py
 """
 
 import html
@@ -72,7 +72,7 @@ def run_on(root: Path, files: dict[str, bytes], **settings: object) -> object:
 
 
 def damaged(data: dict[str, bytes]) -> dict[str, bytes]:
-    names = [f"{part}/{label}/{i}.png" for part in ("train", "test") for label in ("ant", "bee")
+    names = [f"{subset}/{label}/{i}.png" for subset in ("train", "test") for label in ("ant", "bee")
              for i in range(5)]  # fmt: skip
     return tree(*names) | data
 
@@ -83,8 +83,8 @@ case("no class folders")(lambda root: folder(root, "1.png", "2.png"))
 case("one class")(lambda root: folder(root, "train/ant/1.png", "test/ant/2.png"))
 case("an empty class folder")(lambda root: folder(root, *GOOD, "train/void/"))
 case("a class that test has and train lacks")(lambda root: folder(root, *GOOD, "test/gnu/1.png"))
-case("parts of other names")(lambda root: folder(root, "Train/a/1.png", "Test/a/1.png"))
-case("two validation parts")(lambda root: folder(root, *GOOD, "val/ant/1.png", "valid/ant/1.png"))
+case("subsets of other names")(lambda root: folder(root, "Train/a/1.png", "Test/a/1.png"))
+case("two validation subsets")(lambda root: folder(root, *GOOD, "val/ant/1.png", "valid/ant/1.png"))
 
 
 @case("a file that is no archive")
@@ -210,7 +210,7 @@ case("a TFDS data set without class labels")(lambda root: open_source("tfds:glue
 case("an unknown data set")(lambda root: open_source("digit", str(root)))  # fmt: skip
 
 
-def answer(title: str, root: Path) -> str:
+def message_of(title: str, root: Path) -> str:
     """The message, with the folder of this test left out."""
     with pytest.raises(UserError) as caught:
         CASES[title](root)
@@ -219,7 +219,7 @@ def answer(title: str, root: Path) -> str:
 
 @pytest.mark.parametrize("title", CASES)
 def test_bad_input_is_answered_with_the_place_and_what_to_do(title, tmp_path):
-    message = answer(title, tmp_path)
+    message = message_of(title, tmp_path)
     assert str(tmp_path) not in message
     assert message.endswith((".", ":"))
     # Nothing was written beside what the test wrote, and nothing outside of it.
@@ -231,7 +231,7 @@ def test_the_table_in_the_docs_is_made_of_these_messages(tmp_path):
     for number, title in enumerate(CASES):
         root = tmp_path / str(number)
         root.mkdir()
-        shown = html.escape(answer(title, root), quote=False).replace("|", "\\|")
+        shown = html.escape(message_of(title, root), quote=False).replace("|", "\\|")
         shown = re.sub(r" *\n *", "<br>", shown)
         rows.append(f"| {title} | {shown} |")
     table = "\n".join(rows) + "\n"
@@ -244,7 +244,7 @@ def test_the_table_in_the_docs_is_made_of_these_messages(tmp_path):
     assert written == table, "the messages changed: see the head of this file"
 
 
-def test_links_in_archives_are_passed_over(tmp_path, caplog):
+def test_links_in_archives_are_skipped(tmp_path, caplog):
     path = tmp_path / "images.tar"
     with tarfile.open(path, "w") as archive:
         for name, data in tree(*GOOD).items():
@@ -260,7 +260,7 @@ def test_links_in_archives_are_passed_over(tmp_path, caplog):
         archive.addfile(member)
     with open_source("folder", str(path)) as source:
         assert source.train.ids == ("train/ant/1.png", "train/bee/1.png")
-    assert "3 links or special files passed over" in caplog.text
+    assert "3 links or special files skipped" in caplog.text
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         for name, data in tree(*GOOD).items():
             archive.writestr(name, data)
@@ -307,7 +307,7 @@ def test_every_kind_of_tar_is_read_and_leaves_nothing_behind(tmp_path, mode):
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_a_validation_folder_is_a_part_or_the_test_part(tmp_path, name):
+def test_a_validation_folder_is_a_subset_or_the_test_subset(tmp_path, name):
     three = (*GOOD, "test/bee/1.png", f"{name}/ant/1.png", f"{name}/bee/1.png")
     with open_source("folder", write_zip(tmp_path, tree(*three))) as source:
         assert source.validation.ids == (f"{name}/ant/1.png", f"{name}/bee/1.png")

@@ -10,8 +10,8 @@ from candle_tf.errors import UserError
 
 LABELS = {"train": np.arange(12, dtype=np.uint8) % 10, "t10k": np.array([3, 9], np.uint8)}
 PIXELS = {
-    part: np.random.default_rng(len(labels)).integers(0, 256, (len(labels), 28, 28), np.uint8)
-    for part, labels in LABELS.items()
+    subset: np.random.default_rng(len(labels)).integers(0, 256, (len(labels), 28, 28), np.uint8)
+    for subset, labels in LABELS.items()
 }
 
 
@@ -22,11 +22,11 @@ def idx(array: np.ndarray) -> bytes:
 
 def write(folder, packed=False, **changes):
     folder.mkdir(exist_ok=True)
-    for part in LABELS:
-        for name, array in (("images-idx3", PIXELS[part]), ("labels-idx1", LABELS[part])):
-            key = f"{part}_{name[:6]}"
+    for subset in LABELS:
+        for name, array in (("images-idx3", PIXELS[subset]), ("labels-idx1", LABELS[subset])):
+            key = f"{subset}_{name[:6]}"
             data = changes.get(key, idx(array))
-            path = folder / f"{part}-{name}-ubyte{'.gz' if packed else ''}"
+            path = folder / f"{subset}-{name}-ubyte{'.gz' if packed else ''}"
             path.write_bytes(gzip.compress(data) if packed else data)
     return str(folder)
 

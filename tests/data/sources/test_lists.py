@@ -73,7 +73,7 @@ def test_class_names_give_the_order_and_the_names(tmp_path, images):
         assert source.train.labels.tolist() == [1, 0]
 
 
-def test_a_validation_list_is_a_part_of_its_own(tmp_path, images, caplog):
+def test_a_validation_list_is_a_subset_of_its_own(tmp_path, images, caplog):
     lists = {
         "train_list": write_list(tmp_path, "cats/1.png 1\ndogs/3.png 0\n"),
         "validation_list": write_list(tmp_path, "cats/0.png 1\n", "val.txt"),
@@ -92,7 +92,7 @@ def test_a_validation_list_is_a_part_of_its_own(tmp_path, images, caplog):
         ("cats/0.png 0\ncats/1.png -1\n", "train.txt, line 2: the label '-1' is not from 0 to 0"),
         ("cats/0.png 0\ndogs/3.png 9999999999999\n", "line 2: the label '9999999999999' is not"),
         ("cats/0.png 0\ndogs/3.png 2\n", "no training images of the class '1'"),
-        ("cats/0.png 0\n\ncats/0.png 1\n", "line 3: 'cats/0.png' stands in line 1 already"),
+        ("cats/0.png 0\n\ncats/0.png 1\n", "line 3: 'cats/0.png' is already in line 1"),
         ("cats/0.png 0\n../secret.png 1\n", "line 2: the path '../secret.png' is absolute or has"),
         ("/etc/passwd.png 0\n", "line 1: the path '/etc/passwd.png' is absolute"),
         ("cats\\..\\..\\x.png 0\n", r"absolute or has '..'"),
@@ -132,14 +132,14 @@ def test_labels_beyond_the_class_names_are_refused(tmp_path, images):
     with pytest.raises(UserError, match=r"line 2: the label 'dgo' is not among 'cat', 'dog'"):
         open_source("list", images, train_list=train, class_names=names)
     twice = write_list(tmp_path, "cat\ndog\ncat\n", "twice.txt")
-    with pytest.raises(UserError, match=r"twice\.txt, line 3: 'cat' stands in line 1 already"):
+    with pytest.raises(UserError, match=r"twice\.txt, line 3: 'cat' is already in line 1"):
         open_source("list", images, train_list=train, class_names=twice)
 
 
 def test_an_image_in_two_lists_is_refused(tmp_path, images):
     train = write_list(tmp_path, "cats/0.png 0\ndogs/3.png 1\n")
     test = write_list(tmp_path, "./dogs/3.png 1\n", "test.txt")
-    with pytest.raises(UserError, match=r"train\.txt, line 2: 'dogs/3\.png' stands in another"):
+    with pytest.raises(UserError, match=r"train\.txt, line 2: 'dogs/3\.png' is also in another"):
         open_source("list", images, train_list=train, test_list=test)
 
 
@@ -154,7 +154,7 @@ def test_what_is_not_there_is_named(tmp_path, images):
     with pytest.raises(UserError, match="nowhere does not exist"):
         open_source("list", str(tmp_path / "nowhere"), train_list=train)
     packed = write_zip(tmp_path, tree(*IMAGES))
-    with pytest.raises(UserError, match=r"train\.txt, line 2: .*data\.zip holds no 'gone/9\.png'"):
+    with pytest.raises(UserError, match=r"train\.txt, line 2: .*data\.zip has no 'gone/9\.png'"):
         open_source("list", packed, train_list=train)
     with open_source("list", images, train_list=train) as source:
         assert source.read_image("cats/0.png").shape == (3, 4, 3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from candle_tf.data.sources.registry import Partition, open_source
+from candle_tf.data.sources.registry import LabelledImages, open_source
 from candle_tf.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "../shared/data"
@@ -86,7 +86,7 @@ def test_train_and_test_folders(tmp_path, write):
 
 
 @WRITERS
-def test_one_level_of_classes_has_no_test_part(tmp_path, write):
+def test_one_level_of_classes_has_no_test_subset(tmp_path, write):
     files = tree("dog/1.png", "Zebra/1.png", "dog/old/deep/1.png", "éland/1.jpeg")
     with open_source("folder", write(tmp_path, files)) as source:
         assert source.class_names == ("Zebra", "dog", "éland")
@@ -123,7 +123,7 @@ def test_a_wrapping_folder_in_a_zip_is_taken_off(tmp_path):
 
 
 @WRITERS
-def test_train_alone_is_a_part_not_a_class(tmp_path, write):
+def test_train_alone_is_a_subset_not_a_class(tmp_path, write):
     with open_source("folder", write(tmp_path, tree("train/a/1.png", "train/b/1.png"))) as source:
         assert source.class_names == ("a", "b")
         assert source.train.ids == ("train/a/1.png", "train/b/1.png")
@@ -140,13 +140,13 @@ def test_a_class_may_be_called_train(tmp_path, write):
 @pytest.mark.parametrize(
     "names", [("Train/a/1.png", "Test/a/1.png"), ("test/a/1.png", "val/a/1.png")]
 )
-def test_parts_of_other_names_are_not_taken_for_classes(tmp_path, write, names):
-    with pytest.raises(UserError, match=r"look like parts.*test/<class>"):
+def test_subsets_of_other_names_are_not_taken_for_classes(tmp_path, write, names):
+    with pytest.raises(UserError, match=r"look like subsets.*test/<class>"):
         open_source("folder", write(tmp_path, tree(*names)))
 
 
 @WRITERS
-def test_hidden_files_and_junk_are_passed_over(tmp_path, write, caplog):
+def test_hidden_files_and_junk_are_skipped(tmp_path, write, caplog):
     files = tree(
         *WHOLE,
         ".DS_Store",
@@ -372,15 +372,15 @@ def test_an_unknown_data_set_is_refused_with_the_list():
 
 def test_a_partition_keeps_its_promises():
     labels = np.array([0, 1])
-    part = Partition(("a", "b"), labels)
+    subset = LabelledImages(("a", "b"), labels)
     labels[0] = 7
-    assert part.labels.tolist() == [0, 1]
+    assert subset.labels.tolist() == [0, 1]
     with pytest.raises(ValueError, match="read-only"):
-        part.labels[0] = 1
+        subset.labels[0] = 1
     with pytest.raises(ValueError, match="unique"):
-        Partition(("a", "a"), np.array([0, 1]))
+        LabelledImages(("a", "a"), np.array([0, 1]))
     with pytest.raises(ValueError, match="shape"):
-        Partition(("a", "b"), np.array([0]))
+        LabelledImages(("a", "b"), np.array([0]))
 
 
 @pytest.mark.parametrize("name", ["caltech101", "cifar100_lt10"])
@@ -391,8 +391,8 @@ def test_counts_of_the_shared_sets(name):
     expected = json.loads((SHARED / f"{name}.counts.json").read_text())
     with open_source("folder", str(path)) as source:
         assert source.test is not None
-        for part, counts in ((source.train, expected["train"]), (source.test, expected["test"])):
-            found = np.bincount(part.labels, minlength=len(source.class_names))
+        for subset, counts in ((source.train, expected["train"]), (source.test, expected["test"])):
+            found = np.bincount(subset.labels, minlength=len(source.class_names))
             assert dict(zip(source.class_names, found.tolist(), strict=True)) == counts
         image = source.read_image(source.test.ids[-1])
         assert image.dtype == np.uint8

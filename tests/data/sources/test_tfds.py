@@ -30,12 +30,12 @@ class StripedSquares(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        return {part: self._generate_examples(part) for part in SIZES}
+        return {subset: self._generate_examples(subset) for subset in SIZES}
 
-    def _generate_examples(self, part="train"):
-        for i in range(SIZES[part]):
-            pixels = np.full((3, 4, 3), [i, SIZES[part], 0], np.uint8)
-            label = -1 if part == "test" and self.unlabelled_test else i % 2
+    def _generate_examples(self, subset="train"):
+        for i in range(SIZES[subset]):
+            pixels = np.full((3, 4, 3), [i, SIZES[subset], 0], np.uint8)
+            label = -1 if subset == "test" and self.unlabelled_test else i % 2
             yield i, {"image": pixels, "mask": pixels[..., :1], "label": label}
 
 
@@ -78,12 +78,12 @@ def test_a_prepared_data_set(prepared):
         assert source.content_hash(source.train.ids) == before
 
 
-def test_an_unlabelled_test_part_is_passed_over_and_validation_tested_on(prepared, caplog):
+def test_an_unlabelled_test_subset_is_skipped_and_validation_tested_on(prepared, caplog):
     with open_source("tfds:test_without_labels", prepared) as source:
         assert source.validation is None
         assert source.test is not None
         assert source.test.ids == ("validation/000000", "validation/000001", "validation/000002")
-    assert "the part 'test' has no labels" in caplog.text
+    assert "the subset 'test' has no labels" in caplog.text
 
 
 def test_a_damaged_tfrecord_is_named(tmp_path):

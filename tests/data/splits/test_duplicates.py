@@ -3,15 +3,15 @@ import hashlib
 import numpy as np
 
 from candle_tf.data.images.scan import Scan
-from candle_tf.data.sources.registry import Partition
+from candle_tf.data.sources.registry import LabelledImages
 from candle_tf.data.splits.duplicates import Duplicate, count_pairs, find_duplicates
 from candle_tf.data.splits.split import Split
 
 
-def split_of(**parts: dict[str, int]) -> Split:
+def split_of(**subsets: dict[str, int]) -> Split:
     partitions = {
-        name: Partition(tuple(labels), np.array(list(labels.values()), np.int32))
-        for name, labels in parts.items()
+        name: LabelledImages(tuple(labels), np.array(list(labels.values()), np.int32))
+        for name, labels in subsets.items()
     }
     counted = np.concatenate([partitions["train"].labels, partitions["validation"].labels])
     return Split("x", ("cat", "dog"), "natural", 1.0, 0, train_counts=np.bincount(counted),
@@ -24,7 +24,7 @@ def scan_of(contents: dict[str, str]) -> Scan:
     return Scan(tuple(contents), np.ones(len(contents), bool), np.stack(hashes))
 
 
-def test_duplicates_across_parts_are_found_with_their_classes():
+def test_duplicates_across_subsets_are_found_with_their_classes():
     split = split_of(
         train={"t1": 0, "t2": 1, "t3": 1, "t4": 0},
         validation={"v1": 0, "v2": 1},
@@ -44,7 +44,7 @@ def test_duplicates_across_parts_are_found_with_their_classes():
     }
 
 
-def test_twins_within_one_part_are_none():
+def test_twins_within_one_subset_are_none():
     split = split_of(train={"t1": 0, "t2": 1}, validation={}, test={"e1": 0, "e2": 1})
     assert find_duplicates(scan_of({"t1": "A", "t2": "A", "e1": "B", "e2": "B"}), split) == []
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from candle_tf.data.splits import json_stream as json_pieces
-from candle_tf.data.splits.json_stream import compact, readable
+from candle_tf.data.splits.json_stream import compact_json, indented_json
 
 CONTENT = {
     "hash": 'a"b\\ é\n',
@@ -24,13 +24,13 @@ def test_the_text_is_that_of_json(monkeypatch, block, lazy):
         return {k: iter(v.items()) if lazy and isinstance(v, dict) else v
                 for k, v in CONTENT.items()}  # fmt: skip
 
-    assert "".join(compact(content())) == json.dumps(CONTENT, separators=(",", ":"))
+    assert "".join(compact_json(content())) == json.dumps(CONTENT, separators=(",", ":"))
     whole = json.dumps(CONTENT, indent=1, ensure_ascii=False) + "\n"
-    assert "".join(readable(content())) == whole
+    assert "".join(indented_json(content())) == whole
 
 
 def test_no_piece_holds_more_than_a_block():
     entries = 100_000
-    pieces = list(compact({"train": ((f"{i:09d}", i) for i in range(entries))}))
+    pieces = list(compact_json({"train": ((f"{i:09d}", i) for i in range(entries))}))
     assert max(map(len, pieces)) < 8192 * 20
     assert len(json.loads("".join(pieces))["train"]) == entries

@@ -5,11 +5,11 @@ import pytest
 
 from candle_tf.data.splits.longtail import (
     SELECTIONS,
+    check_counts,
     hold_out,
     profile_counts,
     select,
     shot_groups,
-    wanted_counts,
 )
 from candle_tf.errors import UserError
 
@@ -271,7 +271,7 @@ def test_an_unknown_selection_is_refused_with_the_list():
 
 
 def test_a_list_of_counts_is_taken_as_it_is():
-    counts = wanted_counts([3, 1, 2], np.array([3, 5, 2]), ("ant", "bee", "cat"))
+    counts = check_counts([3, 1, 2], np.array([3, 5, 2]), ("ant", "bee", "cat"))
     assert counts.tolist() == [3, 1, 2]
     assert counts.dtype == np.int64
 
@@ -287,4 +287,4 @@ def test_a_list_of_counts_is_taken_as_it_is():
 )
 def test_a_list_that_does_not_fit_is_refused(wanted, message):
     with pytest.raises(UserError, match=message):
-        wanted_counts(wanted, np.array([3, 5, 2]), ("ant", "bee", "cat"))
+        check_counts(wanted, np.array([3, 5, 2]), ("ant", "bee", "cat"))

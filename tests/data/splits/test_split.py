@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from candle_tf.data.sources.registry import Partition, Source, open_source
+from candle_tf.data.sources.registry import LabelledImages, Source, open_source
 from candle_tf.data.splits.longtail import profile_counts, shot_groups
 from candle_tf.data.splits.split import Split, check_split, load_split, make_split, save_split
 from candle_tf.errors import UserError
@@ -17,17 +17,17 @@ SHARED = Path(__file__).parents[3] / "../shared/data"
 CLASSES = ("ant", "bee", "cat")
 
 
-def part(name: str, *sizes: int) -> Partition:
+def subset(name: str, *sizes: int) -> LabelledImages:
     labels = np.repeat(np.arange(len(sizes)), sizes)
     ids = tuple(f"{name}/{CLASSES[c]}/{i:03d}.png" for i, c in enumerate(labels))
-    return Partition(ids, labels)
+    return LabelledImages(ids, labels)
 
 
 def source_of(
-    train: Partition, test: Partition | None = None, names=CLASSES, validation=None
+    train: LabelledImages, test: LabelledImages | None = None, names=CLASSES, validation=None
 ) -> Source:
     def unread(image_id: str) -> np.ndarray:
-        raise AssertionError(f"a split does not look at images: {image_id}")
+        raise AssertionError(f"a split does not read images: {image_id}")
 
     return Source(
         "folder", names, train, test, unread, lambda image_id: image_id, validation=validation
@@ -45,53 +45,53 @@ def split_of(source: Source, **changes) -> Split:
     return make_split(source, **(options | changes))
 
 
-def counts(partition: Partition, classes: int = 3) -> list[int]:
+def counts(partition: LabelledImages, classes: int = 3) -> list[int]:
     return np.bincount(partition.labels, minlength=classes).tolist()
 
 
 @pytest.fixture
-def two_parts() -> Source:
-    return source_of(part("train", 100, 100, 100), part("test", 20, 10, 5))
+def two_subsets() -> Source:
+    return source_of(subset("train", 100, 100, 100), subset("test", 20, 10, 5))
 
 
 @pytest.fixture
-def one_part() -> Source:
-    return source_of(part("all", 100, 50, 100))
+def one_subset() -> Source:
+    return source_of(subset("all", 100, 50, 100))
 
 
-def test_a_given_test_part_is_kept_whole(two_parts):
-    split = split_of(two_parts)
-    assert split.test.ids == two_parts.test.ids
-    np.testing.assert_array_equal(split.test.labels, two_parts.test.labels)
+def test_a_given_test_subset_is_kept_whole(two_subsets):
+    split = split_of(two_subsets)
+    assert split.test.ids == two_subsets.test.ids
+    np.testing.assert_array_equal(split.test.labels, two_subsets.test.labels)
     # 100 * 10^(-r / 2), a tenth of each for validation.
     assert split.train_counts.tolist() == [100, 31, 10]
     assert counts(split.validation) == [10, 3, 1]
     assert counts(split.train) == [90, 28, 9]
-    assert set(split.train.ids) | set(split.validation.ids) <= set(two_parts.train.ids)
+    assert set(split.train.ids) | set(split.validation.ids) <= set(two_subsets.train.ids)
 
 
-def test_the_test_part_is_carved_before_the_long_tail(one_part):
-    split = split_of(one_part)
+def test_the_test_subset_is_carved_before_the_long_tail(one_subset):
+    split = split_of(one_subset)
     # A fifth of the source, as balanced as the source is.
     assert counts(split.test) == [20, 10, 20]
     # Of the 80, 40, 80 left: ranks 0, 2, 1.
     assert split.train_counts.tolist() == [80, 8, 25]
 
 
-def test_the_test_part_does_not_depend_on_the_long_tail(one_part):
-    first = split_of(one_part)
+def test_the_test_subset_does_not_depend_on_the_long_tail(one_subset):
+    first = split_of(one_subset)
     others = (
         {"imbalance_factor": 100},
         {"profile": "step"},
         {"profile": "natural", "validation_fraction": 0.5},
     )
     for changes in others:
-        assert split_of(one_part, **changes).test.ids == first.test.ids
+        assert split_of(one_subset, **changes).test.ids == first.test.ids
 
 
 @pytest.mark.parametrize("profile", ["natural", "exponential", "step"])
-@pytest.mark.parametrize("name", ["one_part", "two_parts"])
-def test_no_image_is_in_two_parts_and_labels_stay(request, name, profile):
+@pytest.mark.parametrize("name", ["one_subset", "two_subsets"])
+def test_no_image_is_in_two_subsets_and_labels_stay(request, name, profile):
     source = request.getfixturevalue(name)
     split = split_of(source, profile=profile, validation_fraction=0.3)
     ids = split.train.ids + split.validation.ids + split.test.ids
@@ -105,15 +105,15 @@ def test_no_image_is_in_two_parts_and_labels_stay(request, name, profile):
     )
 
 
-def test_no_validation_part_if_none_is_wanted(two_parts):
-    split = split_of(two_parts, validation_fraction=0)
+def test_no_validation_subset_if_none_is_wanted(two_subsets):
+    split = split_of(two_subsets, validation_fraction=0)
     assert split.validation.ids == ()
     assert counts(split.train) == [100, 31, 10]
 
 
-def test_a_validation_part_of_the_source_is_used_and_does_not_count(tmp_path, two_parts):
-    own = part("val", 5, 5, 5)
-    source = source_of(two_parts.train, two_parts.test, validation=own)
+def test_a_validation_subset_of_the_source_is_used_and_does_not_count(tmp_path, two_subsets):
+    own = subset("val", 5, 5, 5)
+    source = source_of(two_subsets.train, two_subsets.test, validation=own)
     split = split_of(source)
     assert split.validation.ids == own.ids
     assert counts(split.train) == split.train_counts.tolist() == [100, 31, 10]
@@ -124,21 +124,21 @@ def test_a_validation_part_of_the_source_is_used_and_does_not_count(tmp_path, tw
         split_of(source, validation_fraction=1)
 
 
-def test_a_changed_validation_part_is_noticed(two_parts):
-    source = source_of(two_parts.train, two_parts.test, validation=part("val", 5, 5, 5))
+def test_a_changed_validation_subset_is_noticed(two_subsets):
+    source = source_of(two_subsets.train, two_subsets.test, validation=subset("val", 5, 5, 5))
     split = split_of(source)
     for own, message in (
-        (part("val", 5, 5, 4), "1 images of the split were removed"),
-        (part("val", 5, 5, 6), "among the others"),
+        (subset("val", 5, 5, 4), "1 images of the split were removed"),
+        (subset("val", 5, 5, 6), "other images were"),
         (None, "15 images of the split were removed"),
     ):
         with pytest.raises(UserError, match=message):
-            check_split(split, source_of(two_parts.train, two_parts.test, validation=own))
+            check_split(split, source_of(two_subsets.train, two_subsets.test, validation=own))
 
 
-def test_the_hash_tells_splits_apart_and_the_seed_repeats_one(two_parts):
+def test_the_hash_tells_splits_apart_and_the_seed_repeats_one(two_subsets):
     splits = [
-        split_of(two_parts, **changes)
+        split_of(two_subsets, **changes)
         for changes in (
             {},
             {"seed": 1},
@@ -148,7 +148,7 @@ def test_the_hash_tells_splits_apart_and_the_seed_repeats_one(two_parts):
         )
     ]
     assert len({split.hash for split in splits}) == len(splits)
-    assert split_of(two_parts).hash == splits[0].hash
+    assert split_of(two_subsets).hash == splits[0].hash
     assert splits[0].train.ids != splits[1].train.ids
 
 
@@ -169,24 +169,24 @@ def test_digits_become_long_tailed():
         ({"imbalance_factor": 0.1}, "0.1.*>= 1"),
         ({"validation_fraction": 1}, r"1.*outside \[0, 1\)"),
         ({"test_fraction": -0.2}, r"-0.2.*outside \[0, 1\)"),
-        ({"test_fraction": 0}, "'folder' has no test part"),
+        ({"test_fraction": 0}, "'folder' has no test subset"),
         ({"seed": -4}, "Seed -4"),
     ],
 )
-def test_bad_values_are_refused(one_part, changes, message):
+def test_bad_values_are_refused(one_subset, changes, message):
     with pytest.raises(UserError, match=message):
-        split_of(one_part, **changes)
+        split_of(one_subset, **changes)
 
 
-def test_an_empty_validation_part_is_said(caplog):
-    split = split_of(source_of(part("train", 3, 3, 3), part("test", 1, 1, 1)))
+def test_an_empty_validation_subset_is_said(caplog):
+    split = split_of(source_of(subset("train", 3, 3, 3), subset("test", 1, 1, 1)))
     assert split.validation.ids == ()
-    assert "validation part" in caplog.text
+    assert "validation subset" in caplog.text
 
 
-def test_a_split_does_not_hold_an_image_twice(two_parts):
-    split = split_of(two_parts)
-    with pytest.raises(ValueError, match="two parts"):
+def test_a_split_does_not_hold_an_image_twice(two_subsets):
+    split = split_of(two_subsets)
+    with pytest.raises(ValueError, match="two subsets"):
         dataclasses.replace(split, test=split.train)
     with pytest.raises(ValueError, match="train_counts"):
         dataclasses.replace(split, train_counts=np.array([90, 28, 9]))
@@ -194,27 +194,27 @@ def test_a_split_does_not_hold_an_image_twice(two_parts):
         dataclasses.replace(split, class_names=("ant", "bee"))
 
 
-def test_saving_and_loading_give_the_same_split(tmp_path, one_part):
-    split = split_of(one_part, imbalance_factor=7.3, seed=12)
+def test_saving_and_loading_give_the_same_split(tmp_path, one_subset):
+    split = split_of(one_subset, imbalance_factor=7.3, seed=12)
     path = tmp_path / "run" / "split.json"
     save_split(split, path)
     loaded = load_split(path)
     assert loaded.hash == split.hash
     for field in dataclasses.fields(Split):
         before, after = getattr(split, field.name), getattr(loaded, field.name)
-        if isinstance(before, Partition):
+        if isinstance(before, LabelledImages):
             assert after.ids == before.ids
             before, after = before.labels, after.labels
         np.testing.assert_array_equal(after, before)
     assert loaded.train.labels.dtype == np.int32
     assert loaded.train_counts.dtype == np.int64
-    check_split(loaded, one_part)
+    check_split(loaded, one_subset)
 
 
-def test_the_file_is_readable_and_alone(tmp_path, two_parts):
+def test_the_file_is_readable_and_alone(tmp_path, two_subsets):
     path = tmp_path / "split.json"
-    save_split(split_of(two_parts), path)
-    save_split(split_of(two_parts, seed=1), path)
+    save_split(split_of(two_subsets), path)
+    save_split(split_of(two_subsets, seed=1), path)
     assert os.listdir(tmp_path) == ["split.json"]
     content = json.loads(path.read_text())
     assert content["train_counts"] == {"ant": 100, "bee": 31, "cat": 10}
@@ -223,33 +223,35 @@ def test_the_file_is_readable_and_alone(tmp_path, two_parts):
     assert ' "test/ant/000.png": 0,\n' in path.read_text()
 
 
-def test_a_split_that_cannot_be_written_is_a_user_error(tmp_path, two_parts):
+def test_a_split_that_cannot_be_written_is_a_user_error(tmp_path, two_subsets):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"split\.json cannot be written"):
-        save_split(split_of(two_parts), tmp_path / "file" / "split.json")
+        save_split(split_of(two_subsets), tmp_path / "file" / "split.json")
 
 
-def test_counts_are_filled_as_given(two_parts):
-    split = split_of(two_parts, profile="counts", class_counts=[10, 80, 40], imbalance_factor=100)
+def test_counts_are_filled_as_given(two_subsets):
+    split = split_of(two_subsets, profile="counts", class_counts=[10, 80, 40], imbalance_factor=100)
     assert split.train_counts.tolist() == [10, 80, 40]
     assert split.imbalance_factor == 8
     with pytest.raises(UserError, match="101 of class 'cat', which has 100"):
-        split_of(two_parts, profile="counts", class_counts=[10, 80, 101])
+        split_of(two_subsets, profile="counts", class_counts=[10, 80, 101])
 
 
-def test_first_goes_by_name_whatever_the_order_of_the_source(two_parts):
-    train = two_parts.train
+def test_first_goes_by_name_whatever_the_order_of_the_source(two_subsets):
+    train = two_subsets.train
     order = np.random.default_rng(0).permutation(len(train.ids))
-    mixed = Partition(tuple(train.ids[i] for i in order), train.labels[order])
-    for source in (two_parts, source_of(mixed, two_parts.test)):
+    mixed = LabelledImages(tuple(train.ids[i] for i in order), train.labels[order])
+    for source in (two_subsets, source_of(mixed, two_subsets.test)):
         split = split_of(source, selection="first", validation_fraction=0)
         expected = {f"train/{CLASSES[c]}/{100 * c + i:03d}.png" for c, n in enumerate((100, 31, 10))
                     for i in range(n)}  # fmt: skip
         assert set(split.train.ids) == expected
 
 
-def test_ldam_goes_by_name_and_does_not_follow_the_seed(two_parts):
-    splits = [split_of(two_parts, selection="ldam", validation_fraction=0, seed=s) for s in (0, 9)]
+def test_ldam_goes_by_name_and_does_not_follow_the_seed(two_subsets):
+    splits = [
+        split_of(two_subsets, selection="ldam", validation_fraction=0, seed=s) for s in (0, 9)
+    ]
     assert splits[0].train.ids == splits[1].train.ids
     legacy = np.random.RandomState(0)
     expected = set()
@@ -261,8 +263,8 @@ def test_ldam_goes_by_name_and_does_not_follow_the_seed(two_parts):
 
 
 @pytest.mark.parametrize("selection", ["first", "ldam"])
-def test_a_selection_is_saved_and_is_part_of_the_hash(tmp_path, two_parts, selection):
-    split = split_of(two_parts, selection=selection)
+def test_a_selection_is_saved_and_is_subset_of_the_hash(tmp_path, two_subsets, selection):
+    split = split_of(two_subsets, selection=selection)
     assert split.hash != dataclasses.replace(split, selection="seeded").hash
     save_split(split, tmp_path / "split.json")
     assert load_split(tmp_path / "split.json").selection == selection
@@ -270,8 +272,8 @@ def test_a_selection_is_saved_and_is_part_of_the_hash(tmp_path, two_parts, selec
     assert (content["format"], content["selection"]) == (2, selection)
 
 
-def test_seeded_splits_keep_the_hash_and_the_file_of_format_1(tmp_path, one_part):
-    split = split_of(one_part)
+def test_seeded_splits_keep_the_hash_and_the_file_of_format_1(tmp_path, one_subset):
+    split = split_of(one_subset)
     path = tmp_path / "split.json"
     save_split(split, path)
     # As written before there were other selections: one text, in this order.
@@ -285,13 +287,13 @@ def test_seeded_splits_keep_the_hash_and_the_file_of_format_1(tmp_path, one_part
         "train_counts": {"ant": 80, "bee": 8, "cat": 25},
     }
     for name in ("train", "validation", "test"):
-        part = getattr(split, name)
-        content[name] = dict(zip(part.ids, part.labels.tolist(), strict=True))
+        subset = getattr(split, name)
+        content[name] = dict(zip(subset.ids, subset.labels.tolist(), strict=True))
     text = json.dumps(content, separators=(",", ":"))
     assert split.hash == hashlib.sha256(text.encode()).hexdigest()
     whole = json.dumps({"hash": split.hash} | content, indent=1, ensure_ascii=False) + "\n"
     assert path.read_text() == whole
-    named = dict(sorted(zip(one_part.train.ids, one_part.train.labels.tolist(), strict=True)))
+    named = dict(sorted(zip(one_subset.train.ids, one_subset.train.labels.tolist(), strict=True)))
     text = json.dumps({"class_names": CLASSES, "test": None, "train": named},
                       separators=(",", ":"))  # fmt: skip
     assert split.source_hash == hashlib.sha256(text.encode()).hexdigest()
@@ -333,9 +335,9 @@ def move_a_test_image_to_train(content):
         lambda content: content.pop("hash"),
     ],
 )
-def test_an_edited_file_is_refused(tmp_path, two_parts, change):
+def test_an_edited_file_is_refused(tmp_path, two_subsets, change):
     path = tmp_path / "split.json"
-    save_split(split_of(two_parts), path)
+    save_split(split_of(two_subsets), path)
     edit(path, dict.copy)
     load_split(path)
     edit(path, change)
@@ -351,9 +353,9 @@ def test_a_damaged_file_is_refused(tmp_path, data):
         load_split(path)
 
 
-def test_a_truncated_file_is_refused(tmp_path, two_parts):
+def test_a_truncated_file_is_refused(tmp_path, two_subsets):
     path = tmp_path / "split.json"
-    save_split(split_of(two_parts), path)
+    save_split(split_of(two_subsets), path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match="damaged"):
         load_split(path)
@@ -364,24 +366,24 @@ def test_a_missing_file_is_refused(tmp_path):
         load_split(tmp_path / "split.json")
 
 
-def without(partition: Partition, *gone: str) -> Partition:
+def without(partition: LabelledImages, *gone: str) -> LabelledImages:
     rows = [i for i, image_id in enumerate(partition.ids) if image_id not in gone]
-    return Partition(tuple(partition.ids[i] for i in rows), partition.labels[rows])
+    return LabelledImages(tuple(partition.ids[i] for i in rows), partition.labels[rows])
 
 
-def relabelled(partition: Partition, image_id: str, label: int) -> Partition:
+def relabelled(partition: LabelledImages, image_id: str, label: int) -> LabelledImages:
     labels = partition.labels.copy()
     labels[partition.ids.index(image_id)] = label
-    return Partition(partition.ids, labels)
+    return LabelledImages(partition.ids, labels)
 
 
-def test_changed_data_are_noticed_and_counted(two_parts):
-    split = split_of(two_parts)
-    train, test = two_parts.train, two_parts.test
+def test_changed_data_are_noticed_and_counted(two_subsets):
+    split = split_of(two_subsets)
+    train, test = two_subsets.train, two_subsets.test
     used = split.train.ids[0], split.validation.ids[0]
     unused = min(set(train.ids) - {*split.train.ids, *split.validation.ids})
-    extra = Partition((*train.ids, "train/cat/new.png"), np.append(train.labels, 2))
-    others = "among the others images were added, removed or relabelled"
+    extra = LabelledImages((*train.ids, "train/cat/new.png"), np.append(train.labels, 2))
+    others = "but other images were added, removed or relabelled"
     for changed, message in (
         (source_of(without(train, *used), test), "2 images of the split were removed"),
         (source_of(train, without(test, test.ids[0])), "1 images of the split were removed"),
@@ -398,23 +400,23 @@ def test_changed_data_are_noticed_and_counted(two_parts):
             check_split(split, changed)
 
 
-def test_added_images_are_counted_where_all_were_used(two_parts):
-    split = split_of(two_parts, profile="natural")
-    train = two_parts.train
-    extra = Partition((*train.ids, "train/cat/new.png"), np.append(train.labels, 2))
+def test_added_images_are_counted_where_all_were_used(two_subsets):
+    split = split_of(two_subsets, profile="natural")
+    train = two_subsets.train
+    extra = LabelledImages((*train.ids, "train/cat/new.png"), np.append(train.labels, 2))
     with pytest.raises(UserError, match="1 images were added"):
-        check_split(split, source_of(extra, two_parts.test))
+        check_split(split, source_of(extra, two_subsets.test))
 
 
-def test_the_same_data_in_another_order_are_no_change(two_parts):
-    split = split_of(two_parts)
-    backwards = Partition(two_parts.train.ids[::-1], two_parts.train.labels[::-1])
-    check_split(split, source_of(backwards, two_parts.test))
+def test_the_same_data_in_another_order_are_no_change(two_subsets):
+    split = split_of(two_subsets)
+    backwards = LabelledImages(two_subsets.train.ids[::-1], two_subsets.train.labels[::-1])
+    check_split(split, source_of(backwards, two_subsets.test))
 
 
-def test_another_data_set_is_refused(two_parts):
+def test_another_data_set_is_refused(two_subsets):
     with open_source("digits", "") as digits, pytest.raises(UserError, match=r"'folder'.*'digits'"):
-        check_split(split_of(two_parts), digits)
+        check_split(split_of(two_subsets), digits)
 
 
 @pytest.mark.parametrize(("factor", "total"), [(10, 19573), (50, 12608), (100, 10847), (200, 9502)])

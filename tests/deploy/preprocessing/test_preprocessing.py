@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from candle_tf.data.images.decode import MAX_PIXELS, decode_image
-from candle_tf.data.images.store import squeeze
+from candle_tf.data.images.store import stretch
 from candle_tf.deploy.preprocessing.decode import decoded
 from candle_tf.deploy.preprocessing.orientation import orientation, upright
 from candle_tf.deploy.preprocessing.stretch import squeezed
@@ -80,7 +80,7 @@ def test_squeeze_is_pillows(squeeze_in_graph, side):
     shapes += [tuple(rng.integers(1, 700, 2)) for _ in range(12)]
     for height, width in shapes:
         for image in (noise(height, width, 3), noise(height, width, 3) // 128 * 255):
-            expected = squeeze(image, side)
+            expected = stretch(image, side)
             actual = squeeze_in_graph(image, side)
             np.testing.assert_array_equal(actual, expected, err_msg=f"{height} x {width}")
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from candle_tf.data.images.store import squeeze
+from candle_tf.data.images.store import stretch
 from candle_tf.deploy.tflite.metadata import encode, preprocessing, sidecar
 
 FILES = {
@@ -47,4 +47,4 @@ def test_a_centre_crop_is_told_between_the_two():
 def test_the_first_resize_is_the_datas_own():
     image = np.random.default_rng(0).integers(0, 256, (40, 70, 3)).astype(np.uint8)
     told = np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(squeeze(image, 16), told)
+    np.testing.assert_array_equal(stretch(image, 16), told)
