@@ -130,7 +130,7 @@ def test_a_class_without_readable_images_is_an_error(config):
 def test_nothing_left_to_test_on_is_an_error(config):
     with open_data(config) as source:
         split = draw_split(config, source)
-    with pytest.raises(UserError, match="nothing is left to test on"):
+    with pytest.raises(UserError, match="no test image is left"):
         leave_out(split, split.test.ids)
 
 

@@ -42,7 +42,7 @@ def test_names_with_commas_are_quoted(tmp_path):
     ("name", "text", "message"),
     [
         ("a.json", "[]", "there are none"),
-        ("a.json", "{", "no class counts"),
+        ("a.json", "{", "not valid class counts"),
         ("a.json", '"5"', "neither a list nor"),
         ("a.json", "[5, 3, 2.5]", "2.5 is not a whole number"),
         ("a.json", "[5, 3, true]", "True is not a whole number"),

@@ -281,7 +281,7 @@ def test_a_list_of_counts_is_taken_as_it_is():
     [
         ([3, 1], "2 class counts.*has 3 classes"),
         ([4, 1, 2], "4 of class 'ant', which has 3:"),
-        ([3, 0, 2], "0 of class 'bee'.*take it out"),
+        ([3, 0, 2], "0 of class 'bee'.*remove it"),
         ([9, 9, 9], "'ant'.*'bee'.*'cat'"),
     ],
 )
