@@ -216,7 +216,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 try:
     stored_array(folder, "features", {}, (1000, 10), "float16", 10, compute)
 except UserError as error:
-    sys.exit(0 if "cannot be had" in str(error) and "--cache_dir" in str(error) else 3)
+    sys.exit(0 if "cannot be reserved" in str(error) and "--cache_dir" in str(error) else 3)
 sys.exit(4)
 """
 
