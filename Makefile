@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Processes that share the tests, a file at a time; each takes up to 3 GB.
+# Processes that share the tests, one file at a time; each needs at most 3 GB.
 WORKERS ?= 2
 
 .PHONY: quickstart test lint format clean

@@ -1,13 +1,13 @@
-"""Accuracy on a test set: per class, by shot group, and how far confidence can be trusted.
+"""Accuracy on a test set, per class and by shot group, and calibration of the confidence.
 
-Pure NumPy; the logits may come from Keras, from a SavedModel or from a converted file.
+Pure NumPy: the logits may be from Keras, a SavedModel or a converted file.
 
     groups = {"many": np.array([0]), "medium": np.array([1]), "few": np.array([], int)}
     metrics = evaluate_logits(logits, labels, groups, ["cat", "dog"])
     metrics.mean, metrics.groups        # 0.75, {"many": 1.0, "medium": 0.5}
 
-Long-tailed test sets need not be balanced, so the headline is the mean over classes of the
-per-class accuracy (balanced accuracy); `overall`, the mean over images, stands beside it.
+Test sets may be unbalanced, so the main figure is the mean over classes of the per-class accuracy
+(balanced accuracy); `overall` is the mean over images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one classifier reached on one test set. Accuracies are fractions, 0 to 1.
+    """Results of one classifier on one test set. Accuracies are fractions, 0 to 1.
 
     Attributes:
         mean: mean of the per-class accuracies over the classes that have test images.
         overall: share of images classified correctly.
         groups: shot group -> mean per-class accuracy; a group without tested classes is absent.
-        group_classes: shot group -> number of classes that mean runs over; the same keys.
+        group_classes: shot group -> number of classes in that mean; the same keys.
         per_class: accuracy of each class in class order, None where it has no test image.
         worst_class: name of the tested class with the lowest accuracy (the first, on a tie).
         worst_accuracy: its accuracy.
@@ -53,7 +53,7 @@ class Metrics:
     untested_classes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain Python values that `json.dumps` takes and `from_json` reads back."""
+        """Plain Python values, JSON-ready; `from_json` is the inverse."""
         return asdict(self) | {
             "per_class": list(self.per_class),
             "untested_classes": list(self.untested_classes),
@@ -108,7 +108,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """`images` images of class `true` were called `predicted`.
+    """`images` images of class `true` were classified as `predicted`.
 
     `share` is their fraction of all test images of `true`, 0 to 1.
     """
@@ -125,10 +125,10 @@ def evaluate_logits(
     groups: Mapping[str, npt.ArrayLike],
     class_names: Sequence[str],
 ) -> Metrics:
-    """Measures a classifier from its outputs on a whole test set.
+    """Computes the metrics of a classifier from its logits on a whole test set.
 
     Args:
-        logits: float [N, C], any offset or scale; the class with the largest one is predicted.
+        logits: float [N, C], any offset or scale; the class with the largest logit is predicted.
         labels: int [N], 0 to C - 1.
         groups: shot group -> indices of its classes (`candle_tf.data.splits.longtail.shot_groups`).
         class_names: C names, in the order of the logits.
@@ -140,7 +140,7 @@ def evaluate_logits(
         ValueError: shapes that do not fit, labels or group indices out of range, a logit that is
             not finite, or no image at all.
     """
-    scores, targets = _checked_logits(logits, labels)
+    scores, targets = _check_logits(logits, labels)
     classes = scores.shape[1]
     if len(class_names) != classes:
         raise ValueError(
@@ -185,14 +185,14 @@ def reliability(
         bins: number of bins over (0, 1].
 
     Returns:
-        The arrays of a reliability diagram; their calibration error is a property.
+        The arrays of a reliability diagram, with the calibration error as a property.
 
     Raises:
         ValueError: as `evaluate_logits`; also values outside 0 to 1, or fewer than one bin.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
-    scores, targets = _checked_logits(probabilities, labels)
+    scores, targets = _check_logits(probabilities, labels)
     # float32 rows add up to 1 only up to rounding, and so may a single certain class.
     if scores.min() < 0 or scores.max() > 1 + 1e-5:
         raise ValueError(
@@ -231,13 +231,13 @@ def confused_pairs(
         labels: int [N], 0 to C - 1.
         predictions: int [N], 0 to C - 1.
         class_names: C names.
-        top: how many pairs at most; pairs with equally many images come in class order.
+        top: maximum number of pairs; pairs with equal counts are in class order.
 
     Raises:
         ValueError: as `confusion_matrix`.
     """
     classes = len(class_names)
-    # Not by way of the [C, C] matrix, which for 8,000 classes takes half a gigabyte.
+    # Not by the [C, C] matrix, which takes half a gigabyte for 8,000 classes.
     codes, images = np.unique(_pair_codes(labels, predictions, classes), return_counts=True)
     true, predicted = np.divmod(codes, classes)
     of_class = np.bincount(np.asarray(labels), minlength=classes)
@@ -253,10 +253,10 @@ def confused_pairs(
     ]
 
 
-def _checked_logits(
+def _check_logits(
     logits: npt.ArrayLike, labels: npt.ArrayLike
 ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Logits [N, C] as float32 or wider, labels [N] as int64, both found fit for use."""
+    """Checks logits [N, C] and labels [N]; returns them as float32 or wider, and int64."""
     scores, targets = _as_float(logits), np.asarray(labels)
     if scores.ndim != 2 or targets.shape != scores.shape[:1] or scores.size == 0:
         raise ValueError(
@@ -314,7 +314,7 @@ def _reliability(
     confidence: npt.NDArray[Any], correct: npt.NDArray[np.bool_], bins: int
 ) -> Reliability:
     edges = np.linspace(0.0, 1.0, bins + 1)
-    # Inner edges only, so that 1 + rounding still falls into the last bin.
+    # Inner edges only, so that 1 + rounding error is in the last bin.
     index = np.digitize(confidence, edges[1:-1], right=True)
     return Reliability(
         edges=edges,

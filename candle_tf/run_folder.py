@@ -1,12 +1,12 @@
-"""The folder of a run: settings, split, stages, report, export, and a manifest over all of it.
+"""The folder of a run: settings, split, stages, report, export and manifest.
 
 runs/digits/
   config.json     the settings; `--config` repeats the run from it
-  data_check.json images left out as they cannot be read, and images in two parts
-  split.json      which image is trained, validated and tested on
+  data_check.json images left out as they cannot be read, and images in two subsets
+  split.json      images of train, validation and test
   calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
   student/        the same of the student
-  report.json     every figure          report.html   the images
+  report.json     all results           report.html   tables and figures
   export/         saved_model/<n>/, student.lce.tflite, student.float.tflite, student.json
   manifest.json   versions, and the SHA-256 of every file that a stage finished
 """
@@ -37,10 +37,10 @@ _PACKAGES = (
     "pillow",
     "scikit-learn",
 )
-# Where a run lies says nothing about what it computes: a moved folder goes on.
-_PLACES = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights")
-# A stopped run says to try the other one; once the split is saved it plays no part.
-_CHANGEABLE = (*_PLACES, "on_bad_image")
+# Paths do not change what a run computes: a moved folder can be resumed.
+_PATHS = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights")
+# A run with unreadable images says to try "skip". Once the split is saved it has no effect.
+_CHANGEABLE = (*_PATHS, "on_bad_image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,22 +56,22 @@ class RunFolder:
 
     @property
     def split_path(self) -> Path:
-        """Which image is in which part."""
+        """The split: images of train, validation and test."""
         return self.path / "split.json"
 
     @property
     def data_check_path(self) -> Path:
-        """Images left out, and images in two parts."""
+        """Images left out, and images in two subsets."""
         return self.path / "data_check.json"
 
     @property
     def report_path(self) -> Path:
-        """Every figure of the run."""
+        """All results of the run."""
         return self.path / "report.json"
 
     @property
     def export_path(self) -> Path:
-        """What is shipped."""
+        """The exported files."""
         return self.path / "export"
 
     @property
@@ -80,12 +80,12 @@ class RunFolder:
         return self.path / "manifest.json"
 
     def record(self, stage: str, files: Iterable[Path], **facts: str) -> None:
-        """Writes into the manifest that `stage` finished with these files.
+        """Records in the manifest that a stage finished, with its files.
 
         Args:
             stage: its name.
-            files: what it wrote, inside the folder.
-            **facts: what is not a file here, such as the hash of the teacher's weights.
+            files: the files it wrote, inside the folder.
+            **facts: other entries, such as the hash of the teacher's weights.
         """
         manifest = self.manifest()
         now = versions()
@@ -103,11 +103,11 @@ class RunFolder:
         }
         write_atomically(self.manifest_path, (json.dumps(manifest, indent=2) + "\n").encode())
 
-    def finished(self, stage: str) -> bool:
-        """Whether `stage` is recorded and all of its files are as they were written.
+    def is_finished(self, stage: str) -> bool:
+        """Whether a stage is recorded and all of its files are unchanged.
 
         Raises:
-            UserError: where a recorded file is missing or damaged; names it.
+            UserError: if a recorded file is missing or damaged; names it.
         """
         files = self.manifest().get("stages", {}).get(stage)
         if files is None:
@@ -116,23 +116,23 @@ class RunFolder:
             path = self.path / name
             if not path.exists() or sha256_of_file(path) != expected:
                 raise UserError(
-                    f"{path} is missing or not as the stage {stage!r} wrote it. Restore it, or "
-                    f"take {stage!r} out of {self.manifest_path} to do that stage again."
+                    f"{path} is missing or was changed after the stage {stage!r}. Restore it, "
+                    f"or remove {stage!r} from {self.manifest_path} to run that stage again."
                 )
         return True
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest as it stands; empty before the first stage.
+        """Reads the manifest; empty before the first stage.
 
         Raises:
-            UserError: where the file is damaged.
+            UserError: if the file is damaged.
         """
         if not self.manifest_path.exists():
             return {}
         try:
             manifest = json.loads(self.manifest_path.read_text())
             if not isinstance(manifest, dict):
-                raise ValueError("it does not hold one JSON object")
+                raise ValueError("it is not a JSON object")
         except ValueError as error:
             raise UserError(
                 f"The manifest {self.manifest_path} is damaged ({error}). Restore or delete it; "
@@ -142,17 +142,17 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can change a run's figures."""
+    """Versions of all packages that can change a run's results."""
     found = {name: metadata.version(name) for name in _PACKAGES}
     return {"candle_tf": candle_tf.__version__, "python": platform.python_version(), **found}
 
 
 def open_run_folder(config: Config) -> RunFolder:
-    """Makes the folder of a run, or takes up the one an earlier call of the same command made.
+    """Makes the folder of a run, or opens it to resume the run.
 
     Raises:
-        UserError: where the folder holds a run with other settings (which are named), or cannot
-            be written.
+        UserError: if the folder has a run with other settings (which are named), or cannot be
+            written.
     """
     folder = RunFolder(Path(config.run_dir))
     try:
@@ -174,6 +174,6 @@ def _require_same(before: Config, now: Config, path: Path) -> None:
     ]
     if changed:
         raise UserError(
-            f"{path} holds a run with other settings: {'; '.join(changed)}. Give another "
-            "--run_dir, or the settings of that run (--config) to go on with it."
+            f"{path} has a run with other settings: {'; '.join(changed)}. Give another "
+            "--run_dir, or the settings of that run (--config) to resume it."
         )

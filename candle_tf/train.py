@@ -3,7 +3,7 @@
     python -m candle_tf.train --flagfile=configs/quickstart.cfg
     python -m candle_tf.train --dataset=folder --data_dir=images.zip --run_dir=runs/images
 
-The same command goes on where it was stopped.
+The same command resumes an interrupted run.
 """
 
 from candle_tf import app

@@ -34,7 +34,7 @@ def test_a_new_run_gets_its_folder_and_settings(tmp_path):
     assert folder.config_path == folder.path / "config.json"
     assert Config.from_json(folder.config_path) == settings
     assert folder.manifest() == {}
-    assert not folder.finished("train")
+    assert not folder.is_finished("train")
 
 
 def test_the_same_settings_open_it_again(tmp_path):
@@ -72,11 +72,11 @@ def test_a_moved_run_resumes(folder, tmp_path):
     moved = tmp_path / "elsewhere" / "run"
     shutil.move(folder.path, tmp_path / "elsewhere" / "run")
     opened = open_run_folder(config(moved, cache_dir=str(tmp_path / "cache")))
-    assert opened.finished("train")
+    assert opened.is_finished("train")
     assert Config.from_json(opened.config_path).run_dir == str(moved)
 
 
-def test_moved_data_and_weights_go_on(tmp_path):
+def test_moved_data_and_weights_resume(tmp_path):
     settings = config(
         tmp_path, dataset="list", data_dir="a.zip", train_list="a.csv", teacher_weights="w.h5",
         teacher_weights_sha256="12",
@@ -112,22 +112,22 @@ def test_the_manifest_holds_versions_and_hashes(folder):
             "student/weights.h5": sha256_of_file(folder.path / "student/weights.h5"),
         }
     }
-    assert folder.finished("train")
-    assert not folder.finished("export")
+    assert folder.is_finished("train")
+    assert not folder.is_finished("export")
 
 
 def test_another_stage_leaves_the_first_in_place(folder):
     folder.report_path.write_text("{}")
     folder.record("evaluate", [folder.report_path])
-    assert folder.finished("train")
-    assert folder.finished("evaluate")
+    assert folder.is_finished("train")
+    assert folder.is_finished("evaluate")
     assert RunFolder(folder.path).manifest()["stages"].keys() == {"train", "evaluate"}
 
 
 def test_a_stage_recorded_again_is_known_by_its_new_files(folder):
     (folder.path / "student/weights.h5").write_bytes(b"new weights")
     folder.record("train", [folder.path / "student/weights.h5"])
-    assert folder.finished("train")
+    assert folder.is_finished("train")
     assert folder.manifest()["stages"]["train"].keys() == {"student/weights.h5"}
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_file_is_named(folder, damage):
     else:
         path.write_bytes(b"wEights" if damage == "changed" else b"weigh")
     with pytest.raises(UserError) as caught:
-        folder.finished("train")
+        folder.is_finished("train")
     message = str(caught.value)
     assert str(path) in message
     assert "'train'" in message
@@ -150,7 +150,7 @@ def test_a_damaged_file_is_named(folder, damage):
 def test_a_damaged_manifest_is_refused_and_left_alone(folder, text):
     data = text if isinstance(text, bytes) else text.encode()
     folder.manifest_path.write_bytes(data)
-    for call in (lambda: folder.finished("train"), lambda: folder.record("train", [])):
+    for call in (lambda: folder.is_finished("train"), lambda: folder.record("train", [])):
         with pytest.raises(UserError, match=r"manifest\.json is damaged"):
             call()
     assert folder.manifest_path.read_bytes() == data

@@ -67,7 +67,7 @@ def export(
     """
     record_path = folder.export_path / "export.json"
     identity = fingerprint(student)
-    if folder.finished(STAGE):
+    if folder.is_finished(STAGE):
         record = json.loads(record_path.read_text())
         if record["student"] == identity and record.get("format") == _FORMAT:
             return _exported(record, folder)

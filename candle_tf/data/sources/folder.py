@@ -49,13 +49,13 @@ def _find_subsets(name: str, tree: FileTree) -> Source:
     if len(images) < len(tree.files):
         logging.warning("%s: %s skipped", tree.path, _other_files(tree))
     if not images:
-        raise UserError(f"{tree.path}: no images found, but {_found(tree)}. {_LAYOUT}")
+        raise UserError(f"{tree.path}: no images found, but {_describe_contents(tree)}. {_LAYOUT}")
     prefixes = _subset_prefixes(tree, images)
     by_class = _classes(tree, images, prefixes["train"])
     if len(by_class) < 2:
         raise UserError(
             f"{tree.path}: {len(by_class)} class folders with images where at least 2 are "
-            f"needed; found {_found(tree)}. {_LAYOUT}"
+            f"needed; found {_describe_contents(tree)}. {_LAYOUT}"
         )
     class_names = tuple(sorted(by_class))
     subsets = {"train": _labelled_images(by_class, class_names)}
@@ -100,7 +100,7 @@ def _subset_prefixes(tree: FileTree, images: list[str]) -> dict[str, str]:
     if subsets:
         raise UserError(
             f"{tree.path}: folders {format_names(subsets)} look like subsets of a data set, but "
-            f"are not 'train' and 'test'; found {_found(tree)}. {_LAYOUT}"
+            f"are not 'train' and 'test'; found {_describe_contents(tree)}. {_LAYOUT}"
         )
     return {"train": ""}
 
@@ -173,7 +173,7 @@ def _suffixes(names: Iterable[str]) -> list[str]:
     return [PurePosixPath(name).suffix.lower() or "without extension" for name in names]
 
 
-def _found(tree: FileTree) -> str:
+def _describe_contents(tree: FileTree) -> str:
     tops = {name for name in tree.folders if "/" not in name}
     images = sum(map(is_image, tree.files))
     return (

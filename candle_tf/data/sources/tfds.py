@@ -89,7 +89,7 @@ def open_tfds(name: str, config: SourceConfig, builder_name: str = "") -> Source
             raise KeyError(image_id)
         return subset, int(row)
 
-    def encoded(image_id: str) -> bytes:
+    def read_encoded(image_id: str) -> bytes:
         subset, row = find(image_id)
         try:
             with lock:
@@ -104,10 +104,10 @@ def open_tfds(name: str, config: SourceConfig, builder_name: str = "") -> Source
         class_names,
         subsets["train"],
         subsets.get("test"),
-        lambda image_id: decode_image(encoded(image_id), f"{builder_name}: {image_id}"),
+        lambda image_id: decode_image(read_encoded(image_id), f"{builder_name}: {image_id}"),
         lambda image_id: f"{change_tokens[find(image_id)[0]]} {image_id}",
         validation=subsets.get("validation"),
-        encoded=encoded,
+        encoded=read_encoded,
     )
 
 

@@ -37,15 +37,15 @@ def test_missing_images_are_bad_ones(tmp_path):
 def test_a_stopped_scan_resumes_and_a_finished_one_is_used_again(tmp_path, monkeypatch):
     monkeypatch.setattr(scan_module, "_BLOCK", 2)
     read_ids = []
-    look_at = scan_module._look_at
+    scan_image = scan_module._scan_image
 
     def counting(source, image_id):
         read_ids.append(image_id)
         if len(read_ids) == 7:
             raise KeyboardInterrupt
-        return look_at(source, image_id)
+        return scan_image(source, image_id)
 
-    monkeypatch.setattr(scan_module, "_look_at", counting)
+    monkeypatch.setattr(scan_module, "_scan_image", counting)
     root = Path(write_folder(tmp_path / "data", tree(*NAMES)))
     with open_source("folder", str(root)) as source:
         with pytest.raises(KeyboardInterrupt):

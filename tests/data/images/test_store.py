@@ -34,14 +34,14 @@ def data(tmp_path):
     return root
 
 
-def opened(data, folder, ids=IDS, side=SIDE):
+def open_store(data, folder, ids=IDS, side=SIDE):
     with open_source("folder", str(data)) as source:
         return open_image_store(source, ids, side, folder)
 
 
 def test_each_row_is_the_image_of_its_id(data, tmp_path):
     order = IDS[::-1]
-    images = opened(data, tmp_path / "cache", order)
+    images = open_store(data, tmp_path / "cache", order)
     assert images.array.shape == (len(IDS), SIDE, SIDE, 3)
     assert images.array.dtype == np.uint8
     for i, image_id in enumerate(IDS):
@@ -53,15 +53,15 @@ def test_each_row_is_the_image_of_its_id(data, tmp_path):
 
 
 def test_rows_of_no_images_and_of_an_unknown_one(data, tmp_path):
-    images = opened(data, tmp_path / "cache")
+    images = open_store(data, tmp_path / "cache")
     assert images.rows_of([]).shape == (0,)
     with pytest.raises(KeyError):
         images.rows_of(["train/cat/9.png"])
 
 
 def test_keys_do_not_depend_on_order_or_number_of_images(data, tmp_path):
-    every = opened(data, tmp_path / "cache")
-    some = opened(data, tmp_path / "cache", (IDS[5], IDS[2]))
+    every = open_store(data, tmp_path / "cache")
+    some = open_store(data, tmp_path / "cache", (IDS[5], IDS[2]))
     assert every.keys.dtype == np.int64
     assert (every.keys >= 0).all()
     assert len(set(every.keys.tolist())) == len(IDS)
@@ -105,20 +105,20 @@ def test_stretch_is_antialiased():
     assert np.abs(square.astype(int) - 127.5).max() < 12
 
 
-def test_an_unreadable_image_is_named_and_a_rerun_after_mending_resumes(data, tmp_path):
+def test_an_unreadable_image_is_named_and_a_rerun_after_a_fix_resumes(data, tmp_path):
     broken = data / IDS[4]
     broken.write_bytes(png(noise(4))[:60])
     with pytest.raises(UserError, match=IDS[4]):
-        opened(data, tmp_path / "cache")
+        open_store(data, tmp_path / "cache")
     broken.write_bytes(png(noise(40)))
-    images = opened(data, tmp_path / "cache")
+    images = open_store(data, tmp_path / "cache")
     for i in (0, 4, 5):
         seed = 40 if i == 4 else i
         np.testing.assert_array_equal(images.array[i], stretch(noise(seed), SIDE))
 
 
 def test_a_second_opening_decodes_nothing(data, tmp_path):
-    first = opened(data, tmp_path / "cache")
+    first = open_store(data, tmp_path / "cache")
     seen = []
     with open_source("folder", str(data)) as source:
         read = source.reader
@@ -131,9 +131,9 @@ def test_a_second_opening_decodes_nothing(data, tmp_path):
 
 
 def test_a_changed_image_is_decoded_again(data, tmp_path):
-    before = opened(data, tmp_path / "cache")
+    before = open_store(data, tmp_path / "cache")
     (data / IDS[1]).write_bytes(png(noise(90, 25, 25)))
-    after = opened(data, tmp_path / "cache")
+    after = open_store(data, tmp_path / "cache")
     assert after.digest != before.digest
     np.testing.assert_array_equal(after.array[1], stretch(noise(90, 25, 25), SIDE))
     np.testing.assert_array_equal(after.array[2], before.array[2])
@@ -141,7 +141,7 @@ def test_a_changed_image_is_decoded_again(data, tmp_path):
 
 
 def test_another_side_is_another_digest(data, tmp_path):
-    small, large = (opened(data, tmp_path / "cache", side=side) for side in (SIDE, 2 * SIDE))
+    small, large = (open_store(data, tmp_path / "cache", side=side) for side in (SIDE, 2 * SIDE))
     assert small.digest != large.digest
     assert large.array.shape[1] == 2 * SIDE
 
@@ -169,7 +169,7 @@ def test_streamed_images_are_the_stored_ones_bit_for_bit(data, tmp_path, resize)
 
 
 def test_original_aspect_shares_the_array_but_not_the_digest(data, tmp_path):
-    stretched = opened(data, tmp_path / "cache")
+    stretched = open_store(data, tmp_path / "cache")
     with open_source("folder", str(data)) as source:
         original = open_image_store(source, IDS, SIDE, tmp_path / "cache", resize="crop")
     np.testing.assert_array_equal(original.array, stretched.array)

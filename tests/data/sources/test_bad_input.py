@@ -54,7 +54,7 @@ def folder(root: Path, *names: str) -> object:
     return open_source("folder", write_folder(root / "images", tree(*names)))
 
 
-def listed(root: Path, text: str, **lists: str) -> object:
+def open_listed_images(root: Path, text: str, **lists: str) -> object:
     (root / "train.txt").write_text(text)
     for name, content in lists.items():
         (root / f"{name}.txt").write_text(content)
@@ -71,7 +71,7 @@ def run_on(root: Path, files: dict[str, bytes], **settings: object) -> object:
         return checked_split(config, open_run_folder(config), source)
 
 
-def damaged(data: dict[str, bytes]) -> dict[str, bytes]:
+def open_damaged_folder(data: dict[str, bytes]) -> dict[str, bytes]:
     names = [f"{subset}/{label}/{i}.png" for subset in ("train", "test") for label in ("ant", "bee")
              for i in range(5)]  # fmt: skip
     return tree(*names) | data
@@ -171,30 +171,38 @@ def _(root: Path) -> object:
     Image.new("1", (10_000, 10_000)).save(huge, "PNG")
     cut = image(1)[:-30]
     bad = {"train/ant/0.png": b"<html>", "train/bee/1.png": cut, "test/ant/2.png": huge.getvalue()}
-    return run_on(root, damaged(bad))
+    return run_on(root, open_damaged_folder(bad))
 
 
 @case("a class without readable images (--on_bad_image=skip)")
 def _(root: Path) -> object:
     bad = {f"train/ant/{i}.png": b"" for i in range(5)}
-    return run_on(root, damaged(bad), on_bad_image="skip")
+    return run_on(root, open_damaged_folder(bad), on_bad_image="skip")
 
 
-case("a list with a negative label")(lambda root: listed(root, "a/1.png 0\nb/1.png -1\n"))
+case("a list with a negative label")(
+    lambda root: open_listed_images(root, "a/1.png 0\nb/1.png -1\n")
+)
 case("a list with a label beyond --class_names")(
-    lambda root: listed(root, "a/1.png 0\nb/1.png 2\n", class_names="ant\nbee\n")
+    lambda root: open_listed_images(root, "a/1.png 0\nb/1.png 2\n", class_names="ant\nbee\n")
 )
 case("a list with a class that is not in --class_names")(
-    lambda root: listed(root, "a/1.png ant\nb/1.png bea\n", class_names="ant\nbee\n")
+    lambda root: open_listed_images(root, "a/1.png ant\nb/1.png bea\n", class_names="ant\nbee\n")
 )
-case("a list with a gap in the class numbers")(lambda root: listed(root, "a/1.png 0\nb/1.png 2\n"))
-case("a list that names an image twice")(lambda root: listed(root, "a/1.png 0\na/1.png 1\n"))
+case("a list with a gap in the class numbers")(
+    lambda root: open_listed_images(root, "a/1.png 0\nb/1.png 2\n")
+)
+case("a list that names an image twice")(
+    lambda root: open_listed_images(root, "a/1.png 0\na/1.png 1\n")
+)
 case("an image in the training and in the test list")(
-    lambda root: listed(root, "a/1.png 0\nb/1.png 1\n", test_list="b/1.png 1\n")
+    lambda root: open_listed_images(root, "a/1.png 0\nb/1.png 1\n", test_list="b/1.png 1\n")
 )
-case("a list with a path that leads out")(lambda root: listed(root, "../a.png 0\nb/1.png 1\n"))
-case("a list without labels")(lambda root: listed(root, "a/1.png\nb/1.png\n"))
-case("an empty list")(lambda root: listed(root, "\n"))
+case("a list with a path that leads out")(
+    lambda root: open_listed_images(root, "../a.png 0\nb/1.png 1\n")
+)
+case("a list without labels")(lambda root: open_listed_images(root, "a/1.png\nb/1.png\n"))
+case("an empty list")(lambda root: open_listed_images(root, "\n"))
 
 
 @case("a list with an image that the archive lacks")
@@ -218,7 +226,7 @@ def message_of(title: str, root: Path) -> str:
 
 
 @pytest.mark.parametrize("title", CASES)
-def test_bad_input_is_answered_with_the_place_and_what_to_do(title, tmp_path):
+def test_bad_input_is_reported_with_its_place_and_a_remedy(title, tmp_path):
     message = message_of(title, tmp_path)
     assert str(tmp_path) not in message
     assert message.endswith((".", ":"))

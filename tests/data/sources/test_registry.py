@@ -66,13 +66,13 @@ def write_tar_gz(root: Path, files: dict[str, bytes]) -> str:
 
 WRITERS = pytest.mark.parametrize("write", [write_folder, write_zip, write_tar, write_tar_gz])
 
-BOTH_PARTS = ("train/cat/b.png", "train/cat/a.PNG", "train/ant/0.png", "test/cat/a.png")
-WHOLE = (*BOTH_PARTS, "test/ant/1.png")
+BOTH_SUBSETS = ("train/cat/b.png", "train/cat/a.PNG", "train/ant/0.png", "test/cat/a.png")
+WHOLE = (*BOTH_SUBSETS, "test/ant/1.png")
 
 
 @WRITERS
 def test_train_and_test_folders(tmp_path, write):
-    with open_source("folder", write(tmp_path, tree(*BOTH_PARTS))) as source:
+    with open_source("folder", write(tmp_path, tree(*BOTH_SUBSETS))) as source:
         assert source.class_names == ("ant", "cat")
         assert source.train.ids == ("train/ant/0.png", "train/cat/a.PNG", "train/cat/b.png")
         np.testing.assert_array_equal(source.train.labels, [0, 1, 1])
@@ -80,7 +80,7 @@ def test_train_and_test_folders(tmp_path, write):
         assert source.test is not None
         assert source.test.ids == ("test/cat/a.png",)
         np.testing.assert_array_equal(source.test.labels, [1])
-        for red, name in enumerate(BOTH_PARTS):
+        for red, name in enumerate(BOTH_SUBSETS):
             image = source.read_image(name)
             np.testing.assert_array_equal(image, np.full((3, 4, 3), [red, 0, 0]))
 
@@ -115,7 +115,9 @@ def test_folder_and_zip_have_the_same_ids(tmp_path):
 
 
 def test_a_wrapping_folder_in_a_zip_is_taken_off(tmp_path):
-    files = tree(*(f"birds/{name}" for name in BOTH_PARTS), "README.txt", "__MACOSX/birds/._a.png")
+    files = tree(
+        *(f"birds/{name}" for name in BOTH_SUBSETS), "README.txt", "__MACOSX/birds/._a.png"
+    )
     with open_source("folder", write_zip(tmp_path, files)) as source:
         assert source.train.ids[0] == "train/ant/0.png"
         assert source.test is not None
@@ -182,7 +184,7 @@ def test_images_outside_class_folders_are_counted(tmp_path, write, caplog):
 
 @WRITERS
 def test_a_class_without_test_images_is_named(tmp_path, write, caplog):
-    open_source("folder", write(tmp_path, tree(*BOTH_PARTS))).close()
+    open_source("folder", write(tmp_path, tree(*BOTH_SUBSETS))).close()
     (record,) = caplog.records
     assert "test lacks the class 'ant'" in record.getMessage()
 
@@ -191,10 +193,10 @@ def test_a_class_without_test_images_is_named(tmp_path, write, caplog):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((*BOTH_PARTS, "test/gnu/1.png"), "class 'gnu', which train lacks"),
-        ((*BOTH_PARTS, "train/void/"), "no images in the class folder 'train/void'"),
+        ((*BOTH_SUBSETS, "test/gnu/1.png"), "class 'gnu', which train lacks"),
+        ((*BOTH_SUBSETS, "train/void/"), "no images in the class folder 'train/void'"),
         (("a/1.png", "b/1.png", "docs/1.txt"), "no images in the class folder 'docs'"),
-        ((*BOTH_PARTS[:3], "test/"), "test holds no class folders"),
+        ((*BOTH_SUBSETS[:3], "test/"), "test holds no class folders"),
         (("train/a/1.png", "train/a/2.png", "test/a/1.png"), "1 class folders.*at least 2"),
         (("1.png", "2.png"), "0 class folders.*no folders, 2 images.*Expected"),
         (("a/1.txt", "b/2.csv"), r"no images found.*'a', 'b'.*1 \.txt.*train/<class>"),
@@ -226,14 +228,14 @@ def test_what_is_neither_folder_nor_zip_is_refused(tmp_path):
 
 
 def test_a_truncated_zip_is_refused(tmp_path):
-    path = Path(write_zip(tmp_path, tree(*BOTH_PARTS)))
+    path = Path(write_zip(tmp_path, tree(*BOTH_SUBSETS)))
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UserError, match="whole ZIP"):
         open_source("folder", str(path))
 
 
 def test_a_damaged_member_is_named_when_read(tmp_path):
-    path = Path(write_zip(tmp_path, tree(*BOTH_PARTS)))
+    path = Path(write_zip(tmp_path, tree(*BOTH_SUBSETS)))
     data = bytearray(path.read_bytes())
     start = data.index(b"train/cat/b.png") + len("train/cat/b.png")
     data[start + 10 : start + 20] = bytes(10)
@@ -246,7 +248,7 @@ def test_a_damaged_member_is_named_when_read(tmp_path):
 
 @WRITERS
 def test_an_undecodable_image_is_named_when_read(tmp_path, write):
-    files = tree(*BOTH_PARTS) | {"train/cat/a.PNG": b"<html>"}
+    files = tree(*BOTH_SUBSETS) | {"train/cat/a.PNG": b"<html>"}
     with (
         open_source("folder", write(tmp_path, files)) as source,
         pytest.raises(UserError, match=r"train/cat/a\.PNG: not a readable image"),
@@ -259,12 +261,12 @@ def test_an_undecodable_image_is_named_when_read(tmp_path, write):
 )
 def test_members_that_lead_out_of_the_zip_are_refused(tmp_path, name):
     with pytest.raises(UserError, match=r"absolute name or one with"):
-        open_source("folder", write_zip(tmp_path, tree(*BOTH_PARTS, name)))
+        open_source("folder", write_zip(tmp_path, tree(*BOTH_SUBSETS, name)))
 
 
 def test_backslashes_do_not_hide_a_way_out(tmp_path):
     with pytest.raises(UserError, match="absolute name"):
-        open_source("folder", write_zip(tmp_path, tree(*BOTH_PARTS, "train\\..\\..\\x.png")))
+        open_source("folder", write_zip(tmp_path, tree(*BOTH_SUBSETS, "train\\..\\..\\x.png")))
 
 
 def test_encrypted_members_are_refused(tmp_path):
@@ -306,7 +308,7 @@ def test_a_zip_is_read_from_several_threads(tmp_path):
 
 
 def test_a_closed_zip_is_not_read(tmp_path):
-    source = open_source("folder", write_zip(tmp_path, tree(*BOTH_PARTS)))
+    source = open_source("folder", write_zip(tmp_path, tree(*BOTH_SUBSETS)))
     source.close()
     with pytest.raises(ValueError, match="closed"):
         source.read_image("train/cat/b.png")
@@ -314,14 +316,14 @@ def test_a_closed_zip_is_not_read(tmp_path):
 
 @WRITERS
 def test_only_listed_ids_are_read(tmp_path, write):
-    with open_source("folder", write(tmp_path, tree(*BOTH_PARTS))) as source:
+    with open_source("folder", write(tmp_path, tree(*BOTH_SUBSETS))) as source:
         for name in ("train/cat/c.png", "../secret.png"):
             with pytest.raises(KeyError):
                 source.read_image(name)
 
 
 def test_an_image_that_went_away_is_named(tmp_path):
-    with open_source("folder", write_folder(tmp_path, tree(*BOTH_PARTS))) as source:
+    with open_source("folder", write_folder(tmp_path, tree(*BOTH_SUBSETS))) as source:
         (tmp_path / "train/cat/b.png").unlink()
         with pytest.raises(UserError, match=r"b\.png: cannot be read"):
             source.read_image("train/cat/b.png")
@@ -335,12 +337,12 @@ def test_the_content_hash_follows_contents_and_order(tmp_path, write):
 
     ids = ["train/cat/b.png", "train/ant/0.png"]
     (tmp_path / "x").mkdir()
-    before = content_hash(tmp_path / "x", tree(*BOTH_PARTS), ids)
+    before = content_hash(tmp_path / "x", tree(*BOTH_SUBSETS), ids)
     with open_source("folder", str(next((tmp_path / "x").glob("data.*"), tmp_path / "x"))) as same:
         assert same.content_hash(ids) == before
         assert same.content_hash(ids[::-1]) != before
         assert same.content_hash(ids[:1]) != before
-    changed = tree(*BOTH_PARTS) | {"train/ant/0.png": image(200) + b"\0"}
+    changed = tree(*BOTH_SUBSETS) | {"train/ant/0.png": image(200) + b"\0"}
     assert content_hash(tmp_path / "x", changed, ids) != before
 
 

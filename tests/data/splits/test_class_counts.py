@@ -8,7 +8,7 @@ from candle_tf.errors import UserError
 CLASSES = ("ant", "bee", "cat")
 
 
-def written(tmp_path, name, text):
+def write_file(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     return str(path)
@@ -30,11 +30,11 @@ def test_numbers_are_in_the_order_of_the_classes(given):
     ],
 )
 def test_files_give_the_same(tmp_path, name, text):
-    assert read_class_counts(written(tmp_path, name, text), CLASSES) == [5, 3, 2]
+    assert read_class_counts(write_file(tmp_path, name, text), CLASSES) == [5, 3, 2]
 
 
 def test_names_with_commas_are_quoted(tmp_path):
-    path = written(tmp_path, "a.csv", '"crow, black",4\n"ant ""x""",1\n')
+    path = write_file(tmp_path, "a.csv", '"crow, black",4\n"ant ""x""",1\n')
     assert read_class_counts(path, ('ant "x"', "crow, black")) == [1, 4]
 
 
@@ -58,7 +58,7 @@ def test_names_with_commas_are_quoted(tmp_path):
     ],
 )
 def test_what_is_no_list_of_counts_is_refused_with_the_place(tmp_path, name, text, message):
-    path = written(tmp_path, name, text)
+    path = write_file(tmp_path, name, text)
     with pytest.raises(UserError, match=message) as caught:
         read_class_counts(path, CLASSES)
     assert path in str(caught.value)

@@ -44,7 +44,7 @@ def test_duplicates_across_subsets_are_found_with_their_classes():
     }
 
 
-def test_twins_within_one_subset_are_none():
+def test_repeats_within_one_subset_are_none():
     split = split_of(train={"t1": 0, "t2": 1}, validation={}, test={"e1": 0, "e2": 1})
     assert find_duplicates(scan_of({"t1": "A", "t2": "A", "e1": "B", "e2": "B"}), split) == []
 

@@ -371,7 +371,7 @@ def without(partition: LabelledImages, *gone: str) -> LabelledImages:
     return LabelledImages(tuple(partition.ids[i] for i in rows), partition.labels[rows])
 
 
-def relabelled(partition: LabelledImages, image_id: str, label: int) -> LabelledImages:
+def relabel(partition: LabelledImages, image_id: str, label: int) -> LabelledImages:
     labels = partition.labels.copy()
     labels[partition.ids.index(image_id)] = label
     return LabelledImages(partition.ids, labels)
@@ -387,9 +387,9 @@ def test_changed_data_are_noticed_and_counted(two_subsets):
     for changed, message in (
         (source_of(without(train, *used), test), "2 images of the split were removed"),
         (source_of(train, without(test, test.ids[0])), "1 images of the split were removed"),
-        (source_of(relabelled(train, used[0], 2), test), "1 images of the split have another"),
+        (source_of(relabel(train, used[0], 2), test), "1 images of the split have another"),
         (source_of(without(train, unused), test), others),
-        (source_of(relabelled(train, unused, 2), test), others),
+        (source_of(relabel(train, unused, 2), test), others),
         (source_of(extra, test), others),
         (source_of(train, test, ("ant", "bee", "dog")), "classes have other names"),
         (source_of(train, test, ("ant", "cat", "bee")), "another order"),
