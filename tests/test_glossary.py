@@ -84,7 +84,7 @@ NOT_PARTICIPLES = {"seed", "feed", "embed", "need", "token", "then", "harden", "
 IRREGULAR = {"drawn", "shown", "kept", "found", "built", "told", "given", "taken", "made", "sent",
              "seen", "laid", "put", "worn"}  # fmt: skip
 # First words of names that end in a participle: predicates and verbs.
-VERBS = {"is", "has", "uses", "assert", "restore", "save", "require", "refuse"}
+VERBS = {"is", "has", "uses", "assert", "open", "read", "restore", "save"}
 
 
 def texts() -> list[Path]:

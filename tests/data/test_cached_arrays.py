@@ -22,7 +22,7 @@ def expected_rows(factor: float = 1.0) -> np.ndarray:
 
 
 class Work:
-    """Rows of `expected`, with a note of the ranges that were asked for."""
+    """Computes `expected_rows` and records the ranges it was called with."""
 
     def __init__(self, factor: float = 1.0, fails_at: int | None = None) -> None:
         self.factor, self.fails_at = factor, fails_at

@@ -71,7 +71,7 @@ def run_on(root: Path, files: dict[str, bytes], **settings: object) -> object:
         return checked_split(config, open_run_folder(config), source)
 
 
-def open_damaged_folder(data: dict[str, bytes]) -> dict[str, bytes]:
+def files_with(data: dict[str, bytes]) -> dict[str, bytes]:
     names = [f"{subset}/{label}/{i}.png" for subset in ("train", "test") for label in ("ant", "bee")
              for i in range(5)]  # fmt: skip
     return tree(*names) | data
@@ -171,13 +171,13 @@ def _(root: Path) -> object:
     Image.new("1", (10_000, 10_000)).save(huge, "PNG")
     cut = image(1)[:-30]
     bad = {"train/ant/0.png": b"<html>", "train/bee/1.png": cut, "test/ant/2.png": huge.getvalue()}
-    return run_on(root, open_damaged_folder(bad))
+    return run_on(root, files_with(bad))
 
 
 @case("a class without readable images (--on_bad_image=skip)")
 def _(root: Path) -> object:
     bad = {f"train/ant/{i}.png": b"" for i in range(5)}
-    return run_on(root, open_damaged_folder(bad), on_bad_image="skip")
+    return run_on(root, files_with(bad), on_bad_image="skip")
 
 
 case("a list with a negative label")(

@@ -45,8 +45,8 @@ def split_of(source: Source, **changes) -> Split:
     return make_split(source, **(options | changes))
 
 
-def counts(partition: LabelledImages, classes: int = 3) -> list[int]:
-    return np.bincount(partition.labels, minlength=classes).tolist()
+def counts(images: LabelledImages, classes: int = 3) -> list[int]:
+    return np.bincount(images.labels, minlength=classes).tolist()
 
 
 @pytest.fixture
@@ -366,15 +366,15 @@ def test_a_missing_file_is_refused(tmp_path):
         load_split(tmp_path / "split.json")
 
 
-def without(partition: LabelledImages, *gone: str) -> LabelledImages:
-    rows = [i for i, image_id in enumerate(partition.ids) if image_id not in gone]
-    return LabelledImages(tuple(partition.ids[i] for i in rows), partition.labels[rows])
+def without(images: LabelledImages, *gone: str) -> LabelledImages:
+    rows = [i for i, image_id in enumerate(images.ids) if image_id not in gone]
+    return LabelledImages(tuple(images.ids[i] for i in rows), images.labels[rows])
 
 
-def relabel(partition: LabelledImages, image_id: str, label: int) -> LabelledImages:
-    labels = partition.labels.copy()
-    labels[partition.ids.index(image_id)] = label
-    return LabelledImages(partition.ids, labels)
+def relabel(images: LabelledImages, image_id: str, label: int) -> LabelledImages:
+    labels = images.labels.copy()
+    labels[images.ids.index(image_id)] = label
+    return LabelledImages(images.ids, labels)
 
 
 def test_changed_data_are_noticed_and_counted(two_subsets):
