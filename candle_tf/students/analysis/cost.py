@@ -16,7 +16,7 @@ from candle_tf.students.analysis.inference_graph import kernel_uses
 from candle_tf.students.analysis.preflight import conversion_problems
 from candle_tf.students.layers.blocks import is_binary_conv
 
-# A 64-bit processor does this many binary multiply-adds in the time of one in float.
+# A 64-bit processor computes this many binary multiply-adds in the time of one in float.
 BINARY_PER_FLOAT = 64
 _LOCAL = (
     tf.keras.layers.Conv2D,
@@ -27,22 +27,23 @@ _LOCAL = (
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs; a binary one that will not convert, as the float layer it will be.
+    """What one layer costs. A binary layer that will not convert is counted as a float layer.
 
     Attributes:
         name: of the layer.
         kind: its class.
-        output: shape of what it gives for one image, (H, W, C) or (C,).
-        receptive_field: side in pixels of what an output sees of the image through convolutions
-            and local pools, beyond the border too; None once all is averaged.
+        output: shape of its output for one image, (H, W, C) or (C,).
+        receptive_field: side in pixels of the part of the image that one output depends on, through
+            convolutions and local pools, including padding; None from the global average on.
         binary_parameters: weights of one bit.
         float_parameters: trained weights of 32 bits.
-        frozen_parameters: untrained ones: statistics of batch normalisation, fixed kernels.
+        frozen_parameters: weights that are not trained: statistics of batch normalisation, fixed
+            kernels.
         binary_multiply_adds: of one image.
         float_multiply_adds: of one image, in convolutions and matrix products.
-        bytes: predicted, of the converted file.
+        bytes: its predicted size in the converted file.
         converts: whether it will be a binary convolution; None for layers that are in float.
-        problem: why not; None where all is well.
+        problem: why it will not be; None otherwise.
     """
 
     name: str
@@ -115,7 +116,7 @@ class Summary:
 
     @property
     def problems(self) -> list[tuple[str, str]]:
-        """(layer, reason) of all that will not convert."""
+        """(layer, reason) of all binary layers that will not convert."""
         return [(layer.name, layer.problem) for layer in self.layers if layer.problem is not None]
 
 
@@ -123,8 +124,8 @@ def summarize(student: tf.keras.Model) -> Summary:
     """Counts what a student costs; OPs as in the literature on binary networks.
 
     Args:
-        student: Keras model from pixels [N, H, W, 3], with H and W fixed. Its weights' values only
-            matter for dead channels.
+        student: Keras model from pixels [N, H, W, 3], with H and W fixed. The values of its weights
+            matter only for dead channels.
 
     Source of the OPs: Bi-Real Net (Liu et al., ECCV 2018), section 5.3.
     """

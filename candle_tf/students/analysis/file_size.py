@@ -1,9 +1,10 @@
-"""How many bytes a student takes on the device, predicted without converting it.
+"""A student's size in bytes on the device, predicted without converting it.
 
 sum(shipped_bytes(layer, unconvertible=()) for layer in student.layers) + FILE_BYTES
 
-Of a converted file the largest part are constants, whose sizes follow from the layers: bits packed
-into words, what is folded, what stays. The rest are records of operators and tensors.
+The largest part of a converted file is constants. Their sizes follow from the layers: which kernels
+are packed to bits, which weights are folded into others, which stay. The rest is records of
+operators and tensors.
 """
 
 from collections.abc import Collection
@@ -15,10 +16,10 @@ import tensorflow as tf
 from candle_tf.students.layers.blocks import is_binary_conv
 from candle_tf.students.layers.pooling import GlobalMeanPool
 
-# The head of the file, and what is in it once: the lists, the signature, the names of operators.
+# The file's header, lists, signature and names of operators, which are in it once.
 FILE_BYTES = 1000
-# An operator's record; a tensor's, with its name of some 30 letters; the options of a binary
-# convolution. Measured on converted files of three kinds of student.
+# The records of an operator, of a tensor (with a name of some 30 letters), and of the options of a
+# binary convolution. Measured on converted files of three kinds of student.
 _OPERATOR_BYTES = 45
 _TENSOR_BYTES = 100
 _BINARY_OPTIONS_BYTES = 165
@@ -26,7 +27,7 @@ _BINARY_OPTIONS_BYTES = 165
 _WORD_BITS = 32
 _WORD_BYTES = 4
 
-# Disappear in the operator before them, or were only there for the training.
+# Layers that become part of the operator before them, or are used in training only.
 _FUSED = (
     tf.keras.layers.InputLayer,
     tf.keras.layers.ReLU,
@@ -68,7 +69,7 @@ def _constants(layer: Any, unconvertible: Collection[str]) -> list[int]:
     if isinstance(layer, tf.keras.layers.BatchNormalization):
         return [] if _is_folded(layer, unconvertible) else [channels, channels]
     if isinstance(layer, _CONVOLUTIONS):
-        # The bias is there in any case: batch normalisation goes into it.
+        # There is always a bias: batch normalisation is folded into it.
         return [layer.get_weights()[0].size, channels]
     if isinstance(layer, tf.keras.layers.Rescaling):
         return [np.size(layer.scale), np.size(layer.offset)]
@@ -78,8 +79,8 @@ def _constants(layer: Any, unconvertible: Collection[str]) -> list[int]:
 def _binary_constants(layer: Any) -> list[int]:
     """The packed kernel, and a multiplier and a bias per output channel.
 
-    They hold the kernel's scale and the batch normalisation. Those that are all 1, or all 0, are
-    stored once for all layers.
+    Multiplier and bias are the kernel's scale and the batch normalisation. Those that are all 1, or
+    all 0, are stored once for all layers.
     """
     height, width, channels, filters = layer.kernel.shape
     packed = int(height * width * -(-channels // _WORD_BITS) * filters)
@@ -91,17 +92,17 @@ def _binary_constants(layer: Any) -> list[int]:
 
 
 def _followers(layer: Any) -> list[Any]:
-    """The layers that take a layer's output, behind a ReLU too, which is fused."""
+    """The layers that read a layer's output, directly or behind a ReLU, which is fused."""
     found = [node.layer for node in layer.outbound_nodes]
     fused = [each for each in found if isinstance(each, tf.keras.layers.ReLU)]
     return found + [node.layer for each in fused for node in each.outbound_nodes]
 
 
 def _is_folded(norm: Any, unconvertible: Collection[str]) -> bool:
-    """Whether a batch normalisation disappears in the convolution before it."""
+    """Whether a batch normalisation is folded into the convolution before it."""
     (before,) = parents(norm)
     if isinstance(before, tf.keras.layers.ReLU):
-        # Float convolutions do not take it in behind a ReLU.
+        # Behind a ReLU it is not folded into a float convolution.
         return _is_binary(parents(before)[0], unconvertible)
     if _is_binary(before, unconvertible):
         return True
@@ -126,5 +127,5 @@ def _operators(layer: Any, unconvertible: Collection[str]) -> int:
 
 
 def parents(layer: Any) -> list[Any]:
-    """The layers whose outputs a layer takes."""
+    """The layers whose outputs a layer reads."""
     return tf.nest.flatten(layer.inbound_nodes[0].inbound_layers)

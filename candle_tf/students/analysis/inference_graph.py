@@ -1,10 +1,10 @@
-"""The TensorFlow graph a student runs at inference, read by the layers that own its kernels.
+"""The TensorFlow graph of a student's inference: its convolutions, by the layers that own kernels.
 
 for use in kernel_uses(student):
     print(use.layer.name, use.operation.type, use.multiply_adds)
 
-Unlike the list of Keras layers it shows what quantizers, pads and layers within layers really
-compute, which is also what a converter sees.
+Unlike the list of Keras layers it shows what quantizers, paddings and nested layers really compute,
+which is also the input of a converter.
 """
 
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ import tensorflow as tf
 
 CONVOLUTION = "Conv2D"
 _TRANSPOSED = "Conv2DBackpropInput"
-# Operations with a kernel, and where in their inputs the activations and the kernel are.
-_OPERANDS = {
+# Operations with a kernel, and the indices of the activations and the kernel in their inputs.
+_OPERAND_INDICES = {
     CONVOLUTION: (0, 1),
     "DepthwiseConv2dNative": (0, 1),
     "MatMul": (0, 1),
     _TRANSPOSED: (2, 1),
 }
-# What hands its input on unchanged; a converter takes all of them away.
-_PASSING = ("Identity", "IdentityN", "StopGradient", "PreventGradient")
+# Operations that copy their input; a converter removes all of them.
+_COPIES = ("Identity", "IdentityN", "StopGradient", "PreventGradient")
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class KernelUse:
     """One convolution or matrix product of the graph.
 
     Attributes:
-        layer: the layer of the student that owns the kernel (or holds the layer that does).
+        layer: the layer of the student that owns the kernel (or contains the layer that does).
         operation: the tf.Operation.
         activations: its tf.Tensor of activations, [1, H, W, C] or [1, C].
-        multiply_adds: those of one image.
+        multiply_adds: of one image.
     """
 
     layer: tf.keras.layers.Layer
@@ -56,9 +56,10 @@ def kernel_uses(student: tf.keras.Model) -> list[KernelUse]:
     captured = {inner.op.name: owners.get(id(outer)) for outer, inner in graph.captures}
     uses = []
     for operation in graph.get_operations():
-        if operation.type not in _OPERANDS:
+        if operation.type not in _OPERAND_INDICES:
             continue
-        activations, kernel = (operation.inputs[index] for index in _OPERANDS[operation.type])
+        indices = _OPERAND_INDICES[operation.type]
+        activations, kernel = (operation.inputs[index] for index in indices)
         layers = (captured.get(source.name) for source in _sources(kernel.op))
         layer = next((found for found in layers if found is not None), None)
         if layer is not None:
@@ -66,22 +67,22 @@ def kernel_uses(student: tf.keras.Model) -> list[KernelUse]:
     return uses
 
 
-def without_passing(tensor: Any) -> Any:
-    """The tensor that `tensor` is a mere copy of."""
-    while tensor.op.type in _PASSING:
+def copied_tensor(tensor: Any) -> Any:
+    """The tensor that `tensor` is a copy of; `tensor` itself where it is none."""
+    while tensor.op.type in _COPIES:
         tensor = tensor.op.inputs[tensor.value_index]
     return tensor
 
 
-def constant(tensor: Any) -> np.ndarray | None:
+def constant_value(tensor: Any) -> np.ndarray | None:
     """The value of a tensor that is a constant of the graph, else None."""
-    return tf.get_static_value(without_passing(tensor))
+    return tf.get_static_value(copied_tensor(tensor))
 
 
 def _inference_graph(student: tf.keras.Model, spec: tf.TensorSpec) -> Any:
     infer = tf.function(lambda pixels: student(pixels, training=False), autograph=False)
-    # Functions called on the way (Keras has one for grouped convolutions) are to be written out
-    # in the graph, not hidden behind a call.
+    # Nested functions (Keras has one for grouped convolutions) are to be traced into the graph, not
+    # called from it.
     eagerly = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
@@ -92,20 +93,20 @@ def _inference_graph(student: tf.keras.Model, spec: tf.TensorSpec) -> Any:
 
 def _sources(operation: Any) -> Iterator[Any]:
     """The operations without inputs that an operation depends on."""
-    waiting, seen = [operation], set()
-    while waiting:
-        operation = waiting.pop()
-        if operation.name in seen:
+    pending, visited = [operation], set()
+    while pending:
+        operation = pending.pop()
+        if operation.name in visited:
             continue
-        seen.add(operation.name)
+        visited.add(operation.name)
         if not operation.inputs:
             yield operation
-        waiting += [tensor.op for tensor in operation.inputs]
+        pending += [tensor.op for tensor in operation.inputs]
 
 
 def _multiply_adds(operation: Any) -> int:
-    """Positions times the kernel's size."""
-    kernel = operation.inputs[_OPERANDS[operation.type][1]]
+    """Number of output positions times the kernel's size."""
+    kernel = operation.inputs[_OPERAND_INDICES[operation.type][1]]
     positions = operation.inputs[2] if operation.type == _TRANSPOSED else operation.outputs[0]
     # With the first dimension: a dilated convolution is one of several smaller maps.
     return int(np.prod(positions.shape[:-1]) * np.prod(kernel.shape))

@@ -1,10 +1,10 @@
-"""Whether a student will stay binary on the device, told before it is trained.
+"""Whether a student will stay binary on the device, checked before it is trained.
 
 refuse_unconvertible(student)           # UserError, naming the first layer and the reason
 conversion_problems(student)            # [("block01_conv", "its activations come from ..."), ...]
 
-The rules are those by which the Larq Compute Engine's converter makes a float convolution of a
-binary one without a word. They are looked up in the traced graph; nothing is converted.
+The rules are those by which the Larq Compute Engine's converter silently makes a float convolution
+of a binary one. They are checked on the traced graph; nothing is converted.
 """
 
 from typing import Any
@@ -18,9 +18,9 @@ from candle_tf.errors import UserError
 from candle_tf.students.analysis.inference_graph import (
     CONVOLUTION,
     KernelUse,
-    constant,
+    constant_value,
+    copied_tensor,
     kernel_uses,
-    without_passing,
 )
 from candle_tf.students.layers.blocks import is_binary_conv
 
@@ -31,7 +31,7 @@ _SCALE_TOLERANCE = 0.005
 
 
 def refuse_unconvertible(student: tf.keras.Model) -> None:
-    """Refuses a student of which a binary layer would be shipped in float; logs warnings.
+    """Refuses a student with a binary layer that would be exported in float; logs warnings.
 
     Args:
         student: Keras model with a fixed input shape, built or trained.
@@ -59,8 +59,8 @@ def conversion_problems(student: tf.keras.Model) -> list[tuple[str, str]]:
 
     Returns:
         (layer name, reason) for each layer that quantizes its kernel or its activations to one bit
-        and will not be converted to a binary convolution, or to a wrong one; in order. Empty if
-        all is well.
+        and will not be converted to a binary convolution, or be converted to a wrong one; in order.
+        Empty where there is none.
     """
     uses: dict[str, list[KernelUse]] = {layer.name: [] for layer in student.layers}
     for use in kernel_uses(student):
@@ -70,12 +70,12 @@ def conversion_problems(student: tf.keras.Model) -> list[tuple[str, str]]:
 
 
 def conversion_warnings(student: tf.keras.Model) -> list[tuple[str, str]]:
-    """(layer name, what is unwise) of layers that convert, but at a price one may not expect."""
+    """(layer name, warning) of layers that convert, but at an unexpected cost."""
     return [
         (
             layer.name,
             "a PReLU without shared_axes=[1, 2] keeps a slope for each pixel: "
-            f"{int(np.prod(layer.alpha.shape))} of them are shipped",
+            f"{int(np.prod(layer.alpha.shape))} of them are exported",
         )
         for layer in student.layers
         if isinstance(layer, tf.keras.layers.PReLU) and max(layer.alpha.shape[:-1], default=1) > 1
@@ -99,8 +99,8 @@ def _is_one_bit(quantizer: Any) -> bool:
 
 
 def _float_kernel_problem(layer: Any, uses: list[KernelUse]) -> str | None:
-    """Signs that are multiplied in float: the half of a binary layer that gains nothing."""
-    signs = any(_is_sign(without_passing(use.activations)) for use in uses)
+    """Why signs that are multiplied by a float kernel gain nothing."""
+    signs = any(_is_sign(copied_tensor(use.activations)) for use in uses)
     if signs or _is_one_bit(getattr(layer, "input_quantizer", None)):
         return "its activations are quantized to one bit, but its kernel is not; both are needed"
     return None
@@ -110,7 +110,7 @@ def _layer_problem(layer: Any) -> str | None:
     if not is_binary_conv(layer) or isinstance(layer, tf.keras.layers.Conv2DTranspose):
         kind = type(layer).__name__
         remedy = "a 1x1 convolution on a 1x1 map" if "Dense" in kind else "a plain convolution"
-        return f"there is no binary form of {kind}; use {remedy}, or leave it in float"
+        return f"there is no binary operator for {kind}; use {remedy}, or leave it in float"
     if layer.compute_dtype != "float32":
         return f"it computes in {layer.compute_dtype}; build the student in float32"
     if layer.groups > 1:
@@ -121,26 +121,27 @@ def _layer_problem(layer: Any) -> str | None:
 
 
 def _use_problem(use: KernelUse) -> str | None:
-    """What stands between the sign and the convolution."""
-    activations = without_passing(use.activations)
+    """An operation between the sign and the convolution that keeps it from being converted."""
+    activations = copied_tensor(use.activations)
     dilations = (
         use.operation.get_attr("dilations")[1:3] if use.operation.type == CONVOLUTION else ()
     )
     if activations.op.type == "SpaceToBatchND":  # how TensorFlow writes a dilated convolution
-        dilations = constant(activations.op.inputs[1])
-        activations = without_passing(activations.op.inputs[0])
+        dilations = constant_value(activations.op.inputs[1])
+        activations = copied_tensor(activations.op.inputs[0])
     if activations.op.type in ("Pad", "PadV2", "MirrorPad"):
         problem = _padding_problem(activations.op, use, dilations)
         if problem is not None:
             return problem
-        activations = without_passing(activations.op.inputs[0])
+        activations = copied_tensor(activations.op.inputs[0])
     if _is_sign(activations):
         return _small_map_problem(use)
     if use.operation.type != CONVOLUTION:
-        return f"it runs as {use.operation.type}, which has no binary form"
+        return f"it runs as {use.operation.type}, which has no binary operator"
     return (
-        f"its activations come from {activations.op.type} ({_layer_of(activations.op)}), not right "
-        "from a sign that the converter knows (larq.math.sign, or tf.where(x >= 0, 1., -1.))"
+        f"its activations come from {activations.op.type} ({_layer_of(activations.op)}), not "
+        "directly from a sign that the converter knows (larq.math.sign, or "
+        "tf.where(x >= 0, 1., -1.))"
     )
 
 
@@ -161,19 +162,19 @@ def _small_map_problem(use: KernelUse) -> str | None:
 def _is_sign(tensor: Any) -> bool:
     """Whether a tensor is written in one of the ways the converter reads as a sign.
 
-    They are sign(sign(x) + c), and a choice between the scalars 1 and -1. Of c the converter asks
-    nothing, and reads ternary signs, sign(sign(x + t) + sign(x - t)), as binary ones.
+    They are sign(sign(x) + c), and a choice between the scalars 1 and -1. The converter does not
+    check c, and reads ternary signs, sign(sign(x + t) + sign(x - t)), as binary ones.
     """
     operation = tensor.op
     if operation.type == "Sign":
-        inner = without_passing(operation.inputs[0]).op
+        inner = copied_tensor(operation.inputs[0]).op
         if inner.type != "AddV2":
             return False
-        signs = [term for term in inner.inputs if without_passing(term).op.type == "Sign"]
-        shifts = [constant(term) for term in inner.inputs]
+        signs = [each for each in inner.inputs if copied_tensor(each).op.type == "Sign"]
+        shifts = [constant_value(each) for each in inner.inputs]
         return len(signs) == 1 and any(c is not None and np.all((c > 0) & (c < 1)) for c in shifts)
     if operation.type in ("Select", "SelectV2"):
-        values = [constant(term) for term in operation.inputs[1:]]
+        values = [constant_value(each) for each in operation.inputs[1:]]
         # Constants of the activations' own shape are not recognized.
         return all(value is not None and value.size == 1 for value in values) and {
             float(value.item()) for value in values if value is not None
@@ -182,7 +183,7 @@ def _is_sign(tensor: Any) -> bool:
 
 
 def _padding_problem(pad: Any, use: KernelUse, dilations: Any) -> str | None:
-    value = 0.0 if pad.type != "PadV2" else constant(pad.inputs[2])
+    value = 0.0 if pad.type != "PadV2" else constant_value(pad.inputs[2])
     if pad.type == "MirrorPad" or value != 1.0:
         where = _layer_of(pad)
         what = "mirrored values" if pad.type == "MirrorPad" else f"{value}"
@@ -190,13 +191,13 @@ def _padding_problem(pad: Any, use: KernelUse, dilations: Any) -> str | None:
             f"its activations are padded with {what} ({where}) after the sign; give the layer "
             'padding="same" with pad_values of 1 or 0, or padding="valid"'
         )
-    given = constant(pad.inputs[1])
+    given = constant_value(pad.inputs[1])
     expected = _same_padding(pad.inputs[0].shape, use.operation, dilations)
     if given is None or not np.array_equal(given, expected):
-        # Some of these the converter takes for "same" padding, and shifts the map.
+        # The converter reads some of these as "same" padding, and shifts the map.
         return (
             f'it is padded with 1 otherwise than by padding="same" ({_layer_of(pad)}); the engine '
-            "has that padding alone"
+            "has only that padding"
         )
     return None
 
@@ -216,7 +217,7 @@ def _same_padding(shape: Any, convolution: Any, dilations: Any) -> list[list[int
 def _kernel_problem(layer: Any) -> str | None:
     """Values that the converter does not read as one scale per output channel and signs."""
     if not getattr(layer.kernel_quantizer, "is_hard", True):
-        return None  # annealed: its signs are there at the end of the training, not before
+        return None  # annealed: its kernel is a sign only at the end of the training
     kernel = np.abs(layer.kernel_quantizer(tf.constant(layer.get_weights()[0])).numpy())
     kernel = kernel.reshape(-1, kernel.shape[-1])
     scales = kernel.mean(axis=0)
@@ -232,5 +233,5 @@ def _kernel_problem(layer: Any) -> str | None:
 
 
 def _layer_of(operation: Any) -> str:
-    """Where in the student an operation is: its name without the model's own."""
+    """The name of an operation's layer: the operation's name without the model's."""
     return operation.name.partition("/")[2].rpartition("/")[0] or operation.name

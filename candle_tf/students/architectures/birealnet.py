@@ -1,4 +1,4 @@
-"""Bi-Real Net 18 (Liu et al., ECCV 2018): a binary ResNet-18 with a shortcut a convolution.
+"""Bi-Real Net 18 (Liu et al., ECCV 2018): a binary ResNet-18 with a shortcut for each convolution.
 
 model = birealnet18((64, 64, 3), classes=101, width=0.5)
 model(pixels)["logits"]                 # pixels: float [N, 64, 64, 3] in 0..255
@@ -28,8 +28,8 @@ def birealnet18(
     shortcuts where the width doubles, and the classifier are in float.
 
     The gradient of a binary kernel is straight-through without its scale, as in the authors'
-    PyTorch code; in the paper and in larq-zoo each channel's is multiplied by the scale, which Adam
-    cancels.
+    PyTorch code. In the paper and in larq-zoo the gradient of each channel is multiplied by the
+    scale, which Adam cancels.
 
     Args:
         input_shape: (height, width, 3) in pixels.

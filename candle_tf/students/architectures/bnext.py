@@ -1,4 +1,4 @@
-"""BNext-T/S/M/L (Guo et al., arXiv 2211.12933): ReActNet's plan with gated binary units.
+"""BNext-T/S/M/L (Guo et al., arXiv 2211.12933): ReActNet's layout with gated binary units.
 
 model = bnext_t((64, 64, 3), classes=101, width=0.5)
 model(pixels)["logits"]                 # pixels: float [N, 64, 64, 3] in 0..255
@@ -6,9 +6,9 @@ model(pixels)["logits"]                 # pixels: float [N, 64, 64, 3] in 0..255
 The kernels are annealed to signs (`candle_tf.students.layers.annealed_sign`): a model is binary
 only when each kernel quantizer is hard.
 
-With 1,000 classes BNext-T has 28.25 M binary and 2.60 M float parameters. The 30.86 M in all that
-are published hold 8,960 more: slopes of PReLUs that the authors' network owns and never applies
-(one per channel of the stem and of each unit without attention). They are left out here.
+With 1,000 classes BNext-T has 28.25 M binary and 2.60 M float parameters. The published total of
+30.86 M has 8,960 more: slopes of PReLUs that the authors' network defines and never applies (one
+per channel of the stem and of each unit without attention). They are left out here.
 """
 
 import larq as lq
@@ -19,7 +19,7 @@ from candle_tf.students.layers.blocks import Shift, batch_norm, binary_conv, sca
 from candle_tf.students.layers.gates import Mix, gate
 from candle_tf.students.layers.pooling import GlobalMeanPool
 
-# Where the straight-through gradient of activations lives, and latent weights are held.
+# Activations and latent weights: gradients pass up to this magnitude; latent weights are clipped.
 CLIP = 1.5
 # Blocks in each of the five stages; each stage doubles the width, all but the first halve the size.
 TINY_STAGES = SMALL_STAGES = (1, 2, 2, 6, 2)
@@ -32,8 +32,8 @@ def annealed_conv(
 ) -> tf.Tensor:
     """A convolution of +-1 activations with a kernel that is annealed to +-1.
 
-    Padding is "same" with +1, which keeps the activations bit-packed on the device (BNext itself
-    pads with 0). Latent weights start near 0 and are held inside [-1.5, 1.5].
+    Padding is "same" with +1, so that activations stay bit-packed on the device (BNext itself pads
+    with 0). Latent weights are initialized near 0 and clipped to [-1.5, 1.5].
 
     Args:
         x: activations in {-1, +1}, float [N, H, W, C].
@@ -58,12 +58,12 @@ def annealed_conv(
 
 
 def _prelu(x: tf.Tensor, name: str) -> tf.Tensor:
-    """One slope per channel, 0.25 at the start as in PyTorch."""
+    """One slope per channel, initialized to 0.25 as in PyTorch."""
     slope = tf.keras.initializers.Constant(0.25)
     return tf.keras.layers.PReLU(slope, shared_axes=[1, 2], name=name)(x)
 
 
-def _pooled(x: tf.Tensor, stride: int, name: str) -> tf.Tensor:
+def _pool(x: tf.Tensor, stride: int, name: str) -> tf.Tensor:
     if stride == 1:
         return x
     return tf.keras.layers.AveragePooling2D(2, padding="same", name=name)(x)
@@ -74,10 +74,10 @@ def _unit(x: tf.Tensor, kernel_size: int, stride: int, attention: bool, name: st
 
     With `attention` the gated branch is multiplied by the shortcut, which is then a PReLU of x.
     """
-    pooled = _pooled(x, stride, f"{name}_pool")
+    pooled = _pool(x, stride, f"{name}_pool")
     shortcut = pooled
     if attention:
-        shortcut = _pooled(_prelu(x, f"{name}_shortcut_prelu"), stride, f"{name}_shortcut_pool")
+        shortcut = _pool(_prelu(x, f"{name}_shortcut_prelu"), stride, f"{name}_shortcut_pool")
 
     y = Shift(name=f"{name}_shift")(x)
     y = lq.quantizers.SteSign(clip_value=CLIP, name=f"{name}_sign")(y)

@@ -13,13 +13,13 @@ import tensorflow as tf
 from candle_tf.errors import UserError
 from candle_tf.students.layers.binary_conv import BinaryConv2D
 from candle_tf.students.layers.blocks import batch_norm, scaled_channels
-from candle_tf.students.layers.input_normalization import normalized
+from candle_tf.students.layers.input_normalization import normalize
 from candle_tf.students.layers.pooling import GlobalMeanPool
 from candle_tf.students.layers.quantizers import SteSign
 
-# Of weights and activations alike; latent weights are held inside it.
+# Largest magnitude of weights and activations whose gradient passes; latent weights are clipped.
 STRAIGHT_THROUGH_REGION = 1.25
-# The stem's first convolution has this part of the first section's channels.
+# Channels of the first section over those of the stem's first convolution.
 STEM_RATIO = 4
 
 
@@ -59,7 +59,7 @@ def _stem(x: tf.Tensor, filters: int, hidden: int, stride: int) -> tf.Tensor:
 
 
 def _stem_batch_norm(x: tf.Tensor, name: str, **options: bool) -> tf.Tensor:
-    # The published weights belong to this epsilon in the stem, and to 1e-5 behind it.
+    # The published weights were trained with this epsilon in the stem and 1e-5 behind it.
     return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=name, **options)(x)
 
 
@@ -116,7 +116,7 @@ def _quicknet(
     _refuse_impossible(name, input_shape, stem_stride, transitions=len(channels) - 1)
     pixels = tf.keras.Input(input_shape, name="pixels")
     x = _stem(
-        normalized(pixels),
+        normalize(pixels),
         scaled_channels(channels[0], width),
         scaled_channels(channels[0] // STEM_RATIO, width),
         stem_stride,
@@ -150,7 +150,7 @@ def _refuse_impossible(
     if after_stem < 2**transitions:
         least = 2 * stem_stride * (2**transitions - 1) + 1
         raise UserError(
-            f"--image_size={side} leaves nothing of the image in {name} with "
+            f"--image_size={side} is too small for {name} with "
             f"--stem_stride={stem_stride}: give at least {least}."
         )
 
@@ -160,9 +160,9 @@ def quicknet_small(
 ) -> tf.keras.Model:
     """Builds QuickNetSmall: 16 binary convolutions with 32, 64, 256 and 512 channels.
 
-    Every network of this module is in float in its stem, in the transitions between its four
-    sections (a fixed blur and a 1x1 convolution each) and in its classifier. Epsilons and
-    normalisation of pixels are larq-zoo's, so that its weights fit.
+    In each network of this module the stem, the transitions between the four sections (a fixed
+    blur and a 1x1 convolution each) and the classifier are in float. Epsilons and normalisation of
+    pixels are larq-zoo's, so that its weights can be used.
 
     Args:
         input_shape: (height, width, 3) in pixels, at least 29 each, or 15 with stem_stride 1.

@@ -1,4 +1,4 @@
-"""ReActNet-A (Liu et al., ECCV 2020): MobileNet's plan, every inner convolution binary.
+"""ReActNet-A (Liu et al., ECCV 2020): MobileNet's layout, every inner convolution binary.
 
 model = reactnet_a((64, 64, 3), classes=101, width=0.5)
 model(pixels)["logits"]                 # pixels: float [N, 64, 64, 3] in 0..255
@@ -82,7 +82,7 @@ def reactnet_a(
     x = batch_norm(x, "stem_bn")
     doubled = scaled_channels(STEM_CHANNELS, width)
     for number, (channels, stride) in enumerate(BLOCKS, start=1):
-        # Doubling the true width, not rounding each stage's, keeps the concatenation exact.
+        # The actual width is doubled: rounding that of each stage would not fit the concatenation.
         previous = STEM_CHANNELS if number == 1 else BLOCKS[number - 2][0]
         doubled *= channels // previous
         x = _block(x, doubled, stride, f"block{number:02d}")

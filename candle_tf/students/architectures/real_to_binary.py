@@ -11,7 +11,7 @@ from candle_tf.students.architectures.resnet18 import batch_norm, binary_conv3x3
 from candle_tf.students.layers.pooling import GlobalMeanPool
 from candle_tf.students.layers.quantizers import SteSign
 
-# A gate's hidden layer has this part of the channels that come in.
+# Input channels of a gate over the channels of its hidden layer.
 GATE_RATIO = 8
 
 
@@ -51,7 +51,7 @@ def _block(x: tf.Tensor, filters: int, stride: int, name: str) -> tf.Tensor:
 
 
 def _prelu(name: str) -> tf.keras.layers.Layer:
-    # One slope per channel: without shared axes there would be one per pixel.
+    # One slope per channel: without shared axes there would be one per pixel too.
     return tf.keras.layers.PReLU(shared_axes=[1, 2], name=name)
 
 
@@ -65,8 +65,8 @@ def real_to_binary(
     max-pool), the three 1x1 shortcuts where the width doubles, the two dense layers of each gate
     and the classifier are in float.
 
-    The paper's way of training in several steps, with a real-valued network as teacher of the maps,
-    is not part of the architecture.
+    The paper's training in several phases, with a real-valued network as a teacher of the feature
+    maps, is not part of the architecture.
 
     Args:
         input_shape: (height, width, 3) in pixels.

@@ -39,7 +39,7 @@ def build_student(
         name: a key of `STUDENTS`.
         input_shape: (height, width, 3) in pixels.
         classes: number of classes.
-        **options: what the architecture takes (width, stem_stride).
+        **options: the architecture's own arguments (width, stem_stride).
 
     Returns:
         Keras model from pixels, float [N, H, W, 3] in 0..255, to a dictionary with "features"

@@ -1,9 +1,9 @@
-"""The plan that Bi-Real Net 18 and Real-to-Binary Net share: ResNet-18, one shortcut a convolution.
+"""The layout of Bi-Real Net 18 and Real-to-Binary Net: ResNet-18, one shortcut per convolution.
 
 model = resnet18("birealnet18", block, (64, 64, 3), classes=101, width=0.5, stem_stride=2)
 
-A block is `block(x, filters, stride, name)`. Sixteen follow each other, four with 64, 128, 256 and
-512 channels each; the first one with more channels than before has stride 2.
+A block is `block(x, filters, stride, name)`. There are sixteen in sequence, four each with 64, 128,
+256 and 512 channels; the first block of each stage but the first has stride 2.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import tensorflow as tf
 from candle_tf.errors import UserError
 from candle_tf.students.layers.binary_conv import BinaryConv2D
 from candle_tf.students.layers.blocks import scaled_channels
-from candle_tf.students.layers.input_normalization import normalized
+from candle_tf.students.layers.input_normalization import normalize
 from candle_tf.students.layers.pooling import GlobalMeanPool
 
 CHANNELS = 64
@@ -40,7 +40,7 @@ def resnet18(
 
     Args:
         name: of the model.
-        block: one binary 3x3 convolution with all that is around it, shortcut included.
+        block: one binary 3x3 convolution with its normalisation, activations and shortcut.
         input_shape: (height, width, 3) in pixels.
         classes: number of classes.
         width: multiplier of all channel counts.
@@ -60,14 +60,14 @@ def resnet18(
     filters = scaled_channels(CHANNELS, width)
     x = tf.keras.layers.Conv2D(
         filters, 7, strides=stem_stride, padding="same", use_bias=False, name="stem_conv"
-    )(normalized(pixels))
+    )(normalize(pixels))
     x = batch_norm(x, "stem_bn")
     if stem_activation is not None:
         x = stem_activation(x)
     x = tf.keras.layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
     for index in range(STAGES * BLOCKS_PER_STAGE):
-        stage, place = divmod(index, BLOCKS_PER_STAGE)
-        stride = 2 if stage > 0 and place == 0 else 1
+        stage, position = divmod(index, BLOCKS_PER_STAGE)
+        stride = 2 if stage > 0 and position == 0 else 1
         x = block(x, filters * 2**stage, stride, f"block{index + 1:02d}")
     features = GlobalMeanPool(name="features")(x)
     logits = tf.keras.layers.Dense(classes, name="logits")(features)
@@ -77,14 +77,14 @@ def resnet18(
 def batch_norm(x: tf.Tensor, name: str) -> tf.Tensor:
     """Batch normalisation with the epsilon of the published weights, Keras's own 1e-3.
 
-    The momentum is 0.9, so that the statistics of short trainings follow too; it has no part in
-    what a trained network computes.
+    The momentum is 0.9, so that statistics are up to date after a short training too; it does not
+    change what a trained network computes.
     """
     return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=name)(x)
 
 
 def shortcut(x: tf.Tensor, filters: int, stride: int, name: str) -> tf.Tensor:
-    """What a block's convolution is added to: x itself or, with stride 2, a float projection of it.
+    """A block's shortcut: x itself or, with stride 2, a float projection of it.
 
     Args:
         x: the block's input, float [N, H, W, C].
@@ -108,10 +108,10 @@ def binary_conv3x3(
 ) -> tf.Tensor:
     """A 3x3 convolution of +-1 activations with a one-bit kernel, padded with 0 as published.
 
-    On the device padding with 0 is a correction after a convolution of bits, which costs nothing
-    here, as a float sum stands between any two of them. But the engine corrects wrongly where the
-    map is smaller than the kernel: such a map, which the published networks at 224 pixels do not
-    have, is padded with 1. Latent weights are held inside [-1, 1].
+    On the device padding with 0 is a correction after a convolution of bits. It costs nothing here,
+    where a float sum follows each of them. But the engine corrects wrongly where the map is smaller
+    than the kernel: such a map, which the published networks at 224 pixels do not have, is padded
+    with 1. Latent weights are clipped to [-1, 1].
 
     Args:
         x: activations in {-1, +1}, float [N, H, W, C].

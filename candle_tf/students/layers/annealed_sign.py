@@ -1,9 +1,9 @@
-"""BNext's kernel quantizer: a ramp that is steepened, step by step, into the sign.
+"""BNext's kernel quantizer: a ramp that is annealed, step by step, to the sign.
 
 quantizer = BNextKernelSign()           # kernel_quantizer=quantizer
 quantizer.anneal(0.9)                   # after each epoch
 quantizer.harden()                      # before evaluation and export: exact signs
-soft_layers(model)                      # names of the convolutions that are not there yet
+soft_layers(model)                      # names of the convolutions whose kernels are no signs yet
 """
 
 from typing import Any
@@ -21,21 +21,21 @@ class BNextKernelSign(tf.keras.layers.Layer):
 
     Forward: clip(w / t, -1, 1) with the temperature t, and once t is below `HARD_TEMPERATURE`
     exactly sign(w), +1 at w = 0; no scale per channel. Backward: straight through, dy for every
-    weight. BNext holds its latent weights inside [-1.5, 1.5] by a constraint, so that the gradient
-    needs no region of its own. Float kernel of any shape to the same shape and dtype.
+    weight. BNext clips its latent weights to [-1.5, 1.5] by a constraint, so that the gradient
+    needs no clipping region. Float kernel of any shape to the same shape and dtype.
 
     Source: BNext (Guo et al., arXiv 2211.12933); there t starts at 1 and is multiplied by 0.9 after
     each epoch.
 
     Attributes:
-        temperature: t, a float32 scalar variable that is not trained but saved with the model.
+        temperature: t, a float32 scalar variable that is saved with the model and not trained.
     """
 
     precision = 1
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # float32 in mixed precision too: float16 would end above the hard temperature.
+        # float32 in mixed precision too: float16 cannot get below the hard temperature.
         self.temperature = self.add_weight(
             name="temperature",
             shape=(),

@@ -29,7 +29,7 @@ class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        # Keras would cast a sign's bfloat16 to float32 on the way in.
+        # Keras would cast bfloat16 inputs to float32.
         super().__init__(*args, **{**options, "autocast": False})
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -63,6 +63,6 @@ class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
         )
 
     def _bound(self) -> float:
-        """What latent weights are clipped to after each update."""
+        """Magnitude that latent weights are clipped to after each update."""
         clip = isinstance(self.kernel_constraint, lq.constraints.WeightClip)
         return float(self.kernel_constraint.clip_value) if clip else float("inf")

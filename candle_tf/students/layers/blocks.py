@@ -18,9 +18,9 @@ from candle_tf.students.layers.quantizers import ScaledSign
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
 class Shift(ComputePolicyLayer, tf.keras.layers.Layer):
-    """Adds one learned offset per channel: y = x + b, b = 0 at the start.
+    """Adds one learned offset per channel: y = x + b, b initialized to 0.
 
-    Float [..., C] to float [..., C]. With a sign behind it this is ReActNet's RSign.
+    Float [..., C] to float [..., C]. Followed by a sign this is ReActNet's RSign.
     """
 
     def build(self, input_shape: tf.TensorShape) -> None:
@@ -39,7 +39,7 @@ def _shifted(x: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, Any]:
 
 
 def channel_sums(x: tf.Tensor) -> tf.Tensor:
-    """Sums of float32 [..., C] over all but the channels, [C]: a product with ones."""
+    """Sums of float32 [..., C] over all but the channels, [C], by a product with ones."""
     rows = tf.reshape(x, [-1, x.shape[-1]])
     return tf.matmul(tf.ones([1, tf.shape(rows)[0]]), rows)[0]
 
@@ -48,14 +48,14 @@ def channel_sums(x: tf.Tensor) -> tf.Tensor:
 class RPReLU(ComputePolicyLayer, tf.keras.layers.Layer):
     """Shifted PReLU: y = PReLU(x + b1; slope) + b2, all three learned per channel.
 
-    Float [N, H, W, C] to the same shape. Slopes start at 0.25, shifts at 0. Source: ReActNet
-    (Liu et al., ECCV 2020), eq. 5.
+    Float [N, H, W, C] to the same shape. Slopes are initialized to 0.25, shifts to 0. Source:
+    ReActNet (Liu et al., ECCV 2020), eq. 5.
     """
 
     def build(self, input_shape: tf.TensorShape) -> None:
         shape = input_shape[-1:]
         self.shift_in = self.add_weight(name="shift_in", shape=shape, initializer="zeros")
-        # [1, 1, C]: with any other rank the TFLite converter does not see a PRELU in `call`.
+        # [1, 1, C]: with any other rank the TFLite converter finds no PRELU in `call`.
         self.slope = self.add_weight(
             name="slope", shape=(1, 1, *shape), initializer=tf.keras.initializers.Constant(0.25)
         )
@@ -67,7 +67,7 @@ class RPReLU(ComputePolicyLayer, tf.keras.layers.Layer):
             learned = (self.shift_in, self.slope, self.shift_out)
             return _rprelu(inputs, *map(tf.convert_to_tensor, learned))
         x = inputs + self.shift_in
-        # Written in the one form that the TFLite converter turns into a single PRELU.
+        # The one expression that the TFLite converter makes a single PRELU of.
         prelu = tf.nn.relu(x) + (-self.slope) * tf.nn.relu(-x)
         return prelu + self.shift_out
 
@@ -76,7 +76,7 @@ class RPReLU(ComputePolicyLayer, tf.keras.layers.Layer):
 def _rprelu(
     x: tf.Tensor, shift_in: tf.Tensor, slope: tf.Tensor, shift_out: tf.Tensor
 ) -> tuple[tf.Tensor, Any]:
-    """RPReLU that keeps one tensor for its gradient. At the kink the gradient is the slope's."""
+    """RPReLU that stores one tensor for its gradient. At x + b1 = 0 the derivative is the slope."""
     shifted = x + shift_in
     negative = tf.minimum(shifted, 0.0)
     y = tf.nn.relu(shifted) + (slope * negative + shift_out)
@@ -85,7 +85,7 @@ def _rprelu(
         above = tf.raw_ops.ReluGrad(gradients=dy, features=shifted)
         below = dy - above
         dx = above + slope * below
-        # Where `shifted` is positive, `below` is 0, so `shifted` stands for min(shifted, 0).
+        # Where `shifted` is positive, `below` is 0: the product is that with min(shifted, 0).
         to_slope = tf.reshape(channel_sums(below * shifted), tf.shape(slope))
         return dx, channel_sums(dx), to_slope, channel_sums(dy)
 
@@ -110,9 +110,9 @@ def binary_conv(
 ) -> tf.Tensor:
     """A convolution of +-1 activations with a +-1 kernel, scaled unless another quantizer is given.
 
-    Padding is "same" with +1, which keeps the activations bit-packed on the device (padding with 0
-    costs a further quantization there). Latent weights are held inside [-clip, clip], where their
-    straight-through gradient lives.
+    Padding is "same" with +1, so that activations stay bit-packed on the device (padding with 0
+    costs a further quantization there). Latent weights are clipped to [-clip, clip], where their
+    straight-through gradient is not 0.
 
     Args:
         x: activations in {-1, +1}, float [N, H, W, C].
@@ -121,8 +121,8 @@ def binary_conv(
         strides: 1 or 2.
         name: the layer's name; exported files are checked against it.
         kernel_quantizer: `ScaledSign` where none is given.
-        clip: bound of the latent weights, above 0.
-        kernel_initializer: Keras's, of the latent weights.
+        clip: largest magnitude of the latent weights, above 0.
+        kernel_initializer: Keras initializer of the latent weights.
 
     Returns:
         Float [N, ceil(H / strides), ceil(W / strides), filters].
@@ -142,7 +142,7 @@ def binary_conv(
 
 
 def batch_norm(x: tf.Tensor, name: str) -> tf.Tensor:
-    """Batch normalisation over [N, H, W] with PyTorch's usual momentum (0.9 here) and epsilon."""
+    """Batch normalisation over [N, H, W] with PyTorch's default momentum (0.9 here) and epsilon."""
     return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 

@@ -1,4 +1,4 @@
-"""Gates of BNext: what a binary convolution lost is read off a mix of its input and output.
+"""Gates of BNext: factors per channel, from a mix of a binary convolution's input and output.
 
 mixed = Mix()([block_input, y])         # s * block_input + (1 - s) * y
 y = y * gate(mixed, "unit")             # one factor in (0, 1) per image and channel
@@ -13,7 +13,7 @@ REDUCTION = 8
 
 
 class UnitInterval(tf.keras.constraints.Constraint):
-    """Holds a variable's values inside [0, 1]."""
+    """Clips a variable's values to [0, 1]."""
 
     def __call__(self, w: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(w, 0.0, 1.0)
@@ -23,8 +23,8 @@ class UnitInterval(tf.keras.constraints.Constraint):
 class Mix(tf.keras.layers.Layer):
     """Learned mean of two tensors: y = s * a + (1 - s) * b.
 
-    Two floats [..., C] to one of the same shape. s is learned per channel, held inside [0, 1] by a
-    constraint of the optimizer, and 0.5 at the start. Source: BNext (Guo et al., arXiv
+    Two floats [..., C] to one of the same shape. s is learned per channel, clipped to [0, 1] by a
+    constraint, and initialized to 0.5. Source: BNext (Guo et al., arXiv
     2211.12933), information recoupling.
     """
 
@@ -39,7 +39,7 @@ class Mix(tf.keras.layers.Layer):
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         first, second = inputs
-        # s * a + (1 - s) * b with one product less.
+        # s * a + (1 - s) * b with one product fewer.
         return second + self.share * (first - second)
 
 

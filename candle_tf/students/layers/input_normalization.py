@@ -1,6 +1,6 @@
-"""The first layer of larq-zoo's networks: pixels to what their published weights were trained on.
+"""The first layer of larq-zoo's networks: the normalisation that their weights were trained with.
 
-x = normalized(tf.keras.Input((224, 224, 3)))   # float 0..255 to about -2..2.6
+x = normalize(tf.keras.Input((224, 224, 3)))   # float 0..255 to about -2..2.6
 """
 
 import tensorflow as tf
@@ -10,8 +10,8 @@ _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
 
-def normalized(pixels: tf.Tensor) -> tf.Tensor:
-    """Takes ImageNet's mean from each colour and divides by its standard deviation.
+def normalize(pixels: tf.Tensor) -> tf.Tensor:
+    """Subtracts ImageNet's mean from each colour channel and divides by its standard deviation.
 
     Args:
         pixels: float [N, H, W, 3], red, green, blue in 0..255.

@@ -1,7 +1,7 @@
 """Quantizers to {-1, +1}: forward rule, gradient rule and source of each.
 
-All keep a convolution binary in the Larq Compute Engine: a plain sign on the activations, and on
-the kernel a sign with, at most, one positive scale per output channel.
+With all of them a convolution stays binary in the Larq Compute Engine: activations are quantized by
+a plain sign, kernels by a sign with at most one positive scale per output channel.
 
     layer = larq.layers.QuantConv2D(64, 3, kernel_quantizer=ScaledSign())
     activations = ApproxSign()(x)
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from candle_tf.students.compute_policy import ComputePolicyLayer
 
-# The converter only keeps a kernel binary while each channel's scale stays above 1.2e-7.
+# The converter keeps a kernel binary only where each channel's scale is above 1.2e-7.
 MIN_SCALE = 1e-6
 
 
@@ -23,7 +23,7 @@ def approx_sign(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """Sign of activations with a piecewise quadratic straight-through gradient.
 
     Forward: +1 where x >= 0 (so sign(0) = +1), else -1. Backward: dy * (2 - 2|x|) inside
-    |x| < 1, zero outside. Source: Bi-Real Net (Liu et al., ECCV 2018), kept by ReActNet.
+    |x| < 1, zero outside. Source: Bi-Real Net (Liu et al., ECCV 2018); also in ReActNet.
 
     Args:
         x: float tensor of any shape.
@@ -41,11 +41,11 @@ def approx_sign(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
 def scaled_sign(kernel: tf.Tensor) -> tf.Tensor:
     """Sign of a kernel times the mean magnitude of each output channel.
 
-    Forward: alpha * sign(w), alpha = max(mean |w|, MIN_SCALE) over all but the last axis. The
-    floor keeps a channel whose latent weights have vanished from turning the whole layer to float
-    at conversion. Backward: straight-through inside |w| <= 1, zero outside, nothing through alpha.
-    Idempotent up to rounding, so an exported kernel needs no latent weights. Source: XNOR-Net
-    (Rastegari et al., ECCV 2016) as in ReActNet (Liu et al., ECCV 2020).
+    Forward: alpha * sign(w), alpha = max(mean |w|, MIN_SCALE) over all but the last axis. Without
+    the minimum, one channel whose latent weights are all near 0 would make the converter compute
+    the whole layer in float. Backward: straight-through inside |w| <= 1, zero outside; no gradient
+    through alpha. Idempotent up to rounding, so an exported kernel needs no latent weights. Source:
+    XNOR-Net (Rastegari et al., ECCV 2016) as in ReActNet (Liu et al., ECCV 2020).
 
     Args:
         kernel: latent weights, float [..., out_channels].
@@ -67,15 +67,15 @@ def scaled_sign(kernel: tf.Tensor) -> tf.Tensor:
 
 
 def signs(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """-1 and +1 of x, +1 at 0, in another dtype; without a gradient.
+    """Sign of x, +1 at 0, in another dtype; without a gradient.
 
-    A comparison, a cast and two steps: `tf.where` with constants takes four times as long.
+    By a comparison, a cast and arithmetic: `tf.where` with constants takes four times as long.
     """
     return 2 * half_signs(x, dtype)
 
 
 def half_signs(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """-1/2 and +1/2 of x, +1/2 at 0: `signs` with one pass less over memory."""
+    """Half of the sign of x, +1/2 at 0: `signs` with one pass fewer over memory."""
     return tf.cast(x >= 0, dtype) - 0.5
 
 
@@ -110,25 +110,24 @@ def _approx_sign_in(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 class OneBitKernel:
     """Mixin of kernel quantizers whose values are a sign and at most a scale per channel."""
 
-    #: Half the width of the region that the straight-through gradient passes.
+    #: The straight-through gradient passes where |w| is at most this.
     region: float = 1.0
 
     def values_and_scale(
         self, kernel: tf.Tensor, dtype: tf.DType, bound: float
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """The quantized kernel in two parts, as a convolution in training takes them.
+        """The quantized kernel as values and a scale, the operands of a convolution in training.
 
         Args:
             kernel: latent weights, float32 [..., out_channels].
             dtype: of the values.
-            bound: what the weights are clipped to after each update; where that lies inside the
-                straight-through region, the gradient needs no mask.
+            bound: magnitude that the weights are clipped to after each update; where it is inside
+                the straight-through region, the gradient needs no mask.
 
         Returns:
-            values: `dtype`, of the kernel's shape: -1 and +1, or where there is a scale -1/2 and
-                +1/2. Their gradient, taken to be that of the quantized kernel, goes straight
-                through.
-            scale: float32 [out_channels] without a gradient, to multiply the values by, or None.
+            values: `dtype`, of the kernel's shape: -1 and +1, or with a scale -1/2 and +1/2. Their
+                gradient is treated as that of the quantized kernel, straight through.
+            scale: float32 [out_channels] without a gradient, factor of the values, or None.
         """
         scale = self._scale(kernel)
 
@@ -160,7 +159,7 @@ class ScaledSign(OneBitKernel, tf.keras.layers.Layer):
 
     def _scale(self, kernel: tf.Tensor) -> tf.Tensor:
         rows = tf.abs(tf.reshape(kernel, [-1, kernel.shape[-1]]))
-        # A product with ones sums columns in a quarter of a reduction's time.
+        # A product with ones sums columns in a quarter of the time of `tf.reduce_mean`.
         mean = tf.matmul(tf.fill([1, rows.shape[0]], 1.0 / rows.shape[0]), rows)[0]
         return tf.stop_gradient(tf.maximum(mean, MIN_SCALE))
 
@@ -173,7 +172,7 @@ def ste_sign(x: tf.Tensor, clip_value: float = 1.0) -> tf.Tensor:
 
     Args:
         x: float tensor of any shape.
-        clip_value: half the width of the region that gradients pass, above 0.
+        clip_value: largest |x| whose gradient passes, above 0.
 
     Returns:
         Tensor of x's shape and dtype with values in {-1, +1}.

@@ -200,7 +200,7 @@ SAID = {
     "maxpool": "MaxPool (max_pooling2d",
     "upsampling": "up_sampling2d",
     "concat": "ConcatV2",
-    "depthwise": "no binary form of QuantDepthwiseConv2D",
+    "depthwise": "no binary operator for QuantDepthwiseConv2D",
     "dense": "1x1 convolution on a 1x1 map",
     "dead_channel": "output channel 2 of its kernel is dead",
     "symmetric_padding_at_stride_2": 'otherwise than by padding="same"',

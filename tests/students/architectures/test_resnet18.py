@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from candle_tf.errors import UserError
 from candle_tf.students.architectures.registry import binary_layers, build_student
 from candle_tf.students.architectures.resnet18 import shortcut
-from candle_tf.students.layers.input_normalization import normalized
+from candle_tf.students.layers.input_normalization import normalize
 from tests.deploy.test_binarize import randomize
 
 NAMES = ("birealnet18", "real_to_binary")
@@ -105,7 +105,7 @@ def test_another_stem_stride_is_refused(name):
 
 def test_pixels_are_normalised_by_colour():
     pixels = tf.keras.Input((2, 2, 3))
-    model = tf.keras.Model(pixels, normalized(pixels))
+    model = tf.keras.Model(pixels, normalize(pixels))
     x = np.random.default_rng(0).uniform(0, 255, (2, 2, 2, 3)).astype(np.float32)
     expected = (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
