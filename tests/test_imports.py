@@ -104,7 +104,7 @@ def group(name: str) -> tuple[int, str]:
 
 def test_there_is_something_to_look_at():
     assert {"app", "data.augment.crops", "methods.distillation", "stages.train"} <= set(MODULES)
-    assert "data.augment.transform" in edges("data.pipeline")
+    assert "data.augment.augmentation" in edges("data.pipeline")
     assert edges("data.splits.longtail") == {"errors"}
     assert "" in edges("run_folder")
     assert group("data.splits.longtail") > group("data.pipeline") > group("students.layers")

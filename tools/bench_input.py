@@ -27,7 +27,7 @@ from candle_tf.files import write_atomically
 from candle_tf.reporting.table import text_table
 
 if TYPE_CHECKING:
-    from candle_tf.data.augment.transform import Transform
+    from candle_tf.data.augment.augmentation import Augmentation
     from candle_tf.data.subset import Subset
     from tools.benchmarks.workload import Workload
 
@@ -147,27 +147,30 @@ def _ready(load: "Workload", examples: "Subset", trainer: Any) -> Callable[[], N
     return run
 
 
-def _views(examples: dict[str, "Subset"]) -> dict[str, tuple["Subset", "Transform"]]:
-    from candle_tf.data.augment.transform import Transform
-    from tools.benchmarks.workload import VIEWED
+def _views(examples: dict[str, "Subset"]) -> dict[str, tuple["Subset", "Augmentation"]]:
+    from candle_tf.data.augment.registry import make_augmentation
+    from candle_tf.data.augment.settings import AugmentSettings
+
+    def views(kind: str = "pad_crop_flip", **settings: Any) -> "Augmentation":
+        return make_augmentation(AugmentSettings(kind, **settings), seed=0)
 
     memory = examples["memory"]
     return {
-        "pad_crop_flip": (memory, VIEWED),
-        "pad_crop_flip, stream": (examples["stream"], VIEWED),
-        "random_resized_crop_flip": (memory, Transform("random_resized_crop_flip")),
-        "color_jitter 0.4": (memory, dataclasses.replace(VIEWED, color_jitter=0.4)),
-        "randaugment 2, 9": (memory, dataclasses.replace(VIEWED, randaugment_magnitude=9.0)),
-        "cutmix": (memory, dataclasses.replace(VIEWED, mix="cutmix")),
+        "pad_crop_flip": (memory, views()),
+        "pad_crop_flip, stream": (examples["stream"], views()),
+        "random_resized_crop_flip": (memory, views("random_resized_crop_flip")),
+        "color_jitter 0.4": (memory, views(color_jitter=0.4)),
+        "randaugment 2, 9": (memory, views(randaugment_magnitude=9.0)),
+        "cutmix": (memory, views(mix="cutmix")),
     }
 
 
 def _views_alone(
-    load: "Workload", examples: "Subset", transform: "Transform"
+    load: "Workload", examples: "Subset", augmentation: "Augmentation"
 ) -> Callable[[], None]:
     from tools.benchmarks.workload import batches_of
 
-    batches = batches_of(load, examples, transform)
+    batches = batches_of(load, examples, augmentation)
 
     def run() -> None:
         for batch in batches:

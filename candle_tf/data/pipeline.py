@@ -1,4 +1,4 @@
-"""From stored images to batches: order, views and the teacher's answers for them.
+"""From stored images to batches: order, views and the teacher's outputs for them.
 
 Everything is a function of (seed, epoch, image), so a run that begins at epoch 7 sees exactly
 what an uninterrupted run sees from epoch 7 on.
@@ -9,24 +9,20 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data.augment.precomputed_views import FixedViews
-from candle_tf.data.augment.transform import (
-    Transform,
-    raw_batch,
-    raw_signature,
-    render_batch,
-    render_evaluation,
-)
+from candle_tf.data.augment.augmentation import Augmentation, subset_signature
+from candle_tf.data.augment.evaluation import render_evaluation
+from candle_tf.data.augment.precomputed_views import PrecomputedViews
+from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.samplers import epoch_index, occurrences
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
 
-# What a trainer gets of a raw batch, besides the rendered views.
+# What a trainer gets of a drawn batch, besides the rendered views.
 _KEPT = ("labels", "partner_labels", "ratios", "teacher_features", "teacher_logits")
 
-# Views of an epoch's repetitions begin where no epoch's number reaches.
-_AGAIN = 2**32
+# Offset of the view numbers of images that an epoch repeats: above the number of any epoch.
+_REPEATED = 2**32
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -35,73 +31,80 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 
 
 def training_batches(
-    examples: Subset,
+    subset: Subset,
     *,
     image_size: int,
-    transform: Transform,
+    augmentation: Augmentation,
     batch_size: int,
     seed: int,
     first_epoch: int,
     epochs: int,
     sampler: str = "instance",
-    fixed_views: FixedViews | None = None,
-    answers: Targets | None = None,
+    precomputed: PrecomputedViews | None = None,
+    targets: Targets | None = None,
 ) -> tf.data.Dataset:
     """Batches of epochs first_epoch..epochs-1, an incomplete last batch of each left out.
 
     Args:
-        examples: the training part.
+        subset: the training images.
         image_size: side of the student's input.
-        transform: which views are drawn.
+        augmentation: of the views.
         batch_size: images in a batch.
-        seed: of order and views.
-        first_epoch: where to begin.
-        epochs: where to stop.
+        seed: of the order.
+        first_epoch: the first epoch, from 0.
+        epochs: the number after the last epoch.
         sampler: how often each class is shown, see `samplers`; an image that comes up again in an
             epoch is seen in another view.
-        fixed_views: how many views of each image are taken in turn; None draws new ones every
+        precomputed: the views of each image that are taken in turn; None draws new ones in every
             epoch.
-        answers: the teacher's, added to each batch.
+        targets: the teacher's outputs, added to each batch.
 
     Returns:
         Dataset of dictionaries: "inputs" float32 [B, S, S, 3] in 0..255, "labels" int32 [B]; with
-        answers, "teacher_features" float32 [B, d_T] and "teacher_logits" float32 [B, C]; with
-        mixing, "partner_labels" int32 [B] and "ratios" float32 [B], the part of "labels".
+        targets, "teacher_features" float32 [B, d_T] and "teacher_logits" float32 [B, C]; with
+        mixing, "partner_labels" int32 [B] and "ratios" float32 [B], the share of "labels".
     """
-    size = min(batch_size, len(examples))
+    size = min(batch_size, len(subset))
 
-    def raw_batches() -> Iterator[dict[str, np.ndarray]]:
+    def drawn_batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(first_epoch, epochs):
-            order = epoch_index(sampler, examples.labels, seed=seed, epoch=epoch, epochs=epochs)
-            again = occurrences(order)
-            for step in range(steps_per_epoch(len(examples), batch_size)):
+            order = epoch_index(sampler, subset.labels, seed=seed, epoch=epoch, epochs=epochs)
+            repeats = occurrences(order)
+            for step in range(steps_per_epoch(len(subset), batch_size)):
                 places = slice(step * size, (step + 1) * size)
-                index, turn = order[places], epoch + again[places]
-                fresh = epoch + _AGAIN * again[places]
-                views = fixed_views.in_turn(index, turn) if fixed_views else fresh
-                batch = raw_batch(examples, index, views, transform, seed)
-                yield {**batch, **(answers.batch(index, views) if answers else {})}
+                views = _views(order[places], epoch, repeats[places], precomputed)
+                batch = augmentation.draw(subset, views)
+                yield {**batch, **(targets.batch(views) if targets else {})}
 
     def to_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs = render_batch(batch, transform, seed, image_size)
+        inputs = augmentation.render(batch, image_size)
         return {"inputs": inputs, **{name: batch[name] for name in _KEPT if name in batch}}
 
-    signature = {**raw_signature(examples, transform, size), **_of_answers(answers, size)}
-    dataset = dataset_from_generator(raw_batches, signature)
+    signature = {**augmentation.signature(subset, size), **_targets_signature(targets, size)}
+    dataset = dataset_from_generator(drawn_batches, signature)
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
-def _of_answers(answers: Targets | None, size: int) -> dict[str, tf.TensorSpec]:
-    if answers is None:
+def _views(
+    images: np.ndarray, epoch: int, repeats: np.ndarray, precomputed: PrecomputedViews | None
+) -> Views:
+    """The views of images int64 [B] that an epoch had `repeats` times before, int64 [B]."""
+    if precomputed:
+        return precomputed.at_epoch(images, epoch + repeats)
+    return Views(images, epoch + _REPEATED * repeats)
+
+
+def _targets_signature(targets: Targets | None, size: int) -> dict[str, tf.TensorSpec]:
+    if targets is None:
         return {}
     return {
-        "teacher_features": tf.TensorSpec([size, answers.feature_size], tf.float32),
-        "teacher_logits": tf.TensorSpec([size, answers.classes], tf.float32),
+        "teacher_features": tf.TensorSpec([size, targets.feature_size], tf.float32),
+        "teacher_logits": tf.TensorSpec([size, targets.classes], tf.float32),
     }
 
 
 def evaluation_batches(
-    examples: Subset, *, image_size: int, batch_size: int = 128
+    subset: Subset, *, image_size: int, batch_size: int = 128
 ) -> tf.data.Dataset:
     """Whole images (with --resize=crop their centres) in order, the last batch as long as it is.
 
@@ -110,14 +113,12 @@ def evaluation_batches(
         "labels" int32 [B].
     """
 
-    def raw_batches() -> Iterator[dict[str, np.ndarray]]:
-        for start in range(0, len(examples), batch_size):
-            yield examples.batch(np.arange(start, min(start + batch_size, len(examples))))
+    def stored_batches() -> Iterator[dict[str, np.ndarray]]:
+        for start in range(0, len(subset), batch_size):
+            yield subset.batch(np.arange(start, min(start + batch_size, len(subset))))
 
     def to_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {"inputs": render_evaluation(batch, image_size), "labels": batch["labels"]}
 
-    signature = raw_signature(examples, Transform(), None)
-    del signature["views"]
-    dataset = dataset_from_generator(raw_batches, signature)
+    dataset = dataset_from_generator(stored_batches, subset_signature(subset, None))
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(2)

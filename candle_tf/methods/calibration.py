@@ -3,7 +3,7 @@
     min over g_T of  E over resolutions and images of  L(g_T(features), label)
 
 The backbone never moves, so its features are computed once (`teachers.features`) and the classifier
-learns from the stored ones; or from those of new views in every epoch (`teachers.online_targets`).
+learns from the stored ones; or from those of new views in every epoch (`OnlineFeatures`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.samplers import epoch_order
 from candle_tf.methods import losses
 from candle_tf.methods.trainer import Batch, ParameterGroup, Trainer
-from candle_tf.teachers.online_targets import OnlineFeatures
+from candle_tf.teachers.features import OnlineFeatures
 
 CalibrationLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -172,7 +173,7 @@ def fresh_feature_batches(
             order = epoch_order(seed, epoch, count)
             for step in range(steps_per_epoch(count, batch_size)):
                 index = order[step * size : (step + 1) * size]
-                seen = features.batch(index, np.full(size, epoch, np.int64))
+                seen = features.batch(Views(index, np.full(size, epoch, np.int64)))
                 inputs = np.concatenate(seen)
                 deal = np.random.default_rng([seed, epoch, step]).permutation(len(inputs))
                 for part in np.split(deal, len(seen)):

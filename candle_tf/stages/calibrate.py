@@ -1,4 +1,4 @@
-"""Second stage: calibrate the frozen teacher's classifier, and take down its answers."""
+"""Second stage: calibrate the frozen teacher's classifier, and make the student's targets."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.augment.precomputed_views import FixedViews, same_for_all
-from candle_tf.data.augment.transform import WHOLE
+from candle_tf.data.augment.augmentation import WHOLE, Augmentation
+from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.subset import Subset
@@ -28,11 +28,16 @@ from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.methods.training_loop import fit
 from candle_tf.stages.prepare import Data
-from candle_tf.stages.student_views import student_transform, views_of_images
+from candle_tf.stages.student_views import student_augmentation, views_of_images
 from candle_tf.teachers.backbones import Teacher, load_teacher
-from candle_tf.teachers.cached_targets import cached_targets
-from candle_tf.teachers.features import features_key, mean_rows, teacher_views, view_features
-from candle_tf.teachers.online_targets import OnlineFeatures, OnlineTargets
+from candle_tf.teachers.features import (
+    OnlineFeatures,
+    cached_features,
+    features_key,
+    mean_rows,
+    teacher_views,
+)
+from candle_tf.teachers.targets import OnlineTargets, cached_targets
 from candle_tf.teachers.weights import fingerprint
 
 _BLOCK = 1024
@@ -40,18 +45,18 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A teacher that knows the classes.
+    """A teacher whose classifier is calibrated.
 
     Attributes:
         teacher: its frozen backbone.
         classifier: from features [B, d_T] to "logits" [B, C], at the selected epoch.
-        answers: what it says to the training images, stored or computed when asked for.
-        test_logits: what it says to the test images, float32 [N, C].
+        targets: its outputs for the training images, cached or computed online.
+        test_logits: its logits of the whole test images, float32 [N, C].
     """
 
     teacher: Teacher
     classifier: tf.keras.Model
-    answers: Targets
+    targets: Targets
     test_logits: np.ndarray
 
 
@@ -67,43 +72,50 @@ def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
         UserError: for teacher weights or checkpoints that cannot be used.
     """
     teacher = load_teacher(config.teacher, config.teacher_weights, config.teacher_weights_sha256)
-    counts = views_of_images(config, data)
-    views = teacher_views(config.teacher_view, student_transform(config), counts)
-    learn = _from_new_views if config.teacher_mode == "online" else _from_stored_views
-    classifier, answers = learn(config, teacher, data, views, folder)
+    train = _train_online if config.teacher_mode == "online" else _train_cached
+    classifier, targets = train(config, teacher, data, folder)
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
-    test = _look(config, teacher, data.test, same_for_all(WHOLE, len(data.test)))
+    test = _whole_image_features(config, teacher, data.test)
     logits = [classifier(block, training=False)["logits"].numpy() for block in test.blocks()]
-    return Calibrated(teacher, classifier, answers, np.concatenate(logits))
+    return Calibrated(teacher, classifier, targets, np.concatenate(logits))
 
 
-def _from_stored_views(
-    config: Config, teacher: Teacher, data: Data, views: FixedViews, folder: Path
+def _train_cached(
+    config: Config, teacher: Teacher, data: Data, folder: Path
 ) -> tuple[tf.keras.Model, Targets]:
-    stored = _look(config, teacher, data.train, views)
-    images, _ = views.of_rows(np.arange(views.total))
-    steps = steps_per_epoch(len(stored.features) * views.total, config.calibration_batch_size)
-    batches = partial(feature_batches, stored.features, data.train.labels[images])
-    classifier = _train_classifier(config, teacher, data, batches, steps, folder)
-    answers = cached_targets(stored.features, stored.keys, views, classifier, config.cache_path)
-    return classifier, answers
-
-
-def _from_new_views(
-    config: Config, teacher: Teacher, data: Data, views: FixedViews, folder: Path
-) -> tuple[tf.keras.Model, Targets]:
-    fresh = OnlineFeatures(teacher, data.train, views, config.calibration_resolutions, config.seed)
-    each = steps_per_epoch(len(data.train), config.calibration_batch_size)
-    batches = partial(fresh_feature_batches, fresh, data.train.labels)
-    classifier = _train_classifier(
-        config, teacher, data, batches, each * len(fresh.resolutions), folder
+    """Trains on the features of precomputed views."""
+    augmentation, precomputed = teacher_views(
+        config.teacher_view, student_augmentation(config), views_of_images(config, data)
     )
-    return classifier, OnlineTargets(fresh, classifier)
+    cached = _cached(config, teacher, data.train, augmentation, precomputed)
+    images = precomputed.of_rows(np.arange(precomputed.total)).images
+    steps = steps_per_epoch(len(cached.features) * len(images), config.calibration_batch_size)
+    batches = partial(feature_batches, cached.features, data.train.labels[images])
+    classifier = _train_classifier(config, teacher, data, batches, steps, folder)
+    targets = cached_targets(
+        cached.features, cached.keys, precomputed, classifier, config.cache_path
+    )
+    return classifier, targets
+
+
+def _train_online(
+    config: Config, teacher: Teacher, data: Data, folder: Path
+) -> tuple[tf.keras.Model, Targets]:
+    """Trains on the features of new views in every epoch."""
+    features = OnlineFeatures(
+        teacher, data.train, student_augmentation(config), config.calibration_resolutions
+    )
+    steps = steps_per_epoch(len(data.train), config.calibration_batch_size)
+    batches = partial(fresh_feature_batches, features, data.train.labels)
+    classifier = _train_classifier(
+        config, teacher, data, batches, steps * len(features.resolutions), folder
+    )
+    return classifier, OnlineTargets(features, classifier)
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _CachedFeatures:
     """Features float16 [R, d_T] of each resolution, and the keys they are stored under."""
 
     features: list[np.ndarray]
@@ -115,14 +127,24 @@ class _Stored:
             yield mean_rows(self.features, start, start + _BLOCK)
 
 
-def _look(config: Config, teacher: Teacher, examples: Subset, views: FixedViews) -> _Stored:
-    """Features at every resolution; what is not stored yet is computed."""
+def _cached(
+    config: Config,
+    teacher: Teacher,
+    subset: Subset,
+    augmentation: Augmentation,
+    precomputed: PrecomputedViews,
+) -> _CachedFeatures:
+    """Features at every resolution; computes what is not stored yet."""
     features, keys = [], []
     for resolution in config.calibration_resolutions:
-        settings = (teacher, examples, views, resolution, config.seed)
-        features.append(view_features(*settings, config.cache_path))
-        keys.append(features_key(*settings))
-    return _Stored(features, keys)
+        views = (teacher, subset, augmentation, precomputed, resolution)
+        features.append(cached_features(*views, config.cache_path))
+        keys.append(features_key(*views))
+    return _CachedFeatures(features, keys)
+
+
+def _whole_image_features(config: Config, teacher: Teacher, subset: Subset) -> _CachedFeatures:
+    return _cached(config, teacher, subset, WHOLE, same_for_all(len(subset)))
 
 
 def _train_classifier(
@@ -174,16 +196,16 @@ def restore_selected(checkpoints: Checkpoints, select_epoch: str) -> int:
     return epoch
 
 
-def _validation(config: Config, teacher: Teacher, examples: Subset) -> tf.data.Dataset | None:
-    """Whole images; their features do not change, whichever mode training is in."""
-    if not len(examples):
+def _validation(config: Config, teacher: Teacher, subset: Subset) -> tf.data.Dataset | None:
+    """Features of whole images, cached in either mode of the training."""
+    if not len(subset):
         return None
-    stored = _look(config, teacher, examples, same_for_all(WHOLE, len(examples)))
+    features = _whole_image_features(config, teacher, subset)
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
-        for number, block in enumerate(stored.blocks()):
+        for number, block in enumerate(features.blocks()):
             start = number * _BLOCK
-            yield {"inputs": block, "labels": examples.labels[start : start + _BLOCK]}
+            yield {"inputs": block, "labels": subset.labels[start : start + _BLOCK]}
 
     signature = {
         "inputs": tf.TensorSpec([None, teacher.feature_size], tf.float32),

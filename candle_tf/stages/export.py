@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from candle_tf.data.augment.transform import render_evaluation
+from candle_tf.data.augment.evaluation import render_evaluation
 from candle_tf.deploy.checks.agreement import ExportError, check_saved_model
 from candle_tf.deploy.saved_model import writer as saved_model
 from candle_tf.files import write_atomically

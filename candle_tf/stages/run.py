@@ -44,10 +44,10 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         calibrated = _stage("2/5 calibrate the teacher", lambda: calibrate(config, data, path))
         folder.record("calibrate", _training_files(path), teacher=calibrated.teacher.fingerprint)
     path = folder.path / "student"
-    answers = calibrated.answers if calibrated else None
+    targets = calibrated.targets if calibrated else None
     trained = _stage(
         f"3/5 train the student ({config.method})",
-        lambda: train_student(config, data, answers, path, policy),
+        lambda: train_student(config, data, targets, path, policy),
     )
     xla = "on" if policy.xla else "off"
     folder.record("student", _training_files(path), precision=policy.dtype, xla=xla)

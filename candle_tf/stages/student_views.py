@@ -1,26 +1,31 @@
-"""Which views the student is trained on: the settings that decide it, as one value."""
+"""The views that the student is trained on, by a run's settings."""
+
+from dataclasses import fields
 
 import numpy as np
 
 from candle_tf.config import Config
-from candle_tf.data.augment.precomputed_views import views_by_class
-from candle_tf.data.augment.transform import Transform
+from candle_tf.data.augment.augmentation import Augmentation
+from candle_tf.data.augment.precomputed_views import PrecomputedViews, views_by_class
+from candle_tf.data.augment.registry import make_augmentation
+from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.stages.prepare import Data
 
 
-def student_transform(config: Config) -> Transform:
-    """The student's training views; with --teacher_view=same the teacher's too."""
-    return Transform(
-        config.augmentation,
-        color_jitter=config.color_jitter,
-        randaugment_magnitude=config.randaugment_magnitude,
-        randaugment_layers=config.randaugment_layers,
-        mix=config.mix,
-        mix_alpha=config.mix_alpha,
-    )
+def student_augmentation(config: Config) -> Augmentation:
+    """The student's augmentation; with --teacher_view=same the teacher's too."""
+    settings = {field.name: getattr(config, field.name) for field in fields(AugmentSettings)}
+    return make_augmentation(AugmentSettings(**settings), config.seed)
 
 
 def views_of_images(config: Config, data: Data) -> np.ndarray:
-    """How many fixed views each training image has, int64 [N]."""
+    """Number of precomputed views of each training image, int64 [N]."""
     by_class = views_by_class(data.counts, config.views, config.tail_views)
     return by_class[data.train.labels]
+
+
+def student_views(config: Config, data: Data) -> PrecomputedViews | None:
+    """The views that the student sees in turn; None if it sees new views in every epoch."""
+    if config.teacher_view == "whole" or config.teacher_mode == "online":
+        return None
+    return PrecomputedViews(views_of_images(config, data))

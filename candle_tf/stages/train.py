@@ -8,7 +8,6 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.augment.precomputed_views import FixedViews
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.data.targets import Targets
 from candle_tf.methods.annealing import Annealing, HardCheckpoints, annealed_quantizers
@@ -25,7 +24,7 @@ from candle_tf.methods.training_phases import (
     without_latent_clipping,
 )
 from candle_tf.stages.prepare import Data
-from candle_tf.stages.student_views import student_transform, views_of_images
+from candle_tf.stages.student_views import student_augmentation, student_views
 from candle_tf.students.analysis.preflight import refuse_unconvertible
 from candle_tf.students.architectures.registry import build_student
 from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
@@ -47,7 +46,7 @@ class Trained:
 
 
 def train_student(
-    config: Config, data: Data, answers: Targets | None, folder: Path, policy: ComputePolicy
+    config: Config, data: Data, targets: Targets | None, folder: Path, policy: ComputePolicy
 ) -> Trained:
     """Trains the student, from where an earlier call stopped.
 
@@ -57,7 +56,7 @@ def train_student(
     Args:
         config: the run's settings.
         data: the prepared split.
-        answers: the teacher's, for --method=candle.
+        targets: the teacher's outputs, for --method=candle.
         folder: of this stage.
         policy: how a training step is computed.
 
@@ -79,11 +78,11 @@ def train_student(
     if config.binary_steps == 2:
         first = with_float_kernels(student)
         logging.info("step one of two: binary activations, float kernels")
-        _train(config, data, first, answers, folder.with_name(f"{folder.name}_step1"), policy)
+        _train(config, data, first, targets, folder.with_name(f"{folder.name}_step1"), policy)
         copy_weights(first, student)
         logging.info("step two of two: binary activations and kernels")
         config = replace(config, weight_decay=0.0)
-    checkpoints = _train(config, data, student, answers, folder, policy)
+    checkpoints = _train(config, data, student, targets, folder, policy)
     return Trained(student, checkpoints, policy)
 
 
@@ -91,7 +90,7 @@ def _train(
     config: Config,
     data: Data,
     student: tf.keras.Model,
-    answers: Targets | None,
+    targets: Targets | None,
     folder: Path,
     policy: ComputePolicy,
 ) -> Checkpoints:
@@ -99,7 +98,7 @@ def _train(
     set_compute_policy(student, policy)
     steps = steps_per_epoch(len(data.train), config.batch_size)
     recipe = _recipe(config, steps * config.epochs)
-    trainer = _trainer(config, data, student, answers, recipe.optimizer())
+    trainer = _trainer(config, data, student, targets, recipe.optimizer())
     recipe.apply(trainer)
     annealing = Annealing(annealed_quantizers(student), config.epochs, config.anneal_fraction)
     checkpoints = fit(
@@ -107,14 +106,14 @@ def _train(
         lambda first_epoch: training_batches(
             data.train,
             image_size=config.image_size,
-            transform=student_transform(config),
+            augmentation=student_augmentation(config),
             sampler=config.sampler,
             batch_size=config.batch_size,
             seed=config.seed,
             first_epoch=first_epoch,
             epochs=config.epochs,
-            fixed_views=_fixed_views(config, data),
-            answers=answers,
+            precomputed=student_views(config, data),
+            targets=targets,
         ),
         steps=steps,
         epochs=config.epochs,
@@ -147,17 +146,17 @@ def _trainer(
     config: Config,
     data: Data,
     student: tf.keras.Model,
-    answers: Targets | None,
+    targets: Targets | None,
     optimizer: tf.keras.optimizers.Optimizer,
 ) -> Trainer:
-    if answers is None:
+    if targets is None:
         return SupervisedTrainer(student, LOSSES[config.method], data.counts, optimizer)
-    mean = mean_features(block["teacher_features"] for block in answers.blocks())
+    mean = mean_features(block["teacher_features"] for block in targets.blocks())
     return DistillationTrainer(
         student,
         data.classes,
         mean if config.center_features else np.zeros_like(mean),
-        _objective(config, answers),
+        _objective(config, targets),
         config.temperature,
         optimizer,
         adam(config.balance_learning_rate),
@@ -166,18 +165,11 @@ def _trainer(
     )
 
 
-def _fixed_views(config: Config, data: Data) -> FixedViews | None:
-    """What the student sees in turn; None where it sees new views in every epoch."""
-    if config.teacher_view == "whole" or config.teacher_mode == "online":
-        return None
-    return FixedViews(student_transform(config), views_of_images(config, data))
-
-
-def _objective(config: Config, answers: Targets) -> Objective:
+def _objective(config: Config, targets: Targets) -> Objective:
     if config.balance in ("plain", "fixed"):
         return Objective()
     kl, fs = uniform_prediction_losses(
-        (block["teacher_logits"] for block in answers.blocks()), config.temperature
+        (block["teacher_logits"] for block in targets.blocks()), config.temperature
     )
     if config.balance == "relative":
         return Objective(kl, fs, config.balance_entropy)

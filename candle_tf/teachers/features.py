@@ -1,12 +1,15 @@
-"""The frozen teacher's pooled features, computed once per image, view and resolution and stored.
+"""The frozen teacher's pooled features: cached for precomputed views, or online for any view.
 
-views = teacher_views("same", Transform("pad_crop_flip"), counts=np.full(len(examples), 4))
-stored = view_features(teacher, examples, views, resolution=160, seed=0, folder=cache)
-stored.shape                                                     # (views.total, 1280), float16
+augmentation, precomputed = teacher_views("same", student_augmentation, np.full(len(subset), 4))
+features = cached_features(
+    teacher, subset, augmentation, precomputed, resolution=160, folder=cache
+)
+features.shape                                      # [precomputed.total, 1280], float16
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,75 +17,76 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data.augment.precomputed_views import FixedViews, same_for_all
-from candle_tf.data.augment.transform import (
-    TRANSFORM_VERSION,
-    WHOLE,
-    Transform,
-    raw_batch,
-    render_batch,
-)
+from candle_tf.data.augment.augmentation import WHOLE, Augmentation
+from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
+from candle_tf.data.augment.views import Views
 from candle_tf.data.cached_arrays import key_digest, stored_array
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import Teacher
 
+# Raise it when features of given weights and pixels change; those of pixels and of decoding are
+# `AUGMENTATION_VERSION` and the versions in `data.images`.
+_VERSION = 1
+
 _BLOCK = 512
-# Pixels that the teacher sees at once: 64 images of 224 px. More take no less time an image, and
-# the first maps of a backbone take some hundred bytes a pixel.
+# Pixels in a batch of the teacher: 64 images of 224 px. Larger batches are no faster, and the first
+# maps of a backbone take some hundred bytes a pixel.
 _PIXELS = 64 * 224**2
 _LARGEST_BATCH = 64
 
 
-def teacher_views(teacher_view: str, transform: Transform, counts: np.ndarray) -> FixedViews:
-    """The views the teacher looks at.
+def teacher_views(
+    teacher_view: str, augmentation: Augmentation, counts: np.ndarray
+) -> tuple[Augmentation, PrecomputedViews]:
+    """The views that the teacher's features are computed of.
 
     Args:
-        teacher_view: "whole" (the whole image and, where the student's views are mirrored, its
-            mirror image) or "same" (the student's own fixed views).
-        transform: the student's.
-        counts: number of fixed views of each image for "same", int64 [N].
+        teacher_view: "whole" (the whole image and, if the student's views are flipped, its mirror
+            image) or "same" (the student's own precomputed views).
+        augmentation: the student's.
+        counts: number of precomputed views of each image for "same", int64 [N].
     """
-    if teacher_view == "same" and transform != WHOLE:
-        return FixedViews(transform, counts)
-    return same_for_all(WHOLE, len(counts), 2 if transform.augmentation.endswith("_flip") else 1)
+    if teacher_view == "same" and not augmentation.is_whole:
+        return augmentation, PrecomputedViews(counts)
+    return WHOLE, same_for_all(len(counts), mirror=augmentation.flips)
 
 
-def view_features(
+def cached_features(
     teacher: Teacher,
-    examples: Subset,
-    views: FixedViews,
+    subset: Subset,
+    augmentation: Augmentation,
+    precomputed: PrecomputedViews,
     resolution: int,
-    seed: int,
     folder: Path,
 ) -> np.ndarray:
-    """Features of every view at one resolution, computed where they are not stored yet.
+    """Features of every precomputed view at one resolution; computes what is not stored yet.
 
     Args:
         teacher: frozen.
-        examples: N images.
-        views: R fixed views of them.
-        resolution: side in pixels at which the teacher sees each view.
-        seed: of the views.
+        subset: N images.
+        augmentation: of the views.
+        precomputed: R views of the images.
+        resolution: side in pixels of the teacher's input.
         folder: cache folder.
 
     Returns:
         float16 [R, d_T], memory-mapped.
 
     Raises:
-        UserError: where the disk is too full, or a feature is no finite number in float16.
+        UserError: if the disk is too full, or a feature is not finite in float16.
     """
 
     def compute(start: int, stop: int) -> np.ndarray:
-        index, numbers = views.of_rows(np.arange(start, stop))
-        values = features_at(teacher, examples, index, numbers, views, resolution, seed)
+        views = precomputed.of_rows(np.arange(start, stop))
+        values = features_of(teacher, subset, augmentation, views, resolution)
         return as_float16(values, teacher.name)
 
     return stored_array(
         folder,
         f"features-{resolution}px",
-        features_key(teacher, examples, views, resolution, seed),
-        (views.total, teacher.feature_size),
+        features_key(teacher, subset, augmentation, precomputed, resolution),
+        (precomputed.total, teacher.feature_size),
         "float16",
         _BLOCK,
         compute,
@@ -90,29 +94,33 @@ def view_features(
 
 
 def averaged_features(
-    features: Sequence[np.ndarray], keys: Sequence[Any], views_together: int, folder: Path
+    features: Sequence[np.ndarray], keys: Sequence[Any], rows_together: int, folder: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The mean over resolutions, stored; no more than a block of it is ever in memory.
 
     Args:
         features: float16 [R, d_T] of each resolution.
         keys: `features_key` of each.
-        views_together: mean of so many successive rows; 1 keeps every view.
+        rows_together: mean of so many successive rows; 1 keeps every row.
         folder: cache folder.
 
     Returns:
-        float16 [R / views_together, d_T], memory-mapped, and the key it is stored under.
+        float16 [R / rows_together, d_T], memory-mapped, and the key it is stored under.
     """
-    key = {"mean of": [key_digest(key) for key in keys], "views": views_together}
+    key = {
+        "mean of": [key_digest(key) for key in keys],
+        "rows together": rows_together,
+        "version": _VERSION,
+    }
     rows, size = features[0].shape
 
     def compute(start: int, stop: int) -> np.ndarray:
-        mean = mean_rows(features, start * views_together, stop * views_together)
-        grouped = mean.reshape(stop - start, views_together, size)
+        mean = mean_rows(features, start * rows_together, stop * rows_together)
+        grouped = mean.reshape(stop - start, rows_together, size)
         return as_float16(grouped.mean(axis=1), "the teacher")
 
-    shape = (rows // views_together, size)
-    stored = stored_array(folder, "answers-features", key, shape, "float16", _BLOCK, compute)
+    shape = (rows // rows_together, size)
+    stored = stored_array(folder, "targets-features", key, shape, "float16", _BLOCK, compute)
     return stored, key
 
 
@@ -125,52 +133,70 @@ def mean_rows(features: Sequence[np.ndarray], start: int, stop: int) -> np.ndarr
 
 
 def features_key(
-    teacher: Teacher, examples: Subset, views: FixedViews, resolution: int, seed: int
+    teacher: Teacher,
+    subset: Subset,
+    augmentation: Augmentation,
+    precomputed: PrecomputedViews,
+    resolution: int,
 ) -> dict[str, Any]:
-    """All that features depend on: weights, split, transforms, resolution and seed; JSON-ready."""
-    rows = np.ascontiguousarray(examples.rows, "<i8")
+    """All that features depend on: weights, images, views and resolution; JSON-ready."""
+    rows = np.ascontiguousarray(subset.rows, "<i8")
     return {
+        "version": _VERSION,
         "teacher": teacher.fingerprint,
-        "images": examples.images.digest,
+        "images": subset.images.digest,
         "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
-        "views": dict(views.key()),
-        "transform_version": TRANSFORM_VERSION,
+        "augmentation": augmentation.key(),
+        "views": dict(precomputed.key()),
         "resolution": resolution,
-        # Whole images are the same under every seed.
-        "seed": seed if views.transform != WHOLE else None,
     }
 
 
-def features_at(
-    teacher: Teacher,
-    examples: Subset,
-    index: np.ndarray,
-    numbers: np.ndarray,
-    views: FixedViews,
-    resolution: int,
-    seed: int,
+def features_of(
+    teacher: Teacher, subset: Subset, augmentation: Augmentation, views: Views, resolution: int
 ) -> np.ndarray:
-    """Features of views `numbers` of examples `index`, both int64 [B]; float32 [B, d_T].
-
-    However large B is, the teacher sees batches of one bounded size.
-    """
+    """Features of B views, float32 [B, d_T]; the teacher's batches stay small for any B."""
     size = int(np.clip(_PIXELS // resolution**2, 1, _LARGEST_BATCH))
     parts = []
-    for start in range(0, len(index), size):
-        part = slice(start, start + size)
-        raw = raw_batch(examples, index[part], numbers[part], views.transform, seed)
-        pixels = _renderer(views.transform, seed, resolution)(raw)
-        if views.transform == WHOLE:
-            pixels = _mirrored(pixels, tf.constant(numbers[part] == 1))
+    for start in range(0, len(views), size):
+        part = views[start : start + size]
+        pixels = _renderer(augmentation, resolution)(augmentation.draw(subset, part))
+        if np.any(part.mirror):
+            mirror = np.broadcast_to(part.mirror, [len(part)])
+            pixels = _mirrored(pixels, tf.constant(mirror))
         parts.append(teacher.features(pixels).numpy())
     return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class OnlineFeatures:
+    """Features of any view at several resolutions, computed when they are asked for.
+
+    Attributes:
+        teacher: frozen.
+        subset: N images.
+        augmentation: of the views.
+        resolutions: sides in pixels.
+    """
+
+    teacher: Teacher
+    subset: Subset
+    augmentation: Augmentation
+    resolutions: tuple[int, ...]
+
+    def batch(self, views: Views) -> list[np.ndarray]:
+        """float32 [B, d_T] of each resolution, for B views."""
+        return [
+            features_of(self.teacher, self.subset, self.augmentation, views, resolution)
+            for resolution in self.resolutions
+        ]
 
 
 def as_float16(values: np.ndarray, origin: str) -> np.ndarray:
     """Float values as they are stored.
 
     Raises:
-        UserError: where one is not finite in float16, which reaches to 65,504.
+        UserError: if one is not finite in float16, which reaches to 65,504.
     """
     with np.errstate(over="ignore"):
         stored = values.astype(np.float16)
@@ -182,17 +208,17 @@ def as_float16(values: np.ndarray, origin: str) -> np.ndarray:
     return stored
 
 
-# One trace per resolution and kind of view, whatever the size of the last batch.
+# One trace per augmentation and resolution, whatever the size of the last batch.
 @lru_cache
 def _renderer(
-    transform: Transform, seed: int, resolution: int
+    augmentation: Augmentation, resolution: int
 ) -> Callable[[Mapping[str, np.ndarray]], tf.Tensor]:
-    def render(raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        return render_batch(raw, transform, seed, resolution)
+    def render(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return augmentation.render(batch, resolution)
 
     return tf.function(render, reduce_retracing=True)
 
 
 @tf.function(reduce_retracing=True)
-def _mirrored(pixels: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
-    return tf.where(mirrored[:, None, None, None], tf.reverse(pixels, axis=[2]), pixels)
+def _mirrored(pixels: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
+    return tf.where(mirror[:, None, None, None], tf.reverse(pixels, axis=[2]), pixels)

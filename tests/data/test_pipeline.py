@@ -1,26 +1,30 @@
 import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 # isort: split
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from candle_tf.data.augment.crops import render_views
-from candle_tf.data.augment.precomputed_views import FixedViews, same_for_all
-from candle_tf.data.augment.transform import Transform
+from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
+from candle_tf.data.augment.registry import make_augmentation
+from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.data.samplers import epoch_order
 from candle_tf.data.subset import Subset
-from candle_tf.data.targets import Answers
+from candle_tf.teachers.targets import CachedTargets
 
 STORED = 14  # images in the store
 COUNT = 10  # images in the subset
 SIDE = 16
 ROWS = np.random.default_rng(5).permutation(STORED)[:COUNT]
 LABELS = np.arange(COUNT, dtype=np.int32) * 3  # tells examples apart
-TRANSFORM = Transform("pad_crop_flip")
-SETTINGS = {"image_size": 12, "transform": TRANSFORM, "batch_size": 4, "seed": 3}
+KIND = "pad_crop_flip"
+AUGMENTATION = make_augmentation(AugmentSettings(KIND), seed=3)
+SETTINGS = {"image_size": 12, "augmentation": AUGMENTATION, "batch_size": 4, "seed": 3}
 
 
 def store(array: np.ndarray) -> ImageStore:
@@ -42,23 +46,22 @@ def plain() -> Subset:
     return Subset(store(array), ROWS, LABELS)
 
 
-def answers(views: int) -> Answers:
+def targets(views: int) -> CachedTargets:
     """Features (view, example, 1) and logits (10 view + example, 0)."""
-    return answers_for(same_for_all(Transform("pad_crop_flip"), COUNT, views))
+    return targets_for(same_for_all(COUNT, views))
 
 
-def answers_for(views: FixedViews) -> Answers:
-    example, view = views.of_rows(np.arange(views.total))
+def targets_for(precomputed: PrecomputedViews) -> CachedTargets:
+    views = precomputed.of_rows(np.arange(precomputed.total))
+    example, view = views.images, views.numbers
     features = np.stack([view, example, np.ones_like(view)], axis=-1)
     logits = np.stack([10 * view + example, np.zeros_like(view)], axis=-1)
-    return Answers(features.astype(np.float16), logits.astype(np.float16), views)
+    return CachedTargets(features.astype(np.float16), logits.astype(np.float16), precomputed)
 
 
 def batches(examples, first_epoch, epochs, **changes):
-    if isinstance(changes.get("fixed_views"), int):
-        changes["fixed_views"] = same_for_all(
-            Transform("pad_crop_flip"), COUNT, changes["fixed_views"]
-        )
+    if isinstance(changes.get("precomputed"), int):
+        changes["precomputed"] = same_for_all(COUNT, changes["precomputed"])
     dataset = training_batches(
         examples, first_epoch=first_epoch, epochs=epochs, **{**SETTINGS, **changes}
     )
@@ -102,7 +105,7 @@ def test_an_epoch_has_each_example_at_most_once_and_only_full_batches():
 
 
 def test_batches_have_the_promised_shapes_types_and_range():
-    for batch in batches(noisy(), 0, 1, answers=answers(1)):
+    for batch in batches(noisy(), 0, 1, targets=targets(1)):
         assert batch["inputs"].shape == (4, 12, 12, 3)
         assert batch["inputs"].dtype == np.float32
         assert batch["inputs"].min() >= 0
@@ -128,9 +131,9 @@ def test_labels_belong_to_their_images():
             np.testing.assert_allclose(pixels[6, 6], 10 * row_of_label[int(label)], atol=1e-3)
 
 
-@pytest.mark.parametrize("fixed_views", [None, 2])
-def test_a_run_taken_up_sees_what_an_uninterrupted_one_sees(fixed_views):
-    given = {"fixed_views": fixed_views, "answers": answers(fixed_views or 1)}
+@pytest.mark.parametrize("precomputed", [None, 2])
+def test_a_run_taken_up_sees_what_an_uninterrupted_one_sees(precomputed):
+    given = {"precomputed": precomputed, "targets": targets(precomputed or 1)}
     whole = batches(noisy(), 0, 4, **given)
     for first_epoch in (1, 3):
         assert_same(whole[2 * first_epoch :], batches(noisy(), first_epoch, 4, **given))
@@ -138,14 +141,14 @@ def test_a_run_taken_up_sees_what_an_uninterrupted_one_sees(fixed_views):
 
 
 @pytest.mark.parametrize("sampler", ["class_balanced", "square_root", "progressive"])
-@pytest.mark.parametrize("fixed_views", [None, 2])
+@pytest.mark.parametrize("precomputed", [None, 2])
 def test_samplers_go_on_where_they_stopped_and_show_repetitions_in_other_views(
-    sampler, fixed_views
+    sampler, precomputed
 ):
     examples = noisy()
     examples = Subset(examples.images, ROWS, np.r_[np.zeros(8, np.int32), 1, 2].astype("i4"))
-    table = same_for_all("pad_crop_flip", COUNT, fixed_views) if fixed_views else None
-    given = {"fixed_views": table, "sampler": sampler, "batch_size": COUNT}
+    table = same_for_all(COUNT, precomputed) if precomputed else None
+    given = {"precomputed": table, "sampler": sampler, "batch_size": COUNT}
     whole = batches(examples, 0, 4, **given)
     assert_same(whole[2:], batches(examples, 2, 4, **given))
     most = 0
@@ -153,16 +156,17 @@ def test_samplers_go_on_where_they_stopped_and_show_repetitions_in_other_views(
         for label in (1, 2):
             views = batch["inputs"][batch["labels"] == label]
             different = len({view.tobytes() for view in views})
-            assert different == min(len(views), fixed_views or COUNT)
+            assert different == min(len(views), precomputed or COUNT)
             most = max(most, len(views))
     assert most >= 2
 
 
 def test_mixed_batches_carry_both_labels_and_go_on_where_they_stopped():
-    transform = Transform("pad_crop_flip", color_jitter=0.4, randaugment_magnitude=5, mix="mixup")
-    whole = batches(noisy(), 0, 3, transform=transform)
+    settings = AugmentSettings(KIND, color_jitter=0.4, randaugment_magnitude=5, mix="mixup")
+    augmentation = make_augmentation(settings, seed=3)
+    whole = batches(noisy(), 0, 3, augmentation=augmentation)
     assert set(whole[0]) == {"inputs", "labels", "partner_labels", "ratios"}
-    assert_same(whole[2:], batches(noisy(), 1, 3, transform=transform))
+    assert_same(whole[2:], batches(noisy(), 1, 3, augmentation=augmentation))
     partners = np.concatenate([batch["partner_labels"] for batch in whole])
     assert len(set(partners.tolist())) > 5
 
@@ -174,7 +178,8 @@ def test_the_number_of_epochs_does_not_change_the_first_ones():
 def test_another_epoch_and_another_seed_are_other_views():
     whole = {"batch_size": COUNT}
     first, second = batches(noisy(), 0, 2, **whole)
-    (other,) = batches(noisy(), 0, 1, seed=4, **whole)
+    other_seed = {"augmentation": replace(AUGMENTATION, seed=4), "seed": 4}
+    (other,) = batches(noisy(), 0, 1, **other_seed, **whole)
     for batch in (second, other):
         assert first["labels"].tolist() != batch["labels"].tolist()
         for label in LABELS:
@@ -189,27 +194,27 @@ def expected_views(examples, labels, number):
         tf.constant(examples.images.array[rows]),
         tf.constant([image_key(f"train/a/{row}.png") for row in rows], tf.int64),
         tf.fill([len(labels)], tf.constant(number, tf.int64)),
-        TRANSFORM.augmentation,
+        KIND,
         SETTINGS["seed"],
         SETTINGS["image_size"],
     )
 
 
-@pytest.mark.parametrize("fixed_views", [None, 3])
-def test_fixed_views_take_turns_and_others_are_new_every_epoch(fixed_views):
-    seen = batches(noisy(), 0, 5, fixed_views=fixed_views)
+@pytest.mark.parametrize("precomputed", [None, 3])
+def test_precomputed_take_turns_and_others_are_new_every_epoch(precomputed):
+    seen = batches(noisy(), 0, 5, precomputed=precomputed)
     for epoch in range(5):
-        number = epoch % 3 if fixed_views else epoch
+        number = epoch % 3 if precomputed else epoch
         for batch in seen[2 * epoch : 2 * epoch + 2]:
             wanted = expected_views(noisy(), batch["labels"], number)
             np.testing.assert_allclose(batch["inputs"], wanted, atol=1e-3)
 
 
-@pytest.mark.parametrize(("fixed_views", "stored"), [(3, 3), (None, 1)])
-def test_answers_are_those_of_the_image_and_its_view(fixed_views, stored):
-    seen = batches(noisy(), 1, 6, fixed_views=fixed_views, answers=answers(stored))
+@pytest.mark.parametrize(("precomputed", "stored"), [(3, 3), (None, 1)])
+def test_targets_are_those_of_the_image_and_its_view(precomputed, stored):
+    seen = batches(noisy(), 1, 6, precomputed=precomputed, targets=targets(stored))
     for epoch, pair in enumerate(zip(seen[::2], seen[1::2], strict=True), start=1):
-        view = epoch % 3 if fixed_views else 0
+        view = epoch % 3 if precomputed else 0
         for batch in pair:
             example = batch["labels"] // 3
             wanted = np.stack([np.full(4, view), example, np.ones(4)], axis=1)
@@ -219,8 +224,8 @@ def test_answers_are_those_of_the_image_and_its_view(fixed_views, stored):
 
 
 def test_images_with_more_views_take_longer_turns():
-    views = FixedViews(Transform("pad_crop_flip"), np.array([1, 2, 3, 4, 5, 1, 2, 3, 4, 5]))
-    seen = batches(noisy(), 0, 6, fixed_views=views, answers=answers_for(views), batch_size=COUNT)
+    views = PrecomputedViews(np.array([1, 2, 3, 4, 5, 1, 2, 3, 4, 5]))
+    seen = batches(noisy(), 0, 6, precomputed=views, targets=targets_for(views), batch_size=COUNT)
     for epoch, batch in enumerate(seen):
         example = batch["labels"] // 3
         numbers = epoch % views.counts[example]

@@ -27,7 +27,7 @@ from candle_tf.methods.optimizers import adam
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.prepare import Data, prepare
-from candle_tf.stages.student_views import student_transform
+from candle_tf.stages.student_views import student_augmentation
 from candle_tf.stages.train import train_student
 from candle_tf.students.architectures.registry import build_student
 from candle_tf.students.compute_policy import resolve_compute_policy
@@ -182,7 +182,7 @@ def two_steps(config: Config, data: Data, encoder: tf.keras.Model) -> None:
     batches = training_batches(
         first(data, 16).train,
         image_size=config.image_size,
-        transform=student_transform(config),
+        augmentation=student_augmentation(config),
         batch_size=config.batch_size,
         seed=config.seed,
         first_epoch=0,
@@ -248,7 +248,7 @@ def test_a_config_calibrates_and_distills_as_it_says(tmp_path):
     data = first(prepare(config, open_run_folder(config)), 16)
     calibrated = calibrate(config, data, tmp_path / "run" / "calibrate")
     policy = resolve_compute_policy(config.precision, config.xla)
-    trained = train_student(config, data, calibrated.answers, tmp_path / "run" / "student", policy)
+    trained = train_student(config, data, calibrated.targets, tmp_path / "run" / "student", policy)
     assert trained.student.output_shape["logits"] == (None, entry.classes)
     for weight in trained.student.weights:
         assert np.isfinite(weight.numpy()).all(), weight.name

@@ -55,7 +55,7 @@ def stages(run_dir: Path, train: bool = False, **settings: object):
     calibrated = calibration.calibrate(config, data, folder.path / "calibrate")
     if train:
         policy = resolve_compute_policy(config.precision, config.xla)
-        train_student(config, data, calibrated.answers, folder.path / "student", policy)
+        train_student(config, data, calibrated.targets, folder.path / "student", policy)
     return data, calibrated
 
 
@@ -74,7 +74,7 @@ def test_it_looks_once_at_each_view_of_each_image_at_each_resolution(teacher, tm
     _, again = stages(tmp_path / "run", cache_dir=cache)
     stages(tmp_path / "other", cache_dir=cache, calibration_epochs=2)
     assert teacher.shown == []
-    np.testing.assert_array_equal(again.answers.logits, first.answers.logits)
+    np.testing.assert_array_equal(again.targets.logits, first.targets.logits)
 
 
 def test_online_it_looks_in_every_epoch(teacher, tmp_path):
@@ -86,4 +86,4 @@ def test_online_it_looks_in_every_epoch(teacher, tmp_path):
     # Both epochs of the student, some batches made ahead of it, and the sample for the mean.
     sample, epochs = len(data.train), 2 * (len(data.train) // 64) * 64
     assert seen == sample + epochs
-    assert calibrated.answers.classes == 10
+    assert calibrated.targets.classes == 10

@@ -1,4 +1,4 @@
-"""Answers are made and read in parts: memory does not grow with the number of images."""
+"""Targets are computed and read in blocks: memory does not grow with the number of images."""
 
 import tracemalloc
 
@@ -8,9 +8,9 @@ import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 import numpy as np
 
 from candle_tf.data.augment.precomputed_views import same_for_all
-from candle_tf.data.augment.transform import Transform
+from candle_tf.data.augment.views import first_views
 from candle_tf.methods.calibration import feature_batches, teacher_classifier
-from candle_tf.teachers.cached_targets import cached_targets
+from candle_tf.teachers.targets import cached_targets
 
 SIZE, CLASSES = 32, 8
 
@@ -23,13 +23,13 @@ def peak_megabytes(rows: int, folder) -> float:
     ]
     for number, stored in enumerate(features):
         stored[:] = number
-    views = same_for_all(Transform("pad_crop"), rows // 4, 4)
+    views = same_for_all(rows // 4, 4)
     classifier = teacher_classifier(SIZE, CLASSES)
     tracemalloc.start()
     keys = [{"rows": rows, "side": side} for side in range(3)]
-    answers = cached_targets(features, keys, views, classifier, folder / "cache")
-    assert sum(len(block["teacher_logits"]) for block in answers.blocks()) == rows
-    answers.batch(np.arange(64), np.zeros(64, np.int64))
+    targets = cached_targets(features, keys, views, classifier, folder / "cache")
+    assert sum(len(block["teacher_logits"]) for block in targets.blocks()) == rows
+    targets.batch(first_views(np.arange(64)))
     batches = feature_batches(
         features, np.zeros(rows, np.int32), batch_size=64, seed=0, first_epoch=0, epochs=1
     )

@@ -5,22 +5,29 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from candle_tf.data.augment import augmentation as augmentation_module
+from candle_tf.data.augment.augmentation import WHOLE, Augmentation
 from candle_tf.data.augment.crops import draw_view, render
-from candle_tf.data.augment.precomputed_views import FixedViews, same_for_all
-from candle_tf.data.augment.transform import Transform
+from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
+from candle_tf.data.augment.registry import make_augmentation
+from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import training_batches
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
-from candle_tf.teachers import features as features_module
 from candle_tf.teachers.backbones import FrozenBackbone, Teacher
-from candle_tf.teachers.features import as_float16, averaged_features, teacher_views, view_features
+from candle_tf.teachers.features import (
+    as_float16,
+    averaged_features,
+    cached_features,
+    teacher_views,
+)
 from candle_tf.teachers.weights import fingerprint
 
 COUNT = 300  # two views of so many do not fit into one block of 512 rows
 SIDE = 12
 RESOLUTION = 10
-SAME = same_for_all(Transform("pad_crop_flip"), COUNT, 2)
+SAME = same_for_all(COUNT, 2)
 
 
 class PatienceError(Exception):
@@ -68,19 +75,26 @@ def examples():
     return Subset(images, rows, np.zeros(COUNT, np.int32))
 
 
-def stored(teacher, examples, folder, views=SAME, resolution=RESOLUTION, seed=0):
-    return view_features(teacher, examples, views, resolution, seed, folder)
+def augmentation(*settings, seed=0, **changes) -> Augmentation:
+    return make_augmentation(AugmentSettings(*settings, **changes), seed)
 
 
-def seen_of(examples, views, row, resolution=RESOLUTION, seed=0):
-    """What the teacher should look at: one view of one image, float32 [1, R, R, 3]."""
-    (index,), (number,) = views.of_rows(np.array([row]))
-    image = examples.rows[index]
-    key = tf.constant(examples.images.keys[image])
-    box, flip = draw_view(views.transform.augmentation, seed, key, int(number))
-    shown = render(tf.constant(examples.images.array[image]), box, flip, resolution)
-    mirrored = views.transform == Transform() and number == 1
-    return (shown[:, ::-1] if mirrored else shown)[tf.newaxis]
+FLIPPED = augmentation("pad_crop_flip")
+
+
+def stored(teacher, subset, folder, views=SAME, resolution=RESOLUTION, augmentation=FLIPPED):
+    return cached_features(teacher, subset, augmentation, views, resolution, folder)
+
+
+def input_of(subset, augmentation, precomputed, row, resolution=RESOLUTION):
+    """What the teacher should be given: one view of one image, float32 [1, R, R, 3]."""
+    view = precomputed.of_rows(np.array([row]))
+    image = subset.rows[view.images[0]]
+    key = tf.constant(subset.images.keys[image])
+    kind = augmentation.operations[0].kind
+    box, flip = draw_view(kind, augmentation.seed, key, int(view.numbers[0]))
+    pixels = render(tf.constant(subset.images.array[image]), box, flip, resolution)
+    return (pixels[:, ::-1] if view.mirror[0] else pixels)[tf.newaxis]
 
 
 # Rows at the ends and beginnings of batches of 64 and of the block of 512.
@@ -88,27 +102,29 @@ PLACES = (0, 1, 63, 64, 255, 256, 510, 511, 512, 513)
 
 
 @pytest.mark.parametrize(
-    "views",
+    ("given", "precomputed"),
     [
-        SAME,
-        teacher_views("whole", Transform("pad_crop_flip"), np.full(COUNT, 5)),
-        FixedViews(Transform("pad_crop_flip"), np.resize([1, 2, 4], COUNT)),
+        (augmentation("pad_crop_flip", seed=5), SAME),
+        teacher_views("whole", augmentation("pad_crop_flip", seed=5), np.full(COUNT, 5)),
+        (augmentation("pad_crop_flip", seed=5), PrecomputedViews(np.resize([1, 2, 4], COUNT))),
     ],
     ids=["same", "whole", "by image"],
 )
-def test_values_are_those_of_the_encoder_on_the_rendered_views(tmp_path, examples, views):
+def test_values_are_those_of_the_encoder_on_the_rendered_views(
+    tmp_path, examples, given, precomputed
+):
     teacher = make_teacher()
-    features = stored(teacher, examples, tmp_path, views, seed=5)
-    assert features.shape == (views.total, 6)
+    features = stored(teacher, examples, tmp_path, precomputed, augmentation=given)
+    assert features.shape == (precomputed.total, 6)
     assert features.dtype == np.float16
-    for row in (*PLACES, views.total - 1):
-        wanted = teacher.encoder(seen_of(examples, views, row, seed=5)).numpy()[0]
+    for row in (*PLACES, precomputed.total - 1):
+        wanted = teacher.encoder(input_of(examples, given, precomputed, row)).numpy()[0]
         assert wanted.max() > 0.05
         np.testing.assert_allclose(features[row], wanted, rtol=2e-3, atol=2e-4)
     assert np.abs(features[0].astype(float) - features[1]).max() > 0.01
 
 
-def test_each_image_view_and_resolution_is_looked_at_once(tmp_path, examples):
+def test_each_image_view_and_resolution_is_computed_once(tmp_path, examples):
     teacher = make_teacher()
     first = [np.array(stored(teacher, examples, tmp_path, resolution=r)) for r in (10, 12)]
     shapes = [batch.shape[1] for batch in teacher.shown for _ in batch]
@@ -122,7 +138,7 @@ def test_each_image_view_and_resolution_is_looked_at_once(tmp_path, examples):
     assert teacher.shown == []
 
 
-def test_an_interrupted_computation_goes_on_after_its_last_block(tmp_path, examples):
+def test_an_interrupted_computation_resumes_after_its_last_block(tmp_path, examples):
     whole = np.array(stored(make_teacher(), examples, tmp_path / "whole"))
     with pytest.raises(PatienceError):
         stored(make_teacher(patience=560), examples, tmp_path / "part")
@@ -132,82 +148,80 @@ def test_an_interrupted_computation_goes_on_after_its_last_block(tmp_path, examp
     np.testing.assert_array_equal(features, whole)
 
 
-def test_another_teacher_seed_resolution_or_view_is_computed_anew(tmp_path, examples):
+def test_another_teacher_seed_resolution_or_view_is_computed_again(tmp_path, examples):
     stored(make_teacher(), examples, tmp_path)
     part = Subset(examples.images, examples.rows[::-1], examples.labels)
-    one = same_for_all(Transform("pad_crop_flip"), COUNT)
-    other = FixedViews(Transform("pad_crop_flip"), np.resize([1, 3], COUNT))
+    one = same_for_all(COUNT)
+    other = PrecomputedViews(np.resize([1, 3], COUNT))
     changes = [
         (make_teacher(seed=1), examples, {}),
-        (make_teacher(), examples, {"seed": 1}),
+        (make_teacher(), examples, {"augmentation": augmentation("pad_crop_flip", seed=1)}),
         (make_teacher(), examples, {"resolution": 11}),
         (make_teacher(), examples, {"views": one}),
         (make_teacher(), examples, {"views": other}),
-        (make_teacher(), examples, {"views": same_for_all(Transform("pad_crop"), COUNT, 2)}),
+        (make_teacher(), examples, {"augmentation": augmentation("pad_crop")}),
         (make_teacher(), part, {}),
     ]
     for teacher, images, change in changes:
         features = stored(teacher, images, tmp_path, **change)
         assert len(teacher.rows_shown()) == len(features)
-        views = change.get("views", SAME)
-        shown = seen_of(
-            images, views, 7, change.get("resolution", RESOLUTION), change.get("seed", 0)
-        )
-        wanted = teacher.encoder(shown).numpy()[0]
+        given, views = change.get("augmentation", FLIPPED), change.get("views", SAME)
+        pixels = input_of(images, given, views, 7, change.get("resolution", RESOLUTION))
+        wanted = teacher.encoder(pixels).numpy()[0]
         np.testing.assert_allclose(features[7], wanted, rtol=2e-3, atol=2e-4)
     teacher = make_teacher()
     stored(teacher, examples, tmp_path)
     assert teacher.shown == []
 
 
-def test_another_version_of_the_transform_is_computed_again(tmp_path, examples, monkeypatch):
+def test_another_version_of_the_augmentation_is_computed_again(tmp_path, examples, monkeypatch):
     first, second, third = make_teacher(), make_teacher(), make_teacher()
     stored(first, examples, tmp_path / "cache")
     stored(second, examples, tmp_path / "cache")
-    monkeypatch.setattr(features_module, "TRANSFORM_VERSION", -1)
+    monkeypatch.setattr(augmentation_module, "AUGMENTATION_VERSION", -1)
     stored(third, examples, tmp_path / "cache")
     rows = [len(teacher.rows_shown()) for teacher in (first, second, third)]
     assert rows == [2 * COUNT, 0, 2 * COUNT]
 
 
 @pytest.mark.parametrize(
-    "transform",
-    [Transform("none", color_jitter=0.4), Transform("pad_crop_flip", 0.4, mix="cutmix"),
-     Transform("random_resized_crop_flip", mix="mixup")],
+    "given",
+    [augmentation("none", color_jitter=0.4, seed=3),
+     augmentation("pad_crop_flip", 0.4, mix="cutmix", seed=3),
+     augmentation("random_resized_crop_flip", mix="mixup", seed=3)],
     ids=["jitter", "cutmix", "mixup"],
 )  # fmt: skip
-def test_the_teacher_sees_what_the_student_sees(tmp_path, examples, transform):
+def test_the_teacher_sees_what_the_student_sees(tmp_path, examples, given):
     """Pixel by pixel, colours and second images included, in each of two epochs."""
     part = Subset(examples.images, examples.rows[:20], np.arange(20, dtype=np.int32))
-    views = teacher_views("same", transform, np.resize([1, 2], 20))
+    same, precomputed = teacher_views("same", given, np.resize([1, 2], 20))
     teacher = make_teacher()
-    stored(teacher, part, tmp_path, views, seed=3)
+    stored(teacher, part, tmp_path, precomputed, augmentation=same)
     shown = teacher.rows_shown()
     assert len(shown) == 30
     student = training_batches(
-        part, image_size=RESOLUTION, transform=transform, batch_size=20, seed=3, first_epoch=0,
-        epochs=2, fixed_views=views,
+        part, image_size=RESOLUTION, augmentation=given, batch_size=20, seed=3, first_epoch=0,
+        epochs=2, precomputed=precomputed,
     )  # fmt: skip
     for epoch, batch in enumerate(student.as_numpy_iterator()):
-        index = batch["labels"]
-        rows = views.rows(index, views.in_turn(index, epoch))
+        rows = precomputed.rows(precomputed.at_epoch(batch["labels"], epoch))
         np.testing.assert_allclose(batch["inputs"], shown[rows], atol=1e-3)
 
 
-def test_another_transform_is_computed_anew(tmp_path, examples):
+def test_another_augmentation_is_computed_again(tmp_path, examples):
     part = Subset(examples.images, examples.rows[:8], examples.labels[:8])
     teacher = make_teacher()
-    for transform in (
-        Transform("pad_crop_flip"),
-        Transform("pad_crop_flip", color_jitter=0.4),
-        Transform("pad_crop_flip", color_jitter=0.3),
-        Transform("pad_crop_flip", mix="mixup"),
-        Transform("pad_crop_flip", mix="cutmix"),
-        Transform("pad_crop_flip", mix="cutmix", mix_alpha=0.5),
+    for given in (
+        augmentation("pad_crop_flip"),
+        augmentation("pad_crop_flip", color_jitter=0.4),
+        augmentation("pad_crop_flip", color_jitter=0.3),
+        augmentation("pad_crop_flip", mix="mixup"),
+        augmentation("pad_crop_flip", mix="cutmix"),
+        augmentation("pad_crop_flip", mix="cutmix", mix_alpha=0.5),
     ):
         teacher.shown.clear()
         for _ in range(2):
-            stored(teacher, part, tmp_path, same_for_all(transform, 8, 1))
+            stored(teacher, part, tmp_path, same_for_all(8, 1), augmentation=given)
         assert sum(map(len, teacher.shown)) == 8
 
 
@@ -217,34 +231,41 @@ def test_the_manifest_stays_small_for_many_images(tmp_path, examples):
     assert manifest.stat().st_size < 1000
 
 
+def test_whole_images_do_not_depend_on_the_seed(tmp_path, examples):
+    for seed in (0, 1):
+        given = augmentation("pad_crop_flip", seed=seed)
+        whole, precomputed = teacher_views("whole", given, np.ones(COUNT))
+        teacher = make_teacher()
+        stored(teacher, examples, tmp_path, precomputed, augmentation=whole)
+        assert (teacher.shown == []) == (seed == 1)
+
+
 def test_the_mirrored_view_is_the_mirror_image(tmp_path, examples):
     teacher = make_teacher()
-    stored(
-        teacher,
-        examples,
-        tmp_path,
-        teacher_views("whole", Transform("pad_crop_flip"), np.ones(COUNT)),
-    )
+    whole, precomputed = teacher_views("whole", FLIPPED, np.ones(COUNT))
+    stored(teacher, examples, tmp_path, precomputed, augmentation=whole)
     rows = teacher.rows_shown()
     np.testing.assert_allclose(rows[1::2], rows[::2, :, ::-1], atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("choice", "augmentation", "count", "expected"),
+    ("choice", "kind", "count", "expected"),
     [
-        ("whole", "none", 4, ("none", 1)),
-        ("whole", "pad_crop", 4, ("none", 1)),
-        ("whole", "pad_crop_flip", 4, ("none", 2)),
-        ("whole", "random_resized_crop_flip", 1, ("none", 2)),
-        ("same", "none", 4, ("none", 1)),
-        ("same", "pad_crop", 1, ("pad_crop", 1)),
-        ("same", "pad_crop_flip", 3, ("pad_crop_flip", 3)),
+        ("whole", "none", 4, (1, False)),
+        ("whole", "pad_crop", 4, (1, False)),
+        ("whole", "pad_crop_flip", 4, (1, True)),
+        ("whole", "random_resized_crop_flip", 1, (1, True)),
+        ("same", "none", 4, (1, False)),
+        ("same", "pad_crop", 1, (1, False)),
+        ("same", "pad_crop_flip", 3, (3, False)),
     ],
 )
-def test_teacher_views(choice, augmentation, count, expected):
-    views = teacher_views(choice, Transform(augmentation), np.full(5, count))
-    assert views.transform == Transform(expected[0])
-    np.testing.assert_array_equal(views.counts, np.full(5, expected[1]))
+def test_teacher_views(choice, kind, count, expected):
+    given = augmentation(kind, seed=2)
+    found, precomputed = teacher_views(choice, given, np.full(5, count))
+    assert found == (WHOLE if choice == "whole" or kind == "none" else given)
+    np.testing.assert_array_equal(precomputed.counts, np.full(5, expected[0]))
+    assert precomputed.mirror == expected[1]
 
 
 @pytest.mark.parametrize("together", [1, 2])

@@ -1,4 +1,4 @@
-"""The teacher asked in every step, against the teacher that looked once."""
+"""Targets computed in every step, compared with targets that were computed once and cached."""
 
 import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
@@ -6,22 +6,28 @@ import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 import numpy as np
 import pytest
 
-from candle_tf.data.augment.precomputed_views import FixedViews
-from candle_tf.data.augment.transform import Transform
+from candle_tf.data.augment.precomputed_views import PrecomputedViews
+from candle_tf.data.augment.registry import make_augmentation
+from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.augment.views import Views, first_views
 from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import training_batches
 from candle_tf.data.subset import Subset
 from candle_tf.methods.calibration import fresh_feature_batches, teacher_classifier
-from candle_tf.teachers.cached_targets import cached_targets
-from candle_tf.teachers.features import features_key, teacher_views, view_features
-from candle_tf.teachers.online_targets import OnlineFeatures, OnlineTargets
+from candle_tf.teachers.features import (
+    OnlineFeatures,
+    cached_features,
+    features_key,
+    teacher_views,
+)
+from candle_tf.teachers.targets import OnlineTargets, cached_targets
 from tests.teachers.test_features import make_teacher
 
 COUNT, SIDE = 24, 16
 RESOLUTIONS = (10, 12, 14)
 CLASSES = 3
-VIEWS = FixedViews(Transform("pad_crop_flip"), np.resize([2, 3], COUNT))
-SEED = 4
+VIEWS = PrecomputedViews(np.resize([2, 3], COUNT))
+AUGMENTATION = make_augmentation(AugmentSettings("pad_crop_flip"), seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +43,15 @@ def classifier():
     return teacher_classifier(6, CLASSES, seed=2)
 
 
-def cached(teacher, examples, views, classifier, folder):
-    settings = [(teacher, examples, views, resolution, SEED) for resolution in RESOLUTIONS]
-    features = [view_features(*each, folder) for each in settings]
+def cached(teacher, examples, views, classifier, folder, augmentation=AUGMENTATION):
+    settings = [(teacher, examples, augmentation, views, side) for side in RESOLUTIONS]
+    features = [cached_features(*each, folder) for each in settings]
     keys = [features_key(*each) for each in settings]
     return cached_targets(features, keys, views, classifier, folder)
 
 
 def online(teacher, examples, classifier):
-    return OnlineTargets(OnlineFeatures(teacher, examples, VIEWS, RESOLUTIONS, SEED), classifier)
+    return OnlineTargets(OnlineFeatures(teacher, examples, AUGMENTATION, RESOLUTIONS), classifier)
 
 
 def assert_close(one, two):
@@ -56,22 +62,22 @@ def assert_close(one, two):
 
 
 def test_both_give_the_same_batches_for_the_same_views(tmp_path, examples, classifier):
-    """Three epochs of images, labels and answers, as the distillation step gets them."""
+    """Three epochs of images, labels and targets, as the distillation step gets them."""
     sides = []
-    for answers in (
+    for targets in (
         cached(make_teacher(), examples, VIEWS, classifier, tmp_path),
         online(make_teacher(), examples, classifier),
     ):
         batches = training_batches(
             examples,
             image_size=8,
-            transform=Transform("pad_crop_flip"),
+            augmentation=AUGMENTATION,
             batch_size=8,
-            seed=SEED,
+            seed=4,
             first_epoch=0,
             epochs=3,
-            fixed_views=VIEWS,
-            answers=answers,
+            precomputed=VIEWS,
+            targets=targets,
         )
         sides.append(list(batches.as_numpy_iterator()))
     assert len(sides[0]) == len(sides[1]) == 9
@@ -81,52 +87,53 @@ def test_both_give_the_same_batches_for_the_same_views(tmp_path, examples, class
         assert_close(one, two)
 
 
-def test_new_views_are_other_answers(examples, classifier):
-    answers = online(make_teacher(), examples, classifier)
-    index = np.arange(8)
-    first, later = (answers.batch(index, np.full(8, number)) for number in (0, 9))
+def test_new_views_have_other_targets(examples, classifier):
+    targets = online(make_teacher(), examples, classifier)
+    images = np.arange(8)
+    first, later = (targets.batch(Views(images, np.full(8, number))) for number in (0, 9))
     assert np.abs(first["teacher_features"] - later["teacher_features"]).max() > 0.01
 
 
 def test_the_cache_asks_once_and_online_asks_every_time(tmp_path, examples, classifier):
     teacher = make_teacher()
     for _ in range(3):
-        answers = cached(teacher, examples, VIEWS, classifier, tmp_path)
-        answers.batch(np.arange(8), np.zeros(8, np.int64))
+        targets = cached(teacher, examples, VIEWS, classifier, tmp_path)
+        targets.batch(first_views(np.arange(8)))
     assert sum(map(len, teacher.shown)) == VIEWS.total * len(RESOLUTIONS)
     teacher.shown.clear()
     for _ in range(3):
-        online(teacher, examples, classifier).batch(np.arange(8), np.zeros(8, np.int64))
+        online(teacher, examples, classifier).batch(first_views(np.arange(8)))
     assert sum(map(len, teacher.shown)) == 3 * 8 * len(RESOLUTIONS)
 
 
-def test_answers_are_the_mean_over_resolutions_and_their_logits(tmp_path, examples, classifier):
-    answers = cached(make_teacher(), examples, VIEWS, classifier, tmp_path)
-    assert (answers.feature_size, answers.classes) == (6, CLASSES)
-    assert answers.features.dtype == answers.logits.dtype == np.float16
-    index, numbers = np.array([5, 0, 23]), np.array([2, 1, 0])
-    seen = OnlineFeatures(make_teacher(), examples, VIEWS, RESOLUTIONS, SEED).batch(index, numbers)
+def test_targets_are_the_mean_over_resolutions_and_their_logits(tmp_path, examples, classifier):
+    targets = cached(make_teacher(), examples, VIEWS, classifier, tmp_path)
+    assert (targets.feature_size, targets.classes) == (6, CLASSES)
+    assert targets.features.dtype == targets.logits.dtype == np.float16
+    views = Views(np.array([5, 0, 23]), np.array([2, 1, 0]))
+    seen = OnlineFeatures(make_teacher(), examples, AUGMENTATION, RESOLUTIONS).batch(views)
     mean = np.mean(np.asarray(seen, np.float64), axis=0)
     kernel, bias = classifier.get_weights()
-    given = answers.batch(index, numbers)
+    given = targets.batch(views)
     np.testing.assert_allclose(given["teacher_features"], mean, rtol=2e-3)
     np.testing.assert_allclose(given["teacher_logits"], mean @ kernel + bias, atol=2e-3)
 
 
-def test_a_whole_image_and_its_mirror_image_have_one_answer(tmp_path, examples, classifier):
-    views = teacher_views("whole", Transform("pad_crop_flip"), VIEWS.counts)
-    answers = cached(make_teacher(), examples, views, classifier, tmp_path)
-    assert answers.features.shape == (COUNT, 6)
-    looks = OnlineFeatures(make_teacher(), examples, views, RESOLUTIONS, SEED)
-    index = np.arange(COUNT)
-    both = [looks.batch(index, np.full(COUNT, number)) for number in (0, 1)]
+def test_a_whole_image_and_its_mirror_image_have_one_target(tmp_path, examples, classifier):
+    whole, views = teacher_views("whole", AUGMENTATION, VIEWS.counts)
+    targets = cached(make_teacher(), examples, views, classifier, tmp_path, whole)
+    assert targets.features.shape == (COUNT, 6)
+    features = OnlineFeatures(make_teacher(), examples, whole, RESOLUTIONS)
+    index, zeros = np.arange(COUNT), np.zeros(COUNT, np.int64)
+    both = [features.batch(Views(index, zeros, mirror)) for mirror in (False, True)]
+    assert np.abs(np.subtract(*both)).max() > 0.01
     wanted = np.mean(np.asarray(both, np.float64), axis=(0, 1))
     for number in (0, 1, 7):
-        given = answers.batch(index, np.full(COUNT, number))
+        given = targets.batch(Views(index, np.full(COUNT, number)))
         np.testing.assert_allclose(given["teacher_features"], wanted, rtol=2e-3, atol=1e-4)
 
 
-def test_another_classifier_is_asked_anew_and_the_features_stay(tmp_path, examples, classifier):
+def test_another_classifier_is_run_again_and_the_features_stay(tmp_path, examples, classifier):
     before = cached(make_teacher(), examples, VIEWS, classifier, tmp_path)
     teacher = make_teacher()
     other = teacher_classifier(6, CLASSES, seed=3)
@@ -138,14 +145,14 @@ def test_another_classifier_is_asked_anew_and_the_features_stay(tmp_path, exampl
     np.testing.assert_allclose(after.logits, wanted, atol=2e-3)
 
 
-def test_blocks_stand_for_all_answers(tmp_path, examples, classifier):
+def test_blocks_represent_all_targets(tmp_path, examples, classifier):
     stored = cached(make_teacher(), examples, VIEWS, classifier, tmp_path)
     blocks = list(stored.blocks())
     np.testing.assert_array_equal(np.concatenate([b["teacher_logits"] for b in blocks]),
                                   stored.logits)  # fmt: skip
     asked = list(online(make_teacher(), examples, classifier).blocks())
     features = np.concatenate([block["teacher_features"] for block in asked])
-    first = stored.batch(np.arange(COUNT), np.zeros(COUNT, np.int64))["teacher_features"]
+    first = stored.batch(first_views(np.arange(COUNT)))["teacher_features"]
     np.testing.assert_allclose(
         np.sort(features, axis=0), np.sort(first, axis=0), rtol=2e-3, atol=1e-3
     )
@@ -154,7 +161,7 @@ def test_blocks_stand_for_all_answers(tmp_path, examples, classifier):
 def test_calibration_on_new_views_sees_each_image_at_each_resolution(examples):
     """The features of a batch are told apart by what the encoder says to its view."""
     teacher = make_teacher()
-    features = OnlineFeatures(teacher, examples, VIEWS, RESOLUTIONS, SEED)
+    features = OnlineFeatures(teacher, examples, AUGMENTATION, RESOLUTIONS)
 
     def epochs(first_epoch):
         return list(fresh_feature_batches(
@@ -167,7 +174,7 @@ def test_calibration_on_new_views_sees_each_image_at_each_resolution(examples):
         labels = np.concatenate([batch["labels"] for batch in epoch])
         np.testing.assert_array_equal(np.sort(labels), np.repeat(np.arange(COUNT), 3))
         inputs = np.concatenate([batch["inputs"] for batch in epoch])
-        wanted = features.batch(np.arange(COUNT), np.full(COUNT, number))
+        wanted = features.batch(Views(np.arange(COUNT), np.full(COUNT, number)))
         for image in range(COUNT):
             ours = inputs[labels == image]
             theirs = np.stack([resolution[image] for resolution in wanted])

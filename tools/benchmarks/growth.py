@@ -10,7 +10,7 @@ from pathlib import Path
 
 from candle_tf.data.augment.precomputed_views import same_for_all
 from candle_tf.teachers.backbones import Teacher
-from candle_tf.teachers.features import view_features
+from candle_tf.teachers.features import cached_features
 from candle_tf.timing import Side, alternate, ratio_of
 from tools.benchmarks.workload import (
     VIEWED,
@@ -18,7 +18,7 @@ from tools.benchmarks.workload import (
     distillation,
     generated,
     one_epoch,
-    random_answers,
+    random_targets,
 )
 
 Growth = dict[str, dict[str, float]]
@@ -44,11 +44,11 @@ def cache_growth(
 
     def look(count: int, resolution: int) -> Side:
         examples = generated(count, 10, resolution)
-        views = same_for_all(VIEWED, count, 1)
+        views = same_for_all(count, 1)
 
         def run() -> None:
             with tempfile.TemporaryDirectory() as folder:
-                view_features(teacher, examples, views, resolution, 0, Path(folder))
+                cached_features(teacher, examples, VIEWED, views, resolution, Path(folder))
 
         return run
 
@@ -68,11 +68,11 @@ def step_growth(
     sizes: Sequence[int] = (32, 64, 96, 128),
     repeats: int = 3,
 ) -> dict[str, Growth]:
-    """Time of an image in a distillation step on stored answers.
+    """Time of an image in a distillation step on stored targets.
 
     Args:
         load: the student.
-        folder: for the stored answers.
+        folder: for the stored targets.
         images: batches in the training set; an epoch of each is timed.
         classes: numbers of classes.
         sizes: sides of the student's input in pixels.
@@ -84,9 +84,9 @@ def step_growth(
 
     def epoch(changed: Workload) -> Side:
         examples = generated(changed.images, changed.classes, changed.image_size)
-        views = same_for_all(VIEWED, len(examples), 4)
-        answers = random_answers(changed, views, folder)
-        return one_epoch(changed, examples, distillation(changed), answers)
+        views = same_for_all(len(examples), 4)
+        targets = random_targets(changed, views, folder)
+        return one_epoch(changed, examples, distillation(changed), targets)
 
     by_images = growth(
         [load.batch_size * count for count in images],

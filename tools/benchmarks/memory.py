@@ -20,7 +20,7 @@ _MEGABYTE = 1e6
 
 
 def training_memory(load: "Workload", epochs: int = 4) -> dict[str, Any]:
-    """Trains a student on stored answers, with checkpoints and logs, and watches its memory.
+    """Trains a student on stored targets, with checkpoints and logs, and watches its memory.
 
     Args:
         load: the student; `load.images` images are one epoch.
@@ -35,12 +35,12 @@ def training_memory(load: "Workload", epochs: int = 4) -> dict[str, Any]:
         RuntimeError: where the process ended without an answer.
     """
     context = multiprocessing.get_context("spawn")
-    answers: Any = context.Queue()
-    process = context.Process(target=_train, args=(load, epochs, answers))
+    figures: Any = context.Queue()
+    process = context.Process(target=_train, args=(load, epochs, figures))
     process.start()
     while True:
         try:
-            told = answers.get(timeout=5)
+            told = figures.get(timeout=5)
             break
         except Empty:
             if not process.is_alive():
@@ -62,17 +62,16 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MEGABYTE
 
 
-def _train(load: "Workload", epochs: int, answers: Any) -> None:
+def _train(load: "Workload", epochs: int, figures: Any) -> None:
     import tensorflow as tf
 
     from candle_tf.data.augment.precomputed_views import same_for_all
     from candle_tf.methods.training_loop import fit
     from tools.benchmarks.workload import (
-        VIEWED,
         batches_of,
         distillation,
         generated,
-        random_answers,
+        random_targets,
     )
 
     class Watch(tf.keras.callbacks.Callback):
@@ -88,11 +87,11 @@ def _train(load: "Workload", epochs: int, answers: Any) -> None:
             self.now.append(resident())
 
     examples = generated(load.images, load.classes, load.image_size)
-    views = same_for_all(VIEWED, len(examples), 4)
+    views = same_for_all(len(examples), 4)
     watch = Watch()
     before = resident()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        stored = random_answers(load, views, Path(folder))
+        stored = random_targets(load, views, Path(folder))
         fit(
             distillation(load),
             lambda first_epoch: batches_of(
@@ -100,15 +99,15 @@ def _train(load: "Workload", epochs: int, answers: Any) -> None:
                 examples,
                 first_epoch=first_epoch,
                 epochs=epochs,
-                fixed_views=views,
-                answers=stored,
+                precomputed=views,
+                targets=stored,
             ),
             steps=load.steps,
             epochs=epochs,
             folder=Path(folder) / "training",
             callbacks=[watch],
         )
-    answers.put({
+    figures.put({
         "before": before,
         "peak": watch.peaks,
         "now": watch.now,

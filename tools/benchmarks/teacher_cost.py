@@ -28,8 +28,8 @@ from candle_tf.methods.optimizers import adam
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.teachers.backbones import Teacher
-from candle_tf.teachers.features import view_features
-from candle_tf.teachers.online_targets import OnlineFeatures, OnlineTargets
+from candle_tf.teachers.features import OnlineFeatures, cached_features
+from candle_tf.teachers.targets import OnlineTargets
 from candle_tf.timing import Ratio, alternate, images_per_second, ratio_of
 from tools.benchmarks.workload import (
     VIEWED,
@@ -37,7 +37,7 @@ from tools.benchmarks.workload import (
     cross_entropy,
     distillation,
     one_epoch,
-    random_answers,
+    random_targets,
 )
 
 EPOCHS = 30
@@ -46,7 +46,7 @@ _CALIBRATION_BATCH = 256
 
 
 def distill_over_ce(load: Workload, examples: Subset, repeats: int = 5) -> dict[str, Any]:
-    """Time of a distillation step on stored answers over that of a cross-entropy step.
+    """Time of a distillation step on stored targets over that of a cross-entropy step.
 
     Args:
         load: the student; `load.images` images are used.
@@ -58,12 +58,12 @@ def distill_over_ce(load: Workload, examples: Subset, repeats: int = 5) -> dict[
         every part in every round.
     """
     part = _first(examples, load.images)
-    views = same_for_all(VIEWED, len(part), VIEWS)
+    views = same_for_all(len(part), VIEWS)
     with tempfile.TemporaryDirectory() as folder:
-        answers = random_answers(load, views, Path(folder))
+        targets = random_targets(load, views, Path(folder))
         seconds = alternate(
             {
-                "distillation": one_epoch(load, part, distillation(load), answers),
+                "distillation": one_epoch(load, part, distillation(load), targets),
                 "cross_entropy": one_epoch(load, part, cross_entropy(load)),
             },
             repeats,
@@ -97,15 +97,17 @@ def calibrate_ratio(
     Returns:
         As `distill_over_ce`.
     """
-    views = same_for_all(VIEWED, len(examples), 1)
+    views = same_for_all(len(examples), 1)
     features: list[np.ndarray] = []
-    fresh = OnlineFeatures(teacher, examples, views, tuple(resolutions), 0)
+    fresh = OnlineFeatures(teacher, examples, VIEWED, tuple(resolutions))
     online = _calibrator(classes, teacher.feature_size).ready()
     step = online.make_train_function()
 
     def look() -> None:
         with _fresh_folder() as folder:
-            looks = [view_features(teacher, examples, views, r, 0, folder) for r in resolutions]
+            looks = [
+                cached_features(teacher, examples, VIEWED, views, r, folder) for r in resolutions
+            ]
             features[:] = [np.array(stored) for stored in looks]
 
     def backbone_epoch() -> None:
@@ -167,21 +169,21 @@ def distill_total_ratio(
         As `distill_over_ce`.
     """
     part, few = _first(examples, load.images), _first(examples, looked_at)
-    views = same_for_all(VIEWED, len(part), VIEWS)
+    views = same_for_all(len(part), VIEWS)
     online = OnlineTargets(
-        OnlineFeatures(teacher, part, views, tuple(resolutions), 0),
+        OnlineFeatures(teacher, part, VIEWED, tuple(resolutions)),
         teacher_classifier(teacher.feature_size, load.classes),
     )
 
     def look() -> None:
-        few_views = same_for_all(VIEWED, looked_at, VIEWS)
+        few_views = same_for_all(looked_at, VIEWS)
         with _fresh_folder() as folder:
             for resolution in resolutions:
-                view_features(teacher, few, few_views, resolution, 0, folder)
+                cached_features(teacher, few, VIEWED, few_views, resolution, folder)
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = distillation(load)
-        stored = random_answers(load, views, Path(folder))
+        stored = random_targets(load, views, Path(folder))
         seconds = alternate(
             {
                 "look": look,
@@ -204,7 +206,7 @@ def distill_total_ratio(
         },
         f"for each image, online: {EPOCHS} times its share of a step with the teacher at each "
         f"resolution; cached: {VIEWS} views stored at each (measured on {looked_at} images), and "
-        f"{EPOCHS} times its share of a step on stored answers; {load.steps} steps of "
+        f"{EPOCHS} times its share of a step on stored targets; {load.steps} steps of "
         f"{load.batch_size} a round",
         resolutions=list(resolutions),
         seconds=seconds,

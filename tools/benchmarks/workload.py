@@ -1,4 +1,4 @@
-"""What the benchmarks run: images, stored answers and trainers, as a training has them."""
+"""What the benchmarks run: images, stored teacher outputs and trainers, as a training has them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data.augment.precomputed_views import FixedViews, same_for_all
-from candle_tf.data.augment.transform import Transform
+from candle_tf.data.augment.augmentation import Augmentation
+from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
+from candle_tf.data.augment.registry import make_augmentation
+from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.cached_arrays import stored_array
 from candle_tf.data.images.store import ImageStore, image_key, open_image_store
 from candle_tf.data.pipeline import training_batches
 from candle_tf.data.sources.registry import open_source
 from candle_tf.data.subset import Subset
-from candle_tf.data.targets import Answers, Targets
+from candle_tf.data.targets import Targets
 from candle_tf.errors import UserError
 from candle_tf.methods.balance import Objective
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
@@ -29,8 +31,9 @@ from candle_tf.students.compute_policy import (
     resolve_precision,
     set_compute_policy,
 )
+from candle_tf.teachers.targets import CachedTargets
 
-VIEWED = Transform("pad_crop_flip")
+VIEWED = make_augmentation(AugmentSettings("pad_crop_flip"), seed=0)
 
 
 @dataclass(frozen=True)
@@ -96,22 +99,23 @@ def from_folder(data_dir: str, count: int, side: int, folder: Path) -> Subset:
     return Subset(images, images.rows_of(ids), source.train.labels[:count])
 
 
-def random_answers(load: Workload, views: FixedViews, folder: Path) -> Answers:
-    """Answers of the right size in memory maps; what they say changes no time."""
+def random_targets(load: Workload, precomputed: PrecomputedViews, folder: Path) -> CachedTargets:
+    """Targets of the right size in memory maps; their values do not change the time."""
     rng = np.random.default_rng(0)
 
     def stored(name: str, size: int) -> np.ndarray:
         return stored_array(
             folder,
             name,
-            {"random": size, **views.key()},
-            (views.total, size),
+            {"random": size, **precomputed.key()},
+            (precomputed.total, size),
             "float16",
             512,
             lambda start, stop: rng.gamma(1.0, 1.0, (stop - start, size)),
         )
 
-    return Answers(stored("features", load.feature_size), stored("logits", load.classes), views)
+    features, logits = stored("features", load.feature_size), stored("logits", load.classes)
+    return CachedTargets(features, logits, precomputed)
 
 
 def distillation(load: Workload) -> Trainer:
@@ -154,37 +158,37 @@ def _supervised(load: Workload, student: tf.keras.Model, optimizer: Any) -> Trai
 def batches_of(
     load: Workload,
     examples: Subset,
-    transform: Transform = VIEWED,
+    augmentation: Augmentation = VIEWED,
     *,
     first_epoch: int = 0,
     epochs: int = 1,
-    fixed_views: FixedViews | None = None,
-    answers: Targets | None = None,
+    precomputed: PrecomputedViews | None = None,
+    targets: Targets | None = None,
 ) -> tf.data.Dataset:
     """The batches that a training of the workload takes; see `pipeline.training_batches`."""
     return training_batches(
         examples,
         image_size=load.image_size,
-        transform=transform,
+        augmentation=augmentation,
         batch_size=load.batch_size,
         seed=0,
         first_epoch=first_epoch,
         epochs=epochs,
-        fixed_views=fixed_views,
-        answers=answers,
+        precomputed=precomputed,
+        targets=targets,
     )
 
 
 def one_epoch(
-    load: Workload, examples: Subset, trainer: Trainer, answers: Targets | None = None
+    load: Workload, examples: Subset, trainer: Trainer, targets: Targets | None = None
 ) -> Callable[[], None]:
     """An epoch of training as `fit` runs it, input pipeline included and callbacks left out.
 
     The batches of each call begin and end with it: none is made ahead while something else is
     timed.
     """
-    views = same_for_all(VIEWED, len(examples), 4) if answers else None
-    batches = batches_of(load, examples, fixed_views=views, answers=answers)
+    precomputed = same_for_all(len(examples), 4) if targets else None
+    batches = batches_of(load, examples, precomputed=precomputed, targets=targets)
     step = trainer.make_train_function()
     count = len(examples) // load.batch_size
 

@@ -8,12 +8,42 @@ drawn before it; and tf.image's functions of these names compute other things (b
 contrast is each channel's own). These are the definitions of the authors' transform.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.data.augment.operation import Drawing, Operation, Rendering
 from candle_tf.data.augment.random_numbers import COLOR, view_generator
+from candle_tf.data.augment.settings import AugmentSettings
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601's luma, as Pillow's "L"
+
+
+@dataclass(frozen=True)
+class ColorJitter(Operation):
+    """Brightness, contrast and saturation by random factors.
+
+    Attributes:
+        strength: 0 to 1; factors are uniform in 1 -+ strength.
+    """
+
+    strength: float
+
+    @classmethod
+    def from_settings(cls, settings: AugmentSettings) -> "ColorJitter | None":
+        return cls(settings.color_jitter) if settings.color_jitter else None
+
+    def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
+        factors = [draw_factors(self.strength, drawing.seed, *each) for each in drawing.each]
+        return {"factors": np.stack(factors)}
+
+    def signature(self, before: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
+        return {"factors": tf.TensorSpec([before["keys"].shape[0], 3], tf.float32)}
+
+    def apply(self, pixels: tf.Tensor, rendering: Rendering) -> tf.Tensor:
+        return jitter(pixels, rendering.batch["factors"])
 
 
 def draw_factors(strength: float, seed: int, key: int, view: int) -> np.ndarray:
@@ -21,7 +51,7 @@ def draw_factors(strength: float, seed: int, key: int, view: int) -> np.ndarray:
 
     Args:
         strength: 0 and up; 0 gives 1, 1, 1.
-        seed, key, view: see `draws.view_generator`.
+        seed, key, view: see `random_numbers.view_generator`.
 
     Returns:
         float32 [3].

@@ -5,18 +5,63 @@ Stored images are squeezed to a square. With --resize=crop a view undoes that: b
 in the uncut image, whose aspect (width to height) is kept beside it.
 
     box, flip = draw_view("pad_crop_flip", seed=0, key=key, view=3)
-    student_sees = render(image, box, flip, size=64)
-    teacher_sees = render(image, box, flip, size=160)      # the very same view
+    student_inputs = render(image, box, flip, size=64)
+    teacher_inputs = render(image, box, flip, size=160)      # the very same view
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
 import tensorflow as tf
 
+from candle_tf.data.augment.operation import Drawing, Operation, Rendering
 from candle_tf.data.augment.random_numbers import SEED_MULTIPLIER
+from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.images.store import CENTRE_CROP
 
 PAD = 1 / 8  # 4 of 32 pixels, as is usual since ResNet on CIFAR (He et al. 2016)
 CROP_AREA = (0.35, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Crop(Operation):
+    """Always the first operation: cuts a view out of the stored image, resizes and flips it.
+
+    The box is drawn in the graph, from the image's key and the view's number.
+
+    Attributes:
+        kind: a name of `draw_view`.
+    """
+
+    kind: str
+
+    @classmethod
+    def from_settings(cls, settings: AugmentSettings) -> "Crop":
+        return cls(settings.augmentation)
+
+    @property
+    def flips(self) -> bool:
+        return self.kind.endswith("_flip")
+
+    def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
+        return {"views": drawing.views.numbers}
+
+    def signature(self, before: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
+        return {"views": tf.TensorSpec(before["keys"].shape, tf.int64)}
+
+    def apply(self, pixels: tf.Tensor, rendering: Rendering) -> tf.Tensor:
+        batch = rendering.batch
+        return render_views(
+            pixels,
+            batch["keys"],
+            batch["views"],
+            self.kind,
+            rendering.seed,
+            rendering.size,
+            aspects=batch.get("aspects"),
+        )
 
 
 def whole_box() -> tf.Tensor:
@@ -112,7 +157,7 @@ def _resized_crop(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
 
 
 def render(image: tf.Tensor, box: tf.Tensor, flip: tf.Tensor, size: int) -> tf.Tensor:
-    """Cuts a box out of an image and resizes it, antialiased.
+    """Crops an image to a box and resizes it, antialiased.
 
     Args:
         image: uint8 or float [H, W, 3].
@@ -128,7 +173,7 @@ def render(image: tf.Tensor, box: tf.Tensor, flip: tf.Tensor, size: int) -> tf.T
 
 
 def _cut(batch: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
-    """The same box of several batch [B, H, W, 3]."""
+    """The same box of each image of a batch [B, H, W, 3]."""
     sides = tf.cast(tf.shape(batch)[1:3], tf.float32)
     scale = size / ((box[2:] - box[:2]) * sides)
     return tf.raw_ops.ScaleAndTranslate(
@@ -148,7 +193,6 @@ def render_views(
     augmentation: str,
     seed: int,
     size: int,
-    mirrored: bool = False,
     aspects: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Draws and renders one view of each image.
@@ -159,7 +203,6 @@ def render_views(
         numbers: int64 [B], which view of each.
         augmentation, seed: as in `draw_view`.
         size: side of the result in pixels.
-        mirrored: mirror every view once more, left and right.
         aspects: float32 [B], width to height of the uncut images; None: see `draw_view`.
 
     Returns:
@@ -167,13 +210,12 @@ def render_views(
     """
 
     if augmentation == "none" and aspects is None:
-        whole = _cut(images, whole_box(), size)
-        return tf.reverse(whole, axis=[2]) if mirrored else whole
+        return _cut(images, whole_box(), size)
 
     def one(item: tuple[tf.Tensor, ...]) -> tf.Tensor:
         image, key, number, *aspect = item
         box, flip = draw_view(augmentation, seed, key, number, *aspect)
-        return render(image, box, tf.not_equal(flip, mirrored), size)
+        return render(image, box, flip, size)
 
     signature = tf.TensorSpec([size, size, 3], tf.float32)
     each = (images, keys, numbers) if aspects is None else (images, keys, numbers, aspects)

@@ -9,18 +9,68 @@ student see the same mixture, whatever else is in their batches. (KerasCV's MixU
 batch with its own random permutation: there the view of an image depends on its batch.)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.data.augment.operation import Drawing, Operation, Rendering
 from candle_tf.data.augment.random_numbers import MIXING, view_generator
+from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.augment.views import Views
 
-MIXES = ("none", "mixup", "cutmix")
+# Names in a batch that are of the second images begin with this.
+_PARTNER = "partner_"
 
 # Boxes lie on a grid of 1/32 of the side, so at every size that 32 divides they cover exactly the
-# same part of the image, and the ratio is exact.
+# same share of the image, and the ratio is exact.
 GRID = 32
+
+
+@dataclass(frozen=True)
+class Mix(Operation):
+    """The view of the same number of a second image, mixed in after the operations before.
+
+    Attributes:
+        kind: "mixup" or "cutmix".
+        alpha: above 0; ratios are drawn from Beta(alpha, alpha).
+    """
+
+    kind: str
+    alpha: float
+
+    @classmethod
+    def from_settings(cls, settings: AugmentSettings) -> "Mix | None":
+        return None if settings.mix == "none" else cls(settings.mix, settings.mix_alpha)
+
+    def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
+        """ "ratios" float32 [B], "boxes" float32 [B, 4], and the second images' "partner_..."."""
+        subset, numbers = drawing.subset, drawing.views.numbers
+        mixtures = draw_mixtures(
+            self.kind, self.alpha, drawing.seed, drawing.keys, numbers, len(subset)
+        )
+        second = drawing.draw_before(subset, Views(mixtures.partners, numbers))
+        partners = {_PARTNER + name: values for name, values in second.items()}
+        return {**partners, "ratios": mixtures.ratios, "boxes": mixtures.boxes}
+
+    def signature(self, before: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
+        size = before["keys"].shape[0]
+        return {
+            **{_PARTNER + name: spec for name, spec in before.items()},
+            "ratios": tf.TensorSpec([size], tf.float32),
+            "boxes": tf.TensorSpec([size, 4], tf.float32),
+        }
+
+    def apply(self, pixels: tf.Tensor, rendering: Rendering) -> tf.Tensor:
+        batch = rendering.batch
+        second = {
+            name.removeprefix(_PARTNER): values
+            for name, values in batch.items()
+            if name.startswith(_PARTNER)
+        }
+        partners = rendering.render_before(second)
+        return mix_pixels(self.kind, pixels, partners, batch["ratios"], batch["boxes"])
 
 
 @dataclass(frozen=True)
@@ -29,7 +79,7 @@ class Mixtures:
 
     Attributes:
         partners: int64 [B], index of the second image among the training images.
-        ratios: float32 [B] in [0, 1], the first image's part of the mixture and of the label.
+        ratios: float32 [B] in [0, 1], the first image's share of the mixture and of the label.
         boxes: float32 [B, 4], top, left, bottom, right of what cutmix replaces, as fractions.
     """
 

@@ -1,22 +1,23 @@
-"""How many fixed views each image has, and which row of a cache holds which of them.
+"""How many views of each image are computed ahead, and which row of a cache holds which of them.
 
-table = FixedViews(transform, views_by_class(counts, views=4, tail_views=16)[labels])
-table.rows(index, table.in_turn(index, epoch=7))      # rows of what is seen in epoch 7
+precomputed = PrecomputedViews(views_by_class(counts, views=4, tail_views=16)[labels])
+views = precomputed.at_epoch(images, epoch=7)      # what is seen in epoch 7
+precomputed.rows(views)                            # where a cache has them
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from candle_tf.data.augment.transform import Transform
+from candle_tf.data.augment.views import Views
 
 
 def views_by_class(counts: np.ndarray, views: int, tail_views: int = 0) -> np.ndarray:
-    """K of each class: the fewer its images, the more fixed views of each.
+    """K of each class: the fewer its images, the more precomputed views of each.
 
     K_c = views * n_max / n_c, rounded and kept within [views, tail_views]: rare classes get as many
     different views in all as the largest class, as far as `tail_views` allows.
@@ -35,52 +36,58 @@ def views_by_class(counts: np.ndarray, views: int, tail_views: int = 0) -> np.nd
 
 
 @dataclass(frozen=True)
-class FixedViews:
-    """Fixed views of N images, numbered from 0 for each, one row each, image after image.
+class PrecomputedViews:
+    """Views of N images, numbered from 0 for each; rows image after image, view after view.
 
     Attributes:
-        transform: what the views are drawn with. Of `WHOLE`, view 0 is the whole image and view
-            1 its mirror image.
         counts: views of each image, int64 [N], at least 1.
+        mirror: whether every view has a second row, of its mirror image, right after its own.
     """
 
-    transform: Transform
     counts: np.ndarray
+    mirror: bool = False
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """First row of each image, and the number of rows at the end, int64 [N + 1]."""
+        """Views before each image, and of all images at the end, int64 [N + 1]."""
         return np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
+
+    @property
+    def rows_per_view(self) -> int:
+        """2 with mirror images, else 1."""
+        return 2 if self.mirror else 1
 
     @property
     def total(self) -> int:
         """R, rows in all."""
-        return int(self.offsets[-1])
+        return self.rows_per_view * int(self.offsets[-1])
 
-    def rows(self, index: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Rows of views `numbers` of images `index`, both [B]; numbers past K wrap."""
-        return self.offsets[index] + numbers % self.counts[index]
+    def rows(self, views: Views) -> np.ndarray:
+        """Row of each view, int64 [B]; numbers past an image's count wrap."""
+        numbers = views.numbers % self.counts[views.images]
+        return self.rows_per_view * (self.offsets[views.images] + numbers) + views.mirror
 
-    def in_turn(self, index: np.ndarray, epoch: int | np.ndarray) -> np.ndarray:
-        """The views that images `index` are seen at in an epoch (or one each), int64 [B]."""
-        return epoch % self.counts[index]
+    def at_epoch(self, images: np.ndarray, epoch: int | np.ndarray) -> Views:
+        """The views that images int64 [B] are seen at in an epoch (or one each), in turn."""
+        return Views(images, epoch % self.counts[images])
 
-    def of_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image and view number of rows, int64 [B] each."""
-        images = np.searchsorted(self.offsets, rows, side="right") - 1
-        return images, rows - self.offsets[images]
+    def of_rows(self, rows: np.ndarray) -> Views:
+        """The view of each row, int64 [B]."""
+        places, copies = np.divmod(rows, self.rows_per_view)
+        images = np.searchsorted(self.offsets, places, side="right") - 1
+        return Views(images, places - self.offsets[images], copies == 1)
 
     def key(self) -> Mapping[str, Any]:
-        """What tells these views from others, JSON-ready and of one size for any N."""
+        """What tells these rows from others, JSON-ready and of one size for any N."""
         counts = np.ascontiguousarray(self.counts, "<i8")
         return {
-            "transform": asdict(self.transform),
             "images": len(self.counts),
             "rows": self.total,
             "counts": hashlib.sha256(counts.tobytes()).hexdigest(),
+            "mirror": self.mirror,
         }
 
 
-def same_for_all(transform: Transform, images: int, views: int = 1) -> FixedViews:
+def same_for_all(images: int, views: int = 1, mirror: bool = False) -> PrecomputedViews:
     """As many views of each of so many images."""
-    return FixedViews(transform, np.full(images, views, np.int64))
+    return PrecomputedViews(np.full(images, views, np.int64), mirror)

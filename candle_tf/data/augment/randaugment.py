@@ -8,13 +8,16 @@ within its layers from generators with a state, so what a view looks like would 
 drawn before.) Distances are fractions of the side, so a view is the same at every size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
+from candle_tf.data.augment.operation import Drawing, Operation, Rendering
 from candle_tf.data.augment.random_numbers import RANDAUGMENT, view_generator
+from candle_tf.data.augment.settings import AugmentSettings
 
 MAX_MAGNITUDE = 10.0
 _BILINEAR = Image.Resampling.BILINEAR
@@ -24,15 +27,15 @@ def _affine(image: Image.Image, *coefficients: float) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, coefficients, _BILINEAR)
 
 
-def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> "Operation":
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> "ImageOperation":
     return lambda image, level: kind(image).enhance(1.0 + 0.9 * level)
 
 
 # From an image and a level in [-1, 1], magnitude / 10 with a random sign, to an image. What has
 # no direction takes the level without its sign. The ranges are AutoAugment's (Cubuk et al. 2019,
 # table 6); what is moved in from outside is black.
-Operation = Callable[[Image.Image, float], Image.Image]
-OPERATIONS: dict[str, Operation] = {
+ImageOperation = Callable[[Image.Image, float], Image.Image]
+OPERATIONS: dict[str, ImageOperation] = {
     "identity": lambda image, level: image,  # noqa: ARG005
     "auto_contrast": lambda image, level: ImageOps.autocontrast(image),  # noqa: ARG005
     "equalize": lambda image, level: ImageOps.equalize(image),  # noqa: ARG005
@@ -51,12 +54,46 @@ OPERATIONS: dict[str, Operation] = {
 _IN_ORDER = tuple(OPERATIONS.values())
 
 
+@dataclass(frozen=True)
+class RandAugment(Operation):
+    """A few random operations of `OPERATIONS`, one after the other.
+
+    Attributes:
+        magnitude: strength of all of them, 0 to 10.
+        layers: L, operations on each view.
+    """
+
+    magnitude: float
+    layers: int
+
+    @classmethod
+    def from_settings(cls, settings: AugmentSettings) -> "RandAugment | None":
+        magnitude = settings.randaugment_magnitude
+        return cls(magnitude, settings.randaugment_layers) if magnitude else None
+
+    def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
+        drawn = [draw_operations(self.layers, drawing.seed, *each) for each in drawing.each]
+        operations, signs = zip(*drawn, strict=True)
+        return {"operations": np.stack(operations), "signs": np.stack(signs)}
+
+    def signature(self, before: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
+        shape = [before["keys"].shape[0], self.layers]
+        return {
+            "operations": tf.TensorSpec(shape, tf.int64),
+            "signs": tf.TensorSpec(shape, tf.float32),
+        }
+
+    def apply(self, pixels: tf.Tensor, rendering: Rendering) -> tf.Tensor:
+        batch = rendering.batch
+        return randaugment(pixels, batch["operations"], batch["signs"], self.magnitude)
+
+
 def draw_operations(layers: int, seed: int, key: int, view: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws the operations of a view, each with the same chance, and their directions.
 
     Args:
         layers: operations one after the other.
-        seed, key, view: see `draws.view_generator`.
+        seed, key, view: see `random_numbers.view_generator`.
 
     Returns:
         int64 [layers], places in `OPERATIONS`; float32 [layers], -1 or 1.
@@ -69,7 +106,7 @@ def draw_operations(layers: int, seed: int, key: int, view: int) -> tuple[np.nda
 def randaugment(
     pixels: tf.Tensor, operations: tf.Tensor, signs: tf.Tensor, magnitude: float
 ) -> tf.Tensor:
-    """Does to each image what was drawn for it.
+    """Applies to each image the operations that were drawn for it.
 
     Args:
         pixels: float32 [B, S, S, 3] in 0..255; rounded to whole numbers first.

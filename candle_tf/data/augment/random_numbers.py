@@ -4,7 +4,7 @@
     ratio = rng.beta(1.0, 1.0)
 
 NumPy's Philox is a counter-based generator: its key is (seed and image, view), its counter begins
-at the stream, so that no two streams of a view share a number. The crop and flip of `views` come
+at the stream, so that no two streams of a view share a number. The crop and flip of `crops` come
 from TensorFlow's Philox in the same way.
 """
 

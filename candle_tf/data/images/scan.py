@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from candle_tf.data.cached_arrays import stored_array
+from candle_tf.data.images.decode import DECODE_VERSION
 from candle_tf.data.sources.source import Source
 from candle_tf.errors import UserError
 
 _BLOCK = 256
 _THREADS = 4
 _HASH_BYTES = 32
-# To be increased when decoding changes, so that no older scan is used.
-_VERSION = 1
+# Raise it with every change of what a scan stores; of what can be decoded see `DECODE_VERSION`.
+_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ def scan_images(source: Source, ids: Sequence[str], folder: Path) -> Scan:
         UserError: If the cache cannot be written. An unreadable image is no error here.
     """
     content = source.content_hash(ids, missing="missing")
-    key = {"source": source.name, "content": content, "version": _VERSION}
+    key = {"source": source.name, "content": content, "version": [_VERSION, DECODE_VERSION]}
 
     def scan_block(start: int, stop: int) -> np.ndarray:
         return np.stack(list(pool.map(lambda i: _scan_image(source, i), ids[start:stop])))

@@ -21,7 +21,12 @@ from absl import logging
 from PIL import Image
 
 from candle_tf.data.cached_arrays import array_path, key_digest, stored_array
+from candle_tf.data.images.decode import DECODE_VERSION
 from candle_tf.data.sources.registry import Source
+
+# A part of the key of the image array and of all that is computed from it: raise it with every
+# change of `stretch` or of `image_aspect`; of decoding see `DECODE_VERSION`.
+STORE_VERSION = 1
 
 _NAME = "images"
 _BLOCK = 256
@@ -183,6 +188,7 @@ def open_image_store(
         "content": source.content_hash(ids),
         "side": side,
         "resize": "stretch",
+        "version": [STORE_VERSION, DECODE_VERSION],
     }
     original_aspect = resize == "crop"
     keys = np.array([image_key(image_id) for image_id in ids], np.int64)

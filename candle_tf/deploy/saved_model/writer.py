@@ -135,7 +135,7 @@ def _inputs(image_bytes: tf.Tensor, image_side: int, size: int, uncut: bool) -> 
         sides = tf.cast(tf.shape(image)[:2], tf.float64)
         aspect = tf.cast(sides[1] / sides[0], tf.float32)
         box = centre_box(aspect) if uncut else whole_box()
-        # Whole numbers, as in `data.augment.transform.render_evaluation`.
+        # Whole numbers, as in `data.augment.evaluation.render_evaluation`.
         return tf.round(render(squeezed(image, image_side), box, tf.constant(False), size))
 
     numbers = tf.range(tf.size(image_bytes))

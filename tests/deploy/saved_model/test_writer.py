@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
-from candle_tf.data.augment.transform import student_pixels
+from candle_tf.data.augment.evaluation import student_pixels
 from candle_tf.data.images.decode import decode_image
 from candle_tf.data.images.store import open_image_store
 from candle_tf.data.pipeline import evaluation_batches

@@ -6,27 +6,26 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from candle_tf.data.augment.augmentation import WHOLE, Augmentation
 from candle_tf.data.augment.color_jitter import draw_factors, jitter
 from candle_tf.data.augment.crops import render_views
+from candle_tf.data.augment.evaluation import student_pixels
 from candle_tf.data.augment.mix import draw_mixtures, mix_pixels
-from candle_tf.data.augment.transform import (
-    Transform,
-    raw_batch,
-    raw_signature,
-    render_batch,
-    student_pixels,
-)
+from candle_tf.data.augment.registry import OPERATIONS, make_augmentation
+from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.augment.views import Views
 from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import evaluation_batches
 from candle_tf.data.subset import Subset
 
 COUNT = 9
 SIDE = 32
-PLAIN = Transform("pad_crop_flip")
-EVERYTHING = Transform("random_resized_crop_flip", color_jitter=0.4, mix="cutmix")
-TRANSFORMS = [PLAIN, Transform("pad_crop", color_jitter=0.4), Transform("pad_crop", mix="mixup"),
-              Transform("pad_crop", randaugment_magnitude=6.0, randaugment_layers=1),
-              EVERYTHING]  # fmt: skip
+PLAIN = AugmentSettings("pad_crop_flip")
+EVERYTHING = AugmentSettings("random_resized_crop_flip", color_jitter=0.4, mix="cutmix")
+SETTINGS = [PLAIN, AugmentSettings("pad_crop", color_jitter=0.4),
+            AugmentSettings("pad_crop", mix="mixup"),
+            AugmentSettings("pad_crop", randaugment_magnitude=6.0, randaugment_layers=1),
+            EVERYTHING]  # fmt: skip
 
 
 def examples(uncut: bool = False, smooth: bool = False) -> Subset:
@@ -43,38 +42,38 @@ def examples(uncut: bool = False, smooth: bool = False) -> Subset:
     return Subset(images, np.arange(COUNT)[::-1], np.arange(COUNT, dtype=np.int32))
 
 
-def seen(part, index, view, transform, size=24, seed=3):
-    index = np.asarray(index)
-    raw = raw_batch(part, index, np.full(len(index), view), transform, seed)
-    return render_batch(raw, transform, seed, size).numpy()
+def seen(part, images, number, settings, size=24, seed=3):
+    augmentation, images = make_augmentation(settings, seed), np.asarray(images)
+    batch = augmentation.draw(part, Views(images, np.full(len(images), number)))
+    return augmentation.render(batch, size).numpy()
 
 
 @pytest.mark.parametrize("uncut", [False, True])
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_a_view_is_the_same_in_any_batch(transform, uncut):
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_view_is_the_same_in_any_batch(settings, uncut):
     part = examples(uncut)
-    together = seen(part, range(COUNT), 5, transform)
+    together = seen(part, range(COUNT), 5, settings)
     assert together.shape == (COUNT, 24, 24, 3)
     assert together.min() >= -1e-3
     assert together.max() <= 255.01
-    np.testing.assert_allclose(seen(part, [4, 1], 5, transform), together[[4, 1]], atol=1e-3)
-    np.testing.assert_array_equal(seen(part, range(COUNT), 5, transform), together)
+    np.testing.assert_allclose(seen(part, [4, 1], 5, settings), together[[4, 1]], atol=1e-3)
+    np.testing.assert_array_equal(seen(part, range(COUNT), 5, settings), together)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_another_view_or_seed_looks_different(transform):
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_another_view_or_seed_looks_different(settings):
     part = examples()
-    first = seen(part, range(COUNT), 5, transform)
-    for other in (seen(part, range(COUNT), 6, transform),
-                  seen(part, range(COUNT), 5, transform, seed=4)):  # fmt: skip
+    first = seen(part, range(COUNT), 5, settings)
+    for other in (seen(part, range(COUNT), 6, settings),
+                  seen(part, range(COUNT), 5, settings, seed=4)):  # fmt: skip
         assert (np.abs(first - other).mean(axis=(1, 2, 3)) > 1).all()
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("uncut", [False, True])
-def test_two_sizes_show_the_same(transform, uncut):
+def test_two_sizes_show_the_same(settings, uncut):
     part = examples(uncut, smooth=True)
-    small, large = (seen(part, range(COUNT), 1, transform, size) for size in (32, 96))
+    small, large = (seen(part, range(COUNT), 1, settings, size) for size in (32, 96))
     reduced = large.reshape(COUNT, 32, 3, 32, 3, 3).mean(axis=(2, 4))
     assert np.median(np.abs(reduced - small)) < 1
     assert np.abs(reduced - small).mean() < 4
@@ -83,7 +82,8 @@ def test_two_sizes_show_the_same(transform, uncut):
 def test_steps_are_crop_then_colour_then_mixing():
     part, size, seed = examples(), 32, 3
     index, views = np.array([2, 7]), np.array([1, 4])
-    raw = raw_batch(part, index, views, EVERYTHING, seed)
+    augmentation = make_augmentation(EVERYTHING, seed)
+    raw = augmentation.draw(part, Views(index, views))
     keys = part.images.keys[part.rows[index]]
     mixtures = draw_mixtures("cutmix", 1.0, seed, keys, views, COUNT)
 
@@ -98,25 +98,19 @@ def test_steps_are_crop_then_colour_then_mixing():
 
     first, second = unmixed(part.rows[index], views), unmixed(part.rows[mixtures.partners], views)
     expected = mix_pixels("cutmix", first, second, mixtures.ratios, mixtures.boxes)
-    np.testing.assert_allclose(render_batch(raw, EVERYTHING, seed, size), expected, atol=1e-3)
+    np.testing.assert_allclose(augmentation.render(raw, size), expected, atol=1e-3)
     np.testing.assert_array_equal(raw["labels"], part.labels[index])
     np.testing.assert_array_equal(raw["partner_labels"], part.labels[mixtures.partners])
     np.testing.assert_array_equal(raw["ratios"], mixtures.ratios)
 
 
-def test_mirrored_is_the_mirror_image():
-    part = examples()
-    raw = raw_batch(part, np.arange(4), np.zeros(4, np.int64), EVERYTHING, 0)
-    plain, mirrored = (render_batch(raw, EVERYTHING, 0, 24, side) for side in (False, True))
-    np.testing.assert_array_equal(mirrored, plain.numpy()[:, :, ::-1])
-
-
 @pytest.mark.parametrize("uncut", [False, True])
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_the_signature_is_that_of_the_batch(transform, uncut):
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_the_signature_is_that_of_the_batch(settings, uncut):
     part = examples(uncut)
-    raw = raw_batch(part, np.arange(5), np.zeros(5, np.int64), transform, 0)
-    signature = raw_signature(part, transform, 5)
+    augmentation = make_augmentation(settings, seed=0)
+    raw = augmentation.draw(part, Views(np.arange(5), np.zeros(5, np.int64)))
+    signature = augmentation.signature(part, 5)
     assert raw.keys() == signature.keys()
     for name, spec in signature.items():
         assert (raw[name].shape, raw[name].dtype) == (tuple(spec.shape), spec.dtype.as_numpy_dtype)
@@ -138,3 +132,31 @@ def test_deployment_sees_the_pixels_that_were_measured(resize):
         box = (17.5, 2.5, 52.5, 37.5)
         plain = Image.fromarray(image).resize((24, 24), Image.Resampling.BILINEAR, box)
         assert np.abs(np.asarray(plain, np.float32) - pixels).max() < 4
+
+
+def test_operations_are_in_the_registry_s_order_and_only_those_asked_for():
+    everything = AugmentSettings("pad_crop", 0.4, 5.0, 2, "mixup")
+    kinds = [type(operation) for operation in make_augmentation(everything, 0).operations]
+    assert kinds == list(OPERATIONS)
+    assert make_augmentation(AugmentSettings(), 0).operations == WHOLE.operations
+
+
+def test_whole_images_are_those_of_any_seed_and_flips_are_known():
+    assert make_augmentation(AugmentSettings(), 5).is_whole
+    assert make_augmentation(AugmentSettings(), 5).key() == WHOLE.key()
+    for settings in SETTINGS:
+        augmentation = make_augmentation(settings, 5)
+        assert not augmentation.is_whole
+        assert augmentation.flips == settings.augmentation.endswith("_flip")
+
+
+def test_every_setting_and_the_seed_change_the_key():
+    given = {"augmentation": "pad_crop", "color_jitter": 0.4, "randaugment_magnitude": 5.0,
+                 "randaugment_layers": 2, "mix": "mixup", "mix_alpha": 1.0}  # fmt: skip
+    others = {"augmentation": "none", "color_jitter": 0.3, "randaugment_magnitude": 6.0,
+                  "randaugment_layers": 1, "mix": "cutmix", "mix_alpha": 0.5}  # fmt: skip
+    keys = [make_augmentation(AugmentSettings(**{**given, name: value}), 0).key()
+            for name, value in others.items()]  # fmt: skip
+    original = make_augmentation(AugmentSettings(**given), 0)
+    keys += [original.key(), Augmentation(original.operations, seed=1).key()]
+    assert len({str(key) for key in keys}) == len(others) + 2

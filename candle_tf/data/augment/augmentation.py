@@ -1,0 +1,132 @@
+"""An augmentation: the operations between stored images and what a network sees, in two steps.
+
+    augmentation = make_augmentation(settings, seed=0)            # data.augment.registry
+    batch = augmentation.draw(subset, views)                      # NumPy, from the store
+    student_inputs = augmentation.render(batch, size=64)
+    teacher_inputs = augmentation.render(batch, size=160)         # the very same views
+
+`draw` reads images from the store (for mixing, the second ones too) and samples parameters in
+NumPy; `render` is TensorFlow and can run in a graph. Both depend on seed, images and view numbers
+alone, never on what else is in the batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.data.augment.crops import Crop
+from candle_tf.data.augment.operation import Drawing, Operation, Rendering
+from candle_tf.data.augment.views import Views
+from candle_tf.data.subset import Subset
+
+# A part of the key of every cache of teacher features: raise it with every change of what a view
+# looks like, so that older caches are computed again. tests/data/augment/test_version.py compares
+# rendered pixels with a fingerprint stored for this version.
+AUGMENTATION_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Operations, applied in this order.
+
+    Attributes:
+        operations: the first makes pixels of the asked size from stored images (`Crop`).
+        seed: of all random numbers.
+    """
+
+    operations: tuple[Operation, ...]
+    seed: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every view of an image is the whole image."""
+        return self.operations == WHOLE.operations
+
+    @property
+    def flips(self) -> bool:
+        """Whether some views are mirrored, left and right."""
+        return any(operation.flips for operation in self.operations)
+
+    def draw(self, subset: Subset, views: Views) -> dict[str, np.ndarray]:
+        """All that rendering some views takes.
+
+        Args:
+            subset: the images; mixing takes its second images from all of them.
+            views: B views; `mirror` is left to the caller.
+
+        Returns:
+            "images" uint8 [B, side, side, 3], "keys" int64 [B] and "labels" int32 [B] of
+            `Subset.batch`, and what each operation draws.
+        """
+        batch = subset.batch(views.images)
+        for before, operation in self._steps():
+            batch |= operation.draw(Drawing(subset, views, self.seed, before.draw))
+        return batch
+
+    def signature(self, subset: Subset, size: int | None) -> dict[str, tf.TensorSpec]:
+        """Shapes and types of what `draw` gives, for `tf.data.Dataset.from_generator`.
+
+        Args:
+            subset: as in `draw`.
+            size: B, or None where it varies.
+        """
+        signature = subset_signature(subset, size)
+        for operation in self.operations:
+            signature |= operation.signature(signature)
+        return signature
+
+    def render(self, batch: Mapping[str, tf.Tensor], size: int) -> tf.Tensor:
+        """Renders what was drawn at any size; the same batch is the same views at each.
+
+        Args:
+            batch: as `draw` gives it, NumPy or TensorFlow.
+            size: side of the result in pixels.
+
+        Returns:
+            float32 [B, size, size, 3] in 0..255.
+        """
+        pixels = batch["images"]
+        for before, operation in self._steps():
+            render_before = before._at(size)
+            pixels = operation.apply(pixels, Rendering(batch, size, self.seed, render_before))
+        return pixels
+
+    def key(self) -> dict[str, Any]:
+        """All that views of given images depend on, JSON-ready."""
+        return {
+            "version": AUGMENTATION_VERSION,
+            "operations": [
+                {"operation": type(operation).__name__, **asdict(operation)}  # type: ignore[call-overload]
+                for operation in self.operations
+            ],
+            # Whole images are the same under every seed.
+            "seed": None if self.is_whole else self.seed,
+        }
+
+    def _steps(self) -> list[tuple["Augmentation", Operation]]:
+        """Each operation, and the augmentation that the operations before it are."""
+        return [
+            (Augmentation(self.operations[:place], self.seed), operation)
+            for place, operation in enumerate(self.operations)
+        ]
+
+    def _at(self, size: int) -> Any:
+        return lambda batch: self.render(batch, size)
+
+
+WHOLE = Augmentation((Crop("none"),), seed=0)
+
+
+def subset_signature(subset: Subset, size: int | None) -> dict[str, tf.TensorSpec]:
+    """Shapes and types of what `Subset.batch` gives for B = size images."""
+    signature = {
+        "images": tf.TensorSpec([size, *subset.images.array.shape[1:]], tf.uint8),
+        "keys": tf.TensorSpec([size], tf.int64),
+        "labels": tf.TensorSpec([size], tf.int32),
+    }
+    if subset.images.original_aspect:
+        signature["aspects"] = tf.TensorSpec([size], tf.float32)
+    return signature
