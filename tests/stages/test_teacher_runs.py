@@ -1,4 +1,4 @@
-"""How often the teacher is asked in the first stages of a run."""
+"""How often the teacher runs in the first stages of a run."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def stages(run_dir: Path, train: bool = False, **settings: object):
     return data, calibrated
 
 
-def test_it_looks_once_at_each_view_of_each_image_at_each_resolution(teacher, tmp_path):
+def test_the_teacher_runs_once_on_each_view_of_each_image_at_each_resolution(teacher, tmp_path):
     cache = str(tmp_path / "cache")
     data, first = both_stages(tmp_path / "run", cache_dir=cache)
     views = views_by_class(data.counts, 2, 5)[data.train.labels].sum()
@@ -70,14 +70,14 @@ def test_it_looks_once_at_each_view_of_each_image_at_each_resolution(teacher, tm
         shown = sum(len(batch) for batch in teacher.shown if batch.shape[1] == side)
         assert shown == views + whole
     teacher.shown.clear()
-    # The same run taken up, and another one on the same images.
+    # The same run resumed, and another one on the same images.
     _, again = stages(tmp_path / "run", cache_dir=cache)
     stages(tmp_path / "other", cache_dir=cache, calibration_epochs=2)
     assert teacher.shown == []
     np.testing.assert_array_equal(again.targets.logits, first.targets.logits)
 
 
-def test_online_it_looks_in_every_epoch(teacher, tmp_path):
+def test_online_the_teacher_runs_in_every_epoch(teacher, tmp_path):
     data, calibrated = both_stages(tmp_path / "run", teacher_mode="online", balance="plain")
     whole = len(data.validation) + len(data.test)
     batch = min(256, len(data.train))

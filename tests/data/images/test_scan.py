@@ -57,6 +57,6 @@ def test_a_stopped_scan_resumes_and_a_finished_one_is_used_again(tmp_path, monke
         again = scan_images(source, NAMES, tmp_path / "cache")
         assert len(read_ids) == before
         np.testing.assert_array_equal(again.hashes, first.hashes)
-        # An image that changed is read_ids at.
+        # An image that changed is read again.
         (root / "a" / "0.png").write_bytes(b"no image any more")
         assert scan_images(source, NAMES, tmp_path / "cache").bad == ("a/0.png",)
