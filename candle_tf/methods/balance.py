@@ -1,15 +1,15 @@
-"""The balance between the two distillation terms: the adversary, its objective and its references.
+"""The balance between the two distillation losses: lambda, the total loss and its references.
 
-The objective of CANDLE's min-max is linear in lambda, so the adversary that maximises it belongs at
-an end: the larger term takes everything and the other teaches nothing. Lambda's entropy, added as a
-barrier, leaves the adversary something to decide: for terms a and b its best answer is then
-sigmoid((a - b) / tau) in place of 0 or 1. Two more choices make the answer a useful one:
+CANDLE's total loss is linear in lambda, so an adversary that maximizes it ends at 0 or 1: the
+larger loss gets all the weight and the other is not trained. The entropy of lambda, added to the
+total loss, gives it an inner maximum: for losses a and b it is at lambda = sigmoid((a - b) / tau).
+Two more choices make this lambda useful:
 
-* tau is in units of the KL loss of a uniform prediction (`uniform_prediction_losses`), so that one
-  setting serves ten classes and ten thousand. Lambda then begins near 1, where KL is far the larger
-  term, and comes down as the student learns what KL has to teach;
-* the teacher's features are centred (in `distill`), because features after a ReLU share a large
-  mean and the cosine to it is small before anything has been learned.
+* tau is in units of the KL loss of the uniform-prediction baseline (`uniform_prediction_losses`),
+  so that one setting serves ten classes and ten thousand. Lambda then begins near 1, where KL is
+  far the larger loss, and falls as the student learns;
+* the mean of the teacher's features is subtracted (in `distillation`), because features after a
+  ReLU share a large mean, and the cosine distance to it is small before anything is learned.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,12 @@ _HIDDEN = 32
 class Balancer(tf.keras.layers.Layer):
     """phi: noise xi -> lambda in (0, 1), a small MLP with a sigmoid at its end.
 
-    The last layer starts near zero, so lambda starts near 1/2. Source: CANDLE, section 3.
+    The last layer starts near zero, so lambda starts near 1/2. It is built by its constructor.
+    Source: CANDLE, section 3.
+
+    Args:
+        seed: of the initial weights and of the noise.
+        name: the Keras name.
     """
 
     def __init__(self, seed: int = 0, name: str = "balancer") -> None:
@@ -40,17 +45,30 @@ class Balancer(tf.keras.layers.Layer):
         self._last = tf.keras.layers.Dense(
             1, kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01, seed=seed + 1)
         )
+        self.build([])
 
     def build(self, input_shape: tf.TensorShape) -> None:
+        """Makes the variables, of a fixed size."""
         self._hidden.build([1, _NOISE_SIZE])
         self._last.build([1, _HIDDEN])
         super().build(input_shape)
 
     def call(self, step: tf.Tensor) -> tf.Tensor:
-        """lambda, a float32 scalar, for the noise that belongs to `step` (int scalar)."""
+        """lambda, a float32 scalar, for the noise of `step` (int scalar)."""
         seed = tf.stack([tf.constant(self._seed, tf.int64), tf.cast(step, tf.int64)])
         noise = tf.random.stateless_normal([1, _NOISE_SIZE], seed, alg="philox")
         return tf.sigmoid(self._last(self._hidden(noise)))[0, 0]
+
+
+@dataclass(frozen=True)
+class FixedBalance:
+    """The same lambda, in [0, 1], at every step: in place of a `Balancer`, without variables."""
+
+    value: float
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
+        """lambda, a float32 scalar."""
+        return tf.constant(self.value, tf.float32)
 
 
 def entropy(probability: tf.Tensor) -> tf.Tensor:
@@ -60,13 +78,13 @@ def entropy(probability: tf.Tensor) -> tf.Tensor:
 
 
 @dataclass(frozen=True)
-class Objective:
+class TotalLoss:
     """L = lambda * KL / kl_reference + (1 - lambda) * FS / fs_reference + tau * H(lambda).
 
     The student minimizes it and the balancer maximizes it; the entropy does not depend on the
-    student.
-    References of 1 and tau = 0 are the plain reading of the paper. With both references at what an
-    uniform-prediction baseline has, the adversary favours the term that has come less far.
+    student. References of 1 and tau = 0 are the plain reading of the paper. With both references at
+    the losses of the uniform-prediction baseline, the adversary favours the loss that has fallen
+    less.
     """
 
     kl_reference: float = 1.0
@@ -74,7 +92,7 @@ class Objective:
     entropy_weight: float = 0.0
 
     def __call__(self, kl: tf.Tensor, fs: tf.Tensor, lam: tf.Tensor) -> tf.Tensor:
-        """Scalars kl, fs and lambda to the scalar objective."""
+        """Scalars KL, FS and lambda to the scalar total loss."""
         balanced = lam * kl / self.kl_reference + (1.0 - lam) * fs / self.fs_reference
         return balanced + self.entropy_weight * entropy(lam)
 
@@ -82,11 +100,11 @@ class Objective:
 def uniform_prediction_losses(
     teacher_logits: Iterable[np.ndarray], temperature: float
 ) -> tuple[float, float]:
-    """Both terms for a student that knows nothing: the same logit for every class, no cosine.
+    """Both losses of the uniform-prediction baseline: equal logits for all classes, no cosine.
 
     Args:
-        teacher_logits: the teacher's answers on training images, in blocks of float [n, C].
-        temperature: T of the KL term.
+        teacher_logits: the teacher's logits of training images, in blocks of float `[n, C]`.
+        temperature: T of the KL loss.
 
     Returns:
         kl: T^2 * mean KL(softmax(z_T / T) || uniform).

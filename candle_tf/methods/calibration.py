@@ -7,7 +7,6 @@ learns from the stored ones; or from those of new views in every epoch (`OnlineF
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +16,8 @@ from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.samplers import epoch_order
 from candle_tf.methods import losses
-from candle_tf.methods.trainer import Batch, ParameterGroup, Trainer
+from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.trainer import TOTAL_LOSS, Batch, Trainer
 from candle_tf.teachers.features import OnlineFeatures
 
 CalibrationLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -86,21 +86,29 @@ def calibration_loss(
 
 
 class CalibrationTrainer(Trainer):
-    """Trains the classifier; batches hold "inputs" (features, float [B, d_T]) and "labels" [B]."""
+    """Trains the classifier on "inputs" (features, float `[B, d_T]`) and "labels" `[B]`.
+
+    Args:
+        classifier: from features to a dictionary with "logits" `[B, C]`.
+        classes: C.
+        loss: see `calibration_loss`.
+        parameter_groups: of the classifier's trainable variables.
+    """
 
     def __init__(
-        self, classifier: tf.keras.Model, classes: int, loss: CalibrationLoss, optimizer: Any
+        self,
+        classifier: tf.keras.Model,
+        classes: int,
+        loss: CalibrationLoss,
+        parameter_groups: Sequence[ParameterGroup],
     ) -> None:
-        super().__init__(classifier, classes, name="calibration_trainer")
+        super().__init__(classifier, classes, parameter_groups, name="calibration_trainer")
         self._loss = loss
-        self._optimizer = optimizer
 
-    def terms(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
+    def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
+        """The total loss alone, the mean over the batch."""
         logits = self.network(batch["inputs"], training=training)["logits"]
-        return {"objective": tf.reduce_mean(self._loss(logits, batch["labels"]))}
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup(self._optimizer, self.network.trainable_variables)]
+        return {TOTAL_LOSS: tf.reduce_mean(self._loss(logits, batch["labels"]))}
 
 
 def feature_batches(

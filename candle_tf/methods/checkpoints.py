@@ -1,8 +1,8 @@
-"""Checkpoints of one training stage: the last epoch, the best epoch, and how far it came.
+"""Checkpoints of one training stage: the last epoch, the best epoch, and the history so far.
 
-The state of a stage is `progress.json` (history, best epoch, SHA-256 of every checkpoint file) and
-the TensorFlow checkpoints it names. `progress.json` is replaced only after a checkpoint is written,
-so a run killed at any moment goes on from the last whole epoch.
+The state of a stage is `progress.json` (history, SHA-256 of every checkpoint file) and the
+TensorFlow checkpoints it names. `progress.json` is replaced only after a checkpoint is written, so
+a run killed at any moment resumes after the last whole epoch.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
 from candle_tf.errors import UserError
 from candle_tf.files import sha256_of_file, write_atomically
@@ -41,7 +42,7 @@ class Checkpoints:
     @property
     def best_epoch(self) -> int:
         """The epoch (from 1) of the highest validation mean class accuracy, the later of equals;
-        the last one where there is no validation part."""
+        the last one where there is no validation subset."""
         scores = [row.get(SCORE, 0.0) for row in self.history]
         return max(range(len(scores)), key=lambda index: (scores[index], index)) + 1
 
@@ -61,11 +62,34 @@ class Checkpoints:
         for name in [name for files in dropped.values() for name in files]:
             (self.folder / name).unlink(missing_ok=True)
 
-    def restore(self, epoch: int) -> None:
-        """Puts the trainer back to the end of `epoch`, which is the last or the best.
+    def restore_selected(self, policy: str) -> int:
+        """Restores the epoch that a policy selects.
+
+        Args:
+            policy: "best" or "last", as --select_epoch names them.
+
+        Returns:
+            The epoch, counted from 1.
 
         Raises:
-            UserError: where a file is missing or is not as it was written; names it.
+            ValueError: for another policy.
+            UserError: as `restore`.
+        """
+        epochs = {"best": self.best_epoch, "last": self.epochs_done}
+        if policy not in epochs:
+            raise ValueError(f"policy is {policy!r}, which is none of {', '.join(epochs)}")
+        epoch = epochs[policy]
+        self.restore(epoch)
+        stage = self.folder.parent.name
+        logging.info("%s: epoch %d of %d restored (%s)", stage, epoch, self.epochs_done, policy)
+        return epoch
+
+    def restore(self, epoch: int) -> None:
+        """Sets the trainer to its state at the end of `epoch`, which is the last or the best.
+
+        Raises:
+            UserError: where a file is missing, is not as it was written, or holds other variables
+                than the trainer has; names it.
         """
         for name, expected in self._files[str(epoch)].items():
             path = self.folder / name
@@ -77,7 +101,16 @@ class Checkpoints:
                     f"written down. {self._remedy}"
                 )
         prefix = self.folder / f"epoch-{epoch:04d}"
-        self._checkpoint.read(str(prefix)).assert_consumed()
+        status = self._checkpoint.read(str(prefix))
+        try:
+            status.assert_consumed()
+        except AssertionError as error:
+            raise UserError(
+                f"The checkpoint {prefix} holds other variables than this training has: it was "
+                "written with other settings or by another version of candle_tf. Continue with "
+                f"the version that began the run, or delete {self.folder} to train this stage from "
+                "its beginning."
+            ) from error
 
     @property
     def _progress_path(self) -> Path:
@@ -93,7 +126,7 @@ class Checkpoints:
             if any(path.stem != "epoch-0001" for path in self.folder.glob("epoch-*.index")):
                 raise UserError(
                     f"There are checkpoints in {self.folder}, but {self._progress_path}, which "
-                    f"tells how far they came, is missing. {self._remedy}"
+                    f"records the finished epochs, is missing. {self._remedy}"
                 )
             return
         try:

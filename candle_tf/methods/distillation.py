@@ -1,79 +1,91 @@
 """Distillation of a calibrated teacher into a binary student, balanced by an adversary (CANDLE).
 
-One step, on a batch that carries the teacher's stored answers:
+One step, on a batch that carries the teacher's outputs:
 
     kl = mean T^2 KL(teacher logits || student logits)
     fs = mean 1 - cos(projector(student features), teacher features - their mean)
-    L  = objective(kl, fs, lambda)            lambda = balancer(noise of this step)
+    L  = total_loss(kl, fs, lambda)           lambda = balancer(noise of this step)
     student, classifier, projector minimize L; the balancer maximizes it.
 
-The teacher is not here at all, only its answers, so no gradient can reach it.
+The teacher itself is not here, only its outputs, so no gradient can reach it.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from candle_tf.methods import losses
-from candle_tf.methods.balance import Balancer, Objective
-from candle_tf.methods.trainer import Batch, ParameterGroup, Trainer
+from candle_tf.methods.balance import Balancer, FixedBalance, TotalLoss
+from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.trainer import TOTAL_LOSS, Batch, Trainer
 
 
 def mean_features(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """The mean of the teacher's features, float64 [d_T], of blocks float [n, d_T]."""
+    """The mean of the teacher's features, float64 `[d_T]`, of blocks float `[n, d_T]`."""
     sums = [(block.sum(axis=0, dtype=np.float64), len(block)) for block in blocks]
     return np.sum([total for total, _ in sums], axis=0) / sum(count for _, count in sums)
+
+
+def build_projector(
+    student: tf.keras.Model, feature_size: int, seed: int = 0
+) -> tf.keras.layers.Dense:
+    """A dense layer, built, from the student's features `[B, d_S]` to `[B, d_T]`.
+
+    Args:
+        student: a model with the output "features".
+        feature_size: d_T.
+        seed: of the initial weights.
+    """
+    projector = tf.keras.layers.Dense(
+        feature_size,
+        kernel_initializer=tf.keras.initializers.GlorotUniform(seed),
+        name="projector",
+    )
+    projector.build(student.output["features"].shape)
+    return projector
 
 
 class DistillationTrainer(Trainer):
     """CANDLE's second stage.
 
-    Batches hold "inputs" and "labels" (used in validation only) and the teacher's answers:
-    "teacher_features" float [B, d_T] and "teacher_logits" float [B, C].
+    Batches hold "inputs" and "labels" (used in validation only) and the teacher's outputs:
+    "teacher_features" float `[B, d_T]` and "teacher_logits" float `[B, C]`.
 
     Args:
-        student: from pixels to "features" [B, d_S] and "logits" [B, C].
+        student: from pixels to "features" `[B, d_S]` and "logits" `[B, C]`.
         classes: C.
-        feature_mean: what is taken from the teacher's features before the cosine, float [d_T].
-        objective: how the two terms and lambda become one number.
-        temperature: T of the KL term.
-        optimizer: of student and projector.
-        balance_optimizer: of the balancer.
-        fixed_lambda: a constant in place of the balancer.
-        seed: of the projector's and balancer's initial weights and of the noise.
+        parameter_groups: of student, projector and balancer.
+        projector: from student features to `[B, d_T]`, see `build_projector`.
+        balancer: from the step's number to lambda.
+        feature_mean: subtracted from the teacher's features before the cosine, float `[d_T]`.
+        total_loss: of KL, FS and lambda.
+        temperature: T of the KL loss.
+        xla: whether XLA compiles the training step.
     """
 
     def __init__(
         self,
         student: tf.keras.Model,
         classes: int,
+        parameter_groups: Sequence[ParameterGroup],
+        *,
+        projector: tf.keras.layers.Layer,
+        balancer: Balancer | FixedBalance,
         feature_mean: np.ndarray,
-        objective: Objective,
+        total_loss: TotalLoss,
         temperature: float,
-        optimizer: Any,
-        balance_optimizer: Any,
-        fixed_lambda: float | None = None,
-        seed: int = 0,
+        xla: bool = False,
     ) -> None:
-        super().__init__(student, classes, name="distillation_trainer")
+        super().__init__(student, classes, parameter_groups, name="distillation_trainer", xla=xla)
+        self.projector = projector
+        self.balancer = balancer
         self._feature_mean = tf.constant(feature_mean, tf.float32)
-        self._objective = objective
+        self._total_loss = total_loss
         self._temperature = temperature
-        self._optimizer = optimizer
-        self._balance_optimizer = balance_optimizer
-        self._fixed_lambda = fixed_lambda
-        self.projector = tf.keras.layers.Dense(
-            len(feature_mean),
-            kernel_initializer=tf.keras.initializers.GlorotUniform(seed),
-            name="projector",
-        )
-        self.projector.build(student.output["features"].shape)
-        self.balancer = Balancer(seed)
-        self.balancer.build([])
 
-    def terms(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
+    def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
+        """The total loss, its two losses "kl" and "fs", and "lambda"."""
         outputs = self.network(batch["inputs"], training=training)
         kl = tf.reduce_mean(
             losses.kl_divergence(batch["teacher_logits"], outputs["logits"], self._temperature)
@@ -83,18 +95,5 @@ class DistillationTrainer(Trainer):
                 self.projector(outputs["features"]), batch["teacher_features"] - self._feature_mean
             )
         )
-        lam = self._lambda()
-        return {"objective": self._objective(kl, fs, lam), "kl": kl, "fs": fs, "lambda": lam}
-
-    def _lambda(self) -> tf.Tensor:
-        if self._fixed_lambda is not None:
-            return tf.constant(self._fixed_lambda, tf.float32)
-        return self.balancer(self._optimizer.iterations)
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        learners = self.network.trainable_variables + self.projector.trainable_variables
-        descent = ParameterGroup(self._optimizer, learners)
-        if self._fixed_lambda is not None:
-            return [descent]
-        adversary = self.balancer.trainable_variables
-        return [descent, ParameterGroup(self._balance_optimizer, adversary, maximize=True)]
+        lam = self.balancer(self.optimizer.iterations)
+        return {TOTAL_LOSS: self._total_loss(kl, fs, lam), "kl": kl, "fs": fs, "lambda": lam}

@@ -29,7 +29,6 @@ def fit(
     folder: Path,
     validation: tf.data.Dataset | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
-    xla: bool = False,
 ) -> Checkpoints:
     """Trains up to `epochs`, from wherever an earlier call in the same folder stopped.
 
@@ -44,7 +43,6 @@ def fit(
         folder: of this stage.
         validation: batches of "inputs" and "labels" to evaluate after each epoch.
         callbacks: of Keras, further ones; at the end of an epoch they run before it is saved.
-        xla: whether XLA compiles the step.
 
     Returns:
         The stage's checkpoints; the trainer is as the last epoch left it.
@@ -52,7 +50,6 @@ def fit(
     Raises:
         UserError: where a checkpoint is damaged, or the objective is no longer finite.
     """
-    trainer.ready(xla)
     checkpoints = Checkpoints(folder / "checkpoints", trainer)
     done = checkpoints.epochs_done
     if done:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation
@@ -24,8 +23,8 @@ from candle_tf.methods.calibration import (
     fresh_feature_batches,
     teacher_classifier,
 )
-from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.optimizers import adam, cosine_schedule
+from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.training_loop import fit
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, views_of_images
@@ -170,8 +169,9 @@ def _train_classifier(
     rate = cosine_schedule(
         config.calibration_learning_rate, steps * config.calibration_epochs, warmup_fraction=0.0
     )
+    group = ParameterGroup(classifier.trainable_variables, adam(rate))
     checkpoints = fit(
-        CalibrationTrainer(classifier, data.classes, loss, adam(rate)),
+        CalibrationTrainer(classifier, data.classes, loss, [group]),
         lambda first_epoch: batches(
             batch_size=config.calibration_batch_size,
             seed=config.seed,
@@ -183,17 +183,8 @@ def _train_classifier(
         folder=folder,
         validation=_validation(config, teacher, data.validation),
     )
-    restore_selected(checkpoints, config.select_epoch)
+    checkpoints.restore_selected(config.select_epoch)
     return classifier
-
-
-def restore_selected(checkpoints: Checkpoints, select_epoch: str) -> int:
-    """Puts a trained network back to the epoch that --select_epoch names; returns it."""
-    last = checkpoints.epochs_done
-    epoch = checkpoints.best_epoch if select_epoch == "best" else last
-    checkpoints.restore(epoch)
-    logging.info("%s: epoch %d of %d selected", checkpoints.folder.parent.name, epoch, last)
-    return epoch
 
 
 def _validation(config: Config, teacher: Teacher, subset: Subset) -> tf.data.Dataset | None:

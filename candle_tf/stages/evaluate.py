@@ -1,4 +1,4 @@
-"""Fourth stage: the test set, looked at once, after every choice was made."""
+"""Fourth stage: measure teacher and student on the test set, after every choice is made."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches
 from candle_tf.metrics import Metrics, evaluate_logits
-from candle_tf.stages.calibrate import Calibrated, restore_selected
+from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.train import Trained
 
@@ -19,10 +19,10 @@ class Evaluation:
 
     Attributes:
         results: by model: "teacher" (with a teacher), "student_last_epoch" and "student", the one
-            of the selected epoch, which is the one that is exported.
+            of the selected epoch, which is the one to be exported.
         selected_epoch, last_epoch: counted from 1.
-        pixels: the test images as the student sees them, uint8 [N, S, S, 3].
-        logits: the selected student's answers to them, float32 [N, C].
+        pixels: the test images as the student gets them, uint8 `[N, S, S, 3]`.
+        logits: the student's logits for them at the selected epoch, float32 `[N, C]`.
     """
 
     results: dict[str, Metrics]
@@ -33,29 +33,40 @@ class Evaluation:
 
 
 def measure(data: Data, logits: np.ndarray) -> Metrics:
-    """Metrics of logits for the test images, float [N, C]."""
+    """Metrics of logits for the test images, float `[N, C]`."""
     return evaluate_logits(logits, data.test.labels, data.groups, data.split.class_names)
 
 
 def evaluate(
     config: Config, data: Data, trained: Trained, calibrated: Calibrated | None
 ) -> Evaluation:
-    """Measures teacher and student, and leaves the student at the selected epoch."""
+    """Measures the teacher, and the student at its last and at its selected epoch.
+
+    The student is restored to each of the two: what comes after must restore the epoch it needs.
+
+    Args:
+        config: the run's settings.
+        data: the prepared split.
+        trained: the student and its checkpoints.
+        calibrated: the teacher, for --method=candle.
+
+    Raises:
+        UserError: for a damaged checkpoint.
+    """
     batches = evaluation_batches(data.test, image_size=config.image_size)
     pixels = np.concatenate([batch["inputs"].numpy() for batch in batches]).astype(np.uint8)
     results = {"teacher": measure(data, calibrated.test_logits)} if calibrated else {}
 
-    checkpoints = trained.checkpoints
-    checkpoints.restore(checkpoints.epochs_done)
+    last = trained.checkpoints.restore_selected("last")
     logits = logits_of(trained.student, pixels)
     results["student_last_epoch"] = measure(data, logits)
-    selected = restore_selected(checkpoints, config.select_epoch)
-    if selected != checkpoints.epochs_done:
+    selected = trained.checkpoints.restore_selected(config.select_epoch)
+    if selected != last:
         logits = logits_of(trained.student, pixels)
     results["student"] = measure(data, logits)
-    return Evaluation(results, selected, checkpoints.epochs_done, pixels, logits)
+    return Evaluation(results, selected, last, pixels, logits)
 
 
 def logits_of(student: tf.keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """The student's logits, float32 [N, C], for pixels uint8 [N, S, S, 3]."""
+    """The student's logits, float32 `[N, C]`, for pixels uint8 `[N, S, S, 3]`."""
     return student.predict(pixels, batch_size=128, verbose=0)["logits"]

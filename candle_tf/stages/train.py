@@ -11,11 +11,20 @@ from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.data.targets import Targets
 from candle_tf.methods.annealing import Annealing, HardCheckpoints, annealed_quantizers
-from candle_tf.methods.balance import Objective, uniform_prediction_losses
+from candle_tf.methods.balance import (
+    Balancer,
+    FixedBalance,
+    TotalLoss,
+    uniform_prediction_losses,
+)
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
 from candle_tf.methods.checkpoints import Checkpoints
-from candle_tf.methods.distillation import DistillationTrainer, mean_features
-from candle_tf.methods.optimizers import Recipe, adam
+from candle_tf.methods.distillation import (
+    DistillationTrainer,
+    build_projector,
+    mean_features,
+)
+from candle_tf.methods.parameter_groups import OptimizerSettings, build_parameter_groups
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.methods.training_phases import (
@@ -97,9 +106,9 @@ def _train(
     """One training of --epochs; its checkpoints come back with exact signs."""
     set_compute_policy(student, policy)
     steps = steps_per_epoch(len(data.train), config.batch_size)
-    recipe = _recipe(config, steps * config.epochs)
-    trainer = _trainer(config, data, student, targets, recipe.optimizer())
-    recipe.apply(trainer)
+    trainer = _build_trainer(
+        config, data, student, targets, steps=steps * config.epochs, xla=policy.xla
+    )
     annealing = Annealing(annealed_quantizers(student), config.epochs, config.anneal_fraction)
     checkpoints = fit(
         trainer,
@@ -122,17 +131,51 @@ def _train(
         if len(data.validation)
         else None,
         callbacks=[annealing] if annealing.quantizers else [],
-        xla=policy.xla,
     )
     if not annealing.quantizers:
         return checkpoints
     return HardCheckpoints(checkpoints.folder, trainer, annealing.quantizers)
 
 
-def _recipe(config: Config, steps: int) -> Recipe:
-    return Recipe(
+def _build_trainer(
+    config: Config,
+    data: Data,
+    student: tf.keras.Model,
+    targets: Targets | None,
+    *,
+    steps: int,
+    xla: bool,
+) -> Trainer:
+    settings = _optimizer_settings(config)
+    if targets is None:
+        groups = build_parameter_groups(student, settings, steps=steps)
+        return SupervisedTrainer(student, LOSSES[config.method], data.counts, groups, xla)
+    mean = mean_features(block["teacher_features"] for block in targets.blocks())
+    projector = build_projector(student, len(mean), config.seed)
+    adversary = Balancer(config.seed) if config.balance != "fixed" else None
+    return DistillationTrainer(
+        student,
+        data.classes,
+        build_parameter_groups(
+            student,
+            settings,
+            steps=steps,
+            projector=projector,
+            balancer=adversary,
+            balance_learning_rate=config.balance_learning_rate,
+        ),
+        projector=projector,
+        balancer=adversary or FixedBalance(config.fixed_lambda),
+        feature_mean=mean if config.center_features else np.zeros_like(mean),
+        total_loss=_build_total_loss(config, targets),
+        temperature=config.temperature,
+        xla=xla,
+    )
+
+
+def _optimizer_settings(config: Config) -> OptimizerSettings:
+    return OptimizerSettings(
         config.optimizer,
-        steps=steps,
         learning_rate=config.learning_rate,
         warmup_fraction=config.warmup_fraction,
         binary_learning_rate=config.binary_learning_rate,
@@ -142,35 +185,12 @@ def _recipe(config: Config, steps: int) -> Recipe:
     )
 
 
-def _trainer(
-    config: Config,
-    data: Data,
-    student: tf.keras.Model,
-    targets: Targets | None,
-    optimizer: tf.keras.optimizers.Optimizer,
-) -> Trainer:
-    if targets is None:
-        return SupervisedTrainer(student, LOSSES[config.method], data.counts, optimizer)
-    mean = mean_features(block["teacher_features"] for block in targets.blocks())
-    return DistillationTrainer(
-        student,
-        data.classes,
-        mean if config.center_features else np.zeros_like(mean),
-        _objective(config, targets),
-        config.temperature,
-        optimizer,
-        adam(config.balance_learning_rate),
-        config.fixed_lambda if config.balance == "fixed" else None,
-        config.seed,
-    )
-
-
-def _objective(config: Config, targets: Targets) -> Objective:
+def _build_total_loss(config: Config, targets: Targets) -> TotalLoss:
     if config.balance in ("plain", "fixed"):
-        return Objective()
+        return TotalLoss()
     kl, fs = uniform_prediction_losses(
         (block["teacher_logits"] for block in targets.blocks()), config.temperature
     )
     if config.balance == "relative":
-        return Objective(kl, fs, config.balance_entropy)
-    return Objective(entropy_weight=config.balance_entropy * kl)
+        return TotalLoss(kl, fs, config.balance_entropy)
+    return TotalLoss(entropy_weight=config.balance_entropy * kl)

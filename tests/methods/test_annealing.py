@@ -3,13 +3,13 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.methods.annealing import Annealing, HardCheckpoints, annealed_quantizers
-from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
 from candle_tf.methods.checkpoints import SCORE
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.training_loop import fit
 from candle_tf.students.layers.annealed_sign import soft_layers
+from tests.methods.test_baselines import supervised_trainer
 from tests.methods.test_distillation import binary_student, teacher_batch
-from tests.methods.test_training_phases import COUNTS, _annealed
+from tests.methods.test_training_phases import _annealed
 
 STEPS = 2
 
@@ -37,7 +37,7 @@ class _Run:
     def __init__(self, folder, epochs, fraction, stop_at=None, validation=None) -> None:
         tf.keras.utils.set_random_seed(0)
         self.student = _annealed()
-        self.trainer = SupervisedTrainer(self.student, LOSSES["cross_entropy"], COUNTS, adam(0.01))
+        self.trainer = supervised_trainer(self.student, "cross_entropy", adam(0.01))
         self.quantizers = annealed_quantizers(self.student)
         self.folder = folder
         record = _Temperatures(self.quantizers[0], stop_at)

@@ -5,13 +5,7 @@ from scipy.special import expit
 from scipy.stats import entropy as scipy_entropy
 
 from candle_tf.methods import losses
-from candle_tf.methods.balance import Balancer, Objective, entropy, uniform_prediction_losses
-
-
-def _balancer(seed: int = 0) -> Balancer:
-    balancer = Balancer(seed)
-    balancer.build([])
-    return balancer
+from candle_tf.methods.balance import Balancer, TotalLoss, entropy, uniform_prediction_losses
 
 
 def _lambdas(balancer: Balancer, steps: int = 20) -> np.ndarray:
@@ -19,19 +13,19 @@ def _lambdas(balancer: Balancer, steps: int = 20) -> np.ndarray:
 
 
 def test_lambda_starts_near_one_half_inside_0_and_1():
-    lambdas = _lambdas(_balancer())
+    lambdas = _lambdas(Balancer())
     assert lambdas.dtype == np.float32
     assert lambdas.shape == (20,)
     assert np.abs(lambdas - 0.5).max() < 0.1
 
 
 def test_noise_is_a_function_of_seed_and_step():
-    first = _lambdas(_balancer(3))
-    np.testing.assert_array_equal(first, _lambdas(_balancer(3)))
+    first = _lambdas(Balancer(3))
+    np.testing.assert_array_equal(first, _lambdas(Balancer(3)))
     assert len(set(first.tolist())) == len(first)
-    # The same weights under another seed hear other noise.
-    other = _balancer(4)
-    other.set_weights(_balancer(3).get_weights())
+    # The same weights under another seed get other noise.
+    other = Balancer(4)
+    other.set_weights(Balancer(3).get_weights())
     assert not np.isclose(first, _lambdas(other), atol=1e-7).any()
 
 
@@ -50,29 +44,29 @@ def test_entropy_is_finite_at_its_ends():
     assert np.isfinite(tape.gradient(values, ends).numpy()).all()
 
 
-def test_plain_objective_is_the_papers():
+def test_plain_total_loss_is_the_papers():
     for lam in (0.0, 0.3, 1.0):
-        actual = Objective()(tf.constant(5.0), tf.constant(0.5), tf.constant(lam)).numpy()
+        actual = TotalLoss()(tf.constant(5.0), tf.constant(0.5), tf.constant(lam)).numpy()
         assert actual == pytest.approx(lam * 5.0 + (1 - lam) * 0.5, rel=1e-6)
 
 
-def test_objective_with_references_and_entropy():
-    objective = Objective(kl_reference=4.0, fs_reference=0.8, entropy_weight=0.2)
+def test_total_loss_with_references_and_entropy():
+    total_loss = TotalLoss(kl_reference=4.0, fs_reference=0.8, entropy_weight=0.2)
     lam = 0.25
-    actual = objective(tf.constant(3.0), tf.constant(0.6), tf.constant(lam)).numpy()
+    actual = total_loss(tf.constant(3.0), tf.constant(0.6), tf.constant(lam)).numpy()
     entropy_term = -0.2 * (lam * np.log(lam) + (1 - lam) * np.log(1 - lam))
     assert actual == pytest.approx(0.25 * 3 / 4 + 0.75 * 0.6 / 0.8 + entropy_term, rel=1e-6)
 
 
-def _ascend(objective: Objective, kl: float, fs: float, steps: int = 400) -> float:
-    """The mean lambda a balancer ends at when both terms stand still."""
-    balancer = _balancer()
+def _ascend(total_loss: TotalLoss, kl: float, fs: float, steps: int = 400) -> float:
+    """The mean lambda a balancer ends at when both losses stay as they are."""
+    balancer = Balancer()
     optimizer = tf.keras.optimizers.Adam(0.01, jit_compile=False)
 
     @tf.function
     def ascend(step: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
-            value = objective(tf.constant(kl), tf.constant(fs), balancer(step))
+            value = total_loss(tf.constant(kl), tf.constant(fs), balancer(step))
         gradients = tape.gradient(value, balancer.trainable_variables)
         pairs = zip([-g for g in gradients], balancer.trainable_variables, strict=True)
         optimizer.apply_gradients(pairs)
@@ -84,20 +78,20 @@ def _ascend(objective: Objective, kl: float, fs: float, steps: int = 400) -> flo
 
 @pytest.mark.parametrize(("kl", "fs"), [(3.0, 0.9), (2.4, 0.84)])
 def test_entropy_gives_the_adversary_an_inner_maximum(kl, fs):
-    """Best answer: sigmoid((a - b) / tau) for the relative terms a and b."""
-    objective = Objective(kl_reference=4.0, fs_reference=1.0, entropy_weight=0.2)
+    """The maximum is at sigmoid((a - b) / tau) for the relative losses a and b."""
+    total_loss = TotalLoss(kl_reference=4.0, fs_reference=1.0, entropy_weight=0.2)
     best = expit((kl / 4.0 - fs / 1.0) / 0.2)
     assert 0.05 < best < 0.45
-    assert _ascend(objective, kl, fs) == pytest.approx(best, abs=0.02)
+    assert _ascend(total_loss, kl, fs) == pytest.approx(best, abs=0.02)
 
     grid = np.linspace(0.001, 0.999, 999).astype(np.float32)
-    values = objective(tf.constant(kl), tf.constant(fs), tf.constant(grid)).numpy()
+    values = total_loss(tf.constant(kl), tf.constant(fs), tf.constant(grid)).numpy()
     assert grid[values.argmax()] == pytest.approx(best, abs=0.002)
 
 
 def test_the_plain_adversary_runs_to_an_end():
-    assert _ascend(Objective(), kl=3.0, fs=0.9) > 0.99
-    assert _ascend(Objective(), kl=0.9, fs=3.0) < 0.01
+    assert _ascend(TotalLoss(), kl=3.0, fs=0.9) > 0.99
+    assert _ascend(TotalLoss(), kl=0.9, fs=3.0) < 0.01
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -113,7 +107,7 @@ def test_uniform_prediction_losses_are_those_of_constant_logits(temperature):
     student = tf.fill([64, 6], 0.7)
     of_student = tf.reduce_mean(losses.kl_divergence(tf.constant(logits), student, temperature))
     assert kl == pytest.approx(float(of_student), rel=1e-5)
-    # A constant student's features are worth no cosine to centred ones, on average.
+    # A constant student's features have no cosine with centred ones, on average.
     assert fs == 1.0
 
 

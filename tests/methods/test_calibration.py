@@ -11,6 +11,7 @@ from candle_tf.methods.calibration import (
     feature_batches,
     teacher_classifier,
 )
+from candle_tf.methods.parameter_groups import ParameterGroup
 
 COUNTS = np.array([60, 15, 4])
 
@@ -34,9 +35,9 @@ def _separable() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", CALIBRATION_LOSSES)
 def test_each_loss_trains_the_classifier(name, weight_scaling):
     classifier = teacher_classifier(8, 3, weight_scaling)
-    trainer = CalibrationTrainer(
-        classifier, 3, _loss(name), tf.keras.optimizers.Adam(0.05, jit_compile=False)
-    ).ready()
+    optimizer = tf.keras.optimizers.Adam(0.05, jit_compile=False)
+    group = ParameterGroup(classifier.trainable_variables, optimizer)
+    trainer = CalibrationTrainer(classifier, 3, _loss(name), [group])
     data = tf.data.Dataset.from_tensors(_separable())
     before = [variable.numpy() for variable in classifier.trainable_variables]
     first, last = (

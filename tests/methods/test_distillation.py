@@ -2,15 +2,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.methods.balance import Objective
-from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.methods.balance import Balancer, FixedBalance, TotalLoss
+from candle_tf.methods.distillation import DistillationTrainer, build_projector
+from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.students.architectures.reactnet import _block
 from candle_tf.students.compute_policy import PLAIN, set_compute_policy
 from candle_tf.students.layers.blocks import batch_norm
 
 CLASSES = 5
 FEATURES = 12
-OBJECTIVE = Objective(kl_reference=6.0, fs_reference=0.9, entropy_weight=0.2)
+MEAN = np.full(FEATURES, 2.0)
+TOTAL = TotalLoss(kl_reference=6.0, fs_reference=0.9, entropy_weight=0.2)
 
 
 def binary_student(seed: int = 0) -> tf.keras.Model:
@@ -51,25 +53,57 @@ def teacher_batch(examples: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def _trainer(
-    objective: Objective = OBJECTIVE,
+def distillation_trainer(
+    student: tf.keras.Model,
+    optimizer,
+    balance_optimizer,
+    *,
+    feature_mean: np.ndarray = MEAN,
+    total_loss: TotalLoss = TOTAL,
     fixed_lambda: float | None = None,
+    maximize: tuple[bool, ...] = (False, True),
+    xla: bool = False,
+) -> DistillationTrainer:
+    """A trainer with one optimizer for student and projector, and one for the balancer.
+
+    Args:
+        student: with the outputs "features" and "logits".
+        optimizer: minimizes.
+        balance_optimizer: maximizes; not used where lambda is fixed.
+        feature_mean: of the teacher, float `[d_T]`.
+        total_loss: of the losses and lambda.
+        fixed_lambda: in place of a balancer.
+        maximize: which of the groups are given to the trainer.
+        xla: whether XLA compiles the step.
+    """
+    projector = build_projector(student, len(feature_mean))
+    variables = student.trainable_variables + projector.trainable_variables
+    groups = [ParameterGroup(variables, optimizer)]
+    balancer = Balancer() if fixed_lambda is None else FixedBalance(fixed_lambda)
+    if isinstance(balancer, Balancer):
+        variables = balancer.trainable_variables
+        groups.append(ParameterGroup(variables, balance_optimizer, maximize=True))
+    return DistillationTrainer(
+        student,
+        student.output["logits"].shape[-1],
+        [group for group in groups if group.maximize in maximize],
+        projector=projector,
+        balancer=balancer,
+        feature_mean=feature_mean,
+        total_loss=total_loss,
+        temperature=2.0,
+        xla=xla,
+    )
+
+
+def _trainer(
     rate: float = 0.02,
     balance_rate: float = 0.02,
     student: tf.keras.Model | None = None,
-    xla: bool = False,
+    **settings,
 ) -> DistillationTrainer:
-    trainer = DistillationTrainer(
-        student or binary_student(),
-        CLASSES,
-        np.full(FEATURES, 2.0),
-        objective,
-        2.0,
-        tf.keras.optimizers.SGD(rate),
-        tf.keras.optimizers.SGD(balance_rate),
-        fixed_lambda,
-    )
-    return trainer.ready(xla)
+    optimizers = tf.keras.optimizers.SGD(rate), tf.keras.optimizers.SGD(balance_rate)
+    return distillation_trainer(student or binary_student(), *optimizers, **settings)
 
 
 def _tensors(batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
@@ -77,8 +111,10 @@ def _tensors(batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
 
 
 def _values(trainer, batch) -> dict[str, float]:
-    """The terms as the training step sees them, without moving anything but statistics."""
-    return {name: float(value) for name, value in trainer.terms(batch, training=True).items()}
+    """The losses as the training step computes them, without moving anything but statistics."""
+    return {
+        name: float(value) for name, value in trainer.compute_losses(batch, training=True).items()
+    }
 
 
 def _changed(before: list[np.ndarray], layer: tf.keras.layers.Layer) -> bool:
@@ -90,22 +126,22 @@ def _weights(layer: tf.keras.layers.Layer) -> list[np.ndarray]:
     return [variable.numpy() for variable in layer.trainable_variables]
 
 
-def _only(trainer: DistillationTrainer, maximize: bool) -> DistillationTrainer:
-    """Keeps only the parameter groups that maximize, or only those that minimize."""
-    chosen = [group for group in trainer.parameter_groups() if group.maximize == maximize]
-    trainer.parameter_groups = lambda: chosen
+def _with_constant_noise(trainer: DistillationTrainer) -> DistillationTrainer:
+    """Makes lambda depend on the balancer's weights only, and not on the step."""
+    call = trainer.balancer.call
+    trainer.balancer.call = lambda step: call(tf.zeros_like(step))
     return trainer
 
 
 def _squared_gradient(trainer, batch, variables) -> float:
     with tf.GradientTape() as tape:
-        objective = trainer.terms(batch, training=True)["objective"]
-    return sum(float(tf.reduce_sum(g**2)) for g in tape.gradient(objective, variables))
+        total_loss = trainer.compute_losses(batch, training=True)["objective"]
+    return sum(float(tf.reduce_sum(g**2)) for g in tape.gradient(total_loss, variables))
 
 
-def test_one_ascent_step_raises_the_objective_with_the_student_held_still():
+def test_one_step_of_the_balancer_raises_the_total_loss_with_the_student_held_still():
     batch = _tensors(teacher_batch())
-    trainer = _only(_trainer(balance_rate=0.01), maximize=True)
+    trainer = _with_constant_noise(_trainer(balance_rate=0.01, maximize=(True,)))
     student, projector = _weights(trainer.network), _weights(trainer.projector)
     expected_rise = 0.01 * _squared_gradient(trainer, batch, trainer.balancer.trainable_variables)
     before = _values(trainer, batch)
@@ -120,13 +156,11 @@ def test_one_ascent_step_raises_the_objective_with_the_student_held_still():
     assert not _changed(projector, trainer.projector)
 
 
-def test_one_descent_step_lowers_the_objective_with_the_balancer_held_still():
+def test_one_step_of_the_student_lowers_the_total_loss_with_the_balancer_held_still():
     batch = _tensors(teacher_batch())
-    trainer = _only(_trainer(rate=0.001, student=float_student()), maximize=False)
-    # Without the noise's step moving on, lambda is the same before and after.
-    trainer._lambda = lambda: trainer.balancer(tf.constant(0, tf.int64))
+    trainer = _with_constant_noise(_trainer(rate=0.001, student=float_student(), maximize=(False,)))
     balancer = _weights(trainer.balancer)
-    (group,) = trainer.parameter_groups()
+    (group,) = trainer.parameter_groups
     expected_fall = 0.001 * _squared_gradient(trainer, batch, group.variables)
     before = _values(trainer, batch)
     trainer.train_step(batch)
@@ -145,8 +179,8 @@ def test_a_step_moves_each_side_along_its_own_sign_of_one_gradient():
     learners = trainer.network.trainable_variables + trainer.projector.trainable_variables
     adversary = trainer.balancer.trainable_variables
     with tf.GradientTape() as tape:
-        objective = trainer.terms(batch, training=True)["objective"]
-    gradients = tape.gradient(objective, learners + adversary)
+        total_loss = trainer.compute_losses(batch, training=True)["objective"]
+    gradients = tape.gradient(total_loss, learners + adversary)
     before = [variable.numpy() for variable in learners + adversary]
     trainer.train_step(batch)
     rates = [-0.01] * len(learners) + [0.03] * len(adversary)
@@ -169,7 +203,7 @@ def test_a_training_step_moves_student_projector_and_balancer():
         assert _changed(old, side), side.name
 
 
-def test_logged_terms_are_the_formula():
+def test_logged_losses_are_the_formula():
     batch = _tensors(teacher_batch())
     trainer = _trainer()
     for step in range(3):
@@ -181,7 +215,7 @@ def test_logged_terms_are_the_formula():
         assert logs["objective"] == pytest.approx(expected, rel=1e-5), step
 
 
-def test_raw_terms_are_the_papers_losses():
+def test_kl_and_fs_are_the_papers_losses():
     batch = teacher_batch()
     trainer = _trainer()
     logs = trainer.train_step(_tensors(batch))
@@ -214,49 +248,48 @@ def test_lambda_follows_the_steps_noise():
 @pytest.mark.parametrize("fixed", [0.0, 0.3, 1.0])
 def test_a_fixed_lambda_has_no_adversary(fixed):
     batch = _tensors(teacher_batch())
-    trainer = _trainer(objective=Objective(6.0, 0.9), fixed_lambda=fixed)
-    (group,) = trainer.parameter_groups()
+    trainer = _trainer(total_loss=TotalLoss(6.0, 0.9), fixed_lambda=fixed)
+    (group,) = trainer.parameter_groups
     assert not group.maximize
-    balancer = _weights(trainer.balancer)
+    learners = trainer.network.trainable_variables + trainer.projector.trainable_variables
+    assert {v.ref() for v in group.variables} == {v.ref() for v in learners}
     for _ in range(2):
         logs = {name: float(value) for name, value in trainer.train_step(batch).items()}
         assert logs["lambda"] == pytest.approx(fixed)
         expected = fixed * logs["kl"] / 6.0 + (1 - fixed) * logs["fs"] / 0.9
         assert logs["objective"] == pytest.approx(expected, rel=1e-5)
-    assert not _changed(balancer, trainer.balancer)
+    # There is no balancer that could change.
+    assert len(trainer.trainable_variables) == len(learners)
 
 
 def test_nothing_but_student_projector_and_balancer_can_move():
     """The teacher's outputs, even given as variables, are in no parameter group and stay."""
     numbers = teacher_batch()
-    answers = {name: tf.Variable(numbers[name]) for name in ("teacher_features", "teacher_logits")}
-    batch = {**_tensors(numbers), **answers}
+    outputs = {name: tf.Variable(numbers[name]) for name in ("teacher_features", "teacher_logits")}
+    batch = {**_tensors(numbers), **outputs}
     trainer = _trainer()
-    parameter_groups = trainer.parameter_groups()
-    moved = [variable.ref() for group in parameter_groups for variable in group.variables]
+    groups = trainer.parameter_groups
+    moved = [variable.ref() for group in groups for variable in group.variables]
     sides = (trainer.network, trainer.projector, trainer.balancer)
     expected = [variable.ref() for side in sides for variable in side.trainable_variables]
     assert len(moved) == len(set(moved))
     assert set(moved) == set(expected)
     trainer.train_step(batch)
-    for name, variable in answers.items():
+    for name, variable in outputs.items():
         np.testing.assert_array_equal(variable.numpy(), numbers[name])
         assert variable.ref() not in moved
         assert variable.ref() not in {weight.ref() for weight in trainer.variables}
 
 
 def test_distillation_learns_from_the_teacher_alone():
-    """Without ever using the labels, both terms fall and the student takes over the answers."""
+    """Without ever using the labels, both losses fall and the student agrees with the teacher."""
     batch = teacher_batch()
-    trainer = DistillationTrainer(
+    trainer = distillation_trainer(
         binary_student(),
-        CLASSES,
-        batch["teacher_features"].mean(axis=0),
-        OBJECTIVE,
-        2.0,
         tf.keras.optimizers.Adam(0.01, jit_compile=False),
         tf.keras.optimizers.Adam(0.001, jit_compile=False),
-    ).ready()
+        feature_mean=batch["teacher_features"].mean(axis=0),
+    )
     labels_are_noise = {**batch, "labels": np.zeros_like(batch["labels"])}
     data = tf.data.Dataset.from_tensors(labels_are_noise).repeat(60)
     first = trainer.train_step(_tensors(labels_are_noise))

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.methods.balance import Objective
+from candle_tf.methods.balance import TotalLoss
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
-from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.methods.optimizers import adam
+from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
+from tests.methods.test_distillation import distillation_trainer
 
 COUNTS = np.array([50, 9, 2])
 TRAINERS = ("supervised", "distillation")
@@ -26,7 +27,7 @@ STEPS = 4
 
 
 def _network() -> tf.keras.Model:
-    """No batch norm: its statistics are those of each replica's part of the batch."""
+    """No batch norm: its statistics are those of each replica's share of the batch."""
     tf.keras.utils.set_random_seed(0)
     inputs = tf.keras.Input([6])
     features = tf.keras.layers.Dense(5, activation="tanh", name="features")(inputs)
@@ -36,9 +37,16 @@ def _network() -> tf.keras.Model:
 
 def _trainer(name: str) -> Trainer:
     if name == "supervised":
-        return SupervisedTrainer(_network(), LOSSES["balanced_softmax"], COUNTS, adam(0.01))
-    objective = Objective(2.0, 1.0, 0.2)
-    return DistillationTrainer(_network(), 3, np.ones(4), objective, 2.0, adam(0.01), adam(0.02))
+        network = _network()
+        group = ParameterGroup(network.trainable_variables, adam(0.01))
+        return SupervisedTrainer(network, LOSSES["balanced_softmax"], COUNTS, [group])
+    return distillation_trainer(
+        _network(),
+        adam(0.01),
+        adam(0.02),
+        feature_mean=np.ones(4),
+        total_loss=TotalLoss(2.0, 1.0, 0.2),
+    )
 
 
 def _batches(first_epoch: int) -> tf.data.Dataset:
@@ -68,7 +76,7 @@ def _worker(folder: Path) -> None:
     for name in TRAINERS:
         for label, strategy in (("one", tf.distribute.get_strategy()), ("two", mirrored)):
             if (name, label) == ("distillation", "two"):
-                # Also taken up again from a checkpoint.
+                # Also resumed from a checkpoint.
                 _train(name, strategy, folder / name / label, epochs=1)
             trainer = _train(name, strategy, folder / name / label)
             weights = trainer.get_weights()

@@ -4,16 +4,19 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.errors import UserError
+from candle_tf.methods.balance import Balancer
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
-from candle_tf.methods.distillation import DistillationTrainer
-from candle_tf.methods.optimizers import Recipe, cosine_schedule
+from candle_tf.methods.distillation import DistillationTrainer, build_projector
+from candle_tf.methods.optimizers import cosine_schedule
+from candle_tf.methods.parameter_groups import OptimizerSettings, build_parameter_groups
 from candle_tf.methods.training_loop import fit
 from candle_tf.students.architectures.registry import binary_layers
 from candle_tf.students.layers.quantizers import ApproxSign
 from tests.methods.test_distillation import (
     CLASSES,
     FEATURES,
-    OBJECTIVE,
+    MEAN,
+    TOTAL,
     binary_student,
     teacher_batch,
 )
@@ -46,24 +49,29 @@ def test_cosine_schedule_of_a_very_short_training_is_finite(steps):
     assert max(rates) == pytest.approx(0.004)
 
 
-def _recipe(name: str, **settings) -> Recipe:
-    return Recipe(name, **{"steps": 100, "learning_rate": RATE, **settings})
+def _settings(optimizer: str, **settings) -> OptimizerSettings:
+    return OptimizerSettings(optimizer, **{"learning_rate": RATE, **settings})
 
 
-def _supervised(recipe: Recipe, student: tf.keras.Model | None = None) -> SupervisedTrainer:
+def _supervised(
+    settings: OptimizerSettings, student: tf.keras.Model | None = None, steps: int = 100
+) -> SupervisedTrainer:
     student = student or binary_student()
-    trainer = SupervisedTrainer(student, LOSSES["cross_entropy"], COUNTS, recipe.optimizer())
-    recipe.apply(trainer)
-    return trainer.ready()
+    groups = build_parameter_groups(student, settings, steps=steps)
+    return SupervisedTrainer(student, LOSSES["cross_entropy"], COUNTS, groups)
 
 
-def _distillation(recipe: Recipe) -> DistillationTrainer:
-    trainer = DistillationTrainer(
-        binary_student(), CLASSES, np.full(FEATURES, 2.0), OBJECTIVE, 2.0, recipe.optimizer(),
-        tf.keras.optimizers.SGD(0.1),
+def _distillation(settings: OptimizerSettings) -> DistillationTrainer:
+    student = binary_student()
+    projector, balancer = build_projector(student, FEATURES), Balancer()
+    groups = build_parameter_groups(
+        student, settings, steps=100, projector=projector, balancer=balancer,
+        balance_learning_rate=0.1,
     )  # fmt: skip
-    recipe.apply(trainer)
-    return trainer.ready()
+    return DistillationTrainer(
+        student, CLASSES, groups, projector=projector, balancer=balancer, feature_mean=MEAN,
+        total_loss=TOTAL, temperature=2.0,
+    )  # fmt: skip
 
 
 def _batch(seed: int = 0) -> dict[str, tf.Tensor]:
@@ -78,8 +86,8 @@ def _gradients(trainer, batch) -> dict[str, np.ndarray]:
     """Of every weight by name, as the training step will see them; moves statistics alone."""
     variables = trainer.network.trainable_variables
     with tf.GradientTape() as tape:
-        objective = trainer.terms(batch, training=True)["objective"]
-    gradients = tape.gradient(objective, variables)
+        total_loss = trainer.compute_losses(batch, training=True)["objective"]
+    gradients = tape.gradient(total_loss, variables)
     return {v.name: g.numpy() for v, g in zip(variables, gradients, strict=True)}
 
 
@@ -87,15 +95,14 @@ def _state(trainer) -> dict[str, np.ndarray]:
     return {variable.name: variable.numpy() for variable in trainer.network.trainable_variables}
 
 
-def test_bop_turns_a_weight_whose_mean_gradient_agrees_with_it():
+def test_bop_flips_a_weight_whose_mean_gradient_agrees_with_it():
     """Three steps against Helwegen et al., algorithm 1, written in NumPy."""
     gamma, threshold = 0.3, 1e-3
-    trainer = _supervised(
-        _recipe("bop", binary_learning_rate=gamma, bop_threshold=threshold, steps=10**9)
-    )
+    settings = _settings("bop", binary_learning_rate=gamma, bop_threshold=threshold)
+    trainer = _supervised(settings, steps=10**9)
     names = [kernel.name for kernel in _kernels(trainer)]
     mean = dict.fromkeys(names, 0.0)
-    turned = kept = 0
+    flipped = kept = 0
     for step in range(3):
         batch = _batch(step)
         gradients, before = _gradients(trainer, batch), _state(trainer)
@@ -103,19 +110,19 @@ def test_bop_turns_a_weight_whose_mean_gradient_agrees_with_it():
         after = _state(trainer)
         for name in names:
             mean[name] = (1 - gamma) * mean[name] + gamma * gradients[name]
-            turns = mean[name] * before[name] > threshold
+            flips = mean[name] * before[name] > threshold
             # Rounding decides where the product is the threshold itself.
             clear = np.abs(mean[name] * before[name] - threshold) > 1e-6
-            expected = np.where(turns, -before[name], before[name])
+            expected = np.where(flips, -before[name], before[name])
             np.testing.assert_array_equal(after[name][clear], expected[clear])
-            turned, kept = turned + turns.sum(), kept + (~turns).sum()
-    assert turned > 50
+            flipped, kept = flipped + flips.sum(), kept + (~flips).sum()
+    assert flipped > 50
     assert kept > 50
 
 
-def test_bops_kernels_are_their_own_quantized_form_and_the_rest_moves_by_adam():
+def test_bops_kernels_are_their_own_quantized_values_and_the_rest_moves_by_adam():
     plain = binary_student()
-    trainer = _supervised(_recipe("bop", binary_learning_rate=0.5))
+    trainer = _supervised(_settings("bop", binary_learning_rate=0.5))
     for layer in binary_layers(plain):
         own = trainer.network.get_layer(layer.name).kernel.numpy()
         np.testing.assert_array_equal(own, np.where(layer.kernel.numpy() >= 0, 1.0, -1.0))
@@ -138,7 +145,7 @@ def _assert_first_adam_step(before, after, gradient, rate):
 
 
 def test_adam_sgd_is_adam_on_binary_kernels_and_sgd_on_the_rest():
-    trainer = _supervised(_recipe("adam_sgd", learning_rate=0.1, binary_learning_rate=0.002))
+    trainer = _supervised(_settings("adam_sgd", learning_rate=0.1, binary_learning_rate=0.002))
     binary = {kernel.name for kernel in _kernels(trainer)}
     gradients, before = _gradients(trainer, _batch()), _state(trainer)
     trainer.train_step(_batch())
@@ -153,7 +160,7 @@ def test_adam_sgd_is_adam_on_binary_kernels_and_sgd_on_the_rest():
 
 
 def test_adam_sgd_has_momentum():
-    trainer = _supervised(_recipe("adam_sgd", learning_rate=0.1, steps=10**9))
+    trainer = _supervised(_settings("adam_sgd", learning_rate=0.1), steps=10**9)
     name, velocity = "logits/kernel:0", 0.0
     for step in range(3):
         gradient, before = _gradients(trainer, _batch(step))[name], _state(trainer)[name]
@@ -165,24 +172,23 @@ def test_adam_sgd_has_momentum():
 
 @pytest.mark.parametrize("name", ["adam", "adam_sgd", "bop"])
 def test_every_weight_is_moved_by_one_optimizer(name):
-    trainer = _distillation(_recipe(name))
-    moved = [variable.ref() for group in trainer.moves() for variable in group.variables]
+    trainer = _distillation(_settings(name))
+    moved = [variable.ref() for group in trainer.parameter_groups for variable in group.variables]
     sides = (trainer.network, trainer.projector, trainer.balancer)
     assert len(moved) == len(set(moved))
     assert set(moved) == {v.ref() for side in sides for v in side.trainable_variables}
-    assert [group.maximize for group in trainer.moves()].count(True) == 1
+    assert [group.maximize for group in trainer.parameter_groups].count(True) == 1
     owners = {"adam": 2, "adam_sgd": 3, "bop": 3}
-    assert len(trainer.moves()) == owners[name]
+    assert len(trainer.parameter_groups) == owners[name]
     if name != "adam":
-        assert {v.ref() for v in trainer.moves()[-1].variables} == {
+        assert {v.ref() for v in trainer.parameter_groups[1].variables} == {
             kernel.ref() for kernel in _kernels(trainer)
         }
 
 
 def test_adam_alone_has_one_optimizer_of_the_published_kind():
-    recipe = _recipe("adam")
-    assert recipe.optimizer().get_config()["weight_decay"] is None
-    (group,) = _supervised(recipe).moves()
+    (group,) = _supervised(_settings("adam")).parameter_groups
+    assert group.optimizer.get_config()["weight_decay"] is None
     assert group.optimizer.get_config()["name"] == "Adam"
 
 
@@ -194,9 +200,9 @@ def _starts(variable: tf.Variable) -> np.ndarray:
     return 0.3 + 0.2 * np.random.default_rng(1).random(variable.shape)
 
 
-def _weights_after_a_step(recipe: Recipe) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _weights_after_a_step(settings: OptimizerSettings) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Of every weight, in order: side and name, values before, values after."""
-    trainer = _distillation(recipe)
+    trainer = _distillation(settings)
     sides = (trainer.network, trainer.projector, trainer.balancer)
     named = [(f"{s.name} {v.name}", v) for s in sides for v in s.trainable_variables]
     for _, variable in named:
@@ -208,8 +214,8 @@ def _weights_after_a_step(recipe: Recipe) -> list[tuple[str, np.ndarray, np.ndar
 
 def _decays(name: str, **settings) -> dict[str, float]:
     """By weight: how much of itself it loses in one step, beyond what the gradient moves it."""
-    plain = _weights_after_a_step(_recipe(name, learning_rate=0.1))
-    decayed = _weights_after_a_step(_recipe(name, learning_rate=0.1, **settings))
+    plain = _weights_after_a_step(_settings(name, learning_rate=0.1))
+    decayed = _weights_after_a_step(_settings(name, learning_rate=0.1, **settings))
     shares = {}
     for (key, before, one), (_, _, other) in zip(plain, decayed, strict=True):
         share = (one - other) / before
@@ -251,8 +257,8 @@ def test_bop_refuses_a_quantizer_that_would_stop_or_change_its_weights(kind):
     x = tf.keras.layers.Dense(CLASSES)(tf.keras.layers.GlobalAveragePooling2D()(x))
     student = tf.keras.Model(pixels, {"logits": x})
     with pytest.raises(UserError, match="--optimizer=bop cannot train odd_conv"):
-        _supervised(_recipe("bop"), student)
-    _supervised(_recipe("adam"), student)
+        _supervised(_settings("bop"), student)
+    _supervised(_settings("adam"), student)
 
 
 def _numbered(first_epoch: int) -> tf.data.Dataset:
@@ -282,8 +288,8 @@ def _stop_at_third(epoch, logs):  # noqa: ARG001
     ],
 )
 def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, name, settings):
-    recipe = _recipe(name, steps=12, warmup_fraction=0.1, **settings)
-    whole, interrupted, resumed = (_supervised(recipe) for _ in range(3))
+    settings = _settings(name, warmup_fraction=0.1, **settings)
+    whole, interrupted, resumed = (_supervised(settings, steps=12) for _ in range(3))
     start = _state(whole)
     _fit(whole, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -291,7 +297,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, name, settings):
     _fit(resumed, tmp_path / "run")
 
     def everything(trainer):
-        optimizers = [group.optimizer for group in trainer.moves()]
+        optimizers = [group.optimizer for group in trainer.parameter_groups]
         lists = [o.variables() if callable(o.variables) else o.variables for o in optimizers]
         return trainer.weights + [variable for variables in lists for variable in variables]
 
@@ -304,7 +310,8 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, name, settings):
 
 
 def test_bop_learns():
-    trainer = _supervised(_recipe("bop", steps=60, binary_learning_rate=0.1, bop_threshold=1e-5))
+    settings = _settings("bop", binary_learning_rate=0.1, bop_threshold=1e-5)
+    trainer = _supervised(settings, steps=60)
     first = float(trainer.train_step(_batch())["objective"])
     data = tf.data.Dataset.from_tensors(teacher_batch()).repeat(60)
     last = trainer.fit(data, verbose=0).history["objective"][-1]

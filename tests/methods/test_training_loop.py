@@ -1,4 +1,4 @@
-"""Long trainings: killed and taken up again, logged, and stopped when they diverge.
+"""Long trainings: killed and resumed, logged, and stopped when they diverge.
 
 A killed run needs a process of its own: `python -m` runs this module as one.
 """
@@ -17,22 +17,20 @@ import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
 from candle_tf.errors import UserError
-from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.checkpoints import SCORE, Checkpoints
-from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.methods.training_loop import fit
+from tests.methods.test_baselines import supervised_trainer
 from tests.methods.test_distillation import (
     CLASSES,
-    FEATURES,
-    OBJECTIVE,
     binary_student,
+    distillation_trainer,
     teacher_batch,
 )
 
 STEPS = 4
 EPOCHS = 3
-COUNTS = np.array([90, 30, 10, 3, 1])
 
 
 def _rows(path: Path) -> list[dict[str, float]]:
@@ -63,11 +61,8 @@ def _batches(kill_at: tuple[int, int] | None, first_epoch: int) -> tf.data.Datas
 
 def _distill(folder: Path, kill_at: tuple[int, int] | None = None) -> None:
     """Trains in `folder`, and at the end leaves every variable in state.npz."""
-    student = binary_student()
     rate = cosine_schedule(0.02, STEPS * EPOCHS, 0.2)
-    trainer = DistillationTrainer(
-        student, CLASSES, np.full(FEATURES, 2.0), OBJECTIVE, 2.0, adam(rate), adam(0.01)
-    )
+    trainer = distillation_trainer(binary_student(), adam(rate), adam(0.01))
     validation = tf.data.Dataset.from_tensors(teacher_batch(64, seed=99))
     fit(
         trainer,
@@ -78,7 +73,7 @@ def _distill(folder: Path, kill_at: tuple[int, int] | None = None) -> None:
         validation=validation,
     )
     state = trainer.weights + [
-        variable for group in trainer.parameter_groups() for variable in group.optimizer.variables
+        variable for group in trainer.parameter_groups for variable in group.optimizer.variables
     ]
     np.savez(folder / "state.npz", *[variable.numpy() for variable in state])
 
@@ -123,15 +118,15 @@ def test_a_killed_run_ends_with_the_same_logs(runs):
     assert [row["epoch"] for row in histories[0]] == list(range(1, EPOCHS + 1))
 
 
-def test_every_step_is_logged_with_its_terms(runs):
+def test_every_step_is_logged_with_its_losses(runs):
     rows = _rows(runs / "killed" / "steps.csv")
     expected = [(epoch, step) for epoch in range(1, EPOCHS + 1) for step in range(1, STEPS + 1)]
     assert [(row["epoch"], row["step"]) for row in rows] == expected
     for row in rows:
         lam = row["lambda"]
         entropy = -lam * np.log(lam) - (1 - lam) * np.log(1 - lam)
-        objective = lam * row["kl"] / 6.0 + (1 - lam) * row["fs"] / 0.9 + 0.2 * entropy
-        assert row["objective"] == pytest.approx(objective, rel=1e-5)
+        total_loss = lam * row["kl"] / 6.0 + (1 - lam) * row["fs"] / 0.9 + 0.2 * entropy
+        assert row["objective"] == pytest.approx(total_loss, rel=1e-5)
     assert len({row["kl"] for row in rows}) == len(rows)
 
 
@@ -181,7 +176,7 @@ def _supervised(seed: int = 0, rate: float = 0.05) -> SupervisedTrainer:
     x = tf.keras.layers.Dense(6, activation="tanh")(x)
     logits = tf.keras.layers.Dense(CLASSES)(x)
     network = tf.keras.Model(pixels, {"logits": logits})
-    return SupervisedTrainer(network, LOSSES["cross_entropy"], COUNTS, adam(rate))
+    return supervised_trainer(network, "cross_entropy", adam(rate))
 
 
 def _numbered(first_epoch: int, spoiled: int | None = None) -> tf.data.Dataset:
@@ -197,7 +192,7 @@ def _fit(trainer, folder, epochs: int, batches=_numbered, validation=None) -> Ch
     return fit(trainer, batches, steps=3, epochs=epochs, folder=folder, validation=validation)
 
 
-def test_a_stage_goes_on_where_it_was_interrupted(tmp_path):
+def test_a_stage_resumes_where_it_was_interrupted(tmp_path):
     whole = _supervised()
     validation = tf.data.Dataset.from_tensors(teacher_batch(32, seed=99))
     expected = _fit(whole, tmp_path / "whole", 4, validation=validation)
@@ -241,7 +236,7 @@ def test_a_finished_stage_is_left_as_it_is(tmp_path):
     assert [(tmp_path / name).read_bytes() for name in files] == before
 
 
-def test_the_best_epoch_can_be_put_back(tmp_path):
+def test_the_best_epoch_can_be_restored(tmp_path):
     trainer = _supervised(rate=0.5)
     validation = tf.data.Dataset.from_tensors(teacher_batch(64, seed=99))
     checkpoints = _fit(trainer, tmp_path, 5, validation=validation)
@@ -259,7 +254,7 @@ def test_without_validation_there_is_no_score_and_the_last_is_best(tmp_path):
     assert checkpoints.best_epoch == 2
 
 
-def test_an_objective_that_is_no_number_stops_the_run(tmp_path):
+def test_a_total_loss_that_is_no_number_stops_the_run(tmp_path):
     # Batch number 4, counted from 0, is the second step of the second epoch.
     spoiled = _supervised()
     with pytest.raises(UserError, match=r"objective is nan at step 2 of epoch 2"):
@@ -267,7 +262,7 @@ def test_an_objective_that_is_no_number_stops_the_run(tmp_path):
     assert [row["epoch"] for row in _rows(tmp_path / "history.csv")] == [1]
     assert len(_rows(tmp_path / "steps.csv")) == 3
 
-    trainer = _supervised(seed=5).ready()
+    trainer = _supervised(seed=5)
     Checkpoints(tmp_path / "checkpoints", trainer).restore(1)
     one_epoch = _supervised()
     _fit(one_epoch, tmp_path / "other", 1)
@@ -277,9 +272,9 @@ def test_an_objective_that_is_no_number_stops_the_run(tmp_path):
 
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path, epochs):
-    """The last step of an epoch can ruin the weights while its objective is still a number."""
+    """The last step of an epoch can ruin the weights while its total loss is still a number."""
     trainer = _supervised()
-    sound_terms = trainer.terms
+    compute_losses = trainer.compute_losses
 
     @tf.custom_gradient
     def zero(weight):
@@ -287,12 +282,12 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path, epochs):
         slope = tf.where(trainer.optimizer.iterations >= 5, np.nan, 0.0)
         return tf.zeros([]), lambda upstream: upstream * slope * tf.ones_like(weight)
 
-    def terms(batch, training):
-        objective = sound_terms(batch, training)["objective"]
+    def with_a_wrong_gradient(batch, training):
+        total_loss = compute_losses(batch, training)["objective"]
         kernel = tf.convert_to_tensor(trainer.network.trainable_variables[0])
-        return {"objective": objective + zero(kernel)}
+        return {"objective": total_loss + zero(kernel)}
 
-    trainer.terms = terms
+    trainer.compute_losses = with_a_wrong_gradient
     with pytest.raises(UserError, match="not finite after epoch 2"):
         _fit(trainer, tmp_path, epochs)
     assert [row["epoch"] for row in _rows(tmp_path / "history.csv")] == [1]

@@ -6,7 +6,6 @@ import tensorflow as tf
 from candle_tf.deploy.binarize import deployable
 from candle_tf.deploy.tflite.converter import convert
 from candle_tf.errors import UserError
-from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
 from candle_tf.methods.training_phases import (
     copy_weights,
     with_float_kernels,
@@ -16,10 +15,9 @@ from candle_tf.students.architectures.registry import binary_layers
 from candle_tf.students.layers.annealed_sign import BNextKernelSign
 from candle_tf.students.layers.blocks import batch_norm
 from candle_tf.students.layers.quantizers import ApproxSign
+from tests.methods.test_baselines import supervised_trainer
 from tests.methods.test_distillation import CLASSES, binary_student, teacher_batch
 from tests.students.layers.test_blocks import _conv_by_hand
-
-COUNTS = np.array([90, 30, 10, 3, 1])
 
 
 def _pixels() -> np.ndarray:
@@ -33,8 +31,7 @@ def _randomized(model: tf.keras.Model, seed: int = 0) -> tf.keras.Model:
 
 
 def _train(network: tf.keras.Model, rate: float, steps: int = 3) -> None:
-    optimizer = tf.keras.optimizers.SGD(rate)
-    trainer = SupervisedTrainer(network, LOSSES["cross_entropy"], COUNTS, optimizer).ready()
+    trainer = supervised_trainer(network, "cross_entropy", tf.keras.optimizers.SGD(rate))
     batch = {name: tf.constant(value) for name, value in teacher_batch().items()}
     for _ in range(steps):
         trainer.train_step(batch)

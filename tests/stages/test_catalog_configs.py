@@ -24,6 +24,7 @@ from candle_tf.data.pipeline import training_batches
 from candle_tf.data.splits.longtail import profile_counts
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
 from candle_tf.methods.optimizers import adam
+from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.prepare import Data, prepare
@@ -177,8 +178,8 @@ def two_steps(config: Config, data: Data, encoder: tf.keras.Model) -> None:
     """Two steps of the student's training on batches of the config's own views."""
     logits = tf.keras.layers.Dense(data.classes, name="logits")(encoder.output)
     student = tf.keras.Model(encoder.input, {"features": encoder.output, "logits": logits})
-    trainer = SupervisedTrainer(student, LOSSES["cross_entropy"], data.counts, adam(1e-3))
-    trainer.ready()
+    group = ParameterGroup(student.trainable_variables, adam(1e-3))
+    trainer = SupervisedTrainer(student, LOSSES["cross_entropy"], data.counts, [group])
     batches = training_batches(
         first(data, 16).train,
         image_size=config.image_size,

@@ -25,7 +25,8 @@ from candle_tf.methods.calibration import (
     teacher_classifier,
 )
 from candle_tf.methods.optimizers import adam
-from candle_tf.methods.trainer import Trainer
+from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.trainer import TOTAL_LOSS, Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.teachers.backbones import Teacher
 from candle_tf.teachers.features import OnlineFeatures, cached_features
@@ -100,7 +101,7 @@ def calibrate_ratio(
     views = same_for_all(len(examples), 1)
     features: list[np.ndarray] = []
     fresh = OnlineFeatures(teacher, examples, VIEWED, tuple(resolutions))
-    online = _calibrator(classes, teacher.feature_size).ready()
+    online = _calibrator(classes, teacher.feature_size)
     step = online.make_train_function()
 
     def look() -> None:
@@ -115,7 +116,7 @@ def calibrate_ratio(
         each = steps_per_epoch(len(examples), _CALIBRATION_BATCH)
         for _ in range(each * len(resolutions)):
             logs = step(batches)
-        float(logs["objective"])
+        float(logs[TOTAL_LOSS])
 
     def cached_epochs() -> None:
         with _fresh_folder() as folder, redirect_stdout(io.StringIO()):
@@ -220,7 +221,9 @@ def _first(examples: Subset, count: int) -> Subset:
 
 def _calibrator(classes: int, feature_size: int) -> Trainer:
     loss = calibration_loss("balanced_softmax", np.ones(classes), tau=1.0, smoothing=(0.0, 0.0))
-    return CalibrationTrainer(teacher_classifier(feature_size, classes), classes, loss, adam(1e-3))
+    classifier = teacher_classifier(feature_size, classes)
+    group = ParameterGroup(classifier.trainable_variables, adam(1e-3))
+    return CalibrationTrainer(classifier, classes, loss, [group])
 
 
 def _batches(make: Callable[..., Any], features: Any, labels: np.ndarray, epochs: int) -> Any:

@@ -19,11 +19,12 @@ from candle_tf.data.sources.registry import open_source
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
 from candle_tf.errors import UserError
-from candle_tf.methods.balance import Objective
+from candle_tf.methods.balance import Balancer, TotalLoss
 from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
-from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.methods.distillation import DistillationTrainer, build_projector
 from candle_tf.methods.optimizers import adam
-from candle_tf.methods.trainer import Trainer
+from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.trainer import TOTAL_LOSS, Trainer
 from candle_tf.students.architectures.registry import build_student
 from candle_tf.students.compute_policy import (
     PLAIN,
@@ -120,15 +121,22 @@ def random_targets(load: Workload, precomputed: PrecomputedViews, folder: Path) 
 
 def distillation(load: Workload) -> Trainer:
     """CANDLE's trainer of the student, with the balancer."""
+    student = _student(load)
+    projector, balancer = build_projector(student, load.feature_size), Balancer()
+    learners = student.trainable_variables + projector.trainable_variables
     return DistillationTrainer(
-        _student(load),
+        student,
         load.classes,
-        np.zeros(load.feature_size),
-        Objective(entropy_weight=1.0),
+        [
+            ParameterGroup(learners, adam(1e-3)),
+            ParameterGroup(balancer.trainable_variables, adam(1e-3), maximize=True),
+        ],
+        projector=projector,
+        balancer=balancer,
+        feature_mean=np.zeros(load.feature_size),
+        total_loss=TotalLoss(entropy_weight=1.0),
         temperature=2.0,
-        optimizer=adam(1e-3),
-        balance_optimizer=adam(1e-3),
-    ).ready()
+    )
 
 
 def cross_entropy(load: Workload) -> Trainer:
@@ -152,7 +160,8 @@ def plain_cross_entropy(load: Workload) -> Trainer:
 
 def _supervised(load: Workload, student: tf.keras.Model, optimizer: Any) -> Trainer:
     counts = np.ones(load.classes, np.int64)
-    return SupervisedTrainer(student, LOSSES["cross_entropy"], counts, optimizer).ready()
+    group = ParameterGroup(student.trainable_variables, optimizer)
+    return SupervisedTrainer(student, LOSSES["cross_entropy"], counts, [group])
 
 
 def batches_of(
@@ -196,6 +205,6 @@ def one_epoch(
         iterator = iter(batches)
         for _ in range(count):
             logs = step(iterator)
-        float(logs["objective"])
+        float(logs[TOTAL_LOSS])
 
     return run

@@ -1,0 +1,169 @@
+"""Parameter groups: which optimizer moves which variables, as `optax.partition` assigns them.
+
+groups = build_parameter_groups(student, OptimizerSettings("bop", learning_rate=5e-3), steps=10_000)
+trainer = SupervisedTrainer(student, loss, counts, groups)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import larq as lq
+import tensorflow as tf
+
+from candle_tf.errors import UserError
+from candle_tf.methods.optimizers import Bop, adam, cosine_schedule, sgd
+from candle_tf.students.architectures.registry import binary_layers
+
+# Peak rates of binary kernels as published: larq-zoo's QuickNet (Adam), and Bop's gamma.
+QUICKNET_BINARY_RATE = 1e-2
+BOP_GAMMA = 1e-4
+_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Variables that one optimizer moves.
+
+    Attributes:
+        variables: each belongs to one group only.
+        optimizer: anything with `build(variables)` and `apply_gradients(pairs)`.
+        maximize: whether it maximizes the total loss; otherwise it minimizes it.
+    """
+
+    variables: list[tf.Variable]
+    optimizer: Any
+    maximize: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How the weights that minimize the total loss are moved.
+
+    Attributes:
+        optimizer: "adam" for all; "adam_sgd": Adam on binary kernels, SGD with momentum 0.9 on the
+            rest (QuickNet, Bannink et al. 2021); "bop": Bop (Helwegen et al. 2019) on binary
+            kernels, which are -1 and +1 themselves then, Adam on the rest.
+        learning_rate: peak rate of the rest, above 0.
+        warmup_fraction: part of the steps in which the rates rise, in [0, 1).
+        binary_learning_rate: peak rate of binary kernels (Bop: gamma); 0 for the published one
+            (`QUICKNET_BINARY_RATE`, `BOP_GAMMA`). Not for "adam", where `learning_rate` is for all.
+        bop_threshold: mean gradient beyond which Bop flips a weight, above 0.
+        weight_decay: of float kernels only, times the rate at each step (decoupled as in AdamW,
+            Loshchilov & Hutter 2019): never of biases, batch norms, shifts, slopes, scales.
+        binary_weight_decay: the same of the latent weights of binary kernels.
+    """
+
+    optimizer: str
+    learning_rate: float
+    warmup_fraction: float = 0.0
+    binary_learning_rate: float = 0.0
+    bop_threshold: float = 1e-8
+    weight_decay: float = 0.0
+    binary_weight_decay: float = 0.0
+
+
+def build_parameter_groups(
+    network: tf.keras.Model,
+    settings: OptimizerSettings,
+    *,
+    steps: int,
+    projector: tf.keras.layers.Layer | None = None,
+    balancer: tf.keras.layers.Layer | None = None,
+    balance_learning_rate: float = 0.0,
+) -> list[ParameterGroup]:
+    """The groups of one training: all trainable variables, each in one group.
+
+    With Bop the binary kernels of `network` become their signs.
+
+    Args:
+        network: the student.
+        settings: of what minimizes the total loss.
+        steps: of the whole training; all rates of `settings` fall along one cosine to 0.
+        projector: trained with the student, built.
+        balancer: maximizes the total loss, built; none where lambda is fixed.
+        balance_learning_rate: constant rate of the balancer, above 0 if there is one.
+
+    Returns:
+        The student's and projector's weights, without the binary kernels where those have a group
+        of their own; then the group of the binary kernels; then that of the balancer.
+
+    Raises:
+        UserError: for Bop, where a kernel quantizer has other values or no gradient at +-1.
+    """
+    parts = [network] if projector is None else [network, projector]
+    layers = binary_layers(network)
+    binary = [layer.kernel for layer in layers]
+    binary_optimizer = _build_binary_optimizer(settings, steps) if binary else None
+    own_group = [] if binary_optimizer is None else binary
+    variables = _without([v for part in parts for v in part.trainable_variables], own_group)
+    groups = [ParameterGroup(variables, _build_float_optimizer(settings, steps))]
+    if settings.weight_decay:
+        decayed = _without(find_kernels(parts), binary)
+        groups[0].optimizer.exclude_from_weight_decay(_without(variables, decayed))
+    if binary_optimizer is not None:
+        if settings.optimizer == "bop":
+            for layer in layers:
+                _replace_kernel_by_signs(layer)
+        groups.append(ParameterGroup(binary, binary_optimizer))
+    if balancer is not None:
+        optimizer = adam(balance_learning_rate)
+        groups.append(ParameterGroup(balancer.trainable_variables, optimizer, maximize=True))
+    return groups
+
+
+def find_kernels(parts: Sequence[tf.Module]) -> list[tf.Variable]:
+    """Trainable kernels of all convolutions and dense layers in `parts`, each once."""
+    layers = [
+        module
+        for part in parts
+        for module in (part, *part.submodules)
+        if isinstance(module, tf.keras.layers.Layer)
+    ]
+    kernels = {
+        kernel.ref(): kernel
+        for layer in layers
+        for kernel in (getattr(layer, name, None) for name in _KERNELS)
+        if isinstance(kernel, tf.Variable) and kernel.trainable
+    }
+    return list(kernels.values())
+
+
+def _build_float_optimizer(settings: OptimizerSettings, steps: int) -> Any:
+    """The optimizer of everything that has no optimizer of its own."""
+    rate = cosine_schedule(settings.learning_rate, steps, settings.warmup_fraction)
+    build = sgd if settings.optimizer == "adam_sgd" else adam
+    return build(rate, settings.weight_decay)
+
+
+def _build_binary_optimizer(settings: OptimizerSettings, steps: int) -> Any:
+    """The optimizer of the binary kernels alone; None where the float optimizer moves them."""
+    name, rate = settings.optimizer, settings.binary_learning_rate
+    if name == "bop":
+        gamma = cosine_schedule(rate or BOP_GAMMA, steps, settings.warmup_fraction)
+        return Bop(threshold=settings.bop_threshold, gamma=gamma)
+    if name == "adam" and not settings.binary_weight_decay:
+        return None
+    published = QUICKNET_BINARY_RATE if name == "adam_sgd" else settings.learning_rate
+    schedule = cosine_schedule(rate or published, steps, settings.warmup_fraction)
+    return adam(schedule, settings.binary_weight_decay)
+
+
+def _without(variables: list[tf.Variable], excluded: list[tf.Variable]) -> list[tf.Variable]:
+    references = {variable.ref() for variable in excluded}
+    return [variable for variable in variables if variable.ref() not in references]
+
+
+def _replace_kernel_by_signs(layer: Any) -> None:
+    """Makes a binary kernel its own signs; refuses a quantizer that would not leave them so."""
+    signs = lq.math.sign(tf.convert_to_tensor(layer.kernel.numpy()))
+    with tf.GradientTape() as tape:
+        tape.watch(signs)
+        quantized = layer.kernel_quantizer(signs)
+    gradient = tape.gradient(quantized, signs)
+    if gradient is None or not tf.reduce_all((quantized == signs) & (gradient > 0)):
+        raise UserError(
+            f"--optimizer=bop cannot train {layer.name}: its kernel quantizer changes weights of "
+            "-1 and +1, or lets no gradient through to them. Give --optimizer=adam."
+        )
+    layer.kernel.assign(signs)
