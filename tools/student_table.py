@@ -88,9 +88,9 @@ def randomize(student: Any, seed: int = 0) -> None:
     """Gives a new student random statistics, scales, shifts and slopes, and exact signs."""
     rng = np.random.default_rng(seed)
     for layer in student.layers:
-        harden = getattr(getattr(layer, "kernel_quantizer", None), "harden", None)
-        if harden is not None:
-            harden()
+        set_exact_sign = getattr(getattr(layer, "kernel_quantizer", None), "set_exact_sign", None)
+        if set_exact_sign is not None:
+            set_exact_sign()
         for weight in layer.weights:
             kind = weight.name.rpartition("/")[2].partition(":")[0]
             if kind in ("gamma", "moving_variance"):

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from candle_tf.errors import UserError
-from candle_tf.students.layers.annealed_sign import soft_layers
+from candle_tf.students.layers.annealed_sign import find_inexact_layers
 from candle_tf.students.layers.blocks import is_binary_conv
 
 
@@ -33,7 +33,7 @@ def deployable(student: tf.keras.Model) -> tf.keras.Model:
             whose kernels are not annealed to signs yet.
     """
     _refuse_mixed_precision(student)
-    _refuse_soft_kernels(student)
+    _refuse_inexact_kernels(student)
     copy = tf.keras.models.clone_model(student, clone_function=_without_kernel_quantizer)
     for layer in student.layers:
         weights = layer.get_weights()
@@ -55,8 +55,8 @@ def _refuse_mixed_precision(student: tf.keras.Model) -> None:
             )
 
 
-def _refuse_soft_kernels(student: tf.keras.Model) -> None:
-    names = soft_layers(student)
+def _refuse_inexact_kernels(student: tf.keras.Model) -> None:
+    names = find_inexact_layers(student)
     if names:
         raise UserError(
             f"The kernels of {len(names)} layers, the first {names[0]}, are not annealed to signs "

@@ -1,8 +1,8 @@
-"""BNext's annealing of binary weights, run over a training: soft at first, exact signs at its end.
+"""BNext's annealing of binary kernels over a training: ramps at first, exact signs at its end.
 
-annealing = Annealing(annealed_quantizers(student), epochs=100, fraction=0.8)
+annealing = Annealing(find_annealed_quantizers(student), epochs=100, fraction=0.8)
 fit(trainer, ..., callbacks=[annealing])
-checkpoints = HardCheckpoints(folder, trainer, annealing.quantizers)   # for evaluation and export
+checkpoints = ExactSignCheckpoints(folder, trainer, annealing.quantizers)   # evaluation and export
 """
 
 from collections.abc import Sequence
@@ -14,41 +14,41 @@ import tensorflow as tf
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.students.architectures.registry import binary_layers
 
-# What is left of the temperature when signs become exact: of 0.01, all but the very smallest
-# weights are saturated by then, and little changes in that moment. BNext's own 0.9 an epoch leaves
-# it after 44 epochs; a fixed factor would leave a short training soft and jump.
+# Part of the first temperature that is left when signs become exact: at 0.01 all but the smallest
+# weights are saturated, and little changes in that moment. BNext's own factor, 0.9 an epoch,
+# reaches it after 44 epochs; a short training with it would change abruptly.
 FINAL_TEMPERATURE = 0.01
 
 
 class AnnealedQuantizer(Protocol):
-    """A kernel quantizer that a temperature, its only state, turns into the sign."""
+    """A kernel quantizer with a temperature, its only state; at 0 it is the sign."""
 
     temperature: tf.Variable
 
     def anneal(self, factor: float) -> None:
         """Multiplies the temperature."""
 
-    def harden(self) -> None:
+    def set_exact_sign(self) -> None:
         """Makes the kernels exact signs."""
 
 
-def annealed_quantizers(student: tf.keras.Model) -> list[AnnealedQuantizer]:
+def find_annealed_quantizers(student: tf.keras.Model) -> list[AnnealedQuantizer]:
     """The annealed kernel quantizers of a student, each once; none for most students."""
     quantizers = [layer.kernel_quantizer for layer in binary_layers(student)]
     return list({id(each): each for each in quantizers if hasattr(each, "anneal")}.values())
 
 
 class Annealing(tf.keras.callbacks.Callback):
-    """Lowers the temperature before each epoch, and hardens before the last part of the training.
+    """Lowers the temperature before each epoch, to exact signs for the last part of the training.
 
     The temperature falls by one factor an epoch to `FINAL_TEMPERATURE` of its start. It is part of
-    the checkpoints, so a resumed run goes on as one that was not interrupted. Validation looks at
-    exact signs at any time: epochs are chosen by the network that would be shipped.
+    the checkpoints, so a resumed run anneals as one that was not interrupted. Validation always
+    runs with exact signs: epochs are selected by the network that would be exported.
 
     Args:
         quantizers: to anneal.
         epochs: of the whole training.
-        fraction: part of the training with soft weights, in [0, 1); the last epoch never is soft.
+        fraction: part of the training that is annealed, in [0, 1); the last epoch never is.
     """
 
     def __init__(
@@ -56,28 +56,28 @@ class Annealing(tf.keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.quantizers = list(quantizers)
-        self.soft_epochs = min(round(fraction * epochs), epochs - 1)
-        self._kept: list[Any] = []
+        self.annealed_epochs = min(round(fraction * epochs), epochs - 1)
+        self._temperatures: list[Any] = []
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Sets the temperature of `epoch`, counted from 0, from that of the epoch before."""
         for quantizer in self.quantizers:
-            if epoch >= self.soft_epochs:
-                quantizer.harden()
+            if epoch >= self.annealed_epochs:
+                quantizer.set_exact_sign()
             elif epoch > 0:
-                quantizer.anneal(FINAL_TEMPERATURE ** (1 / self.soft_epochs))
+                quantizer.anneal(FINAL_TEMPERATURE ** (1 / self.annealed_epochs))
 
     def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        self._kept = [quantizer.temperature.numpy() for quantizer in self.quantizers]
-        harden(self.quantizers)
+        self._temperatures = [quantizer.temperature.numpy() for quantizer in self.quantizers]
+        set_exact_signs(self.quantizers)
 
     def on_test_end(self, logs: Any = None) -> None:  # noqa: ARG002
-        for quantizer, temperature in zip(self.quantizers, self._kept, strict=True):
+        for quantizer, temperature in zip(self.quantizers, self._temperatures, strict=True):
             quantizer.temperature.assign(temperature)
 
 
-class HardCheckpoints(Checkpoints):
-    """Checkpoints of a finished annealing: whichever epoch is put back has exact signs.
+class ExactSignCheckpoints(Checkpoints):
+    """Checkpoints of an annealed training: every epoch is restored with exact signs.
 
     Args:
         folder: where the files are kept.
@@ -90,12 +90,12 @@ class HardCheckpoints(Checkpoints):
         self._quantizers = list(quantizers)
 
     def restore(self, epoch: int) -> None:
-        """Puts the trainer back to the end of `epoch`, and hardens."""
+        """As `Checkpoints.restore`; then makes the kernels exact signs."""
         super().restore(epoch)
-        harden(self._quantizers)
+        set_exact_signs(self._quantizers)
 
 
-def harden(quantizers: Sequence[AnnealedQuantizer]) -> None:
+def set_exact_signs(quantizers: Sequence[AnnealedQuantizer]) -> None:
     """Makes all kernels exact signs."""
     for quantizer in quantizers:
-        quantizer.harden()
+        quantizer.set_exact_sign()

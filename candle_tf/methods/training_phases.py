@@ -1,7 +1,7 @@
-"""ReActNet's training in two steps: binary activations first, then binary weights too.
+"""ReActNet's two training phases: binary activations first, then binary kernels too.
 
-first = with_float_kernels(student)     # train this
-copy_weights(first, student)               # then this
+first = clone_with_float_kernels(student)   # train this in phase one
+copy_weights(first, student)                # and train the student in phase two
 
 Source: ReActNet (Liu et al., ECCV 2020) after Martinez et al., ICLR 2020.
 """
@@ -16,7 +16,7 @@ from candle_tf.students.layers.blocks import is_binary_conv
 
 
 class FloatKernel(tf.keras.layers.Layer):
-    """In place of a kernel quantizer, none: float kernel in, the same out.
+    """Used as a kernel quantizer that does nothing: it returns the float kernel.
 
     A network with it is half-trained, in float, and named like the student. Exporting, copying and
     saving a Keras model begin with its layers' configurations: this one refuses.
@@ -30,13 +30,13 @@ class FloatKernel(tf.keras.layers.Layer):
     def get_config(self) -> NoReturn:
         """Refuses: `UserError`."""
         raise UserError(
-            "This network has the float kernels of step one of --binary_steps=2, and is no binary "
-            "student: train step two, and export the network of that."
+            "This network has the float kernels of training phase one of --binary_steps=2, and is "
+            "no binary student: train phase two, and export the network of that."
         )
 
 
-def with_float_kernels(student: tf.keras.Model) -> tf.keras.Model:
-    """The network of step one: a student whose kernels, but not activations, are float.
+def clone_with_float_kernels(student: tf.keras.Model) -> tf.keras.Model:
+    """The network of training phase one: a student whose kernels, but not activations, are float.
 
     Args:
         student: Keras model with binary convolutions.
@@ -45,14 +45,14 @@ def with_float_kernels(student: tf.keras.Model) -> tf.keras.Model:
         The same architecture with the student's weights in variables of its own. Kernels keep
         their constraint. It cannot be copied, saved or exported (see `FloatKernel`).
     """
-    first = _rebuilt(student, lambda: {"kernel_quantizer": FloatKernel()})
+    first = _clone_with(student, lambda: {"kernel_quantizer": FloatKernel()})
     copy_weights(student, first)
     return first
 
 
-def without_latent_clipping(student: tf.keras.Model) -> tf.keras.Model:
-    """A student whose latent weights may leave the region that their constraint holds them in."""
-    free = _rebuilt(student, lambda: {"kernel_constraint": None})
+def clone_without_kernel_constraint(student: tf.keras.Model) -> tf.keras.Model:
+    """The same student and weights, whose latent weights are not clipped to a range."""
+    free = _clone_with(student, lambda: {"kernel_constraint": None})
     free.set_weights(student.get_weights())
     return free
 
@@ -68,16 +68,16 @@ def copy_weights(source: tf.keras.Model, target: tf.keras.Model) -> None:
         target: a network with layers of the same names.
     """
     for layer in source.layers:
-        twin = target.get_layer(layer.name)
+        copy = target.get_layer(layer.name)
         if hasattr(layer, "kernel_quantizer"):
-            twin.kernel.assign(layer.kernel.numpy())
+            copy.kernel.assign(layer.kernel.numpy())
             if layer.use_bias:
-                twin.bias.assign(layer.bias.numpy())
+                copy.bias.assign(layer.bias.numpy())
         else:
-            twin.set_weights(layer.get_weights())
+            copy.set_weights(layer.get_weights())
 
 
-def _rebuilt(student: tf.keras.Model, changes: Callable[[], dict[str, Any]]) -> tf.keras.Model:
+def _clone_with(student: tf.keras.Model, changes: Callable[[], dict[str, Any]]) -> tf.keras.Model:
     def clone(layer: Any) -> Any:
         config = layer.get_config()
         if is_binary_conv(layer):

@@ -1,4 +1,4 @@
-"""Last stage: write SavedModel and TFLite files, and let none out unchecked."""
+"""Fifth stage: write SavedModel and TFLite files, and check each of them."""
 
 import dataclasses
 import json
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from candle_tf.data.augment.evaluation import render_evaluation
@@ -20,12 +19,13 @@ from candle_tf.run_folder import RunFolder
 from candle_tf.stages.evaluate import Evaluation, logits_of
 from candle_tf.stages.export_tflite import NAMES, export_tflite
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.train import Trained
 from candle_tf.teachers.weights import fingerprint
 
 STAGE = "export"
 # The SavedModel is compared with Keras on this many test images.
 _COMPARED = 256
-# Exports that hold less than this one's files are made again.
+# An export of an earlier format is made again.
 _FORMAT = 2
 
 
@@ -50,21 +50,21 @@ class Exported:
         return {name: Metrics.from_json(value) for name, value in self.record["metrics"].items()}
 
 
-def export(
-    student: tf.keras.Model, data: Data, evaluation: Evaluation, folder: RunFolder
-) -> Exported:
-    """Exports the student, unless an earlier call exported this very one.
+def export(trained: Trained, data: Data, evaluation: Evaluation, folder: RunFolder) -> Exported:
+    """Exports the student of the evaluated epoch, unless an earlier call exported the same one.
 
     Args:
-        student: as evaluated.
+        trained: the student; it is restored to `evaluation.selected_epoch`.
         data: class names, and the test images before they were resized.
-        evaluation: the test images as the student sees them, and the student's answers to them.
+        evaluation: the selected epoch, the test images as the student gets them, and its logits.
         folder: of the run.
 
     Raises:
         ExportError: where a file is not binary or not equal to Keras; names the layer.
-        UserError: where an earlier export is damaged.
+        UserError: where an earlier export or a checkpoint is damaged.
     """
+    trained.checkpoints.restore(evaluation.selected_epoch)
+    student = trained.student
     record_path = folder.export_path / "export.json"
     identity = fingerprint(student)
     if folder.is_finished(STAGE):

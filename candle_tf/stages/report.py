@@ -1,4 +1,4 @@
-"""What a finished run tells: report.json, report.html, the model card, and the terminal's table."""
+"""Sixth stage: report.json, report.html and the model card of a finished run."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,11 @@ def report(
     evaluation: Evaluation,
     exported: Exported,
 ) -> Results:
-    """Writes report.json, report.html and, beside the export, model_card.md and .json."""
+    """Writes report.json, report.html and, beside the export, model_card.md and .json.
+
+    The student is restored to `evaluation.selected_epoch`, whose weights are reported.
+    """
+    trained.checkpoints.restore(evaluation.selected_epoch)
     metrics = {**evaluation.results, **exported.metrics}
     results = Results(
         config=config.to_dict(),

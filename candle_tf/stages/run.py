@@ -1,4 +1,4 @@
-"""A whole run, stage by stage; what is finished is taken up, not done again."""
+"""A whole run, stage by stage; finished stages are read, not run again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 
 def run(config: Config) -> tuple[RunFolder, Results]:
-    """Calibrates, trains, evaluates, exports and reports; goes on where an earlier call stopped.
+    """Calibrates, trains, evaluates, exports and reports; resumes where an earlier call stopped.
 
     Raises:
-        UserError: for anything a user can mend; nothing finished is lost.
+        UserError: for anything that a user can fix; nothing finished is lost.
     """
     # Bit-identical results whether or not a run was interrupted; on CPUs it costs nothing.
     tf.keras.utils.set_random_seed(config.seed)
@@ -54,7 +54,7 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     evaluation = _stage("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
     exported = _stage(
         "5/5 export",
-        lambda: export(trained.student, data, evaluation, folder),
+        lambda: export(trained, data, evaluation, folder),
     )
     return folder, report(config, folder, data, calibrated, trained, evaluation, exported)
 

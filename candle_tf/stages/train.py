@@ -10,7 +10,7 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.data.targets import Targets
-from candle_tf.methods.annealing import Annealing, HardCheckpoints, annealed_quantizers
+from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
 from candle_tf.methods.balance import (
     Balancer,
     FixedBalance,
@@ -28,9 +28,9 @@ from candle_tf.methods.parameter_groups import OptimizerSettings, build_paramete
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.methods.training_phases import (
+    clone_with_float_kernels,
+    clone_without_kernel_constraint,
     copy_weights,
-    with_float_kernels,
-    without_latent_clipping,
 )
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, student_views
@@ -44,8 +44,9 @@ class Trained:
     """A trained student.
 
     Attributes:
-        student: from pixels to "features" and "logits"; as the last epoch left it.
-        checkpoints: to put it back to the best or last epoch.
+        student: from pixels to "features" and "logits". Its weights are those of the epoch that
+            `checkpoints` restored last; who uses it restores the epoch it needs.
+        checkpoints: restore it to the selected or the last epoch.
         policy: how its training steps were computed.
     """
 
@@ -57,10 +58,10 @@ class Trained:
 def train_student(
     config: Config, data: Data, targets: Targets | None, folder: Path, policy: ComputePolicy
 ) -> Trained:
-    """Trains the student, from where an earlier call stopped.
+    """Trains the student; resumes after the last epoch that an earlier call finished.
 
-    With --binary_steps=2 its float-kernel network is trained first, in the folder beside it that
-    has "_step1" added to its name.
+    With --binary_steps=2 there is a training phase before, of the student with float kernels, in
+    the folder beside it that has "_step1" added to its name.
 
     Args:
         config: the run's settings.
@@ -83,13 +84,13 @@ def train_student(
     )
     refuse_unconvertible(student)
     if not config.clip_latent_weights:
-        student = without_latent_clipping(student)
+        student = clone_without_kernel_constraint(student)
     if config.binary_steps == 2:
-        first = with_float_kernels(student)
-        logging.info("step one of two: binary activations, float kernels")
+        first = clone_with_float_kernels(student)
+        logging.info("training phase one of two: binary activations, float kernels")
         _train(config, data, first, targets, folder.with_name(f"{folder.name}_step1"), policy)
         copy_weights(first, student)
-        logging.info("step two of two: binary activations and kernels")
+        logging.info("training phase two of two: binary activations and kernels")
         config = replace(config, weight_decay=0.0)
     checkpoints = _train(config, data, student, targets, folder, policy)
     return Trained(student, checkpoints, policy)
@@ -103,13 +104,13 @@ def _train(
     folder: Path,
     policy: ComputePolicy,
 ) -> Checkpoints:
-    """One training of --epochs; its checkpoints come back with exact signs."""
+    """One training of --epochs; its checkpoints restore kernels that are exact signs."""
     set_compute_policy(student, policy)
     steps = steps_per_epoch(len(data.train), config.batch_size)
     trainer = _build_trainer(
         config, data, student, targets, steps=steps * config.epochs, xla=policy.xla
     )
-    annealing = Annealing(annealed_quantizers(student), config.epochs, config.anneal_fraction)
+    annealing = Annealing(find_annealed_quantizers(student), config.epochs, config.anneal_fraction)
     checkpoints = fit(
         trainer,
         lambda first_epoch: training_batches(
@@ -134,7 +135,7 @@ def _train(
     )
     if not annealing.quantizers:
         return checkpoints
-    return HardCheckpoints(checkpoints.folder, trainer, annealing.quantizers)
+    return ExactSignCheckpoints(checkpoints.folder, trainer, annealing.quantizers)
 
 
 def _build_trainer(

@@ -127,6 +127,6 @@ def test_kernels_that_are_not_annealed_to_signs_are_refused_by_name():
     student = tf.keras.Model(pixels, {"features": features, "logits": features})
     with pytest.raises(UserError, match=r"soft_conv.*not annealed"):
         deployable(student)
-    student.get_layer("soft_conv").kernel_quantizer.harden()
+    student.get_layer("soft_conv").kernel_quantizer.set_exact_sign()
     kernel = deployable(student).get_layer("soft_conv").kernel.numpy()
     np.testing.assert_array_equal(np.unique(kernel), [-1, 1])

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.methods.annealing import Annealing, HardCheckpoints, annealed_quantizers
+from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
 from candle_tf.methods.checkpoints import SCORE
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.training_loop import fit
-from candle_tf.students.layers.annealed_sign import soft_layers
+from candle_tf.students.layers.annealed_sign import find_inexact_layers
 from tests.methods.test_baselines import supervised_trainer
 from tests.methods.test_distillation import binary_student, teacher_batch
 from tests.methods.test_training_phases import _annealed
@@ -38,7 +38,7 @@ class _Run:
         tf.keras.utils.set_random_seed(0)
         self.student = _annealed()
         self.trainer = supervised_trainer(self.student, "cross_entropy", adam(0.01))
-        self.quantizers = annealed_quantizers(self.student)
+        self.quantizers = find_annealed_quantizers(self.student)
         self.folder = folder
         record = _Temperatures(self.quantizers[0], stop_at)
         annealing = Annealing(self.quantizers, epochs, fraction)
@@ -69,7 +69,7 @@ def test_the_temperature_falls_to_signs_before_the_last_part(tmp_path, epochs, f
     expected = [0.01 ** (epoch / soft) for epoch in range(soft)] + [0.0] * (epochs - soft)
     np.testing.assert_allclose(run.temperatures, expected, rtol=1e-5, atol=0)
     assert soft < epochs
-    assert soft_layers(run.student) == []
+    assert find_inexact_layers(run.student) == []
     layer = run.student.get_layer("conv")
     quantized = layer.kernel_quantizer(layer.kernel.numpy())
     np.testing.assert_array_equal(quantized, np.where(layer.kernel.numpy() >= 0, 1.0, -1.0))
@@ -86,39 +86,38 @@ def test_a_resumed_run_anneals_as_one_that_was_not_interrupted(tmp_path, stop_at
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_epochs_are_chosen_and_put_back_with_exact_signs(tmp_path):
+def test_epochs_are_selected_and_restored_with_exact_signs(tmp_path):
     validation = tf.data.Dataset.from_tensors(teacher_batch(200, seed=99))
     run = _Run(tmp_path, 5, 0.8, validation=validation)
     # Validation leaves the temperature of the training as it was.
     assert run.temperatures[1] == pytest.approx(0.01**0.25, rel=1e-5)
     history = run.checkpoints.history
     best = run.checkpoints.best_epoch
-    soft, hard = run.checkpoints, None
     for epoch in {best, 5}:
-        hard = HardCheckpoints(soft.folder, run.trainer, run.quantizers)
-        hard.restore(epoch)
-        assert soft_layers(run.student) == []
+        exact = ExactSignCheckpoints(run.checkpoints.folder, run.trainer, run.quantizers)
+        exact.restore(epoch)
+        assert find_inexact_layers(run.student) == []
         found = run.trainer.evaluate(validation, verbose=0, return_dict=True)
         assert found["loss"] == pytest.approx(history[epoch - 1]["val_loss"], rel=1e-5)
         assert found["mean_class_accuracy"] == pytest.approx(history[epoch - 1][SCORE])
 
 
-def test_validation_in_a_soft_epoch_sees_signs_and_not_the_soft_weights(tmp_path):
+def test_validation_in_an_annealed_epoch_runs_with_exact_signs(tmp_path):
     validation = tf.data.Dataset.from_tensors(teacher_batch(200, seed=99))
     run = _Run(tmp_path, 5, 0.8, stop_at=1, validation=validation)
     (temperature,) = run.temperatures
     assert temperature == 1.0
     losses = {}
-    for name in ("soft", "hard"):
-        if name == "hard":
-            run.quantizers[0].harden()
+    for name in ("annealed", "exact"):
+        if name == "exact":
+            run.quantizers[0].set_exact_sign()
         losses[name] = run.trainer.evaluate(validation, verbose=0, return_dict=True)["loss"]
     row = (tmp_path / "history.csv").read_text().splitlines()
     written = dict(zip(row[0].split(","), row[1].split(","), strict=True))
-    assert float(written["val_loss"]) == pytest.approx(losses["hard"], rel=1e-5)
-    assert losses["soft"] != pytest.approx(losses["hard"], rel=1e-3)
+    assert float(written["val_loss"]) == pytest.approx(losses["exact"], rel=1e-5)
+    assert losses["annealed"] != pytest.approx(losses["exact"], rel=1e-3)
 
 
 def test_other_students_have_nothing_to_anneal():
-    assert annealed_quantizers(binary_student()) == []
-    assert len(annealed_quantizers(_annealed())) == 1
+    assert find_annealed_quantizers(binary_student()) == []
+    assert len(find_annealed_quantizers(_annealed())) == 1

@@ -7,9 +7,9 @@ from candle_tf.deploy.binarize import deployable
 from candle_tf.deploy.tflite.converter import convert
 from candle_tf.errors import UserError
 from candle_tf.methods.training_phases import (
+    clone_with_float_kernels,
+    clone_without_kernel_constraint,
     copy_weights,
-    with_float_kernels,
-    without_latent_clipping,
 )
 from candle_tf.students.architectures.registry import binary_layers
 from candle_tf.students.layers.annealed_sign import BNextKernelSign
@@ -41,9 +41,9 @@ def _outputs_of(network: tf.keras.Model, layer: str) -> np.ndarray:
     return tf.keras.Model(network.input, network.get_layer(layer).output)(_pixels()).numpy()
 
 
-def test_step_one_has_the_students_weights_binary_activations_and_float_kernels():
+def test_phase_one_has_the_students_weights_binary_activations_and_float_kernels():
     student = binary_student()
-    first = with_float_kernels(student)
+    first = clone_with_float_kernels(student)
     assert [w.name for w in first.weights] == [w.name for w in student.weights]
     assert binary_layers(first) == []
     for one, other in zip(first.get_weights(), student.get_weights(), strict=True):
@@ -57,10 +57,10 @@ def test_step_one_has_the_students_weights_binary_activations_and_float_kernels(
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_step_one_trains_inside_the_clipping_and_leaves_the_student_alone():
+def test_phase_one_trains_inside_the_clipping_and_leaves_the_student_alone():
     student = binary_student()
     before = [weight.numpy() for weight in student.weights]
-    first = with_float_kernels(student)
+    first = clone_with_float_kernels(student)
     _train(first, rate=50.0)
     for layer in binary_layers(student):
         kernel = first.get_layer(layer.name).kernel.numpy()
@@ -70,9 +70,9 @@ def test_step_one_trains_inside_the_clipping_and_leaves_the_student_alone():
         np.testing.assert_array_equal(weight.numpy(), old)
 
 
-def test_step_two_begins_with_the_weights_and_statistics_of_step_one():
+def test_phase_two_begins_with_the_weights_and_statistics_of_phase_one():
     student = binary_student()
-    first = with_float_kernels(student)
+    first = clone_with_float_kernels(student)
     _train(first, rate=0.1)
     copy_weights(first, student)
     for one, other in zip(first.weights, student.weights, strict=True):
@@ -99,29 +99,29 @@ def test_an_annealed_student_keeps_its_own_temperature():
     student = _annealed()
     quantizer = student.get_layer("conv").kernel_quantizer
     quantizer.anneal(0.25)
-    first = _randomized(with_float_kernels(student))
+    first = _randomized(clone_with_float_kernels(student))
     copy_weights(first, student)
     assert quantizer.temperature.numpy() == 0.25
     kernel = student.get_layer("conv").kernel.numpy()
     np.testing.assert_array_equal(kernel, first.get_layer("conv").kernel.numpy())
-    free = without_latent_clipping(student)
+    free = clone_without_kernel_constraint(student)
     assert free.get_layer("conv").kernel_quantizer.temperature.numpy() == 0.25
 
 
 @pytest.mark.parametrize("ship", [deployable, convert, tf.keras.models.clone_model])
-def test_step_one_cannot_be_shipped(ship):
-    with pytest.raises(UserError, match="float kernels of step one of --binary_steps=2"):
-        ship(with_float_kernels(binary_student()))
+def test_phase_one_cannot_be_shipped(ship):
+    with pytest.raises(UserError, match="float kernels of training phase one of --binary_steps=2"):
+        ship(clone_with_float_kernels(binary_student()))
 
 
-def test_step_one_cannot_be_saved(tmp_path):
-    with pytest.raises(UserError, match="float kernels of step one"):
-        with_float_kernels(binary_student()).save(tmp_path / "first.keras")
+def test_phase_one_cannot_be_saved(tmp_path):
+    with pytest.raises(UserError, match="float kernels of training phase one"):
+        clone_with_float_kernels(binary_student()).save(tmp_path / "first.keras")
 
 
 def test_latent_weights_may_leave_where_they_are_not_clipped():
     student = binary_student()
-    free = without_latent_clipping(student)
+    free = clone_without_kernel_constraint(student)
     np.testing.assert_array_equal(free(_pixels())["logits"], student(_pixels())["logits"])
     assert [x.name for x in binary_layers(free)] == [x.name for x in binary_layers(student)]
     for network in (student, free):

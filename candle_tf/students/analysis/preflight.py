@@ -216,7 +216,7 @@ def _same_padding(shape: Any, convolution: Any, dilations: Any) -> list[list[int
 
 def _kernel_problem(layer: Any) -> str | None:
     """Values that the converter does not read as one scale per output channel and signs."""
-    if not getattr(layer.kernel_quantizer, "is_hard", True):
+    if not getattr(layer.kernel_quantizer, "is_exact_sign", True):
         return None  # annealed: its kernel is a sign only at the end of the training
     kernel = np.abs(layer.kernel_quantizer(tf.constant(layer.get_weights()[0])).numpy())
     kernel = kernel.reshape(-1, kernel.shape[-1])

@@ -2,8 +2,8 @@
 
 quantizer = BNextKernelSign()           # kernel_quantizer=quantizer
 quantizer.anneal(0.9)                   # after each epoch
-quantizer.harden()                      # before evaluation and export: exact signs
-soft_layers(model)                      # names of the convolutions whose kernels are no signs yet
+quantizer.set_exact_sign()              # before evaluation and export
+find_inexact_layers(model)              # names of the convolutions that are not exact signs yet
 """
 
 from typing import Any
@@ -12,14 +12,14 @@ import larq as lq
 import tensorflow as tf
 
 # Below this temperature the kernel is its sign, as published.
-HARD_TEMPERATURE = 1e-7
+EXACT_SIGN_BELOW = 1e-7
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
 class BNextKernelSign(tf.keras.layers.Layer):
     """Binary kernels by annealing, to be given as `kernel_quantizer`.
 
-    Forward: clip(w / t, -1, 1) with the temperature t, and once t is below `HARD_TEMPERATURE`
+    Forward: clip(w / t, -1, 1) with the temperature t, and once t is below `EXACT_SIGN_BELOW`
     exactly sign(w), +1 at w = 0; no scale per channel. Backward: straight through, dy for every
     weight. BNext clips its latent weights to [-1.5, 1.5] by a constraint, so that the gradient
     needs no clipping region. Float kernel of any shape to the same shape and dtype.
@@ -35,7 +35,7 @@ class BNextKernelSign(tf.keras.layers.Layer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # float32 in mixed precision too: float16 cannot get below the hard temperature.
+        # float32 in mixed precision too: float16 cannot get below `EXACT_SIGN_BELOW`.
         self.temperature = self.add_weight(
             name="temperature",
             shape=(),
@@ -46,9 +46,9 @@ class BNextKernelSign(tf.keras.layers.Layer):
         )
 
     @property
-    def is_hard(self) -> bool:
+    def is_exact_sign(self) -> bool:
         """Whether the kernels are exact signs."""
-        return bool(self.temperature.numpy() < HARD_TEMPERATURE)
+        return bool(self.temperature.numpy() < EXACT_SIGN_BELOW)
 
     def anneal(self, factor: float) -> None:
         """Multiplies the temperature by `factor`, in (0, 1)."""
@@ -65,15 +65,15 @@ class BNextKernelSign(tf.keras.layers.Layer):
 @tf.custom_gradient
 def _annealed_sign(kernel: tf.Tensor, temperature: tf.Tensor) -> tuple[tf.Tensor, Any]:
     weights = tf.cast(kernel, tf.float32)
-    ramp = tf.clip_by_value(weights / tf.maximum(temperature, HARD_TEMPERATURE), -1.0, 1.0)
-    quantized = tf.where(temperature < HARD_TEMPERATURE, lq.math.sign(weights), ramp)
+    ramp = tf.clip_by_value(weights / tf.maximum(temperature, EXACT_SIGN_BELOW), -1.0, 1.0)
+    quantized = tf.where(temperature < EXACT_SIGN_BELOW, lq.math.sign(weights), ramp)
     return tf.cast(quantized, kernel.dtype), lambda dy: (dy, None)
 
 
-def soft_layers(model: tf.keras.Model) -> list[str]:
+def find_inexact_layers(model: tf.keras.Model) -> list[str]:
     """Names of the layers whose kernels are not exact signs yet; such a model is not binary."""
     return [
         layer.name
         for layer in model.layers
-        if not getattr(getattr(layer, "kernel_quantizer", None), "is_hard", True)
+        if not getattr(getattr(layer, "kernel_quantizer", None), "is_exact_sign", True)
     ]

@@ -25,9 +25,9 @@ PLANS = {
 }
 
 
-def _harden(model: tf.keras.Model) -> tf.keras.Model:
+def _with_exact_signs(model: tf.keras.Model) -> tf.keras.Model:
     for layer in binary_layers(model):
-        layer.kernel_quantizer.harden()
+        layer.kernel_quantizer.set_exact_sign()
     return model
 
 
@@ -189,7 +189,7 @@ def test_only_stem_gates_and_classifier_are_in_float():
 
 
 def test_inner_convolutions_are_binary_in_weights_and_activations():
-    model = _harden(_randomize(bnext_t((45, 45, 3), classes=5, width=0.25)))
+    model = _with_exact_signs(_randomize(bnext_t((45, 45, 3), classes=5, width=0.25)))
     layers = binary_layers(model)
     probe = tf.keras.Model(model.input, [layer.input for layer in layers])
     pixels = np.random.default_rng(1).uniform(0, 255, (2, 45, 45, 3)).astype(np.float32)
@@ -268,7 +268,7 @@ def _unit_model(
 ) -> tuple[tf.keras.Model, Weights]:
     inputs = tf.keras.Input((size, size, 16))
     outputs = bnext._unit(inputs, kernel_size, stride, attention, "unit")
-    model = _harden(_randomize(tf.keras.Model(inputs, outputs), seed=3))
+    model = _with_exact_signs(_randomize(tf.keras.Model(inputs, outputs), seed=3))
     weights = {
         layer.name.removeprefix("unit_"): [w.astype(np.float64) for w in layer.get_weights()]
         for layer in model.layers
@@ -394,7 +394,7 @@ def _photographs(count: int, size: int) -> np.ndarray:
 def test_converts_binary_and_computes_the_same():
     pixels = _photographs(40, 32)
     student = bnext_t((32, 32, 3), classes=10, width=0.25, stem_stride=1)
-    settle(_harden(_randomize(student)), pixels.astype(np.float32))
+    settle(_with_exact_signs(_randomize(student)), pixels.astype(np.float32))
     expected = student(pixels.astype(np.float32), training=False)["logits"].numpy()
     # No image's logits dwarf the others'.
     largest = np.abs(expected).max(axis=1)
