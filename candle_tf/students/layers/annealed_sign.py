@@ -54,7 +54,7 @@ class BNextKernelSign(tf.keras.layers.Layer):
         """Multiplies the temperature by `factor`, in (0, 1)."""
         self.temperature.assign(self.temperature * factor)
 
-    def harden(self) -> None:
+    def set_exact_sign(self) -> None:
         """Makes the kernels exact signs from now on."""
         self.temperature.assign(0.0)
 
