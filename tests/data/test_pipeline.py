@@ -132,7 +132,7 @@ def test_labels_belong_to_their_images():
 
 
 @pytest.mark.parametrize("precomputed", [None, 2])
-def test_a_run_taken_up_sees_what_an_uninterrupted_one_sees(precomputed):
+def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(precomputed):
     given = {"precomputed": precomputed, "targets": targets(precomputed or 1)}
     whole = batches(noisy(), 0, 4, **given)
     for first_epoch in (1, 3):
@@ -142,9 +142,7 @@ def test_a_run_taken_up_sees_what_an_uninterrupted_one_sees(precomputed):
 
 @pytest.mark.parametrize("sampler", ["class_balanced", "square_root", "progressive"])
 @pytest.mark.parametrize("precomputed", [None, 2])
-def test_samplers_go_on_where_they_stopped_and_show_repetitions_in_other_views(
-    sampler, precomputed
-):
+def test_samplers_resume_and_show_repetitions_in_other_views(sampler, precomputed):
     examples = noisy()
     examples = Subset(examples.images, ROWS, np.r_[np.zeros(8, np.int32), 1, 2].astype("i4"))
     table = same_for_all(COUNT, precomputed) if precomputed else None
@@ -161,7 +159,7 @@ def test_samplers_go_on_where_they_stopped_and_show_repetitions_in_other_views(
     assert most >= 2
 
 
-def test_mixed_batches_carry_both_labels_and_go_on_where_they_stopped():
+def test_mixed_batches_carry_both_labels_and_resume():
     settings = AugmentSettings(KIND, color_jitter=0.4, randaugment_magnitude=5, mix="mixup")
     augmentation = make_augmentation(settings, seed=3)
     whole = batches(noisy(), 0, 3, augmentation=augmentation)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from candle_tf.data.augment import augmentation as augmentation_module
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation
-from candle_tf.data.augment.crops import draw_view, render
+from candle_tf.data.augment.crops import render, sample_view
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
 from candle_tf.data.augment.registry import make_augmentation
 from candle_tf.data.augment.settings import AugmentSettings
@@ -92,7 +92,7 @@ def input_of(subset, augmentation, precomputed, row, resolution=RESOLUTION):
     image = subset.rows[view.images[0]]
     key = tf.constant(subset.images.keys[image])
     kind = augmentation.operations[0].kind
-    box, flip = draw_view(kind, augmentation.seed, key, int(view.numbers[0]))
+    box, flip = sample_view(kind, augmentation.seed, key, int(view.numbers[0]))
     pixels = render(tf.constant(subset.images.array[image]), box, flip, resolution)
     return (pixels[:, ::-1] if view.mirror[0] else pixels)[tf.newaxis]
 

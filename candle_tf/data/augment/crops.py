@@ -1,10 +1,10 @@
-"""Random views of images, drawn statelessly: the same seed, image and view number always give
+"""Random views of images, sampled statelessly: the same seed, image and view number always give
 the same crop and flip, whatever was drawn before.
 
-Stored images are squeezed to a square. With --resize=crop a view undoes that: boxes are laid out
-in the uncut image, whose aspect (width to height) is kept beside it.
+Stored images are stretched to a square. With --resize=crop a view undoes that: boxes have the
+original aspect (width to height), which is stored beside the image.
 
-    box, flip = draw_view("pad_crop_flip", seed=0, key=key, view=3)
+    box, flip = sample_view("pad_crop_flip", seed=0, key=key, view=3)
     student_inputs = render(image, box, flip, size=64)
     teacher_inputs = render(image, box, flip, size=160)      # the very same view
 """
@@ -32,7 +32,7 @@ class Crop(Operation):
     The box is drawn in the graph, from the image's key and the view's number.
 
     Attributes:
-        kind: a name of `draw_view`.
+        kind: a name of `sample_view`.
     """
 
     kind: str
@@ -73,20 +73,20 @@ def centre_box(aspect: tf.Tensor) -> tf.Tensor:
     """The central square of an image whose side is 7/8 of the shorter side, float32 [4].
 
     Args:
-        aspect: float32 scalar, width to height of the uncut image.
+        aspect: float32 scalar, width to height of the original image.
     """
     sides = CENTRE_CROP * _shorter_side(aspect)
     return tf.concat([0.5 - sides / 2, 0.5 + sides / 2], axis=0)
 
 
-def draw_view(
+def sample_view(
     augmentation: str,
     seed: int | tf.Tensor,
     key: tf.Tensor,
     view: int | tf.Tensor,
     aspect: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws a view.
+    """Samples the box and the flip of a view.
 
     Args:
         augmentation: "none" (whole image), "pad_crop" (shifted by up to 1/8 of its side, black
@@ -96,10 +96,10 @@ def draw_view(
         seed: the run's seed.
         key: int64 scalar, the image's key.
         view: number of the view, from 0.
-        aspect: float32 scalar, width to height of the uncut image, for views that are square in
+        aspect: float32 scalar, width to height of the original image, for views that are square in
             it: "none" is then its `centre_box`; pad_crop takes a square of its shorter side from
             anywhere in it, padded by 1/8; areas and aspects of random_resized_crop are true ones.
-            None takes the square it was squeezed to for the image.
+            None takes the square it was stretched to for the image.
 
     Returns:
         box: float32 [4], top, left, bottom, right as fractions of the image's sides; may reach
@@ -117,11 +117,11 @@ def draw_view(
     if augmentation == "none":
         return whole_box() if aspect is None else centre_box(aspect), tf.constant(False)
     if augmentation == "pad_crop":
-        return _shifted(numbers, aspect), tf.constant(False)
+        return _shift_box(numbers, aspect), tf.constant(False)
     if augmentation == "pad_crop_flip":
-        return _shifted(numbers, aspect), flip
+        return _shift_box(numbers, aspect), flip
     if augmentation == "random_resized_crop_flip":
-        return _resized_crop(numbers, aspect), flip
+        return _resized_crop_box(numbers, aspect), flip
     raise ValueError(f"unknown augmentation {augmentation!r}")
 
 
@@ -130,7 +130,7 @@ def _shorter_side(aspect: tf.Tensor) -> tf.Tensor:
     return tf.stack([tf.minimum(1.0, aspect), tf.minimum(1.0, 1.0 / aspect)])
 
 
-def _shifted(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
+def _shift_box(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
     if aspect is None:
         offset = PAD * (2.0 * numbers[:2] - 1.0)
         return tf.concat([offset, offset + 1.0], axis=0)
@@ -139,7 +139,7 @@ def _shifted(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
     return tf.concat([offset, offset + sides], axis=0)
 
 
-def _resized_crop(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
+def _resized_crop_box(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
     area = CROP_AREA[0] + numbers[0] * (CROP_AREA[1] - CROP_AREA[0])
     low, high = tf.math.log(CROP_ASPECT[0]), tf.math.log(CROP_ASPECT[1])
     root_aspect = tf.exp(0.5 * (low + numbers[1] * (high - low)))
@@ -161,7 +161,7 @@ def render(image: tf.Tensor, box: tf.Tensor, flip: tf.Tensor, size: int) -> tf.T
 
     Args:
         image: uint8 or float [H, W, 3].
-        box: float32 [4] as `draw_view` gives it; what lies beyond the image is black.
+        box: float32 [4] as `sample_view` gives it; what lies beyond the image is black.
         flip: bool scalar.
         size: side of the result in pixels.
 
@@ -201,9 +201,9 @@ def render_views(
         images: uint8 [B, H, W, 3].
         keys: int64 [B].
         numbers: int64 [B], which view of each.
-        augmentation, seed: as in `draw_view`.
+        augmentation, seed: as in `sample_view`.
         size: side of the result in pixels.
-        aspects: float32 [B], width to height of the uncut images; None: see `draw_view`.
+        aspects: float32 [B], width to height of the original images; None: see `sample_view`.
 
     Returns:
         float32 [B, size, size, 3] in 0..255.
@@ -214,7 +214,7 @@ def render_views(
 
     def one(item: tuple[tf.Tensor, ...]) -> tf.Tensor:
         image, key, number, *aspect = item
-        box, flip = draw_view(augmentation, seed, key, number, *aspect)
+        box, flip = sample_view(augmentation, seed, key, number, *aspect)
         return render(image, box, flip, size)
 
     signature = tf.TensorSpec([size, size, 3], tf.float32)

@@ -28,52 +28,52 @@ SETTINGS = [PLAIN, AugmentSettings("pad_crop", color_jitter=0.4),
             EVERYTHING]  # fmt: skip
 
 
-def examples(uncut: bool = False, smooth: bool = False) -> Subset:
+def examples(original_aspect: bool = False, smooth: bool = False) -> Subset:
     rng = np.random.default_rng(0)
-    canvas = rng.integers(0, 256, (COUNT, SIDE, SIDE, 3), np.uint8)
+    array = rng.integers(0, 256, (COUNT, SIDE, SIDE, 3), np.uint8)
     if smooth:
-        small = [Image.fromarray(each[:4, :4]) for each in canvas]
-        canvas = np.stack([np.asarray(each.resize((SIDE, SIDE))) for each in small])
+        small = [Image.fromarray(each[:4, :4]) for each in array]
+        array = np.stack([np.asarray(each.resize((SIDE, SIDE))) for each in small])
     ids = [f"train/a/{row}.png" for row in range(COUNT)]
     keys = np.array([image_key(image_id) for image_id in ids], np.int64)
-    aspects = np.linspace(0.5, 2, COUNT).astype(np.float32) if uncut else None
+    aspects = np.linspace(0.5, 2, COUNT).astype(np.float32) if original_aspect else None
     rows = {image_id: row for row, image_id in enumerate(ids)}
-    images = ImageStore(canvas, keys, rows, "digest", aspects is not None, aspects)
+    images = ImageStore(array, keys, rows, "digest", aspects is not None, aspects)
     return Subset(images, np.arange(COUNT)[::-1], np.arange(COUNT, dtype=np.int32))
 
 
-def seen(part, images, number, settings, size=24, seed=3):
+def render(part, images, number, settings, size=24, seed=3):
     augmentation, images = make_augmentation(settings, seed), np.asarray(images)
     batch = augmentation.draw(part, Views(images, np.full(len(images), number)))
     return augmentation.render(batch, size).numpy()
 
 
-@pytest.mark.parametrize("uncut", [False, True])
+@pytest.mark.parametrize("original_aspect", [False, True])
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_a_view_is_the_same_in_any_batch(settings, uncut):
-    part = examples(uncut)
-    together = seen(part, range(COUNT), 5, settings)
+def test_a_view_is_the_same_in_any_batch(settings, original_aspect):
+    part = examples(original_aspect)
+    together = render(part, range(COUNT), 5, settings)
     assert together.shape == (COUNT, 24, 24, 3)
     assert together.min() >= -1e-3
     assert together.max() <= 255.01
-    np.testing.assert_allclose(seen(part, [4, 1], 5, settings), together[[4, 1]], atol=1e-3)
-    np.testing.assert_array_equal(seen(part, range(COUNT), 5, settings), together)
+    np.testing.assert_allclose(render(part, [4, 1], 5, settings), together[[4, 1]], atol=1e-3)
+    np.testing.assert_array_equal(render(part, range(COUNT), 5, settings), together)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_another_view_or_seed_looks_different(settings):
+def test_another_view_or_seed_has_other_pixels(settings):
     part = examples()
-    first = seen(part, range(COUNT), 5, settings)
-    for other in (seen(part, range(COUNT), 6, settings),
-                  seen(part, range(COUNT), 5, settings, seed=4)):  # fmt: skip
+    first = render(part, range(COUNT), 5, settings)
+    for other in (render(part, range(COUNT), 6, settings),
+                  render(part, range(COUNT), 5, settings, seed=4)):  # fmt: skip
         assert (np.abs(first - other).mean(axis=(1, 2, 3)) > 1).all()
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("uncut", [False, True])
-def test_two_sizes_show_the_same(settings, uncut):
-    part = examples(uncut, smooth=True)
-    small, large = (seen(part, range(COUNT), 1, settings, size) for size in (32, 96))
+@pytest.mark.parametrize("original_aspect", [False, True])
+def test_two_sizes_show_the_same(settings, original_aspect):
+    part = examples(original_aspect, smooth=True)
+    small, large = (render(part, range(COUNT), 1, settings, size) for size in (32, 96))
     reduced = large.reshape(COUNT, 32, 3, 32, 3, 3).mean(axis=(2, 4))
     assert np.median(np.abs(reduced - small)) < 1
     assert np.abs(reduced - small).mean() < 4
@@ -87,7 +87,7 @@ def test_steps_are_crop_then_colour_then_mixing():
     keys = part.images.keys[part.rows[index]]
     mixtures = draw_mixtures("cutmix", 1.0, seed, keys, views, COUNT)
 
-    def unmixed(rows, numbers):
+    def render_one(rows, numbers):
         cut = render_views(
             tf.constant(part.images.array[rows]), tf.constant(part.images.keys[rows]),
             tf.constant(numbers), EVERYTHING.augmentation, seed, size,
@@ -96,7 +96,10 @@ def test_steps_are_crop_then_colour_then_mixing():
                  for row, view in zip(rows, numbers, strict=True)]  # fmt: skip
         return jitter(cut, np.stack(drawn))
 
-    first, second = unmixed(part.rows[index], views), unmixed(part.rows[mixtures.partners], views)
+    first, second = (
+        render_one(part.rows[index], views),
+        render_one(part.rows[mixtures.partners], views),
+    )
     expected = mix_pixels("cutmix", first, second, mixtures.ratios, mixtures.boxes)
     np.testing.assert_allclose(augmentation.render(raw, size), expected, atol=1e-3)
     np.testing.assert_array_equal(raw["labels"], part.labels[index])
@@ -104,10 +107,10 @@ def test_steps_are_crop_then_colour_then_mixing():
     np.testing.assert_array_equal(raw["ratios"], mixtures.ratios)
 
 
-@pytest.mark.parametrize("uncut", [False, True])
+@pytest.mark.parametrize("original_aspect", [False, True])
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_the_signature_is_that_of_the_batch(settings, uncut):
-    part = examples(uncut)
+def test_the_signature_is_that_of_the_batch(settings, original_aspect):
+    part = examples(original_aspect)
     augmentation = make_augmentation(settings, seed=0)
     raw = augmentation.draw(part, Views(np.arange(5), np.zeros(5, np.int64)))
     signature = augmentation.signature(part, 5)
@@ -120,9 +123,9 @@ def test_the_signature_is_that_of_the_batch(settings, uncut):
 def test_deployment_sees_the_pixels_that_were_measured(resize):
     small = np.random.default_rng(4).integers(0, 256, (4, 7, 3), np.uint8)
     image = np.asarray(Image.fromarray(small).resize((70, 40), Image.Resampling.BILINEAR))
-    canvas = np.asarray(Image.fromarray(image).resize((48, 48), Image.Resampling.BILINEAR))[None]
+    array = np.asarray(Image.fromarray(image).resize((48, 48), Image.Resampling.BILINEAR))[None]
     aspects = np.array([70 / 40], np.float32) if resize == "crop" else None
-    images = ImageStore(canvas, np.array([5]), {"a": 0}, "digest", aspects is not None, aspects)
+    images = ImageStore(array, np.array([5]), {"a": 0}, "digest", aspects is not None, aspects)
     part = Subset(images, np.array([0]), np.array([0], np.int32))
     (batch,) = evaluation_batches(part, image_size=24)
     pixels = student_pixels(image, resize=resize, side=48, image_size=24)
@@ -138,12 +141,12 @@ def test_operations_are_in_the_registry_s_order_and_only_those_asked_for():
     everything = AugmentSettings("pad_crop", 0.4, 5.0, 2, "mixup")
     kinds = [type(operation) for operation in make_augmentation(everything, 0).operations]
     assert kinds == list(OPERATIONS)
-    assert make_augmentation(AugmentSettings(), 0).operations == WHOLE.operations
+    assert make_augmentation(AugmentSettings("none"), 0).operations == WHOLE.operations
 
 
 def test_whole_images_are_those_of_any_seed_and_flips_are_known():
-    assert make_augmentation(AugmentSettings(), 5).is_whole
-    assert make_augmentation(AugmentSettings(), 5).key() == WHOLE.key()
+    assert make_augmentation(AugmentSettings("none"), 5).is_whole
+    assert make_augmentation(AugmentSettings("none"), 5).key() == WHOLE.key()
     for settings in SETTINGS:
         augmentation = make_augmentation(settings, 5)
         assert not augmentation.is_whole

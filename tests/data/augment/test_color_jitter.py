@@ -14,7 +14,7 @@ def image(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (24, 24, 3), np.uint8)
 
 
-def jittered(image: np.ndarray, factors: list[float]) -> np.ndarray:
+def jitter_image(image: np.ndarray, factors: list[float]) -> np.ndarray:
     pixels = image[np.newaxis].astype(np.float32)
     return jitter(pixels, np.array([factors], np.float32)).numpy()[0]
 
@@ -52,7 +52,7 @@ def test_each_change_is_pillows(place, enhance, factor):
     factors[place] = factor
     expected = enhance(Image.fromarray(image())).enhance(factor)
     # Pillow works on whole numbers: grey is rounded, results are cut off.
-    np.testing.assert_allclose(jittered(image(), factors), np.asarray(expected), atol=1.7)
+    np.testing.assert_allclose(jitter_image(image(), factors), np.asarray(expected), atol=1.7)
 
 
 def test_they_are_made_in_the_stated_order_and_clipped():
@@ -61,7 +61,7 @@ def test_they_are_made_in_the_stated_order_and_clipped():
     weights = np.array([0.299, 0.587, 0.114])
     x = np.clip((x @ weights).mean() * 0.3 + 0.7 * x, 0, 255)
     x = np.clip(1.3 * x - 0.3 * (x @ weights)[..., None], 0, 255)
-    np.testing.assert_allclose(jittered(image(), factors), x, atol=1e-3)
+    np.testing.assert_allclose(jitter_image(image(), factors), x, atol=1e-3)
 
 
 def test_an_image_does_not_depend_on_its_batch():

@@ -13,9 +13,9 @@ from candle_tf.data.augment.crops import (
     CROP_AREA,
     CROP_ASPECT,
     PAD,
-    draw_view,
     render,
     render_views,
+    sample_view,
 )
 
 AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
@@ -26,14 +26,14 @@ WHOLE = np.array([0, 0, 1, 1], np.float32)
 
 
 def draw(augmentation, seed, key, view):
-    box, flip = draw_view(augmentation, seed, tf.constant(key, tf.int64), view)
+    box, flip = sample_view(augmentation, seed, tf.constant(key, tf.int64), view)
     return box.numpy(), bool(flip)
 
 
 @functools.lru_cache
 def draws(augmentation, seed=0, view=0):
     """Boxes [DRAWS, 4] and flips [DRAWS] of one view of the images KEYS."""
-    one = functools.partial(draw_view, augmentation, seed, view=view)
+    one = functools.partial(sample_view, augmentation, seed, view=view)
     signature = (tf.TensorSpec([4], tf.float32), tf.TensorSpec([], tf.bool))
     run = tf.function(
         lambda keys: tf.map_fn(lambda key: one(key=key), keys, fn_output_signature=signature)
@@ -159,20 +159,20 @@ def test_an_unknown_augmentation_is_refused():
 # ---- Rendering
 
 
-def rendered(image, box=WHOLE, flip=False, size=64):
+def render_array(image, box=WHOLE, flip=False, size=64):
     return render(tf.constant(image), tf.constant(box, tf.float32), tf.constant(flip), size).numpy()
 
 
 def test_the_whole_box_at_the_same_size_is_the_image():
     image = noise()
-    view = rendered(image)
+    view = render_array(image)
     assert view.dtype == np.float32
     np.testing.assert_allclose(view, image, atol=1e-3)
 
 
 def test_a_flip_mirrors_left_and_right():
     image = noise()
-    np.testing.assert_allclose(rendered(image, flip=True), image[:, ::-1], atol=1e-3)
+    np.testing.assert_allclose(render_array(image, flip=True), image[:, ::-1], atol=1e-3)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -183,13 +183,13 @@ def test_a_shift_by_whole_pixels_moves_the_image_and_leaves_black(down, right, f
     padded = np.pad(image, ((8, 8), (8, 8), (0, 0)))
     moved = padded[8 + down : 8 + down + side, 8 + right : 8 + right + side]
     wanted = moved[:, ::-1] if flip else moved
-    np.testing.assert_allclose(rendered(image, box, flip), wanted, atol=1e-2)
+    np.testing.assert_allclose(render_array(image, box, flip), wanted, atol=1e-2)
 
 
 @pytest.mark.parametrize("size", [16, 20, 31, 48])
 def test_scaling_down_agrees_with_two_other_implementations(size):
     image = noise()
-    view = rendered(image, size=size)
+    view = render_array(image, size=size)
     resized = tf.image.resize(image, [size, size], "bilinear", antialias=True)
     np.testing.assert_allclose(view, resized, atol=1e-2)
     pillow = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
@@ -202,28 +202,28 @@ def test_an_inner_box_is_the_crop_resized():
     box = np.array([8, 16, 40, 64], np.float32) / 64
     crop = Image.fromarray(image[8:40, 16:64])
     wanted = np.asarray(crop.resize((16, 16), Image.Resampling.BILINEAR), np.float32)
-    view = rendered(image, box, size=16)
-    # At the crop's edge the filter looks beyond it, into the image.
+    view = render_array(image, box, size=16)
+    # At the crop's edge the filter reaches beyond it, into the image.
     np.testing.assert_allclose(view[2:-2, 2:-2], wanted[2:-2, 2:-2], atol=1.01)
 
 
 def test_an_image_that_is_not_square_is_cut_in_fractions_of_its_sides():
     image = noise()[:32]
     wanted = np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR))
-    np.testing.assert_allclose(rendered(image, size=16), wanted, atol=1.01)
+    np.testing.assert_allclose(render_array(image, size=16), wanted, atol=1.01)
 
 
 @pytest.mark.parametrize("augmentation", RANDOM)
 def test_one_box_at_two_sizes_shows_the_same(augmentation):
     image = smooth()
     box, flip = draw(augmentation, 0, KEYS[3], 1)
-    big, small = (rendered(image, box, flip, size) for size in (96, 32))
+    big, small = (render_array(image, box, flip, size) for size in (96, 32))
     reduced = big.reshape(32, 3, 32, 3, 3).mean(axis=(1, 3))
     # Where black begins, a pixel of the small view is half and half.
     difference = np.abs(reduced - small)
     assert np.median(difference) < 1.0
     assert difference.mean() < 3.0
-    other = rendered(image, *draw(augmentation, 0, KEYS[4], 1), 32)
+    other = render_array(image, *draw(augmentation, 0, KEYS[4], 1), 32)
     assert np.abs(reduced - other).mean() > 2 * difference.mean()
 
 
@@ -245,20 +245,20 @@ def test_a_batch_is_its_single_views(augmentation):
     assert batch.shape == (5, 24, 24, 3)
     for i in range(5):
         box, flip = draw(augmentation, 7, keys[i], numbers[i])
-        np.testing.assert_allclose(batch[i], rendered(images[i], box, flip, 24), atol=1e-3)
+        np.testing.assert_allclose(batch[i], render_array(images[i], box, flip, 24), atol=1e-3)
 
 
-# ---- Views of the uncut image
+# ---- Views of the original image
 
 ASPECTS = (0.4, 1.0, 1.5, 3.0)
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)
-def test_views_of_the_uncut_image_keep_its_proportions(aspect):
+def test_views_of_the_original_image_keep_its_proportions(aspect):
     """A box is as wide as high in the image's own pixels, up to the aspects that are drawn."""
     for augmentation in AUGMENTATIONS:
         for key in KEYS[:6]:
-            box, _ = draw_view(augmentation, 0, tf.constant(key), 0, tf.constant(aspect))
+            box, _ = sample_view(augmentation, 0, tf.constant(key), 0, tf.constant(aspect))
             height, width = (box[2:] - box[:2]).numpy()
             ratio = width * aspect / height
             if augmentation == "random_resized_crop_flip":
@@ -271,8 +271,8 @@ def test_views_of_the_uncut_image_keep_its_proportions(aspect):
             assert shorter == pytest.approx(224 / 256 if augmentation == "none" else 1, abs=1e-5)
 
 
-def test_crops_reach_every_part_of_the_uncut_image_and_the_padding():
-    boxes = np.array([draw_view("pad_crop", 0, tf.constant(key), 0, tf.constant(2.0))[0]
+def test_crops_reach_every_part_of_the_original_image_and_the_padding():
+    boxes = np.array([sample_view("pad_crop", 0, tf.constant(key), 0, tf.constant(2.0))[0]
                       for key in KEYS[:100]])  # fmt: skip
     np.testing.assert_allclose(boxes[:, 3] - boxes[:, 1], 0.5, atol=1e-6)
     # In the image's width: half an image wide, padded by an eighth of that.
@@ -282,12 +282,12 @@ def test_crops_reach_every_part_of_the_uncut_image_and_the_padding():
 
 
 def test_the_authors_test_transform():
-    """Shorter side to 256, central 224 x 224, as Pillow does it; squeezing loses little."""
+    """Shorter side to 256, central 224 x 224, as Pillow does it; stretching loses little."""
     small = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     image = Image.fromarray(small).resize((480, 320), Image.Resampling.BICUBIC)
     resized = image.resize((384, 256), Image.Resampling.BILINEAR)
     wanted = np.asarray(resized.crop((80, 16, 304, 240)), np.float32)
-    squeezed = np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR))
-    box, flip = draw_view("none", 0, tf.constant(5, tf.int64), 0, tf.constant(1.5))
+    stretched = np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR))
+    box, flip = sample_view("none", 0, tf.constant(5, tf.int64), 0, tf.constant(1.5))
     assert not flip
-    assert np.abs(rendered(squeezed, box, False, 224) - wanted).mean() < 1.5
+    assert np.abs(render_array(stretched, box, False, 224) - wanted).mean() < 1.5

@@ -15,7 +15,7 @@ KEYS = np.random.default_rng(0).integers(0, 2**63 - 1, DRAWS)
 VIEWS = np.zeros(DRAWS, np.int64)
 
 
-def drawn(mix, alpha=1.0, seed=0, keys=KEYS, views=VIEWS):
+def draw(mix, alpha=1.0, seed=0, keys=KEYS, views=VIEWS):
     return draw_mixtures(mix, alpha, seed, keys, views, COUNT)
 
 
@@ -27,7 +27,7 @@ def as_arrays(mixtures):
 def test_a_mixture_is_the_same_in_any_batch(mix):
     order = np.random.default_rng(1).permutation(DRAWS)[:50]
     for whole, part in zip(
-        as_arrays(drawn(mix)), as_arrays(drawn(mix, keys=KEYS[order], views=VIEWS[order])),
+        as_arrays(draw(mix)), as_arrays(draw(mix, keys=KEYS[order], views=VIEWS[order])),
         strict=True,
     ):  # fmt: skip
         np.testing.assert_array_equal(whole[order], part)
@@ -38,7 +38,7 @@ def test_a_mixture_is_the_same_in_any_batch(mix):
     "other", [{"seed": 1}, {"keys": KEYS + 1}, {"views": VIEWS + 1}], ids=["seed", "key", "view"]
 )
 def test_another_seed_key_or_view_is_another_mixture(mix, other):
-    first, second = drawn(mix), drawn(mix, **other)
+    first, second = draw(mix), draw(mix, **other)
     # One in COUNT agrees by chance: 5 standard deviations.
     agree = (first.partners == second.partners).mean()
     assert abs(agree - 1 / COUNT) < 5 * math.sqrt(1 / COUNT / DRAWS)
@@ -46,7 +46,7 @@ def test_another_seed_key_or_view_is_another_mixture(mix, other):
 
 
 def test_partners_are_all_images_alike():
-    counts = np.bincount(drawn("mixup").partners, minlength=COUNT)
+    counts = np.bincount(draw("mixup").partners, minlength=COUNT)
     assert len(counts) == COUNT
     sigma = math.sqrt(DRAWS / COUNT * (1 - 1 / COUNT))
     assert np.abs(counts - DRAWS / COUNT).max() < 5 * sigma
@@ -54,7 +54,7 @@ def test_partners_are_all_images_alike():
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_ratios_of_mixup_follow_beta(alpha):
-    ratios = drawn("mixup", alpha).ratios.astype(np.float64)
+    ratios = draw("mixup", alpha).ratios.astype(np.float64)
     # Mean 1/2, variance 1 / (4 (2 alpha + 1)).
     variance = 1 / (4 * (2 * alpha + 1))
     assert abs(ratios.mean() - 0.5) < 5 * math.sqrt(variance / DRAWS)
@@ -63,7 +63,7 @@ def test_ratios_of_mixup_follow_beta(alpha):
 
 @pytest.mark.parametrize("size", [32, 64, 96, 160])
 def test_the_ratio_of_cutmix_is_the_part_that_is_left_at_any_size(size):
-    mixtures = drawn("cutmix", keys=KEYS[:40], views=VIEWS[:40])
+    mixtures = draw("cutmix", keys=KEYS[:40], views=VIEWS[:40])
     first, second = np.zeros((40, size, size, 3), np.float32), np.ones((40, size, size, 3), "f4")
     mixed = mix_pixels("cutmix", first, second, mixtures.ratios, mixtures.boxes).numpy()
     np.testing.assert_allclose(1 - mixed.mean(axis=(1, 2, 3)), mixtures.ratios, atol=1e-6)
@@ -72,7 +72,7 @@ def test_the_ratio_of_cutmix_is_the_part_that_is_left_at_any_size(size):
 
 
 def test_cutmix_equals_an_independent_writing():
-    mixtures = drawn("cutmix", keys=KEYS[:40], views=VIEWS[:40])
+    mixtures = draw("cutmix", keys=KEYS[:40], views=VIEWS[:40])
     pixels = np.random.default_rng(2).uniform(0, 255, (2, 40, 64, 64, 3)).astype(np.float32)
     expected = pixels[0].copy()
     for i, (top, left, bottom, right) in enumerate(np.rint(64 * mixtures.boxes).astype(int)):
@@ -93,6 +93,6 @@ def test_mixup_equals_an_independent_writing():
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="mosaic"):
-        drawn("mosaic")
+        draw("mosaic")
     with pytest.raises(ValueError, match="mosaic"):
         mix_pixels("mosaic", tf.zeros([1, 2, 2, 3]), tf.zeros([1, 2, 2, 3]), [1.0], [[0.0] * 4])

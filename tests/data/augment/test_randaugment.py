@@ -18,7 +18,7 @@ def noise(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(40, 200, (SIDE, SIDE, 3), np.uint8)
 
 
-def augmented(image: np.ndarray, name: str, sign: int = 1, magnitude: float = 5.0) -> np.ndarray:
+def augment(image: np.ndarray, name: str, sign: int = 1, magnitude: float = 5.0) -> np.ndarray:
     operations, signs = np.array([[NAMES.index(name)]]), np.array([[sign]], np.float32)
     pixels = image[np.newaxis].astype(np.float32)
     return randaugment(pixels, operations, signs, magnitude).numpy()[0]
@@ -47,7 +47,7 @@ def test_another_seed_key_or_view_has_other_operations(other):
     assert first.tolist() != draw_operations(14, *other)[0].tolist()
 
 
-def expected(name: str, x: np.ndarray, sign: int) -> np.ndarray:
+def reference(name: str, x: np.ndarray, sign: int) -> np.ndarray:
     """Half the greatest strength, written in NumPy."""
     x = x.astype(np.int64)
     if name == "solarize":
@@ -81,14 +81,14 @@ def expected(name: str, x: np.ndarray, sign: int) -> np.ndarray:
      ("color", 2), ("contrast", 2)],
 )  # fmt: skip
 def test_colours_are_those_of_an_independent_writing(name, tolerance, sign):
-    found = augmented(noise(), name, sign)
-    np.testing.assert_allclose(found, expected(name, noise(), sign), atol=tolerance)
+    found = augment(noise(), name, sign)
+    np.testing.assert_allclose(found, reference(name, noise(), sign), atol=tolerance)
 
 
 def test_equalizing_is_that_of_an_independent_writing():
     """A value's place in the sorted image, in steps that leave the brightest value out."""
     dark = (noise() // 8 + 10).astype(np.uint8)
-    found = augmented(dark, "equalize")
+    found = augment(dark, "equalize")
     for channel in range(3):
         values = dark[..., channel]
         step = (values.size - (values == values.max()).sum()) // 255
@@ -101,7 +101,7 @@ def test_equalizing_is_that_of_an_independent_writing():
 @pytest.mark.parametrize("name", ["translate_x", "translate_y", "shear_x", "shear_y", "rotate"])
 def test_opposite_directions_differ_and_bring_black_in(name):
     white = np.full((SIDE, SIDE, 3), 255, np.uint8)
-    one, other = (augmented(white, name, sign, 9.0) for sign in (-1, 1))
+    one, other = (augment(white, name, sign, 9.0) for sign in (-1, 1))
     assert np.abs(one - other).max() == 255
     for found in (one, other):
         assert found.min() == 0
@@ -111,7 +111,7 @@ def test_opposite_directions_differ_and_bring_black_in(name):
 def test_a_translation_moves_by_a_part_of_the_side():
     image = noise()
     # 0.45 * 32 * 10 / 10 = 14.4 pixels: between the image moved by 14 and by 15.
-    found = augmented(image, "translate_x", 1, 10.0)[:, : SIDE - 15]
+    found = augment(image, "translate_x", 1, 10.0)[:, : SIDE - 15]
     blend = 0.6 * image[:, 14 : SIDE - 1] + 0.4 * image[:, 15:]
     np.testing.assert_allclose(found, blend, atol=1.1)
 
@@ -120,7 +120,7 @@ def test_a_rotation_turns_about_the_centre():
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     image[14:18, 14:18] = 200  # stays
     image[14:18, 26:30] = 100  # right of it; counter-clockwise by 30 degrees: goes up
-    found = augmented(image, "rotate", 1, 10.0)
+    found = augment(image, "rotate", 1, 10.0)
     assert found[15:17, 15:17].min() > 150
     angle = math.radians(30)
     row, column = 15.5 - 12 * math.sin(angle), 15.5 + 12 * math.cos(angle)

@@ -17,7 +17,7 @@ CONSTANT = "STORE_VERSION in candle_tf/data/images/store.py (DECODE_VERSION in d
 HEIGHT, WIDTH, SIDE = 24, 40, 32
 
 
-def encoded() -> dict[str, bytes]:
+def encode_files() -> dict[str, bytes]:
     """Files of each format and colour mode that decoding treats differently."""
     y, x = np.meshgrid(np.arange(HEIGHT) / HEIGHT, np.arange(WIDTH) / WIDTH, indexing="ij")
     waves = [127.5 + 120 * np.sin(a * x + b * y) for a, b in ((3, 5), (7, -2), (5, 4), (-6, 1))]
@@ -27,19 +27,19 @@ def encoded() -> dict[str, bytes]:
     turned[0x0112] = 6  # shown rotated by 90 degrees
     grey16 = Image.fromarray((256 * waves[0]).astype(np.uint16))
     return {
-        "png": _saved(rgb, "PNG"),
-        "grey": _saved(rgb.convert("L"), "PNG"),
-        "grey, 16 bit": _saved(grey16, "PNG"),
-        "palette": _saved(rgb.convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
-        "transparent": _saved(Image.fromarray(rgba), "PNG"),
-        "jpeg": _saved(rgb, "JPEG", quality=95),
-        "turned jpeg": _saved(rgb, "JPEG", quality=95, exif=turned),
-        "cmyk jpeg": _saved(rgb.convert("CMYK"), "JPEG", quality=95),
-        "bmp": _saved(rgb, "BMP"),
+        "png": _save(rgb, "PNG"),
+        "grey": _save(rgb.convert("L"), "PNG"),
+        "grey, 16 bit": _save(grey16, "PNG"),
+        "palette": _save(rgb.convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
+        "transparent": _save(Image.fromarray(rgba), "PNG"),
+        "jpeg": _save(rgb, "JPEG", quality=95),
+        "turned jpeg": _save(rgb, "JPEG", quality=95, exif=turned),
+        "cmyk jpeg": _save(rgb.convert("CMYK"), "JPEG", quality=95),
+        "bmp": _save(rgb, "BMP"),
     }
 
 
-def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+def _save(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -47,7 +47,7 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def fingerprint() -> Fingerprint:
     """Of decoded and stretched images of every kind, and of their aspects."""
-    images = {name: decode_image(data, name) for name, data in encoded().items()}
+    images = {name: decode_image(data, name) for name, data in encode_files().items()}
     found = {name: block_means(stretch(image, SIDE)[np.newaxis]) for name, image in images.items()}
     aspects = [100 * image_aspect(image) for image in images.values()]
     return {**found, "aspects": np.array([aspects])}
