@@ -11,7 +11,7 @@ from candle_tf.deploy.tflite.converter import convert_float, run_litert
 from candle_tf.students.architectures.registry import binary_layers, build_student
 from tests.command import start
 from tests.deploy.test_binarize import logits_of, photographs, small_student
-from tools.student_table import random_images, randomize, settle, table
+from tools.student_table import random_images, randomize, reestimate_batch_norms, table
 
 OPTIONS = {"image_size": 32, "classes": 10, "width": 0.25, "stem_stride": 1}
 
@@ -74,10 +74,10 @@ def test_statistics_shifts_and_slopes_are_random_and_the_rest_is_not():
             assert (new.numpy() > 0).all()
 
 
-def test_settled_statistics_are_around_the_images_own():
+def test_reestimated_statistics_are_around_the_images_own():
     student, pixels = small(), random_images(16, 32)
     randomize(student)
-    settle(student, pixels)
+    reestimate_batch_norms(student, pixels)
     stem = student.get_layer("stem_bn")
     assert stem.momentum == small().get_layer("stem_bn").momentum > 0
     inputs = tf.keras.Model(student.input, stem.input)(pixels).numpy().astype(np.float64)

@@ -61,7 +61,7 @@ def student_row(
     tf.keras.utils.set_random_seed(0)
     student = build_student(name, shape, classes, width=width, stem_stride=stem_stride)
     randomize(student)
-    settle(student, pixels)
+    reestimate_batch_norms(student, pixels)
     costs = summarize(student)
     flatbuffer = tflite.convert(student)
     in_float = len(tflite.convert_float(student))
@@ -101,21 +101,21 @@ def randomize(student: Any, seed: int = 0) -> None:
                 weight.assign(rng.uniform(0, 0.5, weight.shape))
 
 
-def settle(student: Any, pixels: np.ndarray, seed: int = 2) -> None:
-    """Moves batch normalisation's statistics to random ones around the images' own.
+def reestimate_batch_norms(student: Any, pixels: np.ndarray, seed: int = 2) -> None:
+    """Re-estimates batch normalisation's statistics on images, and adds noise to them.
 
-    Trained ones are there. With any others BNext's products grow from block to block by some powers
-    of ten, and a few images' logits dwarf, and so hide, all others'.
+    They are then like trained ones. With other statistics BNext's activations grow from block to
+    block by some powers of ten, and a few images' logits are far larger than all others'.
 
     Args:
         student: Keras model from pixels; changed in place.
         pixels: float [N, H, W, 3] in 0..255.
-        seed: of what the statistics are moved by.
+        seed: of the noise.
     """
     rng = np.random.default_rng(seed)
     norms = [layer for layer in student.layers if hasattr(layer, "moving_variance")]
     momenta = [norm.momentum for norm in norms]
-    # What a call measures is then kept in full.
+    # With momentum 0 the statistics are those of the next call.
     for norm in norms:
         norm.momentum = 0.0
     student(pixels, training=True)

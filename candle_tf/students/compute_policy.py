@@ -25,8 +25,8 @@ class ComputePolicy:
     """How a training step is computed.
 
     Attributes:
-        fused: whether layers use implementations with few passes over memory; False stands for the
-            plain composition of evaluation and export.
+        fused: whether layers use implementations with few passes over memory; False: the plain
+            composition of evaluation and export.
         dtype: of the operands of binary convolutions, one of `DTYPES`; "float32" where not fused.
             With "bfloat16" all else is in float32. -1 and +1 are exact in it, and products are
             summed in float32; what is rounded, to 8 bits, is each sum (even whole numbers up to 512
@@ -77,7 +77,7 @@ def set_compute_policy(network: tf.keras.Model, policy: ComputePolicy) -> None:
 def resolve_compute_policy(
     precision: str, xla: str, cpuinfo: Path = Path("/proc/cpuinfo")
 ) -> ComputePolicy:
-    """The policy that --precision and --xla stand for on this machine.
+    """The policy of --precision and --xla on this machine.
 
     XLA fuses the plain composition by itself, which pays on a GPU. On a CPU it leaves the fast
     convolutions unused.
@@ -94,7 +94,7 @@ def resolve_compute_policy(
 
 
 def resolve_precision(precision: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The dtype of operands that --precision stands for on this machine.
+    """The dtype of operands that --precision selects on this machine.
 
     Args:
         precision: "float32", "bfloat16", or "auto": bfloat16 on a CPU that has instructions for it

@@ -12,7 +12,7 @@ from candle_tf.config import STUDENT_NAMES
 from candle_tf.deploy.checks.agreement import check_agreement, check_binary
 from candle_tf.deploy.tflite.converter import convert, run
 from candle_tf.students.architectures.registry import binary_layers, build_student
-from tools.student_table import random_images, randomize, settle
+from tools.student_table import random_images, randomize, reestimate_batch_norms
 
 CLASSES = 10
 # Pixels, stride of the stem and random images compared.
@@ -36,7 +36,7 @@ def test_converts_and_agrees(name, size):
     student = small(name, size, stem_stride)
     randomize(student)
     pixels = random_images(images, size)
-    settle(student, pixels)
+    reestimate_batch_norms(student, pixels)
     flatbuffer = convert(student)
     counts = check_binary(flatbuffer, student)
     assert counts["LceBconv2d"] == len(binary_layers(student))

@@ -32,7 +32,7 @@ class LayerCost:
     Attributes:
         name: of the layer.
         kind: its class.
-        output: shape of its output for one image, (H, W, C) or (C,).
+        output: shape of its output for one image, [H, W, C] or [C].
         receptive_field: side in pixels of the part of the image that one output depends on, through
             convolutions and local pools, including padding; None from the global average on.
         binary_parameters: weights of one bit.
@@ -71,7 +71,7 @@ class Summary:
 
     Attributes:
         name: of the student.
-        input_shape: (H, W, 3).
+        input_shape: [H, W, 3].
         layers: in order of computation.
     """
 

@@ -92,7 +92,7 @@ def _binary_constants(layer: Any) -> list[int]:
 
 
 def _followers(layer: Any) -> list[Any]:
-    """The layers that read a layer's output, directly or behind a ReLU, which is fused."""
+    """The layers that read a layer's output, directly or after a ReLU, which is fused."""
     found = [node.layer for node in layer.outbound_nodes]
     fused = [each for each in found if isinstance(each, tf.keras.layers.ReLU)]
     return found + [node.layer for each in fused for node in each.outbound_nodes]
@@ -102,7 +102,7 @@ def _is_folded(norm: Any, unconvertible: Collection[str]) -> bool:
     """Whether a batch normalisation is folded into the convolution before it."""
     (before,) = parents(norm)
     if isinstance(before, tf.keras.layers.ReLU):
-        # Behind a ReLU it is not folded into a float convolution.
+        # After a ReLU it is not folded into a float convolution.
         return _is_binary(parents(before)[0], unconvertible)
     if _is_binary(before, unconvertible):
         return True

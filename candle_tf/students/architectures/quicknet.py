@@ -59,7 +59,7 @@ def _stem(x: tf.Tensor, filters: int, hidden: int, stride: int) -> tf.Tensor:
 
 
 def _stem_batch_norm(x: tf.Tensor, name: str, **options: bool) -> tf.Tensor:
-    # The published weights were trained with this epsilon in the stem and 1e-5 behind it.
+    # The published weights were trained with this epsilon in the stem and 1e-5 after it.
     return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=name, **options)(x)
 
 

@@ -1,4 +1,4 @@
-"""Orders of a map's values in memory that turn a convolution into matrix products."""
+"""Memory layouts by which a convolution is computed as matrix products."""
 
 import numpy as np
 import tensorflow as tf

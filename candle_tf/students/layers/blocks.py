@@ -30,11 +30,11 @@ class Shift(ComputePolicyLayer, tf.keras.layers.Layer):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not self.uses_fused(training):
             return inputs + self.offset
-        return _shifted(inputs, tf.convert_to_tensor(self.offset))
+        return _shift(inputs, tf.convert_to_tensor(self.offset))
 
 
 @tf.custom_gradient
-def _shifted(x: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, Any]:
+def _shift(x: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, Any]:
     return x + offset, lambda dy: (dy, channel_sums(dy))
 
 

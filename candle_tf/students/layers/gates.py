@@ -44,7 +44,9 @@ class Mix(tf.keras.layers.Layer):
 
 
 def gate(x: tf.Tensor, name: str) -> tf.Tensor:
-    """Squeeze and excite (Hu et al., CVPR 2018): mean, 1x1, ReLU, 1x1, sigmoid; all in float.
+    """Gate by squeeze-and-excitation (Hu et al., CVPR 2018), in float.
+
+    Mean, 1x1 convolution, ReLU, 1x1 convolution, sigmoid.
 
     Args:
         x: float [N, H, W, C], C at least `REDUCTION`.

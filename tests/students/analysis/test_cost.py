@@ -14,7 +14,7 @@ from tests.deploy.test_binarize import randomize, untrained_student
 
 
 @functools.cache
-def published() -> Summary:
+def published_summary() -> Summary:
     return summarize(reactnet_a((224, 224, 3), classes=1000))
 
 
@@ -23,7 +23,7 @@ def layer_of(summary: Summary, name: str) -> LayerCost:
 
 
 def test_reactnet_is_counted_as_published():
-    summary = published()
+    summary = published_summary()
     assert round(summary.binary_parameters / 1e6, 2) == 28.25
     assert round(summary.float_parameters / 1e6, 2) == 1.09
     assert round(summary.binary_multiply_adds / 1e6) == 4817
@@ -116,7 +116,7 @@ def test_binary_layer_is_packed_into_words():
     assert layer.binary_parameters == 3 * 3 * 40 * 16
     assert layer.binary_multiply_adds == 8 * 8 * 3 * 3 * 40 * 16
     assert layer.ops == layer.binary_multiply_adds / 64
-    # 40 channels take two words of 32 bits; beside them multiplier and bias, and the operator.
+    # 40 channels are two words of 32 bits; the rest is multiplier, bias and the operator.
     constants = 3 * 3 * 16 * 2 * 4 + 2 * 16 * 4
     assert constants < layer.bytes < constants + 800
 
@@ -136,7 +136,7 @@ def test_binary_layer_that_will_not_convert_costs_what_a_float_one_does():
 @pytest.mark.parametrize("pool", [False, True])
 def test_predicted_constants_are_in_the_file(pool):
     student = randomize(two_layers(pool))
-    # A file this small is mostly its fixed part.
+    # A file this small is mostly its constant size.
     assert abs(summarize(student).bytes - len(convert(student))) < 2000
 
 
@@ -157,7 +157,7 @@ def test_predicted_size_is_the_converted_files_within_3_percent(name, width, siz
 
 
 def test_totals_are_the_sums_of_the_layers():
-    summary = published()
+    summary = published_summary()
     assert summary.ops == pytest.approx(
         summary.binary_multiply_adds / 64 + summary.float_multiply_adds
     )

@@ -103,7 +103,7 @@ def straight_through(x):
     return clipped + tf.stop_gradient(lq.math.sign(x) - clipped)
 
 
-def gated(y):
+def multiply_by_gate(y):
     weights = tf.keras.layers.Dense(y.shape[-1], activation="sigmoid")(
         tf.keras.layers.GlobalAveragePooling2D()(y)
     )
@@ -124,7 +124,7 @@ BINARY: dict[str, Branch] = {
     "swish_sign": conv(input_quantizer="swish_sign"),
     "own_gradient": after(OwnSign()),
     "where_of_scalars": after(lambda x: tf.where(x >= 0, 1.0, -1.0)),
-    "where_turned": after(lambda x: tf.where(x < 0, -1.0, 1.0)),
+    "where_reversed": after(lambda x: tf.where(x < 0, -1.0, 1.0)),
     "separate_sign_layer": after(sign),
     "magnitude_aware_kernel": conv(kernel_quantizer="magnitude_aware_sign"),
     "scaled_sign_kernel": conv(kernel_quantizer=ScaledSign()),
@@ -138,7 +138,7 @@ BINARY: dict[str, Branch] = {
     "5x5": conv(5),
     "bias": conv(use_bias=True),
     "learned_scale": then(lambda y: batch_norm(y, "learned_scale_bn")),
-    "gate": then(gated),
+    "gate": then(multiply_by_gate),
     "dropout": after(sign, tf.keras.layers.Dropout(0.5)),
     "maxpool_before_the_sign": chain_over_pool,
 }

@@ -14,7 +14,7 @@ from candle_tf.students.architectures.bnext import bnext_l, bnext_m, bnext_s, bn
 from candle_tf.students.architectures.registry import binary_layers
 from candle_tf.students.layers.blocks import is_binary_conv
 from tests.students.layers.test_blocks import _conv_by_hand
-from tools.student_table import settle
+from tools.student_table import reestimate_batch_norms
 
 # The published channel plans, from the stem on.
 PLANS = {
@@ -51,12 +51,12 @@ def _randomize(model: tf.keras.Model, seed: int = 0) -> tf.keras.Model:
 
 
 @functools.cache
-def _published() -> tf.keras.Model:
+def _published_model() -> tf.keras.Model:
     return bnext_t((224, 224, 3), classes=1000)
 
 
 def _parameters(model: tf.keras.Model) -> tuple[int, int]:
-    """Binary ones, float ones."""
+    """Numbers of binary and of float parameters."""
     binary = {id(layer.kernel) for layer in binary_layers(model)}
     sizes = {True: 0, False: 0}
     for variable in model.trainable_variables:
@@ -64,8 +64,8 @@ def _parameters(model: tf.keras.Model) -> tuple[int, int]:
     return sizes[True], sizes[False]
 
 
-def _slopes_never_applied(plan: list[int]) -> int:
-    """PReLUs that the authors' network owns beside those it applies, one slope per channel.
+def _unused_slopes(plan: list[int]) -> int:
+    """PReLUs that the authors' network defines and does not apply, one slope per channel.
 
     One in the stem; one in each unit, of which only the attention units (the 3x3 ones of blocks of
     even number) use theirs.
@@ -77,11 +77,11 @@ def _slopes_never_applied(plan: list[int]) -> int:
 
 
 def test_parameters_are_the_published_ones():
-    binary, in_float = _parameters(_published())
+    binary, in_float = _parameters(_published_model())
     assert round(binary / 1e6, 2) == 28.25
     # What is published counts slopes that nothing depends on; this model does not have them.
     assert round(in_float / 1e6, 2) == 2.60
-    unused = _slopes_never_applied(PLANS[bnext_t])
+    unused = _unused_slopes(PLANS[bnext_t])
     assert round((in_float + unused) / 1e6, 2) == 2.61
     assert round((binary + in_float + unused) / 1e6, 2) == 30.86
 
@@ -94,7 +94,7 @@ def _multiply_adds(layer: tf.keras.layers.Layer) -> int:
 
 
 def test_operations_are_the_published_ones():
-    layers = _published().layers
+    layers = _published_model().layers
     binary = sum(_multiply_adds(layer) for layer in layers if is_binary_conv(layer))
     in_float = sum(_multiply_adds(layer) for layer in layers if not is_binary_conv(layer))
     assert round((binary / 64 + in_float) / 1e6, 1) == 88.6
@@ -102,11 +102,11 @@ def test_operations_are_the_published_ones():
 
 def test_binary_plan_is_reactnets():
     """The two networks have the same binary convolutions: 4,817 M multiply-adds."""
-    assert round(sum(map(_multiply_adds, binary_layers(_published()))) / 1e6) == 4817
+    assert round(sum(map(_multiply_adds, binary_layers(_published_model()))) / 1e6) == 4817
 
 
 def _counted_from_plan(plan: list[int], classes: int) -> tuple[int, int]:
-    """Binary and float parameters of a plan of widths, each unit summed up by its parts."""
+    """Binary and float parameters of a plan of widths, each unit summed over its layers."""
 
     def unit(channels: int, attention: bool) -> int:
         gate = 2 * channels * (channels // 8) + channels // 8 + channels
@@ -164,7 +164,7 @@ def test_widths_odd_sizes_and_stem_strides(width, size, stem_stride):
         assert _side_after(model, number) == (side, side)
 
 
-def test_narrow_student_answers_on_an_odd_image():
+def test_narrow_student_runs_on_an_odd_image_size():
     model = bnext_t((45, 37, 3), classes=5, width=0.25, stem_stride=2)
     outputs = model(np.full((2, 45, 37, 3), 128.0, np.float32))
     assert outputs["features"].shape == (2, 256)
@@ -180,12 +180,12 @@ def test_pixels_are_scaled_inside():
 
 
 def test_only_stem_gates_and_classifier_are_in_float():
-    layers = _published().layers
+    layers = _published_model().layers
     others = [x.name for x in layers if _multiply_adds(x) and not is_binary_conv(x)]
     gates = [name for name in others if name.endswith(("_gate_squeeze", "_gate_excite"))]
     assert [name for name in others if name not in gates] == ["stem_conv", "logits"]
     # A gate of two layers behind each binary convolution.
-    assert len(gates) == 2 * len(binary_layers(_published())) == 2 * (13 + 8 + 2 * 5)
+    assert len(gates) == 2 * len(binary_layers(_published_model())) == 2 * (13 + 8 + 2 * 5)
 
 
 def test_inner_convolutions_are_binary_in_weights_and_activations():
@@ -206,7 +206,7 @@ def test_inner_convolutions_are_binary_in_weights_and_activations():
 class StraightThrough:
     """Signs whose derivative is a clip's, for finite differences of what training sees.
 
-    The first round records where each sign stands; in later rounds it moves from there as
+    The first round records the value at each sign; in later rounds it changes from there as
     clip(x, -region, region) does: f(x) = sign(x0) + clip(x) - clip(x0).
     """
 
@@ -228,7 +228,7 @@ def _prelu(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, slope * x)
 
 
-def _pooled(x: np.ndarray, stride: int) -> np.ndarray:
+def _pool(x: np.ndarray, stride: int) -> np.ndarray:
     """Means of stride x stride; at an odd border of what is there."""
     height, width = (-(-size // stride) for size in x.shape[1:3])
     result = np.empty((len(x), height, width, x.shape[-1]))
@@ -240,8 +240,8 @@ def _pooled(x: np.ndarray, stride: int) -> np.ndarray:
     return result
 
 
-def _gate(x: np.ndarray, squeeze: list[np.ndarray], excite: list[np.ndarray]) -> np.ndarray:
-    y = np.maximum(x.mean(axis=(1, 2)) @ squeeze[0][0, 0] + squeeze[1], 0)
+def _gate(x: np.ndarray, reduce: list[np.ndarray], excite: list[np.ndarray]) -> np.ndarray:
+    y = np.maximum(x.mean(axis=(1, 2)) @ reduce[0][0, 0] + reduce[1], 0)
     return (1 / (1 + np.exp(-(y @ excite[0][0, 0] + excite[1]))))[:, None, None]
 
 
@@ -255,12 +255,12 @@ def _unit_by_hand(
     y = _conv_by_hand(signs, sign(of["conv"][0], "kernel", np.inf), stride)
     y = _prelu(_norm(y, of["bn"]), of["prelu"][0])
     share = of["mix"][0]
-    mixed = share * _pooled(x, stride) + (1 - share) * y
+    mixed = share * _pool(x, stride) + (1 - share) * y
     y = y * _gate(mixed, of["gate_squeeze"], of["gate_excite"])
     if attention:
-        shortcut = _pooled(_prelu(x, of["shortcut_prelu"][0]), stride)
+        shortcut = _pool(_prelu(x, of["shortcut_prelu"][0]), stride)
         return _norm(y * shortcut, of["gated_bn"]) + shortcut
-    return _norm(y, of["gated_bn"]) + _pooled(x, stride)
+    return _norm(y, of["gated_bn"]) + _pool(x, stride)
 
 
 def _unit_model(
@@ -311,7 +311,7 @@ def test_gradients_of_a_unit_by_finite_differences(kernel_size, stride, attentio
     _unit_by_hand(x64, weights, stride, attention, sign)
     assert (np.abs(sign.start["activations"]) > 1.5).any()
 
-    def moved(layer: str, index: int, by: np.ndarray) -> Weights:
+    def with_change(layer: str, index: int, by: np.ndarray) -> Weights:
         arrays = list(weights[layer])
         arrays[index] = arrays[index] + by
         return {**weights, layer: arrays}
@@ -334,7 +334,7 @@ def test_gradients_of_a_unit_by_finite_differences(kernel_size, stride, attentio
             layer, index = place
             expected = _slope(
                 lambda step, layer=layer, index=index, d=direction: value(
-                    x64, moved(layer, index, step * d)
+                    x64, with_change(layer, index, step * d)
                 )
             )
         scale = np.linalg.norm(gradient) * np.linalg.norm(direction)
@@ -394,7 +394,7 @@ def _photographs(count: int, size: int) -> np.ndarray:
 def test_converts_binary_and_computes_the_same():
     pixels = _photographs(40, 32)
     student = bnext_t((32, 32, 3), classes=10, width=0.25, stem_stride=1)
-    settle(_with_exact_signs(_randomize(student)), pixels.astype(np.float32))
+    reestimate_batch_norms(_with_exact_signs(_randomize(student)), pixels.astype(np.float32))
     expected = student(pixels.astype(np.float32), training=False)["logits"].numpy()
     # No image's logits dwarf the others'.
     largest = np.abs(expected).max(axis=1)

@@ -31,13 +31,13 @@ PER_SECTION = {
 
 
 @functools.cache
-def _published(name: str) -> tf.keras.Model:
+def _published_model(name: str) -> tf.keras.Model:
     return build_student(name, (224, 224, 3), classes=1000)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_the_published_ones(name):
-    model = _published(name)
+    model = _published_model(name)
     # larq-zoo counts a batch normalisation as a scale and a shift per channel, however trained.
     norms = [x for x in model.layers if isinstance(x, tf.keras.layers.BatchNormalization)]
     folded = sum((len(norm.weights) - 2) * norm.input_shape[-1] for norm in norms)
@@ -46,7 +46,7 @@ def test_parameters_are_the_published_ones(name):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_plan(name):
-    model = _published(name)
+    model = _published_model(name)
     _, convolutions, maps = PUBLISHED[name]
     layers = binary_layers(model)
     expected = [shape for shape, count in zip(maps, PER_SECTION[name], strict=True)
@@ -58,7 +58,7 @@ def test_plan(name):
 
 
 def test_only_stem_transitions_and_classifier_are_in_float():
-    model = _published("quicknet_small")
+    model = _published_model("quicknet_small")
     binary = {layer.name for layer in binary_layers(model)}
     kinds = tf.keras.layers.Conv2D | tf.keras.layers.DepthwiseConv2D | tf.keras.layers.Dense
     floats = [x.name for x in model.layers if isinstance(x, kinds) and x.name not in binary]

@@ -11,12 +11,12 @@ from tests.students.layers.test_blocks import _conv_by_hand
 
 
 @functools.cache
-def _published() -> tf.keras.Model:
+def _published_model() -> tf.keras.Model:
     return reactnet_a((224, 224, 3), classes=1000)
 
 
 def test_parameters_are_the_published_ones():
-    model = _published()
+    model = _published_model()
     binary = {id(layer.kernel) for layer in binary_layers(model)}
     sizes = {True: 0, False: 0}
     for variable in model.trainable_variables:
@@ -33,7 +33,7 @@ def _multiply_adds(layer: tf.keras.layers.Layer) -> int:
 
 
 def test_operations_are_the_published_ones():
-    model = _published()
+    model = _published_model()
     binary_names = {layer.name for layer in binary_layers(model)}
     binary = sum(_multiply_adds(layer) for layer in model.layers if layer.name in binary_names)
     in_float = sum(_multiply_adds(x) for x in model.layers if x.name not in binary_names)
@@ -47,13 +47,13 @@ def _final_map(model: tf.keras.Model) -> tuple[int, ...]:
 
 
 def test_final_map():
-    assert _final_map(_published()) == (7, 7, 1024)
+    assert _final_map(_published_model()) == (7, 7, 1024)
     small = reactnet_a((32, 32, 3), classes=10, width=0.25, stem_stride=1)
     assert _final_map(small) == (2, 2, 256)
 
 
 def test_only_stem_and_classifier_are_in_float():
-    model = _published()
+    model = _published_model()
     binary_names = {layer.name for layer in binary_layers(model)}
     others = [x.name for x in model.layers if _multiply_adds(x) and x.name not in binary_names]
     assert others == ["stem_conv", "logits"]
@@ -63,7 +63,7 @@ def test_only_stem_and_classifier_are_in_float():
     assert len(binary_names) == 13 + (13 - doublings) + 2 * doublings
 
 
-def _randomized(model: tf.keras.Model, seed: int = 0) -> tf.keras.Model:
+def _randomize(model: tf.keras.Model, seed: int = 0) -> tf.keras.Model:
     rng = np.random.default_rng(seed)
     for variable in model.variables:
         if "variance" in variable.name or "gamma" in variable.name:
@@ -74,7 +74,7 @@ def _randomized(model: tf.keras.Model, seed: int = 0) -> tf.keras.Model:
 
 
 def test_inner_convolutions_are_binary_in_weights_and_activations():
-    model = _randomized(reactnet_a((45, 45, 3), classes=5, width=0.25))
+    model = _randomize(reactnet_a((45, 45, 3), classes=5, width=0.25))
     layers = binary_layers(model)
     probe = tf.keras.Model(model.input, [layer.input for layer in layers])
     pixels = np.random.default_rng(1).uniform(0, 255, (2, 45, 45, 3)).astype(np.float32)
@@ -101,7 +101,7 @@ def test_widths_and_odd_sizes(width, size):
         assert shape == (side, side, channels * stem // 32)
 
 
-def test_narrow_student_answers_on_an_odd_image():
+def test_narrow_student_runs_on_an_odd_image_size():
     model = reactnet_a((45, 45, 3), classes=5, width=0.25, stem_stride=2)
     outputs = model(np.full((2, 45, 45, 3), 128.0, np.float32))
     assert outputs["features"].shape == (2, 256)
@@ -135,7 +135,7 @@ def _binary(signs: np.ndarray, layer: tf.keras.layers.Layer, stride: int) -> np.
     return _conv_by_hand(signs, np.where(kernel >= 0, alpha, -alpha), stride)
 
 
-def _pooled(x: np.ndarray) -> np.ndarray:
+def _pool(x: np.ndarray) -> np.ndarray:
     """2 x 2 means; at an odd border of what is there."""
     height, width = (-(-size // 2) for size in x.shape[1:3])
     result = np.empty((len(x), height, width, x.shape[-1]))
@@ -149,7 +149,7 @@ def _pooled(x: np.ndarray) -> np.ndarray:
 def _block_by_hand(x: np.ndarray, get, stride: int, doubles: bool) -> np.ndarray:
     signs = np.where(x + get("spatial_shift").offset.numpy() >= 0, 1.0, -1.0)
     y = _norm(_binary(signs, get("spatial_conv"), stride), get("spatial_bn"))
-    y = _rprelu(y + (_pooled(x) if stride == 2 else x), get("spatial_rprelu"))
+    y = _rprelu(y + (_pool(x) if stride == 2 else x), get("spatial_rprelu"))
     signs = np.where(y + get("point_shift").offset.numpy() >= 0, 1.0, -1.0)
     branches = ("point_left", "point_right") if doubles else ("point",)
     outputs = [
@@ -164,7 +164,7 @@ def _block_by_hand(x: np.ndarray, get, stride: int, doubles: bool) -> np.ndarray
 def test_a_block_equals_its_numpy_writing(filters, stride, size):
     inputs = tf.keras.Input((size, size, 8))
     model = tf.keras.Model(inputs, _block(inputs, filters, stride, "block"))
-    _randomized(model, seed=3)
+    _randomize(model, seed=3)
     x = np.random.default_rng(4).normal(size=(2, size, size, 8)).astype(np.float32)
     expected = _block_by_hand(
         x.astype(np.float64),

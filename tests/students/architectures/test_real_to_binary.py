@@ -61,7 +61,7 @@ def test_a_block_equals_its_numpy_writing(filters, stride, size):
     normal = norm_by_hand(x, model.get_layer("block_bn"), 1e-3)
     kernel = np.where(model.get_layer("block_conv").kernel.numpy() >= 0, 1.0, -1.0)
     y = conv3x3_by_hand(np.where(normal >= 0, 1.0, -1.0), kernel, stride)
-    # The gate looks at the real values that the sign is taken of.
+    # The gate's input is the real values, before the sign.
     y = y * _gate_by_hand(normal, model)
     slopes = model.get_layer("block_prelu").alpha.numpy()
     assert slopes.shape == (1, 1, filters)

@@ -49,7 +49,7 @@ def test_mix_backward():
     np.testing.assert_allclose(to_share, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_shares_are_held_between_0_and_1_by_the_optimizer():
+def test_shares_are_clipped_to_0_and_1_by_the_optimizer():
     layer = _mix()
     step = np.where(np.arange(SHAPE[-1]) % 2, 5.0, -5.0).astype(np.float32)
     optimizer = tf.keras.optimizers.SGD(1.0)
@@ -66,8 +66,8 @@ def _gate_model(seed: int = 0) -> tf.keras.Model:
 
 
 def _gate_by_hand(x: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
-    squeeze, squeeze_bias, excite, excite_bias = weights
-    y = x.mean(axis=(1, 2)) @ squeeze[0, 0] + squeeze_bias
+    reduce, reduce_bias, excite, excite_bias = weights
+    y = x.mean(axis=(1, 2)) @ reduce[0, 0] + reduce_bias
     y = np.maximum(y, 0) @ excite[0, 0] + excite_bias
     return (1 / (1 + np.exp(-y)))[:, None, None]
 

@@ -74,7 +74,7 @@ def test_scaled_sign_gradient_is_straight_through_inside_its_region():
     kernel = np.tile(EDGES.reshape(1, 1, -1, 1), (1, 1, 1, 2)).astype(np.float32)
     upstream = np.random.default_rng(1).normal(size=kernel.shape)
     actual = _gradient(scaled_sign, kernel, upstream)
-    # Nothing through alpha: the gradient has no part of the other weights' in it.
+    # No gradient through alpha: it does not depend on the other weights.
     expected = np.where(np.abs(kernel) <= 1, upstream, 0.0)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
     assert (actual[0, 0, np.abs(EDGES) == 1] != 0).all()
