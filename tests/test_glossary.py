@@ -64,21 +64,22 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("", r"\.squeeze\(|squeeze=False|tf\.squeeze"): "NumPy's, TensorFlow's and Matplotlib's name",
     ("", r"squeeze-and-excit|squeeze_and_excite|gate_squeeze"): "a layer of the literature",
     ("", r"pictures\b.*[:\]]"): "keys of model_card.json",
+    ("", r"[\"'](epoch_)?objective[\"']|r.objective is nan"): "column of steps.csv",
     ("docs/data.md", r"bad input|^\|"): "messages, compared with the code by a test",
 }
 
 # Still being rewritten; to be emptied.
 UNFINISHED = (
     "candle_tf/app.py", "candle_tf/config.py", "candle_tf/errors.py", "candle_tf/summary.py",
-    "candle_tf/deploy", "candle_tf/methods", "candle_tf/reporting", "candle_tf/serve",
+    "candle_tf/deploy", "candle_tf/reporting", "candle_tf/serve",
     "candle_tf/serving", "candle_tf/stages", "candle_tf/teachers",
     "tests/benchmarks/test_teacher_cost.py", "tests/deploy",
-    "tests/methods", "tests/reporting", "tests/serving", "tests/stages",
+    "tests/reporting", "tests/serving", "tests/stages",
     "tests/teachers", "tests/test_", "tools",
 )  # fmt: skip
 
 # Words that end like a participle and are none, or that are verbs.
-NOT_PARTICIPLES = {"seed", "feed", "embed", "need", "token", "then", "harden", "open", "len"}
+NOT_PARTICIPLES = {"seed", "feed", "embed", "need", "token", "then", "open", "len"}
 IRREGULAR = {"drawn", "shown", "kept", "found", "built", "told", "given", "taken", "made", "sent",
              "seen", "laid", "put", "worn"}  # fmt: skip
 # First words of names that end in a participle: predicates and verbs.

@@ -27,7 +27,7 @@ CalibrationLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 class ScaledLogits(tf.keras.layers.Layer):
     """Learnable weight scaling: one positive factor per class, exp(s_c), s_c = 0 at the start.
 
-    Float [B, C] to [B, C]. Source: MiSLAS (Zhong et al., CVPR 2021), eq. 7.
+    Float `[B, C]` to `[B, C]`. Source: MiSLAS (Zhong et al., CVPR 2021), eq. 7.
     """
 
     def build(self, input_shape: tf.TensorShape) -> None:
@@ -43,7 +43,7 @@ class ScaledLogits(tf.keras.layers.Layer):
 def teacher_classifier(
     feature_size: int, classes: int, weight_scaling: bool = False, seed: int = 0
 ) -> tf.keras.Model:
-    """g_T: features float [B, d_T] to a dictionary with "logits" [B, C].
+    """g_T: features float `[B, d_T]` to a dictionary with "logits" `[B, C]`.
 
     Args:
         feature_size: d_T.
@@ -64,11 +64,11 @@ def teacher_classifier(
 def calibration_loss(
     name: str, counts: np.ndarray, *, tau: float, smoothing: tuple[float, float]
 ) -> CalibrationLoss:
-    """The loss of one name as a function of (logits [B, C], labels [B]) giving [B].
+    """The loss of one name as a function of (logits `[B, C]`, labels `[B]`) giving `[B]`.
 
     Args:
         name: "cross_entropy", "balanced_softmax", "logit_adjustment" or "label_aware_smoothing".
-        counts: training images of each class, int [C].
+        counts: training images of each class, int `[C]`.
         tau: of the logit adjustment.
         smoothing: (head, tail) of the label-aware smoothing.
 
@@ -123,15 +123,15 @@ def feature_batches(
     """Batches of stored features; an epoch takes every row at every resolution once.
 
     Args:
-        features: one array float16 [R, d_T] per resolution, memory-mapped or not.
-        labels: of each row, int32 [R].
+        features: one array float16 `[R, d_T]` per resolution, memory-mapped or not.
+        labels: of each row, int32 `[R]`.
         batch_size: features in a batch.
         seed: of the order.
         first_epoch: where to begin.
         epochs: where to stop.
 
     Returns:
-        Dataset of dictionaries: "inputs" float32 [B, d_T], "labels" int32 [B].
+        Dataset of dictionaries: "inputs" float32 `[B, d_T]`, "labels" int32 `[B]`.
     """
     rows, feature_size = features[0].shape
     total = len(features) * rows
@@ -151,7 +151,7 @@ def feature_batches(
     return _dataset(batches, size, feature_size, tf.float16)
 
 
-def fresh_feature_batches(
+def online_feature_batches(
     features: OnlineFeatures,
     labels: np.ndarray,
     *,
@@ -167,7 +167,7 @@ def fresh_feature_batches(
 
     Args:
         features: of the training images.
-        labels: of each image, int32 [N].
+        labels: of each image, int32 `[N]`.
         batch_size, seed, first_epoch, epochs: as in `feature_batches`.
 
     Returns:

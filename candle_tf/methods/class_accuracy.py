@@ -14,7 +14,7 @@ class MeanClassAccuracy(tf.keras.metrics.Metric):
     def update_state(
         self, labels: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None = None
     ) -> None:
-        """Counts a batch: labels int [B], logits float [B, C]; weights are not supported."""
+        """Counts a batch: labels int `[B]`, logits float `[B, C]`; weights are not supported."""
         if sample_weight is not None:
             raise ValueError("MeanClassAccuracy counts whole images; it takes no sample_weight")
         one_hot = tf.one_hot(labels, self._seen.shape[0])

@@ -12,11 +12,11 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """-log softmax(z)_y.
 
     Args:
-        logits: float [B, C].
-        labels: int [B], in [0, C).
+        logits: float `[B, C]`.
+        labels: int `[B]`, in [0, C).
 
     Returns:
-        float [B].
+        float `[B]`.
     """
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
@@ -27,13 +27,13 @@ def logit_adjustment(
     """Cross-entropy of z + tau * log(prior), prior_c = n_c / sum(n) (Menon et al., ICLR 2021).
 
     Args:
-        logits: float [B, C].
-        labels: int [B].
-        counts: training images of each class, int [C], at least 1.
+        logits: float `[B, C]`.
+        labels: int `[B]`.
+        counts: training images of each class, int `[C]`, at least 1.
         tau: strength; 0 is plain cross-entropy.
 
     Returns:
-        float [B].
+        float `[B]`.
     """
     prior = np.asarray(counts, np.float64) / np.sum(counts)
     return cross_entropy(logits + tf.constant(tau * np.log(prior), logits.dtype), labels)
@@ -54,12 +54,12 @@ def smoothing_rates(counts: np.ndarray, head: float, tail: float) -> np.ndarray:
     MiSLAS (Zhong et al., CVPR 2021, eq. 6). Where all classes are equal, `head`.
 
     Args:
-        counts: int [C].
+        counts: int `[C]`.
         head: rate at the largest count, in [0, 1).
         tail: rate at the smallest count, in [0, 1).
 
     Returns:
-        float64 [C].
+        float64 `[C]`.
     """
     counts = np.asarray(counts, np.float64)
     spread = counts.max() - counts.min()
@@ -72,12 +72,12 @@ def label_aware_smoothing(logits: tf.Tensor, labels: tf.Tensor, rates: np.ndarra
     """Cross-entropy to 1 - eps_y on the label and eps_y / (C - 1) on every other class.
 
     Args:
-        logits: float [B, C].
-        labels: int [B].
-        rates: eps of each class, float [C].
+        logits: float `[B, C]`.
+        labels: int `[B]`.
+        rates: eps of each class, float `[C]`.
 
     Returns:
-        float [B]. Source: MiSLAS (Zhong et al., CVPR 2021), eq. 5.
+        float `[B]`. Source: MiSLAS (Zhong et al., CVPR 2021), eq. 5.
     """
     log_probabilities = tf.nn.log_softmax(logits)
     classes = logits.shape[-1]
@@ -93,12 +93,12 @@ def kl_divergence(
     """T^2 * KL(softmax(z_T / T) || softmax(z_S / T)) (Hinton et al. 2015; CANDLE's L_KL).
 
     Args:
-        teacher_logits: float [B, C].
-        student_logits: float [B, C].
+        teacher_logits: float `[B, C]`.
+        student_logits: float `[B, C]`.
         temperature: T > 0.
 
     Returns:
-        float [B], at least 0.
+        float `[B]`, at least 0.
     """
     teacher = tf.nn.log_softmax(teacher_logits / temperature)
     student = tf.nn.log_softmax(student_logits / temperature)
@@ -109,11 +109,11 @@ def feature_distance(projected: tf.Tensor, teacher_features: tf.Tensor) -> tf.Te
     """1 - cos(p(e_S), e_T) (CANDLE's L_FS).
 
     Args:
-        projected: student features brought to the teacher's size, float [B, d_T].
-        teacher_features: float [B, d_T].
+        projected: student features brought to the teacher's size, float `[B, d_T]`.
+        teacher_features: float `[B, d_T]`.
 
     Returns:
-        float [B] in [0, 2].
+        float `[B]` in [0, 2].
     """
     ours = tf.math.l2_normalize(projected, axis=-1)
     theirs = tf.math.l2_normalize(teacher_features, axis=-1)

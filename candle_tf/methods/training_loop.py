@@ -30,10 +30,10 @@ def fit(
     validation: tf.data.Dataset | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> Checkpoints:
-    """Trains up to `epochs`, from wherever an earlier call in the same folder stopped.
+    """Trains up to `epochs`; resumes after the last epoch saved in the same folder.
 
-    Writes checkpoints/, history.csv (a line an epoch), steps.csv (a line a step: the objective,
-    its terms and lambda as they were at that step) and tensorboard/ into `folder`.
+    Writes checkpoints/, history.csv (a line an epoch), steps.csv (a line a step: the total loss,
+    its losses and lambda at that step) and tensorboard/ into `folder`.
 
     Args:
         trainer: what to train.
@@ -45,16 +45,16 @@ def fit(
         callbacks: of Keras, further ones; at the end of an epoch they run before it is saved.
 
     Returns:
-        The stage's checkpoints; the trainer is as the last epoch left it.
+        The stage's checkpoints; the trainer is in its state at the end of the last epoch.
 
     Raises:
-        UserError: where a checkpoint is damaged, or the objective is no longer finite.
+        UserError: where a checkpoint is damaged, or a loss or weight is no longer finite.
     """
     checkpoints = Checkpoints(folder / "checkpoints", trainer)
     done = checkpoints.epochs_done
     if done:
         checkpoints.restore(done)
-        logging.info("%s: taken up after epoch %d of %d", folder.name, done, epochs)
+        logging.info("%s: resumes after epoch %d of %d", folder.name, done, epochs)
     if done < epochs:
         trainer.fit(
             batches(done),
@@ -74,7 +74,7 @@ def fit(
 
 
 class _StepLog(tf.keras.callbacks.Callback):
-    """A line for each step; refuses to go on with what is not finite; epoch means."""
+    """Writes a line for each step and means of each epoch; stops at values not finite."""
 
     def __init__(self, path: Path, steps: int) -> None:
         super().__init__()
@@ -92,15 +92,17 @@ class _StepLog(tf.keras.callbacks.Callback):
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if wrong:
             place = f"at step {batch + 1} of epoch {self._epoch + 1}"
-            raise _diverged(f"{wrong[0]} is {values[wrong[0]]} {place}")
+            raise _divergence_error(f"{wrong[0]} is {values[wrong[0]]} {place}")
         self._rows.append({"epoch": self._epoch + 1, "step": batch + 1, **values})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Appends the epoch's steps, and leaves their means in `logs` for callbacks after this."""
-        # The last step's update shows in no objective of this epoch, but would be saved with it.
+        # No total loss of this epoch is computed after its last update, which would be saved.
         for weight in self.model.weights:
             if not tf.reduce_all(tf.math.is_finite(weight)):
-                raise _diverged(f"the weight {weight.name} is not finite after epoch {epoch + 1}")
+                raise _divergence_error(
+                    f"the weight {weight.name} is not finite after epoch {epoch + 1}"
+                )
         kept = _lines(self._path)[: 1 + epoch * self._steps] if epoch else []
         text = _csv(self._rows, header=not kept)
         write_atomically(self._path, ("".join(kept) + text).encode())
@@ -110,7 +112,7 @@ class _StepLog(tf.keras.callbacks.Callback):
 
 
 class _EpochLog(tf.keras.callbacks.Callback):
-    """Checkpoint and history of each epoch."""
+    """Saves the checkpoint and the history of each epoch."""
 
     def __init__(self, path: Path, checkpoints: Checkpoints) -> None:
         super().__init__()
@@ -128,7 +130,7 @@ class _EpochLog(tf.keras.callbacks.Callback):
         write_atomically(self._path, _csv(self._checkpoints.history, header=True).encode())
 
 
-def _diverged(what: str) -> UserError:
+def _divergence_error(what: str) -> UserError:
     return UserError(
         f"Training diverged: {what}. The checkpoint of the epoch before is untouched; try a lower "
         "learning rate in a new run folder."

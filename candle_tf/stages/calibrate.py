@@ -20,7 +20,7 @@ from candle_tf.methods.calibration import (
     CalibrationTrainer,
     calibration_loss,
     feature_batches,
-    fresh_feature_batches,
+    online_feature_batches,
     teacher_classifier,
 )
 from candle_tf.methods.optimizers import adam, cosine_schedule
@@ -106,7 +106,7 @@ def _train_online(
         teacher, data.train, student_augmentation(config), config.calibration_resolutions
     )
     steps = steps_per_epoch(len(data.train), config.calibration_batch_size)
-    batches = partial(fresh_feature_batches, features, data.train.labels)
+    batches = partial(online_feature_batches, features, data.train.labels)
     classifier = _train_classifier(
         config, teacher, data, batches, steps * len(features.resolutions), folder
     )

@@ -1,4 +1,4 @@
-"""Fourth stage: measure teacher and student on the test set, after every choice is made."""
+"""Fourth stage: measure the teacher and the student on the test set, after every choice is made."""
 
 from dataclasses import dataclass
 

@@ -9,7 +9,7 @@ from candle_tf.methods.training_loop import fit
 from candle_tf.students.layers.annealed_sign import find_inexact_layers
 from tests.methods.test_baselines import supervised_trainer
 from tests.methods.test_distillation import binary_student, teacher_batch
-from tests.methods.test_training_phases import _annealed
+from tests.methods.test_training_phases import _annealed_student
 
 STEPS = 2
 
@@ -36,7 +36,7 @@ class _Run:
 
     def __init__(self, folder, epochs, fraction, stop_at=None, validation=None) -> None:
         tf.keras.utils.set_random_seed(0)
-        self.student = _annealed()
+        self.student = _annealed_student()
         self.trainer = supervised_trainer(self.student, "cross_entropy", adam(0.01))
         self.quantizers = find_annealed_quantizers(self.student)
         self.folder = folder
@@ -45,7 +45,7 @@ class _Run:
         try:
             self.checkpoints = fit(
                 self.trainer,
-                lambda first: _numbered(epochs).skip(STEPS * first),
+                lambda first: _batches(epochs).skip(STEPS * first),
                 steps=STEPS, epochs=epochs, folder=folder, validation=validation,
                 callbacks=[annealing, record],
             )  # fmt: skip
@@ -54,7 +54,7 @@ class _Run:
         self.temperatures = record.seen
 
 
-def _numbered(epochs: int) -> tf.data.Dataset:
+def _batches(epochs: int) -> tf.data.Dataset:
     batches = [teacher_batch(seed=number) for number in range(STEPS * epochs)]
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
     return tf.data.Dataset.from_tensor_slices(stacked)
@@ -120,4 +120,4 @@ def test_validation_in_an_annealed_epoch_runs_with_exact_signs(tmp_path):
 
 def test_other_students_have_nothing_to_anneal():
     assert find_annealed_quantizers(binary_student()) == []
-    assert len(find_annealed_quantizers(_annealed())) == 1
+    assert len(find_annealed_quantizers(_annealed_student())) == 1

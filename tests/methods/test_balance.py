@@ -58,13 +58,13 @@ def test_total_loss_with_references_and_entropy():
     assert actual == pytest.approx(0.25 * 3 / 4 + 0.75 * 0.6 / 0.8 + entropy_term, rel=1e-6)
 
 
-def _ascend(total_loss: TotalLoss, kl: float, fs: float, steps: int = 400) -> float:
+def _maximize(total_loss: TotalLoss, kl: float, fs: float, steps: int = 400) -> float:
     """The mean lambda a balancer ends at when both losses stay as they are."""
     balancer = Balancer()
     optimizer = tf.keras.optimizers.Adam(0.01, jit_compile=False)
 
     @tf.function
-    def ascend(step: tf.Tensor) -> None:
+    def maximize(step: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
             value = total_loss(tf.constant(kl), tf.constant(fs), balancer(step))
         gradients = tape.gradient(value, balancer.trainable_variables)
@@ -72,7 +72,7 @@ def _ascend(total_loss: TotalLoss, kl: float, fs: float, steps: int = 400) -> fl
         optimizer.apply_gradients(pairs)
 
     for step in range(steps):
-        ascend(tf.constant(step, tf.int64))
+        maximize(tf.constant(step, tf.int64))
     return float(_lambdas(balancer).mean())
 
 
@@ -82,7 +82,7 @@ def test_entropy_gives_the_adversary_an_inner_maximum(kl, fs):
     total_loss = TotalLoss(kl_reference=4.0, fs_reference=1.0, entropy_weight=0.2)
     best = expit((kl / 4.0 - fs / 1.0) / 0.2)
     assert 0.05 < best < 0.45
-    assert _ascend(total_loss, kl, fs) == pytest.approx(best, abs=0.02)
+    assert _maximize(total_loss, kl, fs) == pytest.approx(best, abs=0.02)
 
     grid = np.linspace(0.001, 0.999, 999).astype(np.float32)
     values = total_loss(tf.constant(kl), tf.constant(fs), tf.constant(grid)).numpy()
@@ -90,8 +90,8 @@ def test_entropy_gives_the_adversary_an_inner_maximum(kl, fs):
 
 
 def test_the_plain_adversary_runs_to_an_end():
-    assert _ascend(TotalLoss(), kl=3.0, fs=0.9) > 0.99
-    assert _ascend(TotalLoss(), kl=0.9, fs=3.0) < 0.01
+    assert _maximize(TotalLoss(), kl=3.0, fs=0.9) > 0.99
+    assert _maximize(TotalLoss(), kl=0.9, fs=3.0) < 0.01
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

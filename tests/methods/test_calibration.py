@@ -104,7 +104,7 @@ def test_classifier_has_a_scale_only_where_it_is_asked_for():
 VIEWS, IMAGES = 3, 10
 
 
-def _stored() -> tuple[list[np.ndarray], np.ndarray]:
+def _features_and_labels() -> tuple[list[np.ndarray], np.ndarray]:
     """Two resolutions; each feature vector says which (resolution, view, image) it is of."""
     grids = np.stack(np.meshgrid(np.arange(VIEWS), np.arange(IMAGES), indexing="ij"), axis=-1)
     rows = grids.reshape(-1, 2)
@@ -117,7 +117,7 @@ def _stored() -> tuple[list[np.ndarray], np.ndarray]:
 
 def _epochs(batch_size: int, first_epoch: int, epochs: int, seed: int = 0) -> list[np.ndarray]:
     """One array [steps, B, 4] per epoch: resolution, view, image, label of each example."""
-    features, labels = _stored()
+    features, labels = _features_and_labels()
     dataset = feature_batches(
         features,
         labels,

@@ -129,7 +129,7 @@ def test_a_run_killed_at_its_first_checkpoint_starts_over(tmp_path):
 
 
 def test_a_checkpoint_newer_than_the_record_does_not_count(tmp_path):
-    """A run killed between the checkpoint and its record goes on from the record."""
+    """A run killed between the checkpoint and its record resumes from the record."""
     _save(tmp_path / "run", [0.1, 0.2])
     record = (tmp_path / "run" / "progress.json").read_bytes()
     shutil.copytree(tmp_path / "run", tmp_path / "killed")

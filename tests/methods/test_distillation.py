@@ -117,7 +117,7 @@ def _values(trainer, batch) -> dict[str, float]:
     }
 
 
-def _changed(before: list[np.ndarray], layer: tf.keras.layers.Layer) -> bool:
+def _has_changed(before: list[np.ndarray], layer: tf.keras.layers.Layer) -> bool:
     after = [variable.numpy() for variable in layer.trainable_variables]
     return any((old != new).any() for old, new in zip(before, after, strict=True))
 
@@ -152,8 +152,8 @@ def test_one_step_of_the_balancer_raises_the_total_loss_with_the_student_held_st
     rise = after["objective"] - before["objective"]
     assert rise == pytest.approx(expected_rise, rel=0.1, abs=3e-7)
     assert (after["kl"], after["fs"]) == pytest.approx((before["kl"], before["fs"]), rel=1e-6)
-    assert not _changed(student, trainer.network)
-    assert not _changed(projector, trainer.projector)
+    assert not _has_changed(student, trainer.network)
+    assert not _has_changed(projector, trainer.projector)
 
 
 def test_one_step_of_the_student_lowers_the_total_loss_with_the_balancer_held_still():
@@ -169,7 +169,7 @@ def test_one_step_of_the_student_lowers_the_total_loss_with_the_balancer_held_st
     fall = before["objective"] - after["objective"]
     assert fall == pytest.approx(expected_fall, rel=0.1, abs=3e-7)
     assert after["lambda"] == before["lambda"]
-    assert not _changed(balancer, trainer.balancer)
+    assert not _has_changed(balancer, trainer.balancer)
 
 
 def test_a_step_moves_each_side_along_its_own_sign_of_one_gradient():
@@ -200,7 +200,7 @@ def test_a_training_step_moves_student_projector_and_balancer():
     before = [_weights(side) for side in sides]
     trainer.fit(tf.data.Dataset.from_tensors(teacher_batch()), verbose=0)
     for old, side in zip(before, sides, strict=True):
-        assert _changed(old, side), side.name
+        assert _has_changed(old, side), side.name
 
 
 def test_logged_losses_are_the_formula():

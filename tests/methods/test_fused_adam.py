@@ -18,7 +18,7 @@ def _gradients(steps: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(steps, *shape)).astype(np.float32)
 
 
-def _trained(optimizer, gradients: np.ndarray, constraint=None) -> np.ndarray:
+def _train(optimizer, gradients: np.ndarray, constraint=None) -> np.ndarray:
     variable = tf.Variable(np.linspace(-1, 1, 12).reshape(3, 4).astype(np.float32))
     variable._constraint = constraint
     optimizer.build([variable])
@@ -42,7 +42,7 @@ def _numpy_adam(gradients: np.ndarray, rate: float) -> np.ndarray:
 
 def test_it_is_adam():
     gradients = _gradients(20, (3, 4))
-    actual = _trained(FusedAdam(0.01, jit_compile=False), gradients)
+    actual = _train(FusedAdam(0.01, jit_compile=False), gradients)
     np.testing.assert_allclose(actual, _numpy_adam(gradients, 0.01), rtol=1e-4, atol=1e-6)
 
 
@@ -50,14 +50,14 @@ def test_it_is_adam():
 def test_it_is_kerass_adam_with_every_option(options):
     gradients = _gradients(20, (3, 4))
     rate = tf.keras.optimizers.schedules.CosineDecay(0.05, 15)
-    ours = _trained(FusedAdam(rate, jit_compile=False, **options), gradients)
-    keras = _trained(tf.keras.optimizers.Adam(rate, jit_compile=False, **options), gradients)
+    ours = _train(FusedAdam(rate, jit_compile=False, **options), gradients)
+    keras = _train(tf.keras.optimizers.Adam(rate, jit_compile=False, **options), gradients)
     np.testing.assert_allclose(ours, keras, rtol=1e-4, atol=1e-6)
 
 
 def test_constraints_hold_after_each_step():
     clip = lq.constraints.WeightClip(0.25)
-    weights = _trained(FusedAdam(0.1, jit_compile=False), _gradients(5, (3, 4)), clip)
+    weights = _train(FusedAdam(0.1, jit_compile=False), _gradients(5, (3, 4)), clip)
     assert np.abs(weights).max() <= 0.25
 
 

@@ -31,7 +31,7 @@ def _weighted_softmax_loss(logits: np.ndarray, labels: np.ndarray, weights: np.n
     return _of_label(np.log(powers / powers.sum(axis=1, keepdims=True)), labels)
 
 
-def _smoothed(logits: np.ndarray, labels: np.ndarray, rates: np.ndarray) -> np.ndarray:
+def _smooth(logits: np.ndarray, labels: np.ndarray, rates: np.ndarray) -> np.ndarray:
     classes = logits.shape[1]
     targets = np.empty(logits.shape)
     for row, label in enumerate(labels):
@@ -110,7 +110,7 @@ def test_label_aware_smoothing(counts):
     logits, labels = _case(len(counts))
     rates = losses.smoothing_rates(counts, head=0.36, tail=0.08)
     actual = losses.label_aware_smoothing(_f32(logits), labels, rates)
-    np.testing.assert_allclose(actual, _smoothed(logits, labels, rates), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, _smooth(logits, labels, rates), rtol=1e-5, atol=1e-6)
 
 
 def test_label_aware_smoothing_of_nothing_is_cross_entropy():
@@ -129,7 +129,7 @@ def test_kl_divergence(classes, temperature):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_kl_divergence_is_zero_for_equal_answers_alone():
+def test_kl_divergence_is_zero_for_equal_outputs_alone():
     teacher, _ = _case(seed=1)
     # Logits that differ by a constant mean the same probabilities.
     same = losses.kl_divergence(_f32(teacher), _f32(teacher + 5.0), 2.0).numpy()
@@ -198,7 +198,7 @@ def test_large_logits_stay_finite_and_right(size):
         ),
         "label_aware_smoothing": (
             losses.label_aware_smoothing(_f32(logits), labels, rates),
-            _smoothed(logits, labels, rates),
+            _smooth(logits, labels, rates),
         ),
         "kl_divergence": (
             losses.kl_divergence(_f32(logits), _f32(-logits), 2.0),

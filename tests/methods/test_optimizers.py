@@ -53,7 +53,7 @@ def _settings(optimizer: str, **settings) -> OptimizerSettings:
     return OptimizerSettings(optimizer, **{"learning_rate": RATE, **settings})
 
 
-def _supervised(
+def _supervised_trainer(
     settings: OptimizerSettings, student: tf.keras.Model | None = None, steps: int = 100
 ) -> SupervisedTrainer:
     student = student or binary_student()
@@ -99,7 +99,7 @@ def test_bop_flips_a_weight_whose_mean_gradient_agrees_with_it():
     """Three steps against Helwegen et al., algorithm 1, written in NumPy."""
     gamma, threshold = 0.3, 1e-3
     settings = _settings("bop", binary_learning_rate=gamma, bop_threshold=threshold)
-    trainer = _supervised(settings, steps=10**9)
+    trainer = _supervised_trainer(settings, steps=10**9)
     names = [kernel.name for kernel in _kernels(trainer)]
     mean = dict.fromkeys(names, 0.0)
     flipped = kept = 0
@@ -122,7 +122,7 @@ def test_bop_flips_a_weight_whose_mean_gradient_agrees_with_it():
 
 def test_bops_kernels_are_their_own_quantized_values_and_the_rest_moves_by_adam():
     plain = binary_student()
-    trainer = _supervised(_settings("bop", binary_learning_rate=0.5))
+    trainer = _supervised_trainer(_settings("bop", binary_learning_rate=0.5))
     for layer in binary_layers(plain):
         own = trainer.network.get_layer(layer.name).kernel.numpy()
         np.testing.assert_array_equal(own, np.where(layer.kernel.numpy() >= 0, 1.0, -1.0))
@@ -145,7 +145,9 @@ def _assert_first_adam_step(before, after, gradient, rate):
 
 
 def test_adam_sgd_is_adam_on_binary_kernels_and_sgd_on_the_rest():
-    trainer = _supervised(_settings("adam_sgd", learning_rate=0.1, binary_learning_rate=0.002))
+    trainer = _supervised_trainer(
+        _settings("adam_sgd", learning_rate=0.1, binary_learning_rate=0.002)
+    )
     binary = {kernel.name for kernel in _kernels(trainer)}
     gradients, before = _gradients(trainer, _batch()), _state(trainer)
     trainer.train_step(_batch())
@@ -160,7 +162,7 @@ def test_adam_sgd_is_adam_on_binary_kernels_and_sgd_on_the_rest():
 
 
 def test_adam_sgd_has_momentum():
-    trainer = _supervised(_settings("adam_sgd", learning_rate=0.1), steps=10**9)
+    trainer = _supervised_trainer(_settings("adam_sgd", learning_rate=0.1), steps=10**9)
     name, velocity = "logits/kernel:0", 0.0
     for step in range(3):
         gradient, before = _gradients(trainer, _batch(step))[name], _state(trainer)[name]
@@ -187,7 +189,7 @@ def test_every_weight_is_moved_by_one_optimizer(name):
 
 
 def test_adam_alone_has_one_optimizer_of_the_published_kind():
-    (group,) = _supervised(_settings("adam")).parameter_groups
+    (group,) = _supervised_trainer(_settings("adam")).parameter_groups
     assert group.optimizer.get_config()["weight_decay"] is None
     assert group.optimizer.get_config()["name"] == "Adam"
 
@@ -257,11 +259,11 @@ def test_bop_refuses_a_quantizer_that_would_stop_or_change_its_weights(kind):
     x = tf.keras.layers.Dense(CLASSES)(tf.keras.layers.GlobalAveragePooling2D()(x))
     student = tf.keras.Model(pixels, {"logits": x})
     with pytest.raises(UserError, match="--optimizer=bop cannot train odd_conv"):
-        _supervised(_settings("bop"), student)
-    _supervised(_settings("adam"), student)
+        _supervised_trainer(_settings("bop"), student)
+    _supervised_trainer(_settings("adam"), student)
 
 
-def _numbered(first_epoch: int) -> tf.data.Dataset:
+def _batches_from(first_epoch: int) -> tf.data.Dataset:
     batches = [teacher_batch(seed=number) for number in range(12)]
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
     return tf.data.Dataset.from_tensor_slices(stacked).skip(3 * first_epoch)
@@ -270,7 +272,7 @@ def _numbered(first_epoch: int) -> tf.data.Dataset:
 def _fit(trainer, folder, interrupt: bool = False) -> None:
     callback = tf.keras.callbacks.LambdaCallback(on_epoch_begin=_stop_at_third)
     fit(
-        trainer, _numbered, steps=3, epochs=4, folder=folder,
+        trainer, _batches_from, steps=3, epochs=4, folder=folder,
         callbacks=[callback] if interrupt else [],
     )  # fmt: skip
 
@@ -289,7 +291,7 @@ def _stop_at_third(epoch, logs):  # noqa: ARG001
 )
 def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, name, settings):
     settings = _settings(name, warmup_fraction=0.1, **settings)
-    whole, interrupted, resumed = (_supervised(settings, steps=12) for _ in range(3))
+    whole, interrupted, resumed = (_supervised_trainer(settings, steps=12) for _ in range(3))
     start = _state(whole)
     _fit(whole, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -311,7 +313,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, name, settings):
 
 def test_bop_learns():
     settings = _settings("bop", binary_learning_rate=0.1, bop_threshold=1e-5)
-    trainer = _supervised(settings, steps=60)
+    trainer = _supervised_trainer(settings, steps=60)
     first = float(trainer.train_step(_batch())["objective"])
     data = tf.data.Dataset.from_tensors(teacher_batch()).repeat(60)
     last = trainer.fit(data, verbose=0).history["objective"][-1]

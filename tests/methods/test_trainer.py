@@ -50,10 +50,10 @@ def test_groups_move_at_once_in_their_own_directions():
 
 def test_a_new_trainer_has_every_optimizers_slots():
     weights = [tf.Variable(tf.ones([3])), tf.Variable(tf.ones([2]))]
-    descent, ascent = adam(0.1), adam(0.1)
-    groups = [ParameterGroup(weights[:1], descent), ParameterGroup(weights[1:], ascent, True)]
+    minimizer, maximizer = adam(0.1), adam(0.1)
+    groups = [ParameterGroup(weights[:1], minimizer), ParameterGroup(weights[1:], maximizer, True)]
     _Saddle(*(tf.Variable(0.0) for _ in range(3)), groups)
-    for optimizer, weight in ((descent, weights[0]), (ascent, weights[1])):
+    for optimizer, weight in ((minimizer, weights[0]), (maximizer, weights[1])):
         shapes = [variable.shape.as_list() for variable in optimizer.variables]
         assert shapes.count(weight.shape.as_list()) == 2
 

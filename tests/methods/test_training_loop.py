@@ -169,7 +169,7 @@ def test_tensorboard_shows_the_history(runs):
 # Part 2: in this process, a small network in float.
 
 
-def _supervised(seed: int = 0, rate: float = 0.05) -> SupervisedTrainer:
+def _supervised_trainer(seed: int = 0, rate: float = 0.05) -> SupervisedTrainer:
     tf.keras.utils.set_random_seed(seed)
     pixels = tf.keras.Input((8, 8, 3))
     x = tf.keras.layers.Flatten()(tf.keras.layers.Rescaling(1 / 255)(pixels))
@@ -179,7 +179,7 @@ def _supervised(seed: int = 0, rate: float = 0.05) -> SupervisedTrainer:
     return supervised_trainer(network, "cross_entropy", adam(rate))
 
 
-def _numbered(first_epoch: int, spoiled: int | None = None) -> tf.data.Dataset:
+def _batches_from(first_epoch: int, spoiled: int | None = None) -> tf.data.Dataset:
     """Three batches an epoch; that number `spoiled` holds what no training survives."""
     batches = [teacher_batch(seed=number) for number in range(30)]
     if spoiled is not None:
@@ -188,16 +188,16 @@ def _numbered(first_epoch: int, spoiled: int | None = None) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(stacked).skip(3 * first_epoch)
 
 
-def _fit(trainer, folder, epochs: int, batches=_numbered, validation=None) -> Checkpoints:
+def _fit(trainer, folder, epochs: int, batches=_batches_from, validation=None) -> Checkpoints:
     return fit(trainer, batches, steps=3, epochs=epochs, folder=folder, validation=validation)
 
 
 def test_a_stage_resumes_where_it_was_interrupted(tmp_path):
-    whole = _supervised()
+    whole = _supervised_trainer()
     validation = tf.data.Dataset.from_tensors(teacher_batch(32, seed=99))
     expected = _fit(whole, tmp_path / "whole", 4, validation=validation)
 
-    interrupted = _supervised()
+    interrupted = _supervised_trainer()
     evaluate, epochs_seen = interrupted.evaluate, []
 
     def stop_in_third_epoch(*args, **kwargs):
@@ -209,7 +209,7 @@ def test_a_stage_resumes_where_it_was_interrupted(tmp_path):
     interrupted.evaluate = stop_in_third_epoch
     with pytest.raises(KeyboardInterrupt):
         _fit(interrupted, tmp_path / "run", 4, validation=validation)
-    resumed = _supervised(seed=5)
+    resumed = _supervised_trainer(seed=5)
     checkpoints = _fit(resumed, tmp_path / "run", 4, validation=validation)
 
     for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
@@ -220,7 +220,7 @@ def test_a_stage_resumes_where_it_was_interrupted(tmp_path):
 
 
 def test_a_finished_stage_is_left_as_it_is(tmp_path):
-    first = _supervised()
+    first = _supervised_trainer()
     _fit(first, tmp_path, 2)
     files = ("steps.csv", "history.csv", "checkpoints/progress.json")
     before = [(tmp_path / name).read_bytes() for name in files]
@@ -228,7 +228,7 @@ def test_a_finished_stage_is_left_as_it_is(tmp_path):
     def refuse(first_epoch: int) -> tf.data.Dataset:
         raise AssertionError(f"asked for the batches of epoch {first_epoch}")
 
-    again = _supervised(seed=5)
+    again = _supervised_trainer(seed=5)
     checkpoints = _fit(again, tmp_path, 2, batches=refuse)
     assert checkpoints.epochs_done == 2
     for one, other in zip(again.get_weights(), first.get_weights(), strict=True):
@@ -237,7 +237,7 @@ def test_a_finished_stage_is_left_as_it_is(tmp_path):
 
 
 def test_the_best_epoch_can_be_restored(tmp_path):
-    trainer = _supervised(rate=0.5)
+    trainer = _supervised_trainer(rate=0.5)
     validation = tf.data.Dataset.from_tensors(teacher_batch(64, seed=99))
     checkpoints = _fit(trainer, tmp_path, 5, validation=validation)
     scores = [row[SCORE] for row in checkpoints.history]
@@ -249,22 +249,22 @@ def test_the_best_epoch_can_be_restored(tmp_path):
 
 
 def test_without_validation_there_is_no_score_and_the_last_is_best(tmp_path):
-    checkpoints = _fit(_supervised(), tmp_path, 2)
+    checkpoints = _fit(_supervised_trainer(), tmp_path, 2)
     assert set(checkpoints.history[0]) == {"epoch", "objective", "seconds"}
     assert checkpoints.best_epoch == 2
 
 
 def test_a_total_loss_that_is_no_number_stops_the_run(tmp_path):
     # Batch number 4, counted from 0, is the second step of the second epoch.
-    spoiled = _supervised()
+    spoiled = _supervised_trainer()
     with pytest.raises(UserError, match=r"objective is nan at step 2 of epoch 2"):
-        _fit(spoiled, tmp_path, 3, batches=lambda first: _numbered(first, spoiled=4))
+        _fit(spoiled, tmp_path, 3, batches=lambda first: _batches_from(first, spoiled=4))
     assert [row["epoch"] for row in _rows(tmp_path / "history.csv")] == [1]
     assert len(_rows(tmp_path / "steps.csv")) == 3
 
-    trainer = _supervised(seed=5)
+    trainer = _supervised_trainer(seed=5)
     Checkpoints(tmp_path / "checkpoints", trainer).restore(1)
-    one_epoch = _supervised()
+    one_epoch = _supervised_trainer()
     _fit(one_epoch, tmp_path / "other", 1)
     for one, other in zip(trainer.get_weights(), one_epoch.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
@@ -273,7 +273,7 @@ def test_a_total_loss_that_is_no_number_stops_the_run(tmp_path):
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path, epochs):
     """The last step of an epoch can ruin the weights while its total loss is still a number."""
-    trainer = _supervised()
+    trainer = _supervised_trainer()
     compute_losses = trainer.compute_losses
 
     @tf.custom_gradient
@@ -291,16 +291,16 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path, epochs):
     with pytest.raises(UserError, match="not finite after epoch 2"):
         _fit(trainer, tmp_path, epochs)
     assert [row["epoch"] for row in _rows(tmp_path / "history.csv")] == [1]
-    resumed = _supervised(seed=5)
+    resumed = _supervised_trainer(seed=5)
     assert _fit(resumed, tmp_path, 2).epochs_done == 2
     assert all(np.isfinite(weight).all() for weight in resumed.get_weights())
 
 
 def test_steps_of_an_epoch_that_was_not_saved_are_written_over(tmp_path):
-    _fit(_supervised(), tmp_path, 2)
+    _fit(_supervised_trainer(), tmp_path, 2)
     log = tmp_path / "steps.csv"
     log.write_text(log.read_text() + "3,1,9.0\n3,2,9.0\n3,3,9.0\n")
-    _fit(_supervised(), tmp_path, 4)
+    _fit(_supervised_trainer(), tmp_path, 4)
     rows = _rows(log)
     assert [(row["epoch"], row["step"]) for row in rows] == [
         (epoch, step) for epoch in (1, 2, 3, 4) for step in (1, 2, 3)
@@ -309,13 +309,13 @@ def test_steps_of_an_epoch_that_was_not_saved_are_written_over(tmp_path):
 
 
 def test_a_damaged_checkpoint_stops_the_run_before_it_trains(tmp_path):
-    _fit(_supervised(), tmp_path, 1)
+    _fit(_supervised_trainer(), tmp_path, 1)
     (path,) = (tmp_path / "checkpoints").glob("epoch-0001.data-*")
     data = bytearray(path.read_bytes())
     data[-1] ^= 0x80
     path.write_bytes(data)
     with pytest.raises(UserError, match=path.name):
-        _fit(_supervised(), tmp_path, 2)
+        _fit(_supervised_trainer(), tmp_path, 2)
     assert len(_rows(tmp_path / "history.csv")) == 1
 
 

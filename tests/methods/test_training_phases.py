@@ -24,7 +24,7 @@ def _pixels() -> np.ndarray:
     return teacher_batch()["inputs"]
 
 
-def _randomized(model: tf.keras.Model, seed: int = 0) -> tf.keras.Model:
+def _randomize(model: tf.keras.Model, seed: int = 0) -> tf.keras.Model:
     rng = np.random.default_rng(seed)
     model.set_weights([rng.uniform(0.1, 0.9, weight.shape) for weight in model.get_weights()])
     return model
@@ -84,7 +84,7 @@ def test_phase_two_begins_with_the_weights_and_statistics_of_phase_one():
         np.testing.assert_allclose(quantized, np.broadcast_to(expected, quantized.shape), rtol=1e-5)
 
 
-def _annealed() -> tf.keras.Model:
+def _annealed_student() -> tf.keras.Model:
     pixels = tf.keras.Input((8, 8, 3))
     x = ApproxSign()(tf.keras.layers.Conv2D(8, 3, name="stem_conv")(pixels))
     x = lq.layers.QuantConv2D(
@@ -96,10 +96,10 @@ def _annealed() -> tf.keras.Model:
 
 
 def test_an_annealed_student_keeps_its_own_temperature():
-    student = _annealed()
+    student = _annealed_student()
     quantizer = student.get_layer("conv").kernel_quantizer
     quantizer.anneal(0.25)
-    first = _randomized(clone_with_float_kernels(student))
+    first = _randomize(clone_with_float_kernels(student))
     copy_weights(first, student)
     assert quantizer.temperature.numpy() == 0.25
     kernel = student.get_layer("conv").kernel.numpy()

@@ -1,4 +1,4 @@
-"""Whole runs as a user starts them: finished, killed and taken up, repeated, refused."""
+"""Whole runs as a user starts them: finished, killed and resumed, repeated, refused."""
 
 import hashlib
 import json
@@ -137,8 +137,8 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, tmp_path):
 
     again = _run(run_dir)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert "student: taken up after epoch" in again.stderr
-    assert "calibrate: taken up after epoch 3 of 3" in again.stderr
+    assert "student: resumes after epoch" in again.stderr
+    assert "calibrate: resumes after epoch 3 of 3" in again.stderr
 
     expected, actual = _variables(whole, EPOCHS), _variables(run_dir, EPOCHS)
     assert expected.keys() == actual.keys()

@@ -13,7 +13,7 @@ from candle_tf.data.augment.views import Views, first_views
 from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import training_batches
 from candle_tf.data.subset import Subset
-from candle_tf.methods.calibration import fresh_feature_batches, teacher_classifier
+from candle_tf.methods.calibration import online_feature_batches, teacher_classifier
 from candle_tf.teachers.features import (
     OnlineFeatures,
     cached_features,
@@ -164,7 +164,7 @@ def test_calibration_on_new_views_sees_each_image_at_each_resolution(examples):
     features = OnlineFeatures(teacher, examples, AUGMENTATION, RESOLUTIONS)
 
     def epochs(first_epoch):
-        return list(fresh_feature_batches(
+        return list(online_feature_batches(
             features, examples.labels, batch_size=8, seed=1, first_epoch=first_epoch, epochs=2
         ).as_numpy_iterator())  # fmt: skip
 

@@ -21,7 +21,7 @@ from candle_tf.methods.calibration import (
     CalibrationTrainer,
     calibration_loss,
     feature_batches,
-    fresh_feature_batches,
+    online_feature_batches,
     teacher_classifier,
 )
 from candle_tf.methods.optimizers import adam
@@ -112,7 +112,7 @@ def calibrate_ratio(
             features[:] = [np.array(stored) for stored in looks]
 
     def backbone_epoch() -> None:
-        batches = iter(_batches(fresh_feature_batches, fresh, examples.labels, epochs=1))
+        batches = iter(_batches(online_feature_batches, fresh, examples.labels, epochs=1))
         each = steps_per_epoch(len(examples), _CALIBRATION_BATCH)
         for _ in range(each * len(resolutions)):
             logs = step(batches)
