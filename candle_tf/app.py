@@ -112,13 +112,26 @@ def run(main: Callable[[list[str]], None], takes_arguments: bool = False) -> Non
 def _parse(argv: list[str]) -> list[str]:
     """Reads the command line into the flags; what it does not understand ends the process."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([_installed_flagfile(argument) for argument in argv])
     except flags.IllegalFlagValueError as error:
         _fail(_illegal_value(str(error)))
     except flags.Error as error:
         _fail(str(error).removeprefix("ERROR:: "))
     except UnicodeDecodeError as error:  # absl reads flagfiles as UTF-8
         _fail(f"a flagfile is not a text file: {error}")
+
+
+def _installed_flagfile(argument: str) -> str:
+    """--flagfile=configs/NAME.cfg, of the configurations that come with an installed package.
+
+    A file that is there where the argument says goes before.
+    """
+    option, _, given = argument.partition("=")
+    if option.lstrip("-") != "flagfile" or not given or Path(given).exists():
+        return argument
+    installed = Path(__file__).parent / "configs" / Path(given).name
+    is_ours = Path(given).parent.name == "configs" and installed.is_file()
+    return f"{option}={installed}" if is_ours else argument
 
 
 def _illegal_value(message: str) -> str:

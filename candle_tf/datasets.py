@@ -87,6 +87,11 @@ def main() -> None:
     print("How to get a data set that is not here: python -m candle_tf.train --dataset=<name>.")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """What `candle-datasets` and `python -m candle_tf.datasets` run."""
     define_flags()
     app.run(lambda _: main())
+
+
+if __name__ == "__main__":
+    command()

@@ -26,5 +26,10 @@ def main() -> None:
     print(compare(runs, _HTML.value, _JSON.value))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """What `candle-report` and `python -m candle_tf.report` run."""
     app.run(lambda _: main())
+
+
+if __name__ == "__main__":
+    command()

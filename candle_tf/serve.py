@@ -81,5 +81,10 @@ def _require_packages() -> None:
         )
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """What `candle-serve` and `python -m candle_tf.serve` run."""
     app.run(lambda _: main())
+
+
+if __name__ == "__main__":
+    command()

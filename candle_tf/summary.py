@@ -142,6 +142,11 @@ def main() -> None:
     print(summary_text(summary))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """What `candle-summary` and `python -m candle_tf.summary` run."""
     define_flags()
     app.run(lambda _: main())
+
+
+if __name__ == "__main__":
+    command()

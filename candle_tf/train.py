@@ -21,6 +21,11 @@ def main(config: Config) -> None:
           f"{folder.path / 'report.html'}.")  # fmt: skip
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """What `candle-train` and `python -m candle_tf.train` run."""
     app.define_config_flags()
     app.run(lambda _: main(app.config_from_flags()))
+
+
+if __name__ == "__main__":
+    command()

@@ -52,6 +52,8 @@ def sidecar(
             "shape": [1, side, side, 3],
             "layout": "batch, height, width, colour",
             "colours": "red, green, blue in 0..255",
+            # What "preprocessing" says in words, for programs.
+            "resizing": {"stored_side": image_side, "resize": "crop" if crop else "stretch"},
         },
         "output": {
             "name": "logits",

@@ -1,0 +1,74 @@
+"""Image files to classify: single files, folders and archives, in order.
+
+with open_image_files(["cat.jpg", "photos/", "more.zip"]) as files:
+    [file.name for file in files]
+    files[0].read()                                   # the bytes
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from candle_tf.data.sources.archives import open_tree
+from candle_tf.data.sources.file_tree import is_image, read_file
+from candle_tf.errors import UserError
+
+_ADVICE = "Give image files, folders of them, or ZIP or TAR files."
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image.
+
+    Attributes:
+        name: its path as given; in a folder or an archive, that path and the file's in it.
+        read: gives its bytes; may be called from several threads at once. Raises `UserError` where
+            they cannot be read.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+
+@contextmanager
+def open_image_files(paths: Sequence[str | Path]) -> Iterator[list[ImageFile]]:
+    """Lists images; what has no image's extension in folders and archives is passed over.
+
+    Args:
+        paths: files, folders and ZIP or TAR archives. A file that is named is an image whatever its
+            name is, unless it is an archive.
+
+    Raises:
+        UserError: where a path does not exist or an archive is damaged, and where there is no image
+            at all.
+    """
+    with ExitStack() as opened:
+        files: list[ImageFile] = []
+        for given in paths:
+            path = Path(given).expanduser()
+            if path.is_file() and (is_image(path.name) or not _is_archive(path)):
+                files.append(ImageFile(str(path), _reader(read_file, path)))
+                continue
+            tree = open_tree(path, _ADVICE)
+            opened.callback(tree.close)
+            files += [
+                ImageFile(f"{path}/{name}", _reader(tree.read, name))
+                for name in tree.files
+                if is_image(name)
+            ]
+        if not files:
+            raise UserError(f"There is no image in {', '.join(map(str, paths))}. {_ADVICE}")
+        yield files
+
+
+def _reader(read: Callable[..., bytes], name: object) -> Callable[[], bytes]:
+    return lambda: read(name)
+
+
+def _is_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(265)
+    return (
+        start.startswith((b"PK", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")) or start[257:262] == b"ustar"
+    )

@@ -1,0 +1,223 @@
+"""An exported student, loaded to classify images: from a run, an export or one of its files.
+
+    student = load_exported("runs/flowers")     # or runs/flowers/export, or a file of it
+    scores = student.scores([image])            # image: uint8 [H, W, 3], as decoded
+    student.labels[scores[0].argmax()]
+
+Preprocessing is evaluation's own (`data.augment.transform`): bit for bit what was measured.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from candle_tf.data.augment.transform import student_pixels
+from candle_tf.deploy.tflite.interpreters import (
+    Interpreter,
+    open_compute_engine,
+    open_litert,
+)
+from candle_tf.errors import UserError
+from candle_tf.files import sha256_of_file
+from candle_tf.metrics import softmax
+
+RUNTIMES = ("auto", "lce", "float", "saved_model")
+METADATA = "student.json"
+SAVED_MODELS = "saved_model"
+_FILES = {"lce": "student.lce.tflite", "float": "student.float.tflite"}
+
+
+@dataclass(frozen=True)
+class ExportedStudent:
+    """A loaded student.
+
+    Attributes:
+        source: what was loaded, for messages.
+        runtime: "lce", "float" or "saved_model".
+        labels: class names in the order of the logits.
+        stored_side: side in pixels of the square to which an image is resized first.
+        image_size: side in pixels of the student's input.
+        resize: "stretch" (the whole image), or "crop" (its central square).
+        scores_of: from pixels, uint8 [N, S, S, 3], to the softmax over classes, float32 [N, C].
+    """
+
+    source: str
+    runtime: str
+    labels: tuple[str, ...]
+    stored_side: int
+    image_size: int
+    resize: str
+    scores_of: Callable[[np.ndarray], np.ndarray]
+
+    def preprocess(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """From decoded images, uint8 [H, W, 3] each, to the student's input, uint8 [N, S, S, 3]."""
+        return np.stack(
+            [
+                student_pixels(
+                    image, resize=self.resize, side=self.stored_side, image_size=self.image_size
+                )
+                for image in images
+            ]
+        )
+
+    def scores(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Softmax over classes, float32 [N, C], of decoded images, uint8 [H, W, 3] each.
+
+        Raises:
+            UserError: for an array that is no such image.
+        """
+        for number, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise UserError(
+                    f"Image {number} is {image.dtype} {list(image.shape)}; give uint8 "
+                    "[height, width, 3], red, green, blue in 0..255."
+                )
+        if not len(images):
+            return np.zeros((0, len(self.labels)), np.float32)
+        return self.scores_of(self.preprocess(images))
+
+
+def load_exported(path: str | Path, runtime: str = "auto") -> ExportedStudent:
+    """Loads a student.
+
+    Args:
+        path: a run's folder, its export folder, a numbered SavedModel in that or the folder of all
+            of them, or one of its TFLite files.
+        runtime: "lce" (the Larq Compute Engine), "float" (the float32 reference model in LiteRT),
+            "saved_model" (TensorFlow), or "auto": what `path` names, else the engine.
+
+    Raises:
+        UserError: where nothing of the kind is there, files are damaged or do not belong together.
+    """
+    if runtime not in RUNTIMES:
+        raise UserError(f"--runtime={runtime} is not known; it is one of {', '.join(RUNTIMES)}.")
+    folder, named = _find_export(Path(path).expanduser())
+    if runtime not in ("auto", named or runtime):
+        raise UserError(f"--runtime={runtime} contradicts {path}, which is for --runtime={named}.")
+    chosen = named or ("lce" if runtime == "auto" else runtime)
+    metadata = _read_metadata(folder / METADATA)
+    if chosen == "saved_model":
+        saved_model = _newest_version(Path(path).expanduser(), folder)
+        scores_of = _open_saved_model(saved_model)
+        source = saved_model
+    else:
+        source = folder / _FILES[chosen]
+        scores_of = _scores_of_interpreter(_open_tflite(source, chosen, metadata))
+    return ExportedStudent(str(source), chosen, scores_of=scores_of, **_input_of(metadata, folder))
+
+
+def _find_export(path: Path) -> tuple[Path, str | None]:
+    """The export folder that a path belongs to, and the runtime that it names, if any."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run's folder, its export or a file of it.")
+    if path.is_file():
+        runtimes = {name: runtime for runtime, name in _FILES.items()}
+        if path.name in runtimes and (path.parent / METADATA).is_file():
+            return path.parent, runtimes[path.name]
+        raise UserError(
+            f"{path} is no {' or '.join(runtimes)} with its {METADATA} beside it, which holds "
+            "labels and preprocessing; give the export folder of a run."
+        )
+    candidates: list[tuple[Path, str | None]] = [
+        (path, None),
+        (path / "export", None),
+        (path.parent, "saved_model"),  # export/saved_model
+        (path.parent.parent, "saved_model"),  # export/saved_model/1
+    ]
+    for folder, runtime in candidates:
+        if (folder / METADATA).is_file():
+            return folder, runtime
+    raise UserError(
+        f"{path} holds no export: there is no {METADATA} in it or in {path / 'export'}. Give the "
+        "folder of a finished run (python -m candle_tf.train), or its export."
+    )
+
+
+def _newest_version(path: Path, folder: Path) -> Path:
+    if (path / "saved_model.pb").is_file():
+        return path
+    base = folder / SAVED_MODELS
+    versions = [entry for entry in base.glob("*") if re.fullmatch(r"[0-9]+", entry.name)]
+    if not versions:
+        raise UserError(f"{base} holds no numbered SavedModel; export the run again.")
+    return max(versions, key=lambda entry: int(entry.name))
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(metadata["labels"], list) or not isinstance(metadata["files"], dict):
+            raise ValueError("labels or files are missing")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): export the run again.") from error
+    return metadata
+
+
+def _input_of(metadata: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Labels and preprocessing; before version 0.2 the latter was in the run's settings alone."""
+    resizing = metadata["input"].get("resizing")
+    if resizing is None:
+        resizing = _resizing_of_run(folder.parent / "config.json", folder)
+    return {
+        "labels": tuple(metadata["labels"]),
+        "stored_side": int(resizing["stored_side"]),
+        "resize": resizing["resize"],
+        "image_size": int(metadata["input"]["shape"][1]),
+    }
+
+
+def _resizing_of_run(config: Path, folder: Path) -> dict[str, Any]:
+    from candle_tf.data.images.store import store_side
+
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+        resize = str(settings["resize"])
+        sides = settings["image_size"], tuple(settings["calibration_resolutions"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / METADATA} was written before version 0.2 and does not say how images are "
+            f"resized, and the run's {config} cannot be read ({error}): export the run again."
+        ) from error
+    return {"stored_side": store_side(*sides, resize), "resize": resize}
+
+
+def _open_tflite(path: Path, runtime: str, metadata: dict[str, Any]) -> Interpreter:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; export the run again, or give another --runtime.")
+    expected = metadata["files"].get(path.name, {}).get("sha256")
+    if expected != sha256_of_file(path):
+        raise UserError(
+            f"{path} is not the file that {path.parent / METADATA} describes (SHA-256 differs): "
+            "restore it or export the run again."
+        )
+    opener = open_compute_engine if runtime == "lce" else open_litert
+    return opener(path.read_bytes(), str(path))
+
+
+def _scores_of_interpreter(interpreter: Interpreter) -> Callable[[np.ndarray], np.ndarray]:
+    def scores(pixels: np.ndarray) -> np.ndarray:
+        logits = np.concatenate([interpreter(pixels[i : i + 1]) for i in range(len(pixels))])
+        return softmax(logits).astype(np.float32)
+
+    return scores
+
+
+def _open_saved_model(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        signature = loaded.signatures["pixels"]
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise UserError(f"{folder} cannot be loaded ({error}): export the run again.") from error
+
+    def scores(pixels: np.ndarray) -> np.ndarray:
+        assert loaded is not None  # the signature does not keep its variables alive
+        return signature(pixels=tf.constant(pixels))["scores"].numpy()
+
+    return scores

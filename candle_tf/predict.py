@@ -1,0 +1,94 @@
+"""Classifies images with an exported student.
+
+    python -m candle_tf.predict runs/quickstart photos/ more.zip --top=3
+    python -m candle_tf.predict runs/quickstart/export photos/ --csv=photos.csv --html=photos.html
+
+The first argument is a run's folder, its export or one file of that; what follows are image files,
+folders and archives. A file that is no readable image is a row with its reason, and makes the exit
+code 1.
+"""
+
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import flags, logging
+
+from candle_tf import app
+from candle_tf.errors import UserError
+
+_RUNTIME = flags.DEFINE_enum(
+    "runtime",
+    "auto",
+    ("auto", "lce", "float", "saved_model"),
+    "lce: the Larq Compute Engine; float: the float32 reference model in LiteRT; saved_model: "
+    "TensorFlow; auto: what the first argument names, else the engine",
+)
+_TOP = flags.DEFINE_integer("top", 5, "most likely classes of each image", lower_bound=1)
+_CSV = flags.DEFINE_string("csv", "", "a file to write the predictions to as CSV")
+_JSONL = flags.DEFINE_string("jsonl", "", "a file to write the predictions to as JSON Lines")
+_HTML = flags.DEFINE_string("html", "", "a page to write, with the images (best below 1,000)")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "images at once", lower_bound=1)
+
+_PROGRESS_SECONDS = 30.0
+
+
+def main(arguments: list[str]) -> None:
+    """Classifies all images; prints CSV where no file is asked for."""
+    if len(arguments) < 2:
+        raise UserError(
+            "Give a run's folder and what to classify: python -m candle_tf.predict RUN IMAGES..."
+        )
+    from candle_tf.data.sources.image_files import open_image_files
+    from candle_tf.deploy.exported_student import load_exported
+    from candle_tf.reporting import predictions as output
+    from candle_tf.stages.predict import Prediction, predict
+
+    student = load_exported(arguments[0], _RUNTIME.value)
+    with open_image_files(arguments[1:]) as files:
+        top = min(_TOP.value, len(student.labels))
+        found: list[Prediction] = []
+        began = time.monotonic()
+
+        def follow(results: Iterator[Prediction]) -> Iterator[Prediction]:
+            told = began
+            for result in results:
+                found.append(result)
+                if time.monotonic() - told > _PROGRESS_SECONDS:
+                    told = time.monotonic()
+                    logging.info("%s", _rate(len(found), len(files), told - began))
+                yield result
+
+        results = follow(predict(student, files, top, _BATCH_SIZE.value))
+        if not (_CSV.value or _JSONL.value or _HTML.value):
+            sys.stdout.writelines(output.csv_lines(results, top))
+        else:
+            for _ in results:
+                pass
+        if _CSV.value:
+            output.write_lines(Path(_CSV.value).expanduser(), output.csv_lines(found, top))
+        if _JSONL.value:
+            output.write_lines(Path(_JSONL.value).expanduser(), output.json_lines(found))
+        if _HTML.value:
+            page = Path(_HTML.value).expanduser()
+            output.write_page(page, f"Predictions of {student.source}", found)
+        logging.info("%s", _rate(len(found), len(files), time.monotonic() - began))
+    bad = [each for each in found if each.error]
+    if bad:
+        reasons = "\n".join(each.error for each in itertools.islice(bad, 10))
+        raise SystemExit(f"{len(bad)} of {len(found)} images could not be classified:\n{reasons}")
+
+
+def _rate(done: int, total: int, seconds: float) -> str:
+    return f"{done} of {total} images, {done / max(seconds, 1e-9):.0f} images/s"
+
+
+def command() -> None:
+    """What `candle-predict` and `python -m candle_tf.predict` run."""
+    app.run(lambda argv: main(argv[1:]), takes_arguments=True)
+
+
+if __name__ == "__main__":
+    command()

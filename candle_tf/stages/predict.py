@@ -1,0 +1,88 @@
+"""Classifies image files with an exported student, in batches, decoding several at once."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from candle_tf.data.images.decode import decode_image
+from candle_tf.data.sources.image_files import ImageFile
+from candle_tf.deploy.exported_student import ExportedStudent
+from candle_tf.errors import UserError
+
+BATCH_SIZE = 64
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a student says of one image.
+
+    Attributes:
+        name: of the image.
+        classes: the k most likely class names, the most likely first; empty for a bad image.
+        scores: their softmax, 0 to 1.
+        error: why the image could not be classified; empty for a good one.
+        image: the student's input, uint8 [S, S, 3]; None for a bad image.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    scores: tuple[float, ...]
+    error: str = ""
+    image: np.ndarray | None = None
+
+
+def predict(
+    student: ExportedStudent,
+    files: Sequence[ImageFile],
+    top: int = 5,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[Prediction]:
+    """One prediction for each file, in order; no more than two batches are in memory.
+
+    Args:
+        student: as loaded.
+        files: the images.
+        top: k, at most as many as there are classes.
+        batch_size: images that the student gets at once.
+
+    Yields:
+        Predictions; of a file that cannot be read or decoded, one with an `error`.
+    """
+    top = min(top, len(student.labels))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
+        decoding = [pool.submit(_decode, student, file) for file in batches[0]] if batches else []
+        for number, batch in enumerate(batches):
+            inputs = [future.result() for future in decoding]
+            following = batches[number + 1] if number + 1 < len(batches) else []
+            decoding = [pool.submit(_decode, student, file) for file in following]
+            yield from _classify(student, batch, inputs, top)
+
+
+def _decode(student: ExportedStudent, file: ImageFile) -> np.ndarray | UserError:
+    """The student's input, uint8 [S, S, 3], or why there is none."""
+    try:
+        return student.preprocess([decode_image(file.read(), file.name)])[0]
+    except UserError as error:
+        return error
+
+
+def _classify(
+    student: ExportedStudent,
+    files: Sequence[ImageFile],
+    inputs: Sequence[np.ndarray | UserError],
+    top: int,
+) -> Iterator[Prediction]:
+    images = [image for image in inputs if isinstance(image, np.ndarray)]
+    scores = iter(student.scores_of(np.stack(images)) if images else ())
+    for file, image in zip(files, inputs, strict=True):
+        if isinstance(image, UserError):
+            yield Prediction(file.name, (), (), error=str(image))
+            continue
+        row = next(scores)
+        best = np.argsort(-row, kind="stable")[:top]
+        classes = tuple(student.labels[i] for i in best)
+        yield Prediction(file.name, classes, tuple(float(row[i]) for i in best), image=image)

@@ -1,0 +1,12 @@
+"""What pyproject.toml cannot say: configs/ is installed as the package `candle_tf.configs`."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["candle_tf*"]), "candle_tf.configs"],
+    package_dir={"candle_tf.configs": "configs"},
+    package_data={
+        "candle_tf": ["py.typed", "native/*.cc", "native/*.h"],
+        "candle_tf.configs": ["*.cfg"],
+    },
+)
