@@ -5,8 +5,15 @@ only takes effect when it is made before TensorFlow's Keras is first touched, so
 what to do when it comes too late.
 """
 
+import importlib
 import os
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from candle_tf.api import Model, load
+
+__all__ = ["Model", "__version__", "load", "train"]
 
 __version__ = "0.1.0"
 
@@ -20,3 +27,16 @@ if "tensorflow" in sys.modules and os.environ.get(_KERAS_2, "").lower() not in (
 os.environ[_KERAS_2] = "1"
 # The C++ notices would bury our own messages; errors still come through as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def __getattr__(name: str) -> Any:
+    """`load`, `train` and `Model` of `candle_tf.api`, imported when first asked for.
+
+    TensorFlow takes seconds to start, and a mistyped flag must not wait for it.
+    """
+    if name == "train":
+        # The program and the function share the name: the module can be called.
+        return importlib.import_module("candle_tf.train")
+    if name in ("load", "Model"):
+        return getattr(importlib.import_module("candle_tf.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

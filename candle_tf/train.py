@@ -6,6 +6,10 @@
 The same command resumes an interrupted run.
 """
 
+import sys
+import types
+from typing import Any
+
 from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.reporting.table import method_table
@@ -26,6 +30,17 @@ def command() -> None:
     app.define_config_flags()
     app.run(lambda _: main(app.config_from_flags()))
 
+
+class _CallableModule(types.ModuleType):
+    """This module, which `candle_tf.train(...)` calls as `candle_tf.api.train`."""
+
+    def __call__(self, **settings: Any) -> Any:
+        from candle_tf.api import train
+
+        return train(**settings)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     command()

@@ -54,15 +54,19 @@ class ExportedStudent:
     resize: str
     scores_of: Callable[[np.ndarray], np.ndarray]
 
-    def preprocess(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """From decoded images, uint8 [H, W, 3] each, to the student's input, uint8 [N, S, S, 3]."""
-        return np.stack(
-            [
-                student_pixels(
-                    image, resize=self.resize, side=self.stored_side, image_size=self.image_size
-                )
-                for image in images
-            ]
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
+        """From a decoded image, uint8 [H, W, 3], to the student's input, uint8 [S, S, 3].
+
+        Raises:
+            UserError: for an array that is no such image.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UserError(
+                f"An image is {image.dtype} {list(image.shape)}; give uint8 [height, width, 3], "
+                "red, green, blue in 0..255."
+            )
+        return student_pixels(
+            image, resize=self.resize, side=self.stored_side, image_size=self.image_size
         )
 
     def scores(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -71,15 +75,9 @@ class ExportedStudent:
         Raises:
             UserError: for an array that is no such image.
         """
-        for number, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-                raise UserError(
-                    f"Image {number} is {image.dtype} {list(image.shape)}; give uint8 "
-                    "[height, width, 3], red, green, blue in 0..255."
-                )
         if not len(images):
             return np.zeros((0, len(self.labels)), np.float32)
-        return self.scores_of(self.preprocess(images))
+        return self.scores_of(np.stack([self.preprocess(image) for image in images]))
 
 
 def load_exported(path: str | Path, runtime: str = "auto") -> ExportedStudent:

@@ -68,7 +68,7 @@ def write_page(path: Path, title: str, predictions: Iterable[Predicted]) -> None
     bad = [[each.name, each.error] for each in shown if each.error]
     figures = [
         Figure(
-            _png(each.image),
+            _encode_png(each.image),
             alt=f"{each.name}: {each.classes[0]}",
             caption=_caption(each),
             width=128,
@@ -94,7 +94,7 @@ def _caption(prediction: Predicted) -> str:
     )
 
 
-def _png(image: np.ndarray | None) -> bytes:
+def _encode_png(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()

@@ -51,7 +51,6 @@ def predict(
     Yields:
         Predictions; of a file that cannot be read or decoded, one with an `error`.
     """
-    top = min(top, len(student.labels))
     with ThreadPoolExecutor(_THREADS) as pool:
         batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
         decoding = [pool.submit(_decode, student, file) for file in batches[0]] if batches else []
@@ -59,30 +58,40 @@ def predict(
             inputs = [future.result() for future in decoding]
             following = batches[number + 1] if number + 1 < len(batches) else []
             decoding = [pool.submit(_decode, student, file) for file in following]
-            yield from _classify(student, batch, inputs, top)
+            yield from classify(student, [file.name for file in batch], inputs, top)
 
 
 def _decode(student: ExportedStudent, file: ImageFile) -> np.ndarray | UserError:
     """The student's input, uint8 [S, S, 3], or why there is none."""
     try:
-        return student.preprocess([decode_image(file.read(), file.name)])[0]
+        return student.preprocess(decode_image(file.read(), file.name))
     except UserError as error:
         return error
 
 
-def _classify(
+def classify(
     student: ExportedStudent,
-    files: Sequence[ImageFile],
+    names: Sequence[str],
     inputs: Sequence[np.ndarray | UserError],
-    top: int,
-) -> Iterator[Prediction]:
+    top: int = 5,
+) -> list[Prediction]:
+    """Predictions of one batch.
+
+    Args:
+        student: as loaded.
+        names: of the images.
+        inputs: of each the student's input, uint8 [S, S, 3], or why there is none.
+        top: classes of each, at most as many as there are.
+    """
     images = [image for image in inputs if isinstance(image, np.ndarray)]
     scores = iter(student.scores_of(np.stack(images)) if images else ())
-    for file, image in zip(files, inputs, strict=True):
+    found = []
+    for name, image in zip(names, inputs, strict=True):
         if isinstance(image, UserError):
-            yield Prediction(file.name, (), (), error=str(image))
+            found.append(Prediction(name, (), (), error=str(image)))
             continue
         row = next(scores)
         best = np.argsort(-row, kind="stable")[:top]
         classes = tuple(student.labels[i] for i in best)
-        yield Prediction(file.name, classes, tuple(float(row[i]) for i in best), image=image)
+        found.append(Prediction(name, classes, tuple(float(row[i]) for i in best), image=image))
+    return found

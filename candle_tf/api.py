@@ -1,0 +1,161 @@
+"""candle_tf from Python: train, load, predict, evaluate.
+
+    import candle_tf
+
+    model = candle_tf.train(dataset="folder", data_dir="flowers.zip", run_dir="runs/flowers")
+    model = candle_tf.load("runs/flowers")                     # the same, later
+    model.predict(["rose.jpg", "photos/"])[0].classes          # the most likely class first
+    model.evaluate("folder", data_dir="more_flowers.zip").mean # accuracy, mean over classes
+
+All of it is what the command line does, by the same names; what is wrong with settings, files or
+images is a `UserError`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from candle_tf.config import Config
+from candle_tf.data.sources.image_files import open_image_files
+from candle_tf.data.sources.registry import open_source
+from candle_tf.data.sources.source import Source
+from candle_tf.deploy.exported_student import ExportedStudent, load_exported
+from candle_tf.errors import UserError
+from candle_tf.metrics import Metrics, evaluate_logits
+from candle_tf.reporting.results import Results, read_results
+from candle_tf.stages.predict import BATCH_SIZE, Prediction, classify, predict
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported student, and the report of its run where there is one.
+
+    Attributes:
+        student: what classifies.
+        results: every figure of the run; None for an export without its run.
+    """
+
+    student: ExportedStudent
+    results: Results | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the scores."""
+        return self.student.labels
+
+    def predict(
+        self, images: "Sequence[str | Path] | Sequence[np.ndarray] | np.ndarray | str | Path",
+        top: int = 5,
+    ) -> list[Prediction]:  # fmt: skip
+        """Classifies images.
+
+        Args:
+            images: paths of image files, folders and archives, or decoded images, uint8
+                [H, W, 3] each (of one size: [N, H, W, 3]).
+            top: classes of each image, the most likely first.
+
+        Returns:
+            One prediction for each image, in order. A file that is no readable image is one with
+            an `error`.
+
+        Raises:
+            UserError: for paths that do not exist, and arrays of another shape or type.
+        """
+        if isinstance(images, str | Path):
+            images = [images]
+        if len(images) and isinstance(images[0], np.ndarray):
+            return self._predict_arrays(images, top)  # type: ignore[arg-type]
+        with open_image_files(images) as files:  # type: ignore[arg-type]
+            return list(predict(self.student, files, top))
+
+    def _predict_arrays(self, images: Sequence[np.ndarray], top: int) -> list[Prediction]:
+        inputs = [self.student.preprocess(image) for image in images]
+        names = [f"image {number}" for number in range(len(images))]
+        batches = range(0, len(images), BATCH_SIZE)
+        found = [
+            classify(self.student, names[i : i + BATCH_SIZE], inputs[i : i + BATCH_SIZE], top)
+            for i in batches
+        ]
+        return [prediction for batch in found for prediction in batch]
+
+    def evaluate(self, dataset: str = "folder", data_dir: str = "", **source: str) -> Metrics:
+        """Accuracy on labelled images: per class, by shot group of the training, calibration.
+
+        Args:
+            dataset, data_dir, **source: as the flags of these names. The test subset is measured,
+                or, where the data has none, all of it.
+
+        Raises:
+            UserError: for data that cannot be used, an image that cannot be read, and a class that
+                the student does not know.
+        """
+        with open_source(dataset, data_dir, **source) as data:
+            subset = data.test or data.train
+            ids = np.asarray(self._ids_of(data))[subset.labels]
+            scores = []
+            for start in range(0, len(subset.ids), BATCH_SIZE):
+                images = [data.read_image(i) for i in subset.ids[start : start + BATCH_SIZE]]
+                scores.append(self.student.scores(images))
+        logits = np.log(np.maximum(np.concatenate(scores), np.finfo(np.float32).tiny))
+        return evaluate_logits(logits, ids, self._groups(), self.labels)
+
+    def _ids_of(self, data: Source) -> list[int]:
+        numbers = {name: number for number, name in enumerate(self.labels)}
+        unknown = [name for name in data.class_names if name not in numbers]
+        if unknown:
+            raise UserError(
+                f"The data has the class {unknown[0]!r}, which {self.student.source} does not "
+                f"know; its classes are {', '.join(self.labels[:10])}"
+                f"{', ...' if len(self.labels) > 10 else ''}."
+            )
+        return [numbers[name] for name in data.class_names]
+
+    def _groups(self) -> dict[str, np.ndarray]:
+        if self.results is None:
+            return {}
+        numbers = {name: number for number, name in enumerate(self.labels)}
+        groups = self.results.split["groups"]
+        return {group: np.array([numbers[n] for n in names]) for group, names in groups.items()}
+
+
+def load(path: str | Path, runtime: str = "auto") -> Model:
+    """Loads a finished run, or an export of one.
+
+    Args:
+        path, runtime: as in `deploy.exported_student.load_exported`.
+
+    Raises:
+        UserError: where there is none, or it is damaged.
+    """
+    report = Path(path).expanduser() / "report.json"
+    return Model(load_exported(path, runtime), read_results(report) if report.exists() else None)
+
+
+def train(**settings: Any) -> Model:
+    """Runs everything: calibration, training, evaluation, export and report.
+
+    The same call resumes a stopped run, and gives a finished one back.
+
+    Args:
+        **settings: flags of `python -m candle_tf.train` by name, e.g. `dataset="folder"`,
+            `data_dir="flowers.zip"`, `run_dir="runs/flowers"`, `epochs=25`.
+
+    Returns:
+        The exported student with the run's report.
+
+    Raises:
+        UserError: for settings and data that cannot be used.
+    """
+    from candle_tf.stages.run import run
+
+    folder, _ = run(Config.from_dict(_as_json(settings), "The call of train()"))
+    return load(folder.path)
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a config.json has them: paths as text, tuples as lists."""
+    plain = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in plain.items()}
