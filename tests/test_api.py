@@ -1,0 +1,225 @@
+"""Training, loading and predicting from Python and with `candle_tf.predict`."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import candle_tf
+from candle_tf.errors import UserError
+from tests.command import start
+
+SETTINGS = {
+    "dataset": "digits",
+    "imbalance_factor": 2,
+    "image_size": 16,
+    "stem_stride": 1,
+    "width": 0.25,
+    "method": "balanced_softmax",
+    "epochs": 2,
+}
+RUNTIMES = ("lce", "float", "saved_model")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run by the Python call, in a process of its own: it sets TensorFlow's seeds."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    code = (
+        "import candle_tf\n"
+        f"model = candle_tf.train(run_dir={str(folder)!r}, **{SETTINGS!r})\n"
+        "print(len(model.labels), model.results.metrics['tflite'].images)"
+    )
+    root = Path(candle_tf.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    classes, tested = map(int, done.stdout.split()[-2:])
+    assert classes == 10
+    assert tested > 100
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans():
+    """uint8 [N, 8, 8, 3]."""
+    grey = np.rint(load_digits().images[:40] * 255 / 16).astype(np.uint8)
+    return np.repeat(grey[..., np.newaxis], 3, axis=-1)
+
+
+@pytest.fixture
+def photos(tmp_path, scans):
+    """A folder of five scans, a text file, a damaged image; and a ZIP of two more scans."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        Image.fromarray(scans[number]).save(folder / f"{number}.png")
+    (folder / "notes.txt").write_text("no image")
+    (folder / "bad.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        for number in (5, 6):
+            encoded = io.BytesIO()
+            Image.fromarray(scans[number]).save(encoded, "PNG")
+            archive.writestr(f"inner/{number}.png", encoded.getvalue())
+    return folder, tmp_path / "more.zip"
+
+
+def test_files_arrays_and_archives_give_the_same(run_dir, photos, scans):
+    model = candle_tf.load(run_dir)
+    by_file = model.predict(photos)
+    names = [Path(each.name).name for each in by_file]
+    assert names == ["0.png", "1.png", "2.png", "3.png", "4.png", "bad.png", "5.png", "6.png"]
+    good = [each for each in by_file if not each.error]
+    by_array = model.predict(scans[:7])
+    assert [each.classes for each in good] == [each.classes for each in by_array]
+    assert [each.scores for each in good] == [each.scores for each in by_array]
+    (bad,) = (each for each in by_file if each.error)
+    assert bad.name.endswith("bad.png")
+    assert "bad.png" in bad.error
+    assert (bad.classes, bad.image) == ((), None)
+
+
+def test_scores_are_a_softmax_the_best_first(run_dir, scans):
+    every = candle_tf.load(run_dir).predict(scans[:5], top=99)
+    for each in every:
+        assert sorted(each.classes) == [str(digit) for digit in range(10)]
+        assert sum(each.scores) == pytest.approx(1, abs=1e-5)
+        assert list(each.scores) == sorted(each.scores, reverse=True)
+    two = candle_tf.load(run_dir).predict(scans[:5], top=2)
+    assert [each.classes for each in two] == [each.classes[:2] for each in every]
+
+
+def test_runtimes_agree(run_dir, scans):
+    scores = [candle_tf.load(run_dir, runtime).student.scores(list(scans)) for runtime in RUNTIMES]
+    for other in scores[1:]:
+        np.testing.assert_allclose(other, scores[0], atol=0.02)
+
+
+def test_every_path_to_an_export_loads(run_dir, scans):
+    export = run_dir / "export"
+    paths = {
+        run_dir: "lce",
+        export: "lce",
+        export / "student.lce.tflite": "lce",
+        export / "student.float.tflite": "float",
+        export / "saved_model": "saved_model",
+        export / "saved_model" / "1": "saved_model",
+    }
+    for path, runtime in paths.items():
+        model = candle_tf.load(path)
+        assert model.student.runtime == runtime
+        assert len(model.predict(scans[:1])) == 1
+    assert candle_tf.load(run_dir).results.metrics["tflite"].images > 0
+    assert candle_tf.load(export).results is None
+
+
+def test_the_report_is_measured_again(run_dir):
+    """On the data set's images evaluate() counts what NumPy counts from the predictions."""
+    model = candle_tf.load(run_dir)
+    metrics = model.evaluate("digits")
+    digits = load_digits()
+    grey = np.rint(digits.images * 255 / 16).astype(np.uint8)
+    predicted = model.predict(np.repeat(grey[..., np.newaxis], 3, axis=-1), top=1)
+    right = np.array([int(p.classes[0]) for p in predicted]) == digits.target
+    per_class = [right[digits.target == digit].mean() for digit in range(10)]
+    assert metrics.images == len(right)
+    assert metrics.mean == pytest.approx(np.mean(per_class))
+    assert set(metrics.groups) == set(model.results.split["groups"])
+
+
+@pytest.mark.parametrize(
+    ("path", "runtime", "words"),
+    [
+        ("absent", "auto", "does not exist"),
+        ("empty", "auto", "holds no export"),
+        ("run/export/student.lce.tflite", "float", "contradicts"),
+        ("run/export/export.json", "auto", "is no student.lce.tflite"),
+        ("run", "onnx", "one of auto, lce"),
+    ],
+)
+def test_what_is_no_export_is_refused(run_dir, tmp_path, path, runtime, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run").symlink_to(run_dir)
+    with pytest.raises(UserError, match=words):
+        candle_tf.load(tmp_path / path, runtime)
+
+
+def test_a_changed_file_is_refused(run_dir, tmp_path):
+    export = tmp_path / "export"
+    shutil.copytree(run_dir / "export", export)
+    file = export / "student.lce.tflite"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="SHA-256"):
+        candle_tf.load(export)
+
+
+def test_an_export_of_before_says_how_images_are_resized_in_its_run(run_dir, tmp_path, scans):
+    old = tmp_path / "run"
+    shutil.copytree(run_dir, old)
+    metadata = json.loads((old / "export" / "student.json").read_text())
+    del metadata["input"]["resizing"]
+    (old / "export" / "student.json").write_text(json.dumps(metadata))
+    before, now = candle_tf.load(old), candle_tf.load(run_dir)
+    assert [p.scores for p in before.predict(scans)] == [p.scores for p in now.predict(scans)]
+    (old / "config.json").unlink()
+    with pytest.raises(UserError, match="export the run again"):
+        candle_tf.load(old)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_arrays_that_are_no_image_are_refused(run_dir, image):
+    with pytest.raises(UserError, match="give uint8"):
+        candle_tf.load(run_dir).predict([image])
+
+
+def test_predict_prints_csv_and_the_bad_file_with_its_reason(run_dir, photos):
+    done = start("candle_tf.predict", str(run_dir), *map(str, photos), "--top=2")
+    assert done.returncode == 1
+    assert "1 of 8 images could not be classified" in done.stderr
+    assert "images/s" in done.stderr
+    assert "Traceback" not in done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert len(rows) == 8
+    wanted = candle_tf.load(run_dir).predict(photos, top=2)
+    assert [row["class_1"] for row in rows] == [(*p.classes, "")[0] for p in wanted]
+    assert [bool(row["error"]) for row in rows] == [bool(p.error) for p in wanted]
+
+
+def test_predict_writes_all_three_files(run_dir, photos, tmp_path):
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("csv", "jsonl", "html")}
+    options = [f"--{kind}={path}" for kind, path in files.items()]
+    done = start("candle_tf.predict", str(run_dir), str(photos[1]), *options)
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = [json.loads(line) for line in files["jsonl"].read_text().splitlines()]
+    rows = list(csv.DictReader(files["csv"].open()))
+    assert [line["classes"][0] for line in lines] == [row["class_1"] for row in rows]
+    assert files["html"].read_text().count("<img") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [([], "Give a run's folder"), (["/nowhere", "x.png"], "does not exist")]
+)
+def test_predict_refuses_with_one_message(arguments, words):
+    done = start("candle_tf.predict", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_image_at_all_is_refused(run_dir, tmp_path):
+    with pytest.raises(UserError, match="no image"):
+        candle_tf.load(run_dir).predict(tmp_path)
