@@ -6,7 +6,7 @@ setup(
     packages=[*find_packages(include=["candle_tf*"]), "candle_tf.configs"],
     package_dir={"candle_tf.configs": "configs"},
     package_data={
-        "candle_tf": ["py.typed", "native/*.cc", "native/*.h"],
+        "candle_tf": ["py.typed", "*.pyi", "native/*.cc", "native/*.h"],
         "candle_tf.configs": ["*.cfg"],
     },
 )

@@ -8,12 +8,9 @@ what to do when it comes too late.
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from candle_tf.api import Model, load
-
-__all__ = ["Model", "__version__", "load", "train"]
+__all__ = ["Model", "__version__", "load", "train"]  # types: __init__.pyi
 
 __version__ = "0.1.0"
 

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -223,3 +225,24 @@ def test_predict_refuses_with_one_message(arguments, words):
 def test_no_image_at_all_is_refused(run_dir, tmp_path):
     with pytest.raises(UserError, match="no image"):
         candle_tf.load(run_dir).predict(tmp_path)
+
+
+def test_the_example_in_the_readme_runs(run_dir, tmp_path, scans):
+    root = Path(candle_tf.__file__).parents[1]
+    code, *others = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.S)
+    assert not others
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(run_dir)
+    Image.fromarray(scans[0]).save(tmp_path / "image.png")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    name, score = done.stdout.split()
+    (wanted,) = candle_tf.load(run_dir).predict(scans[:1])
+    assert (name, float(score)) == (wanted.classes[0], pytest.approx(wanted.scores[0]))

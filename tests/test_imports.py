@@ -19,6 +19,8 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
     ("mains", [{"<mains>"}]),
     # The one bridge from flags to Config, for mains alone.
     ("app", [{"app"}]),
+    # What users call from Python: as a main, without flags.
+    ("interface", [{"api"}]),
     # Stages know the Config and a run's folder, and call what is below with plain arguments.
     ("stages", [{"stages"}]),
     # What is done with networks and figures; neighbours that do not know each other.
@@ -46,7 +48,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
     ),
 ]
 # Settings reach only those who turn them into plain arguments.
-MAY_KNOW_CONFIG = {"app", "stages", "run_folder"}
+MAY_KNOW_CONFIG = {"app", "api", "stages", "run_folder"}
 
 
 def module_name(path: Path) -> str:

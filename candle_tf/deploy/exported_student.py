@@ -4,7 +4,7 @@
     scores = student.scores([image])            # image: uint8 [H, W, 3], as decoded
     student.labels[scores[0].argmax()]
 
-Preprocessing is evaluation's own (`data.augment.transform`): bit for bit what was measured.
+Preprocessing is evaluation's own (`data.augment.evaluation`): bit for bit what was measured.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from candle_tf.data.augment.transform import student_pixels
+from candle_tf.data.augment.evaluation import student_pixels
 from candle_tf.deploy.tflite.interpreters import (
     Interpreter,
     open_compute_engine,

@@ -1,0 +1,5 @@
+from candle_tf.api import Model as Model
+from candle_tf.api import load as load
+from candle_tf.api import train as train
+
+__version__: str
