@@ -7,7 +7,6 @@ if __name__ == "__main__":
     app.run(lambda _: main(app.config_from_flags()))
 """
 
-import dataclasses
 import logging as standard_logging
 import sys
 from collections.abc import Callable
@@ -38,7 +37,7 @@ def define_config_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         float: flags.DEFINE_float,
         str: flags.DEFINE_string,
     }
-    for field in dataclasses.fields(Config):
+    for field in Config.fields().values():
         choices = field.metadata["choices"]
         text = field.metadata["help"] + (f": one of {', '.join(choices)}" if choices else "")
         if isinstance(field.default, tuple):
@@ -66,7 +65,7 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
         values = Config.from_json(begin_from).to_dict()
     else:
         values = settings_of(flag_values["dataset"].value)
-    for field in dataclasses.fields(Config):
+    for field in Config.fields().values():
         flag = flag_values[field.name]
         if flag.present or field.name not in values:
             values[field.name] = (

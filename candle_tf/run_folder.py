@@ -22,7 +22,8 @@ from typing import Any
 from absl import logging
 
 import candle_tf
-from candle_tf.config import LISTS, Config
+from candle_tf.config import Config
+from candle_tf.data.settings import LISTS
 from candle_tf.errors import UserError
 from candle_tf.files import sha256_of_file, write_atomically
 
@@ -154,14 +155,14 @@ def open_run_folder(config: Config) -> RunFolder:
         UserError: if the folder has a run with other settings (which are named), or cannot be
             written.
     """
-    folder = RunFolder(Path(config.run_dir))
+    folder = RunFolder(Path(config.run.run_dir))
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         if folder.config_path.exists():
             _require_same(Config.from_json(folder.config_path), config, folder.path)
         config.to_json(folder.config_path)
     except OSError as error:
-        raise UserError(f"--run_dir={config.run_dir} cannot be written: {error}.") from error
+        raise UserError(f"--run_dir={config.run.run_dir} cannot be written: {error}.") from error
     return folder
 
 

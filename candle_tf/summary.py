@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from candle_tf import app
-from candle_tf.config import STUDENT_NAMES, Config
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.reporting.table import text_table
+from candle_tf.students.architectures.registry import STUDENTS
+from candle_tf.students.settings import StudentSettings
 
 if TYPE_CHECKING:
     from candle_tf.students.analysis.cost import LayerCost, Summary
@@ -109,8 +110,8 @@ def _in_words(summary: "Summary") -> str:
 
 def define_flags() -> None:
     """Defines this main's flags: when it runs, as other mains have flags of the same names."""
-    defaults = Config()
-    flags.DEFINE_string("student", defaults.student, f"one of {', '.join(STUDENT_NAMES)}")
+    defaults = StudentSettings()
+    flags.DEFINE_string("student", defaults.student, f"one of {', '.join(STUDENTS)}")
     flags.DEFINE_integer("image_size", defaults.image_size, "side of the input in pixels")
     flags.DEFINE_integer("classes", 1000, "number of classes")
     flags.DEFINE_float("width", defaults.width, "multiplier of the student's channels")
@@ -122,7 +123,7 @@ def main() -> None:
     """Prints the summary of --student."""
     given = flags.FLAGS
     # The same ranges, and the same words, as in a training.
-    config = Config(
+    settings = StudentSettings(
         student=given.student,
         image_size=given.image_size,
         width=given.width,
@@ -131,13 +132,10 @@ def main() -> None:
     if given.classes < 1:
         raise UserError(f"--classes={given.classes} is out of range; it must be at least 1.")
     from candle_tf.students.analysis.cost import summarize
-    from candle_tf.students.architectures.registry import build_student
 
-    shape = (config.image_size, config.image_size, 3)
-    options = {"width": config.width, "stem_stride": config.stem_stride}
-    summary = summarize(build_student(config.student, shape, given.classes, **options))
+    summary = summarize(settings.build(given.classes))
     if given.json:
-        figures = {**summary_json(summary), "classes": given.classes, **options}
+        figures = {**summary_json(summary), "classes": given.classes, **settings.options}
         write_atomically(Path(given.json), (json.dumps(figures, indent=2) + "\n").encode())
     print(summary_text(summary))
 

@@ -1,6 +1,5 @@
 """Mains are run as processes of their own, as a user starts them."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -20,13 +19,13 @@ from candle_tf import app
 from candle_tf.errors import UserError
 
 def main(config):
-    if config.run_dir == "user":
+    if config.run.run_dir == "user":
         raise UserError("the widget is bent; straighten it.")
-    if config.run_dir == "defect":
+    if config.run.run_dir == "defect":
         raise ValueError("a defect of ours")
-    if config.run_dir == "ctrl-c":
+    if config.run.run_dir == "ctrl-c":
         raise KeyboardInterrupt
-    if config.run_dir == "flags":
+    if config.run.run_dir == "flags":
         app.flags.DEFINE_string("epochs", "", "defined twice")
     assert "tensorflow" not in sys.modules
     print(json.dumps(config.to_dict()))
@@ -110,13 +109,13 @@ def another(field):
 def test_every_setting_is_a_flag(settings):
     # Two steps and a decay of latent weights contradict each other.
     apart = "binary_steps"
-    values = {f.name: another(f) for f in dataclasses.fields(Config) if f.name != apart}
+    values = {f.name: another(f) for f in Config.fields().values() if f.name != apart}
     read = settings(*[f"--{name}={written}" for name, (written, _) in values.items()])
     assert read == {**{name: value for name, (_, value) in values.items()}, apart: 1}
     assert settings(f"--{apart}=2")[apart] == 2
     # All but the settings of which there is only one value so far.
     defaults = Config().to_dict()
-    assert all(read[f.name] != defaults[f.name] for f in dataclasses.fields(Config)
+    assert all(read[f.name] != defaults[f.name] for f in Config.fields().values()
                if len(f.metadata["choices"]) != 1 and f.name != apart)  # fmt: skip
 
 
@@ -127,7 +126,7 @@ def test_no_flag_at_all_is_the_default(settings):
 def test_flags_carry_help_and_choices():
     defined = flags.FlagValues()
     app.define_config_flags(defined)
-    for field in dataclasses.fields(Config):
+    for field in Config.fields().values():
         text = defined[field.name].help
         assert field.metadata["help"] in text
         assert all(choice in text for choice in field.metadata["choices"])

@@ -6,8 +6,9 @@ import pytest
 
 from candle_tf.config import Config
 from candle_tf.errors import UserError
+from candle_tf.students.architectures.registry import STUDENTS
 
-FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+FIELDS = Config.fields()
 # What else must be set for a value to make sense.
 COMPANIONS = {
     ("profile", "counts"): {"class_counts": "5,3"},
@@ -59,7 +60,9 @@ def assert_one_sentence(message):
 
 def test_the_defaults_are_valid_and_documented():
     config = Config()
-    assert dataclasses.asdict(config) == {name: field.default for name, field in FIELDS.items()}
+    assert {name: config[name] for name in FIELDS} == {
+        name: field.default for name, field in FIELDS.items()
+    }
     for field in FIELDS.values():
         assert len(field.metadata["help"]) > 10
         assert type(field.default) in (bool, int, float, str, tuple)
@@ -67,7 +70,9 @@ def test_the_defaults_are_valid_and_documented():
 
 def test_a_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().epochs = 3
+        Config().training.epochs = 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().training.epochs = 3
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -84,7 +89,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
 )
 def test_every_choice_is_accepted(name, choice):
     config = Config(**{name: choice, **COMPANIONS.get((name, choice), {})})
-    assert getattr(config, name) == choice
+    assert config[name] == choice
 
 
 @pytest.mark.parametrize(("name", "number"), [(n, v) for n in NUMERIC for v in outside(n)])
@@ -104,7 +109,7 @@ def test_a_number_out_of_range_is_refused_with_the_range(name, number):
 def test_the_ends_of_a_range_are_accepted(name, bound):
     value = as_value(name, bound)
     config = Config(**{name: value, **COMPANIONS.get((name, bound), {})})
-    assert getattr(config, name) == value
+    assert config[name] == value
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,7 @@ def test_the_ends_of_a_range_are_accepted(name, bound):
     ],
 )
 def test_data_sets_that_a_run_can_open_are_accepted(settings):
-    assert Config(**settings).dataset == settings["dataset"]
+    assert Config(**settings).data.dataset == settings["dataset"]
 
 
 def test_every_number_has_bounds():
@@ -211,12 +216,12 @@ def test_contradictory_settings_are_refused(settings, said):
 )
 def test_published_recipes_are_accepted(settings):
     config = Config(**settings)
-    assert {name: getattr(config, name) for name in settings} == settings
+    assert {name: config[name] for name in settings} == settings
 
 
 def test_the_cache_is_in_the_run_folder_unless_told_otherwise():
-    assert str(Config(run_dir="runs/a").cache_path) == "runs/a/cache"
-    assert str(Config(run_dir="runs/a", cache_dir="shared").cache_path) == "shared"
+    assert str(Config(run_dir="runs/a").run.cache_path) == "runs/a/cache"
+    assert str(Config(run_dir="runs/a", cache_dir="shared").run.cache_path) == "shared"
 
 
 def changed():
@@ -232,7 +237,7 @@ def test_json_gives_back_what_was_written(tmp_path, config):
     config.to_json(path)
     assert Config.from_json(path) == config
     again = Config.from_json(str(path))
-    assert type(again.calibration_resolutions) is tuple
+    assert type(again.calibration.calibration_resolutions) is tuple
     assert json.loads(path.read_text()).keys() == FIELDS.keys()
 
 
@@ -251,7 +256,7 @@ def test_settings_left_out_of_the_file_take_their_defaults(tmp_path):
     path.write_text('{"epochs": 7, "width": 2}')
     config = Config.from_json(path)
     assert config == Config(epochs=7, width=2.0)
-    assert isinstance(config.width, float)
+    assert isinstance(config.student.width, float)
 
 
 def test_an_unknown_name_in_the_file_is_refused(tmp_path):
@@ -309,3 +314,37 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 def test_a_teacher_of_no_known_form_is_refused_before_anything_is_read(teacher):
     with pytest.raises(UserError, match=r"--teacher=.*efficientnet_lite0.*keras_cv:<name>"):
         Config(teacher=teacher)
+
+
+def test_names_are_unique_over_all_groups():
+    names = [
+        field.name for group in Config.groups().values() for field in dataclasses.fields(group)
+    ]
+    assert len(names) == len(set(names))
+
+
+def test_settings_are_held_by_group_and_found_by_name():
+    config = Config(epochs=3, width=0.5, seed=7)
+    assert (config.training.epochs, config.student.width, config.run.seed) == (3, 0.5, 7)
+    assert (config["epochs"], config["width"], config["seed"]) == (3, 0.5, 7)
+
+
+def test_replace_changes_what_is_named_and_checks_again():
+    config = Config(epochs=3, width=0.5)
+    assert config.replace(epochs=4) == Config(epochs=4, width=0.5)
+    assert config.training.epochs == 3
+    with pytest.raises(UserError, match="--epochs=0"):
+        config.replace(epochs=0)
+
+
+def test_a_name_that_is_no_setting_is_a_defect():
+    with pytest.raises(TypeError, match="'epoch'"):
+        Config(epoch=3)
+
+
+def test_a_name_registered_from_outside_is_a_choice_of_its_flag(monkeypatch):
+    monkeypatch.setattr(STUDENTS, "_targets", dict(STUDENTS._targets))
+    assert "--student=mine" in refusal(student="mine")
+    STUDENTS.register("mine", "no_such_package.students:mine")
+    assert Config(student="mine").student.student == "mine"
+    assert "mine" in refusal(student="yours")

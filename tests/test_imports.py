@@ -31,6 +31,25 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
     ("data", [{"data"}]),
     # A run's settings and folder: they know nothing of what the run does.
     ("records", [{"config", "run_folder"}]),
+    # Each package's settings, and the names that are their choices: no TensorFlow.
+    (
+        "settings",
+        [
+            {
+                "data.augment.settings",
+                "data.samplers",
+                "data.settings",
+                "data.sources.registry",
+                "data.sources.source",
+                "methods.registry",
+                "methods.settings",
+                "students.architectures.registry",
+                "students.settings",
+                "teachers.registry",
+                "teachers.settings",
+            }
+        ],
+    ),
     # Pure functions and tables, and the smallest helpers.
     (
         "pure",
@@ -42,6 +61,8 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "metrics",
                 "data.splits.longtail",
                 "data.catalog",
+                "registry",
+                "settings",
                 "timing",
             }
         ],

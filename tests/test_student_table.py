@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.deploy.tflite.converter import convert_float, run_litert
-from candle_tf.students.architectures.registry import binary_layers, build_student
+from candle_tf.students.architectures.registry import build_student
+from candle_tf.students.layers.blocks import binary_layers
 from tests.command import start
 from tests.deploy.test_binarize import logits_of, photographs, small_student
 from tools.student_table import random_images, randomize, reestimate_batch_norms, table

@@ -37,12 +37,13 @@ _SIDES = ("memory", "disk", "stream")
 def define_flags() -> None:
     """Defines this main's flags."""
     defaults = Config()
+    student = defaults.student
     flags.DEFINE_string("data_dir", "", "a folder or archive of images")
     flags.DEFINE_integer("images", 512, "how many of them an epoch has", lower_bound=1)
-    flags.DEFINE_string("student", defaults.student, "whose steps are timed")
-    flags.DEFINE_float("width", defaults.width, "multiplier of the student's channels")
-    flags.DEFINE_integer("image_size", defaults.image_size, "side of the student's input")
-    flags.DEFINE_integer("batch_size", defaults.batch_size, "images in a step")
+    flags.DEFINE_string("student", student.student, "whose steps are timed")
+    flags.DEFINE_float("width", student.width, "multiplier of the student's channels")
+    flags.DEFINE_integer("image_size", student.image_size, "side of the student's input")
+    flags.DEFINE_integer("batch_size", defaults.training.batch_size, "images in a step")
     flags.DEFINE_integer("side", 160, "side of the stored images in pixels", lower_bound=8)
     flags.DEFINE_integer("repeats", 5, "rounds in which every side is timed", lower_bound=1)
     flags.DEFINE_string("json", None, "where to write the figures")
@@ -233,11 +234,11 @@ def main() -> None:
     from tools.benchmarks.workload import Workload
 
     load = Workload(
-        student=config.student,
-        width=config.width,
-        image_size=config.image_size,
-        batch_size=config.batch_size,
-        steps=given.images // config.batch_size,
+        student=config.student.student,
+        width=config.student.width,
+        image_size=config.student.image_size,
+        batch_size=config.training.batch_size,
+        steps=given.images // config.training.batch_size,
     )
     figures = measure(load, given.data_dir, given.side, given.repeats)
     if given.json:

@@ -5,14 +5,14 @@
 Each method gets a folder of its own under --run_dir; what is finished is not done again.
 """
 
-import dataclasses
 from pathlib import Path
 
 from absl import flags
 
 from candle_tf import app
-from candle_tf.config import METHODS, Config
+from candle_tf.config import Config
 from candle_tf.errors import UserError
+from candle_tf.methods.registry import METHODS
 from candle_tf.reporting.comparison import compare
 
 _METHODS = flags.DEFINE_list("methods", list(METHODS), f"some of {', '.join(METHODS)}")
@@ -27,10 +27,10 @@ def main(config: Config) -> None:
         )
     from candle_tf.stages.run import run
 
-    base = Path(config.run_dir)
-    cache = config.cache_dir or str(base / "cache")
+    base = Path(config.run.run_dir)
+    cache = config.run.cache_dir or str(base / "cache")
     configs = [
-        dataclasses.replace(config, method=method, run_dir=str(base / method), cache_dir=cache)
+        config.replace(method=method, run_dir=str(base / method), cache_dir=cache)
         for method in _METHODS.value
     ]
     results = [run(each)[1] for each in configs]

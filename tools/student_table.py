@@ -16,10 +16,11 @@ import numpy as np
 from absl import flags
 
 from candle_tf import app
-from candle_tf.config import STUDENT_NAMES, Config
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.reporting.table import human_bytes, percent, text_table
+from candle_tf.students.architectures.registry import STUDENTS
+from candle_tf.students.settings import StudentSettings
 
 _COLUMNS = ("student", "binary M", "float M", "M OPs", "predicted", "LCE file",
             "float32 reference model",
@@ -54,7 +55,8 @@ def student_row(
     from candle_tf.deploy.tflite import converter as tflite
     from candle_tf.deploy.tflite.flatbuffer import BINARY_CONVOLUTION, operators
     from candle_tf.students.analysis.cost import summarize
-    from candle_tf.students.architectures.registry import binary_layers, build_student
+    from candle_tf.students.architectures.registry import build_student
+    from candle_tf.students.layers.blocks import binary_layers
 
     shape = (image_size, image_size, 3)
     pixels = random_images(images, image_size)
@@ -160,9 +162,9 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
 
 def define_flags() -> None:
     """Defines this main's flags: when it runs, as other mains have flags of the same names."""
-    defaults = Config()
-    names = ", ".join(STUDENT_NAMES)
-    flags.DEFINE_list("students", list(STUDENT_NAMES), f"some of {names}")
+    defaults = StudentSettings()
+    names = ", ".join(STUDENTS)
+    flags.DEFINE_list("students", list(STUDENTS), f"some of {names}")
     flags.DEFINE_integer("image_size", defaults.image_size, "side of the input in pixels")
     flags.DEFINE_integer("classes", 1000, "number of classes")
     flags.DEFINE_float("width", defaults.width, "multiplier of the students' channels")
@@ -174,19 +176,19 @@ def define_flags() -> None:
 def main() -> None:
     """Prints the table of --students."""
     given = flags.FLAGS
-    unknown = sorted(set(given.students) - set(STUDENT_NAMES))
+    unknown = sorted(set(given.students) - set(STUDENTS))
     if unknown or not given.students:
         raise UserError(
-            f"--students={','.join(given.students)} is not a list of {', '.join(STUDENT_NAMES)}."
+            f"--students={','.join(given.students)} is not a list of {', '.join(STUDENTS)}."
         )
     for flag in ("classes", "images"):
         if given[flag].value < 1:
             raise UserError(f"--{flag}={given[flag].value} is out of range; it must be at least 1.")
     # Refuses what is out of range in the words of a training.
-    Config(image_size=given.image_size, width=given.width, stem_stride=given.stem_stride)
-    options = {
-        name: given[name].value for name in ("image_size", "classes", "width", "stem_stride")
-    }
+    settings = StudentSettings(
+        image_size=given.image_size, width=given.width, stem_stride=given.stem_stride
+    )
+    options = {"image_size": settings.image_size, "classes": given.classes, **settings.options}
     rows = [student_row(name, images=given.images, **options) for name in given.students]
     if given.json:
         figures = {**options, "images": given.images, "rows": rows}

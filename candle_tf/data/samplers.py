@@ -8,9 +8,39 @@ same order as an uninterrupted one. The samplers are those of Kang et al., "Deco
 Representation and Classifier" (ICLR 2020), eq. 1-2.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
-SAMPLERS = ("instance", "class_balanced", "square_root", "progressive")
+from candle_tf.registry import Registry
+
+
+def _power(exponent: float) -> "Sampler":
+    """Probabilities n_c^q / sum of n^q; 0 for classes without images."""
+
+    def probabilities(counts: np.ndarray, progress: float) -> np.ndarray:  # noqa: ARG001
+        weights = np.where(counts > 0, counts**exponent, 0.0)
+        return weights / weights.sum()
+
+    return probabilities
+
+
+def _progressive(counts: np.ndarray, progress: float) -> np.ndarray:
+    instance, balanced = SAMPLERS["instance"], SAMPLERS["class_balanced"]
+    return (1.0 - progress) * instance(counts, progress) + progress * balanced(counts, progress)
+
+
+# (images of each class float64 [C], fraction of the epochs done) -> probability of each class [C].
+# To add a sampler, give it a line at the end: an order of lines is an order of random numbers.
+Sampler = Callable[[np.ndarray, float], np.ndarray]
+SAMPLERS: Registry[Sampler] = Registry(
+    {
+        "instance": _power(1.0),
+        "class_balanced": _power(0.0),
+        "square_root": _power(0.5),
+        "progressive": _progressive,
+    }
+)
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
@@ -21,27 +51,21 @@ def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
 def class_probabilities(
     sampler: str, counts: np.ndarray, epoch: int = 0, epochs: int = 1
 ) -> np.ndarray:
-    """The probability of each class at a position: n_c^q / sum of n^q.
+    """The probability of each class at a position of an epoch.
 
     Args:
-        sampler: "instance" (q = 1), "class_balanced" (q = 0), "square_root" (q = 1/2) or
-            "progressive" (from instance at epoch 0 towards class-balanced at `epochs`, linearly).
+        sampler: one of `SAMPLERS`. Class c has n_c^q / sum of n^q with "instance" (q = 1),
+            "class_balanced" (q = 0) and "square_root" (q = 1/2); "progressive" goes from instance
+            at epoch 0 towards class-balanced at `epochs`, linearly.
         counts: images of each class, int [C]; a class without images is never sampled.
         epoch, epochs: for "progressive".
 
     Returns:
         float64 [C], sums to 1.
     """
-    counts = np.asarray(counts, np.float64)
-    if sampler == "progressive":
-        progress = epoch / epochs
-        instance, balanced = (class_probabilities(name, counts) for name in SAMPLERS[:2])
-        return (1.0 - progress) * instance + progress * balanced
-    powers = {"instance": 1.0, "class_balanced": 0.0, "square_root": 0.5}
-    if sampler not in powers:
+    if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}")
-    weights = np.where(counts > 0, counts ** powers[sampler], 0.0)
-    return weights / weights.sum()
+    return SAMPLERS[sampler](np.asarray(counts, np.float64), epoch / epochs)
 
 
 def epoch_index(
@@ -63,7 +87,7 @@ def epoch_index(
     if sampler == "instance":
         return epoch_order(seed, epoch, total)
     # A generator of its own, so that its random numbers differ from other uses of (seed, epoch).
-    rng = np.random.default_rng([seed, epoch, 1 + SAMPLERS.index(sampler)])
+    rng = np.random.default_rng([seed, epoch, 1 + list(SAMPLERS).index(sampler)])
     counts = np.bincount(labels)
     probabilities = class_probabilities(sampler, counts, epoch, epochs)
     classes = rng.choice(len(counts), size=total, p=probabilities)

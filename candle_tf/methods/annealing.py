@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from candle_tf.methods.checkpoints import Checkpoints
-from candle_tf.students.architectures.registry import binary_layers
+from candle_tf.students.layers.blocks import binary_layers
 
 # Part of the first temperature that is left when signs become exact: at 0.01 all but the smallest
 # weights are saturated, and little changes in that moment. BNext's own factor, 0.9 an epoch,

@@ -12,11 +12,14 @@ Two more choices make this lambda useful:
   ReLU share a large mean, and the cosine distance to it is small before anything is learned.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+
+from candle_tf.methods.registry import BALANCES
+from candle_tf.methods.settings import BalanceSettings
 
 _NOISE_SIZE = 8
 _HIDDEN = 32
@@ -118,3 +121,40 @@ def uniform_prediction_losses(
         total += np.sum(np.exp(log_p) * (log_p + np.log(scaled.shape[1])))
         count += len(scaled)
     return float(temperature**2 * total / count), 1.0
+
+
+def build_total_loss(
+    settings: BalanceSettings, teacher_logits: Callable[[], Iterable[np.ndarray]]
+) -> TotalLoss:
+    """The total loss that --balance names.
+
+    Args:
+        settings: of the balance.
+        teacher_logits: gives the teacher's logits of training images, in blocks of float `[n, C]`;
+            called only where a balance needs the losses of the uniform-prediction baseline.
+    """
+    return BALANCES[settings.balance](settings, teacher_logits)
+
+
+def build_adversarial(
+    settings: BalanceSettings, teacher_logits: Callable[[], Iterable[np.ndarray]]
+) -> TotalLoss:
+    """The paper's total loss, and an entropy in units of the baseline's KL loss."""
+    kl, _ = uniform_prediction_losses(teacher_logits(), settings.temperature)
+    return TotalLoss(entropy_weight=settings.balance_entropy * kl)
+
+
+def build_relative(
+    settings: BalanceSettings, teacher_logits: Callable[[], Iterable[np.ndarray]]
+) -> TotalLoss:
+    """Both losses relative to the baseline's, and an entropy."""
+    kl, fs = uniform_prediction_losses(teacher_logits(), settings.temperature)
+    return TotalLoss(kl, fs, settings.balance_entropy)
+
+
+def build_plain(
+    settings: BalanceSettings, teacher_logits: Callable[[], Iterable[np.ndarray]]
+) -> TotalLoss:
+    """The paper's total loss alone."""
+    del settings, teacher_logits
+    return TotalLoss()

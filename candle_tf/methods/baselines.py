@@ -1,6 +1,6 @@
 """Baselines on the same student, views, epochs and trainer as CANDLE: one loss, no teacher.
 
-To add one, give it a line in `LOSSES`.
+To add one, write its loss and give it a line in `registry.METHODS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,16 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.methods import losses
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.trainer import TOTAL_LOSS, Batch, Trainer
 
 # (logits [B, C], labels [B], training counts [C]) -> loss of each example [B]
 Loss = Callable[[tf.Tensor, tf.Tensor, np.ndarray], tf.Tensor]
-LOSSES: dict[str, Loss] = {
-    "cross_entropy": lambda logits, labels, counts: losses.cross_entropy(logits, labels),  # noqa: ARG005
-    "balanced_softmax": losses.balanced_softmax,
-}
 
 
 class SupervisedTrainer(Trainer):
@@ -28,7 +23,7 @@ class SupervisedTrainer(Trainer):
 
     Args:
         network: from inputs to a dictionary with "logits" `[B, C]`.
-        loss: one of `LOSSES`, or another function of the same signature.
+        loss: of `registry.METHODS`, or another function of the same signature.
         counts: training images of each class, int `[C]`.
         parameter_groups: of the network's trainable variables.
         xla: whether XLA compiles the training step.

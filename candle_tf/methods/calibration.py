@@ -17,6 +17,8 @@ from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.samplers import epoch_order
 from candle_tf.methods import losses
 from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.registry import CALIBRATION_LOSSES
+from candle_tf.methods.settings import CalibrationSettings
 from candle_tf.methods.trainer import TOTAL_LOSS, Batch, Trainer
 from candle_tf.teachers.features import OnlineFeatures
 
@@ -61,28 +63,39 @@ def teacher_classifier(
     return tf.keras.Model(features, {"logits": logits}, name="teacher_classifier")
 
 
-def calibration_loss(
-    name: str, counts: np.ndarray, *, tau: float, smoothing: tuple[float, float]
-) -> CalibrationLoss:
-    """The loss of one name as a function of (logits `[B, C]`, labels `[B]`) giving `[B]`.
+def build_calibration_loss(settings: CalibrationSettings, counts: np.ndarray) -> CalibrationLoss:
+    """The loss that --calibration_loss names, of (logits `[B, C]`, labels `[B]`), giving `[B]`.
 
     Args:
-        name: "cross_entropy", "balanced_softmax", "logit_adjustment" or "label_aware_smoothing".
+        settings: of the calibration.
         counts: training images of each class, int `[C]`.
-        tau: of the logit adjustment.
-        smoothing: (head, tail) of the label-aware smoothing.
-
-    Raises:
-        KeyError: for another name; `Config` has refused it before.
     """
-    rates = losses.smoothing_rates(counts, *smoothing)
-    table: dict[str, CalibrationLoss] = {
-        "cross_entropy": losses.cross_entropy,
-        "balanced_softmax": lambda z, y: losses.balanced_softmax(z, y, counts),
-        "logit_adjustment": lambda z, y: losses.logit_adjustment(z, y, counts, tau),
-        "label_aware_smoothing": lambda z, y: losses.label_aware_smoothing(z, y, rates),
-    }
-    return table[name]
+    return CALIBRATION_LOSSES[settings.calibration_loss](settings, counts)
+
+
+def build_cross_entropy(settings: CalibrationSettings, counts: np.ndarray) -> CalibrationLoss:
+    """Plain cross-entropy."""
+    del settings, counts
+    return losses.cross_entropy
+
+
+def build_balanced_softmax(settings: CalibrationSettings, counts: np.ndarray) -> CalibrationLoss:
+    """Balanced softmax of these class counts."""
+    del settings
+    return lambda z, y: losses.balanced_softmax(z, y, counts)
+
+
+def build_logit_adjustment(settings: CalibrationSettings, counts: np.ndarray) -> CalibrationLoss:
+    """Logit adjustment by these class counts, with --logit_adjustment_tau."""
+    return lambda z, y: losses.logit_adjustment(z, y, counts, settings.logit_adjustment_tau)
+
+
+def build_label_aware_smoothing(
+    settings: CalibrationSettings, counts: np.ndarray
+) -> CalibrationLoss:
+    """Label-aware smoothing from --smoothing_tail to --smoothing_head."""
+    rates = losses.smoothing_rates(counts, settings.smoothing_head, settings.smoothing_tail)
+    return lambda z, y: losses.label_aware_smoothing(z, y, rates)
 
 
 class CalibrationTrainer(Trainer):

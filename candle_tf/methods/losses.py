@@ -8,12 +8,17 @@ import numpy as np
 import tensorflow as tf
 
 
-def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def cross_entropy(
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    counts: np.ndarray | None = None,  # noqa: ARG001
+) -> tf.Tensor:
     """-log softmax(z)_y.
 
     Args:
         logits: float `[B, C]`.
         labels: int `[B]`, in [0, C).
+        counts: without effect; a method's loss is called with them.
 
     Returns:
         float `[B]`.

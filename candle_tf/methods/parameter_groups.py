@@ -1,6 +1,6 @@
 """Parameter groups: which optimizer moves which variables, as `optax.partition` assigns them.
 
-groups = build_parameter_groups(student, OptimizerSettings("bop", learning_rate=5e-3), steps=10_000)
+groups = build_parameter_groups(student, OptimizerSettings("bop"), steps=10_000)
 trainer = SupervisedTrainer(student, loss, counts, groups)
 """
 
@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from candle_tf.errors import UserError
 from candle_tf.methods.optimizers import Bop, adam, cosine_schedule, sgd
-from candle_tf.students.architectures.registry import binary_layers
+from candle_tf.methods.settings import OptimizerSettings
+from candle_tf.students.layers.blocks import binary_layers
 
 # Peak rates of binary kernels as published: larq-zoo's QuickNet (Adam), and Bop's gamma.
 QUICKNET_BINARY_RATE = 1e-2
@@ -36,33 +37,6 @@ class ParameterGroup:
     maximize: bool = False
 
 
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """How the weights that minimize the total loss are moved.
-
-    Attributes:
-        optimizer: "adam" for all; "adam_sgd": Adam on binary kernels, SGD with momentum 0.9 on the
-            rest (QuickNet, Bannink et al. 2021); "bop": Bop (Helwegen et al. 2019) on binary
-            kernels, which are -1 and +1 themselves then, Adam on the rest.
-        learning_rate: peak rate of the rest, above 0.
-        warmup_fraction: part of the steps in which the rates rise, in [0, 1).
-        binary_learning_rate: peak rate of binary kernels (Bop: gamma); 0 for the published one
-            (`QUICKNET_BINARY_RATE`, `BOP_GAMMA`). Not for "adam", where `learning_rate` is for all.
-        bop_threshold: mean gradient beyond which Bop flips a weight, above 0.
-        weight_decay: of float kernels only, times the rate at each step (decoupled as in AdamW,
-            Loshchilov & Hutter 2019): never of biases, batch norms, shifts, slopes, scales.
-        binary_weight_decay: the same of the latent weights of binary kernels.
-    """
-
-    optimizer: str
-    learning_rate: float
-    warmup_fraction: float = 0.0
-    binary_learning_rate: float = 0.0
-    bop_threshold: float = 1e-8
-    weight_decay: float = 0.0
-    binary_weight_decay: float = 0.0
-
-
 def build_parameter_groups(
     network: tf.keras.Model,
     settings: OptimizerSettings,
@@ -74,7 +48,12 @@ def build_parameter_groups(
 ) -> list[ParameterGroup]:
     """The groups of one training: all trainable variables, each in one group.
 
-    With Bop the binary kernels of `network` become their signs.
+    "adam" is for all weights. "adam_sgd" (QuickNet, Bannink et al. 2021) has Adam for binary
+    kernels and SGD with momentum 0.9 for the rest. "bop" (Helwegen et al. 2019) has Bop for binary
+    kernels, which become their signs, and Adam for the rest. A binary learning rate of 0 stands for
+    the published one (`QUICKNET_BINARY_RATE`, `BOP_GAMMA`). Weight decay is of kernels only, times
+    the rate at each step (decoupled as in AdamW, Loshchilov & Hutter 2019): never of biases, batch
+    norms, shifts, slopes, scales.
 
     Args:
         network: the student.

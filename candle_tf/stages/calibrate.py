@@ -18,7 +18,7 @@ from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
 from candle_tf.methods.calibration import (
     CalibrationTrainer,
-    calibration_loss,
+    build_calibration_loss,
     feature_batches,
     online_feature_batches,
     teacher_classifier,
@@ -28,7 +28,7 @@ from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.training_loop import fit
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, views_of_images
-from candle_tf.teachers.backbones import Teacher, load_teacher
+from candle_tf.teachers.backbones import Teacher, load_configured_teacher
 from candle_tf.teachers.features import (
     OnlineFeatures,
     cached_features,
@@ -70,8 +70,8 @@ def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
     Raises:
         UserError: for teacher weights or checkpoints that cannot be used.
     """
-    teacher = load_teacher(config.teacher, config.teacher_weights, config.teacher_weights_sha256)
-    train = _train_online if config.teacher_mode == "online" else _train_cached
+    teacher = load_configured_teacher(config.teacher)
+    train = _train_online if config.teacher.teacher_mode == "online" else _train_cached
     classifier, targets = train(config, teacher, data, folder)
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
@@ -85,15 +85,17 @@ def _train_cached(
 ) -> tuple[tf.keras.Model, Targets]:
     """Trains on the features of precomputed views."""
     augmentation, precomputed = teacher_views(
-        config.teacher_view, student_augmentation(config), views_of_images(config, data)
+        config.teacher.teacher_view, student_augmentation(config), views_of_images(config, data)
     )
     cached = _cached(config, teacher, data.train, augmentation, precomputed)
     images = precomputed.of_rows(np.arange(precomputed.total)).images
-    steps = steps_per_epoch(len(cached.features) * len(images), config.calibration_batch_size)
+    steps = steps_per_epoch(
+        len(cached.features) * len(images), config.calibration.calibration_batch_size
+    )
     batches = partial(feature_batches, cached.features, data.train.labels[images])
     classifier = _train_classifier(config, teacher, data, batches, steps, folder)
     targets = cached_targets(
-        cached.features, cached.keys, precomputed, classifier, config.cache_path
+        cached.features, cached.keys, precomputed, classifier, config.run.cache_path
     )
     return classifier, targets
 
@@ -103,9 +105,12 @@ def _train_online(
 ) -> tuple[tf.keras.Model, Targets]:
     """Trains on the features of new views in every epoch."""
     features = OnlineFeatures(
-        teacher, data.train, student_augmentation(config), config.calibration_resolutions
+        teacher,
+        data.train,
+        student_augmentation(config),
+        config.calibration.calibration_resolutions,
     )
-    steps = steps_per_epoch(len(data.train), config.calibration_batch_size)
+    steps = steps_per_epoch(len(data.train), config.calibration.calibration_batch_size)
     batches = partial(online_feature_batches, features, data.train.labels)
     classifier = _train_classifier(
         config, teacher, data, batches, steps * len(features.resolutions), folder
@@ -135,9 +140,9 @@ def _cached(
 ) -> _CachedFeatures:
     """Features at every resolution; computes what is not stored yet."""
     features, keys = [], []
-    for resolution in config.calibration_resolutions:
+    for resolution in config.calibration.calibration_resolutions:
         views = (teacher, subset, augmentation, precomputed, resolution)
-        features.append(cached_features(*views, config.cache_path))
+        features.append(cached_features(*views, config.run.cache_path))
         keys.append(features_key(*views))
     return _CachedFeatures(features, keys)
 
@@ -154,36 +159,32 @@ def _train_classifier(
     steps: int,
     folder: Path,
 ) -> tf.keras.Model:
+    settings = config.calibration
     classifier = teacher_classifier(
         teacher.feature_size,
         data.classes,
-        weight_scaling=config.calibration_loss == "label_aware_smoothing",
-        seed=config.seed,
+        weight_scaling=settings.calibration_loss == "label_aware_smoothing",
+        seed=config.run.seed,
     )
-    loss = calibration_loss(
-        config.calibration_loss,
-        data.counts,
-        tau=config.logit_adjustment_tau,
-        smoothing=(config.smoothing_head, config.smoothing_tail),
-    )
+    loss = build_calibration_loss(settings, data.counts)
     rate = cosine_schedule(
-        config.calibration_learning_rate, steps * config.calibration_epochs, warmup_fraction=0.0
+        settings.calibration_learning_rate, steps * settings.calibration_epochs, warmup_fraction=0.0
     )
     group = ParameterGroup(classifier.trainable_variables, adam(rate))
     checkpoints = fit(
         CalibrationTrainer(classifier, data.classes, loss, [group]),
         lambda first_epoch: batches(
-            batch_size=config.calibration_batch_size,
-            seed=config.seed,
+            batch_size=settings.calibration_batch_size,
+            seed=config.run.seed,
             first_epoch=first_epoch,
-            epochs=config.calibration_epochs,
+            epochs=settings.calibration_epochs,
         ),
         steps=steps,
-        epochs=config.calibration_epochs,
+        epochs=settings.calibration_epochs,
         folder=folder,
         validation=_validation(config, teacher, data.validation),
     )
-    checkpoints.restore_selected(config.select_epoch)
+    checkpoints.restore_selected(config.training.select_epoch)
     return classifier
 
 

@@ -54,9 +54,9 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
     fixed = folder.split_path.exists()
     split = load_split(folder.split_path) if fixed else draw_split(config, source)
     ids = [image_id for part in split.subsets.values() for image_id in part.ids]
-    scan = scan_images(source, ids, config.cache_path)
+    scan = scan_images(source, ids, config.run.cache_path)
     bad = _entries(source, split, scan.bad)
-    if bad and (config.on_bad_image == "stop" or fixed):
+    if bad and (config.data.on_bad_image == "stop" or fixed):
         raise UserError(_refusal(bad, fixed))
     try:
         readable = leave_out(split, scan.bad)

@@ -53,14 +53,14 @@ def evaluate(
     Raises:
         UserError: for a damaged checkpoint.
     """
-    batches = evaluation_batches(data.test, image_size=config.image_size)
+    batches = evaluation_batches(data.test, image_size=config.student.image_size)
     pixels = np.concatenate([batch["inputs"].numpy() for batch in batches]).astype(np.uint8)
     results = {"teacher": measure(data, calibrated.test_logits)} if calibrated else {}
 
     last = trained.checkpoints.restore_selected("last")
     logits = logits_of(trained.student, pixels)
     results["student_last_epoch"] = measure(data, logits)
-    selected = trained.checkpoints.restore_selected(config.select_epoch)
+    selected = trained.checkpoints.restore_selected(config.training.select_epoch)
     if selected != last:
         logits = logits_of(trained.student, pixels)
     results["student"] = measure(data, logits)

@@ -55,9 +55,16 @@ def prepare(config: Config, folder: RunFolder) -> Data:
         split, check = checked_split(config, folder, source)
         parts = split.subsets.values()
         ids = [image_id for part in parts for image_id in part.ids]
-        side = store_side(config.image_size, config.calibration_resolutions, config.resize)
+        resize, store = config.data.resize, config.data.store
+        resolutions = config.calibration.calibration_resolutions
+        side = store_side(config.student.image_size, resolutions, resize)
         images = open_image_store(
-            source, ids, side, config.cache_path, resize=config.resize, store=config.store
+            source,
+            ids,
+            side,
+            config.run.cache_path,
+            resize=resize,
+            store=store,
         )
         if images.streamed:
             opened.pop_all()  # read from until the run ends

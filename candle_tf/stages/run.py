@@ -28,9 +28,9 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         UserError: for anything that a user can fix; nothing finished is lost.
     """
     # Bit-identical results whether or not a run was interrupted; on CPUs it costs nothing.
-    tf.keras.utils.set_random_seed(config.seed)
+    tf.keras.utils.set_random_seed(config.run.seed)
     tf.config.experimental.enable_op_determinism()
-    policy = resolve_compute_policy(config.precision, config.xla)
+    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
     folder = open_run_folder(config)
     data = _stage("1/5 data", lambda: prepare(config, folder))
     folder.record(
@@ -39,14 +39,14 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         split=data.split.hash,
     )
     calibrated = None
-    if config.method == "candle":
+    if config.training.distils:
         path = folder.path / "calibrate"
         calibrated = _stage("2/5 calibrate the teacher", lambda: calibrate(config, data, path))
         folder.record("calibrate", _training_files(path), teacher=calibrated.teacher.fingerprint)
     path = folder.path / "student"
     targets = calibrated.targets if calibrated else None
     trained = _stage(
-        f"3/5 train the student ({config.method})",
+        f"3/5 train the student ({config.training.method})",
         lambda: train_student(config, data, targets, path, policy),
     )
     xla = "on" if policy.xla else "off"

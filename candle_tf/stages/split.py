@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from absl import logging
 
-from candle_tf.config import LISTS, Config
-from candle_tf.data.catalog import CATALOG, kind_of
+from candle_tf.config import Config
+from candle_tf.data.catalog import CATALOG
 from candle_tf.data.sources.registry import Source, open_source
 from candle_tf.data.splits.class_counts import read_class_counts
 from candle_tf.data.splits.split import (
@@ -29,10 +29,9 @@ def open_data(config: Config) -> Source:
     Raises:
         UserError: for data that are not there, or are not laid out as expected.
     """
-    place = {name: getattr(config, name) for name in LISTS} | {"scratch": str(config.cache_path)}
-    kind = kind_of(config.dataset, config.data_dir, config.train_list)
-    source = open_source(kind, config.data_dir, **place)
-    entry = CATALOG.get(config.dataset)
+    data = config.data
+    source = open_source(data.kind, **data.locations, scratch=str(config.run.cache_path))
+    entry = CATALOG.get(data.dataset)
     if entry and len(source.class_names) != entry.classes:
         logging.warning(
             "--dataset=%s has %d classes here, where the catalog has %d",
@@ -49,12 +48,13 @@ def draw_split(config: Config, source: Source) -> Split:
     Raises:
         UserError: for values out of range, or a saved split of other data.
     """
-    if config.split:
-        split = load_split(config.split)
+    settings = config.data
+    if settings.split:
+        split = load_split(settings.split)
         check_split(split, source)
         logging.info(
             "%s: %s profile, imbalance factor %g, %s selection, seed %d",
-            config.split,
+            settings.split,
             split.profile,
             split.imbalance_factor,
             split.selection,
@@ -62,16 +62,16 @@ def draw_split(config: Config, source: Source) -> Split:
         )
         return split
     wanted = None
-    if config.profile == "counts":
-        wanted = read_class_counts(config.class_counts, source.class_names)
+    if settings.profile == "counts":
+        wanted = read_class_counts(settings.class_counts, source.class_names)
     return make_split(
         source,
-        profile=config.profile,
-        imbalance_factor=config.imbalance_factor,
-        validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.seed,
-        selection=config.selection,
+        profile=settings.profile,
+        imbalance_factor=settings.imbalance_factor,
+        validation_fraction=settings.validation_fraction,
+        test_fraction=settings.test_fraction,
+        seed=config.run.seed,
+        selection=settings.selection,
         class_counts=wanted,
     )
 
@@ -96,9 +96,9 @@ def run_split(
         return split
     split = load_split(folder.split_path)
     check_split(split, source)
-    if config.split and leave_out(load_split(config.split), left_out).hash != split.hash:
+    if config.data.split and leave_out(load_split(config.data.split), left_out).hash != split.hash:
         raise UserError(
-            f"{folder.path} holds a run with another split than --split={config.split}. Give "
+            f"{folder.path} holds a run with another split than --split={config.data.split}. Give "
             "another --run_dir, or leave --split out to go on with that run."
         )
     return split

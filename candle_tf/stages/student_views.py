@@ -1,31 +1,27 @@
 """The views that the student is trained on, by a run's settings."""
 
-from dataclasses import fields
-
 import numpy as np
 
 from candle_tf.config import Config
 from candle_tf.data.augment.augmentation import Augmentation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, views_by_class
 from candle_tf.data.augment.registry import make_augmentation
-from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.stages.prepare import Data
 
 
 def student_augmentation(config: Config) -> Augmentation:
     """The student's augmentation; with --teacher_view=same the teacher's too."""
-    settings = {field.name: getattr(config, field.name) for field in fields(AugmentSettings)}
-    return make_augmentation(AugmentSettings(**settings), config.seed)
+    return make_augmentation(config.augment, config.run.seed)
 
 
 def views_of_images(config: Config, data: Data) -> np.ndarray:
     """Number of precomputed views of each training image, int64 [N]."""
-    by_class = views_by_class(data.counts, config.views, config.tail_views)
+    by_class = views_by_class(data.counts, config.teacher.views, config.teacher.tail_views)
     return by_class[data.train.labels]
 
 
 def student_views(config: Config, data: Data) -> PrecomputedViews | None:
     """The views that the student sees in turn; None if it sees new views in every epoch."""
-    if config.teacher_view == "whole" or config.teacher_mode == "online":
+    if config.teacher.teacher_view == "whole" or config.teacher.teacher_mode == "online":
         return None
     return PrecomputedViews(views_of_images(config, data))

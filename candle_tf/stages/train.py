@@ -1,6 +1,6 @@
 """Third stage: train the binary student, by distillation or by a baseline's loss."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,17 @@ from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_an
 from candle_tf.methods.balance import (
     Balancer,
     FixedBalance,
-    TotalLoss,
-    uniform_prediction_losses,
+    build_total_loss,
 )
-from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.distillation import (
     DistillationTrainer,
     build_projector,
     mean_features,
 )
-from candle_tf.methods.parameter_groups import OptimizerSettings, build_parameter_groups
+from candle_tf.methods.parameter_groups import build_parameter_groups
+from candle_tf.methods.registry import METHODS
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.methods.training_phases import (
@@ -35,7 +35,6 @@ from candle_tf.methods.training_phases import (
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, student_views
 from candle_tf.students.analysis.preflight import refuse_unconvertible
-from candle_tf.students.architectures.registry import build_student
 from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
 
 
@@ -74,24 +73,18 @@ def train_student(
         UserError: for a student that will not be binary on the device, a damaged checkpoint, a
             training that diverged, or an optimizer that the student's kernels do not suit.
     """
-    tf.keras.utils.set_random_seed(config.seed)
-    student = build_student(
-        config.student,
-        (config.image_size, config.image_size, 3),
-        data.classes,
-        width=config.width,
-        stem_stride=config.stem_stride,
-    )
+    tf.keras.utils.set_random_seed(config.run.seed)
+    student = config.student.build(data.classes)
     refuse_unconvertible(student)
-    if not config.clip_latent_weights:
+    if not config.optimizer.clip_latent_weights:
         student = clone_without_kernel_constraint(student)
-    if config.binary_steps == 2:
+    if config.training.binary_steps == 2:
         first = clone_with_float_kernels(student)
         logging.info("training phase one of two: binary activations, float kernels")
         _train(config, data, first, targets, folder.with_name(f"{folder.name}_step1"), policy)
         copy_weights(first, student)
         logging.info("training phase two of two: binary activations and kernels")
-        config = replace(config, weight_decay=0.0)
+        config = config.replace(weight_decay=0.0)
     checkpoints = _train(config, data, student, targets, folder, policy)
     return Trained(student, checkpoints, policy)
 
@@ -106,29 +99,31 @@ def _train(
 ) -> Checkpoints:
     """One training of --epochs; its checkpoints restore kernels that are exact signs."""
     set_compute_policy(student, policy)
-    steps = steps_per_epoch(len(data.train), config.batch_size)
+    steps = steps_per_epoch(len(data.train), config.training.batch_size)
     trainer = _build_trainer(
-        config, data, student, targets, steps=steps * config.epochs, xla=policy.xla
+        config, data, student, targets, steps=steps * config.training.epochs, xla=policy.xla
     )
-    annealing = Annealing(find_annealed_quantizers(student), config.epochs, config.anneal_fraction)
+    annealing = Annealing(
+        find_annealed_quantizers(student), config.training.epochs, config.training.anneal_fraction
+    )
     checkpoints = fit(
         trainer,
         lambda first_epoch: training_batches(
             data.train,
-            image_size=config.image_size,
+            image_size=config.student.image_size,
             augmentation=student_augmentation(config),
-            sampler=config.sampler,
-            batch_size=config.batch_size,
-            seed=config.seed,
+            sampler=config.data.sampler,
+            batch_size=config.training.batch_size,
+            seed=config.run.seed,
             first_epoch=first_epoch,
-            epochs=config.epochs,
+            epochs=config.training.epochs,
             precomputed=student_views(config, data),
             targets=targets,
         ),
         steps=steps,
-        epochs=config.epochs,
+        epochs=config.training.epochs,
         folder=folder,
-        validation=evaluation_batches(data.validation, image_size=config.image_size)
+        validation=evaluation_batches(data.validation, image_size=config.student.image_size)
         if len(data.validation)
         else None,
         callbacks=[annealing] if annealing.quantizers else [],
@@ -147,51 +142,29 @@ def _build_trainer(
     steps: int,
     xla: bool,
 ) -> Trainer:
-    settings = _optimizer_settings(config)
     if targets is None:
-        groups = build_parameter_groups(student, settings, steps=steps)
-        return SupervisedTrainer(student, LOSSES[config.method], data.counts, groups, xla)
+        groups = build_parameter_groups(student, config.optimizer, steps=steps)
+        return SupervisedTrainer(student, METHODS[config.training.method], data.counts, groups, xla)
     mean = mean_features(block["teacher_features"] for block in targets.blocks())
-    projector = build_projector(student, len(mean), config.seed)
-    adversary = Balancer(config.seed) if config.balance != "fixed" else None
+    projector = build_projector(student, len(mean), config.run.seed)
+    adversary = Balancer(config.run.seed) if config.balance.balance != "fixed" else None
     return DistillationTrainer(
         student,
         data.classes,
         build_parameter_groups(
             student,
-            settings,
+            config.optimizer,
             steps=steps,
             projector=projector,
             balancer=adversary,
-            balance_learning_rate=config.balance_learning_rate,
+            balance_learning_rate=config.balance.balance_learning_rate,
         ),
         projector=projector,
-        balancer=adversary or FixedBalance(config.fixed_lambda),
-        feature_mean=mean if config.center_features else np.zeros_like(mean),
-        total_loss=_build_total_loss(config, targets),
-        temperature=config.temperature,
+        balancer=adversary or FixedBalance(config.balance.fixed_lambda),
+        feature_mean=mean if config.balance.center_features else np.zeros_like(mean),
+        total_loss=build_total_loss(
+            config.balance, lambda: (block["teacher_logits"] for block in targets.blocks())
+        ),
+        temperature=config.balance.temperature,
         xla=xla,
     )
-
-
-def _optimizer_settings(config: Config) -> OptimizerSettings:
-    return OptimizerSettings(
-        config.optimizer,
-        learning_rate=config.learning_rate,
-        warmup_fraction=config.warmup_fraction,
-        binary_learning_rate=config.binary_learning_rate,
-        bop_threshold=config.bop_threshold,
-        weight_decay=config.weight_decay,
-        binary_weight_decay=config.binary_weight_decay,
-    )
-
-
-def _build_total_loss(config: Config, targets: Targets) -> TotalLoss:
-    if config.balance in ("plain", "fixed"):
-        return TotalLoss()
-    kl, fs = uniform_prediction_losses(
-        (block["teacher_logits"] for block in targets.blocks()), config.temperature
-    )
-    if config.balance == "relative":
-        return TotalLoss(kl, fs, config.balance_entropy)
-    return TotalLoss(entropy_weight=config.balance_entropy * kl)

@@ -22,14 +22,26 @@ from absl import logging
 from candle_tf.errors import UserError
 from candle_tf.teachers.efficientnet_lite import efficientnet_lite0, normalise, package_weights
 from candle_tf.teachers.folding import folded
+from candle_tf.teachers.registry import OFFLINE_TEACHER, TEACHERS
+from candle_tf.teachers.settings import TeacherSettings
 from candle_tf.teachers.weights import fingerprint, load_h5, verified_bytes, verify
 
 Preprocess = Callable[[tf.Tensor], tf.Tensor]
 
-ALLOWED_NAMES = (
-    "efficientnet_lite0 (offline), keras_cv:<preset> such as keras_cv:resnet50_imagenet, "
-    "keras_applications:<Name> such as keras_applications:ResNet152"
-)
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a function of `registry.TEACHERS` returns.
+
+    Attributes:
+        model: functional model from preprocessed pixels to maps [N, h, w, d] or features [N, d].
+        preprocess: from pixels float32 [N, H, W, 3] in 0..255 to what `model` takes.
+        foldable: whether all of its layers allow `folding.folded`.
+    """
+
+    model: tf.keras.Model
+    preprocess: Preprocess
+    foldable: bool = False
 
 
 class FrozenBackbone(tf.keras.layers.Layer):
@@ -126,29 +138,26 @@ def load_teacher(name: str, weights: str = "", weights_sha256: str = "") -> Teac
         UserError: unknown name; weights that are missing, cannot be fetched, have another SHA-256
             or do not fit the architecture.
     """
-    kind, _, choice = name.partition(":")
-    loaders = {"keras_cv": _keras_cv, "keras_applications": _keras_applications}
-    preprocess: Preprocess
-    if name == "efficientnet_lite0":
-        backbone, preprocess = _efficientnet_lite0(weights, weights_sha256), normalise
-    elif kind in loaders and choice:
-        if weights:
-            verify(weights, weights_sha256)
-        elif weights_sha256:
-            raise UserError(
-                f"A sha256 ({weights_sha256}) was given for teacher {name!r} without a weights "
-                "file: it can only be checked against a file, so give one."
-            )
-        backbone, preprocess = loaders[kind](choice, weights)
-    else:
-        raise UserError(f"Unknown teacher {name!r}: use one of {ALLOWED_NAMES}.")
-    return _teacher(name, backbone, preprocess)
+    found = TEACHERS.find(name)
+    if found is None:
+        raise UserError(
+            f"Unknown teacher {name!r}: use one of {', '.join(TEACHERS)}, such as "
+            "keras_cv:resnet50_imagenet or keras_applications:ResNet152."
+        )
+    kind, choice = found
+    return _teacher(name, TEACHERS[kind](choice, weights, weights_sha256))
 
 
-def _teacher(name: str, backbone: tf.keras.Model, preprocess: Preprocess) -> Teacher:
-    encoder = _encoder(backbone, preprocess)
-    # Only of layers that are known to allow it; a preset of the hub may hold any.
-    inference = _encoder(folded(backbone), preprocess) if name == "efficientnet_lite0" else None
+def load_configured_teacher(settings: TeacherSettings) -> Teacher:
+    """The teacher that the flags name; see `load_teacher`."""
+    return load_teacher(settings.teacher, settings.teacher_weights, settings.teacher_weights_sha256)
+
+
+def _teacher(name: str, backbone: Backbone) -> Teacher:
+    encoder = _encoder(backbone.model, backbone.preprocess)
+    inference = None
+    if backbone.foldable:
+        inference = _encoder(folded(backbone.model), backbone.preprocess)
     size = int(encoder.output_shape[-1])
     teacher = Teacher(name, encoder, size, fingerprint(encoder), inference)
     logging.info(
@@ -163,10 +172,41 @@ def _encoder(backbone: tf.keras.Model, preprocess: Preprocess) -> tf.keras.Model
     return tf.keras.Model(pixels, features, name="teacher_encoder", trainable=False)
 
 
-def _efficientnet_lite0(weights: str, sha256: str) -> tf.keras.Model:
+def load_efficientnet_lite0(choice: str, weights: str, sha256: str) -> Backbone:
+    """EfficientNet-Lite0 with ImageNet weights out of an installed package, or of a file.
+
+    Args:
+        choice: "".
+        weights, sha256: as of `load_teacher`; a PyTorch file in the package's layout.
+    """
+    del choice
     if weights:
-        return efficientnet_lite0(verified_bytes(weights, sha256), weights)
-    return efficientnet_lite0(package_weights(sha256) if sha256 else None)
+        model = efficientnet_lite0(verified_bytes(weights, sha256), weights)
+    else:
+        model = efficientnet_lite0(package_weights(sha256) if sha256 else None)
+    return Backbone(model, normalise, foldable=True)
+
+
+def load_keras_cv(choice: str, weights: str, sha256: str) -> Backbone:
+    """A KerasCV backbone preset; `weights` is an HDF5 file."""
+    _verify_given(f"keras_cv:{choice}", weights, sha256)
+    return Backbone(*_keras_cv(choice, weights))
+
+
+def load_keras_applications(choice: str, weights: str, sha256: str) -> Backbone:
+    """A model of `tf.keras.applications`; `weights` is an HDF5 file."""
+    _verify_given(f"keras_applications:{choice}", weights, sha256)
+    return Backbone(*_keras_applications(choice, weights))
+
+
+def _verify_given(name: str, weights: str, sha256: str) -> None:
+    if weights:
+        verify(weights, sha256)
+    elif sha256:
+        raise UserError(
+            f"A sha256 ({sha256}) was given for teacher {name!r} without a weights "
+            "file: it can only be checked against a file, so give one."
+        )
 
 
 def _fetch_error(name: str, what: str, error: BaseException) -> UserError:
@@ -176,7 +216,7 @@ def _fetch_error(name: str, what: str, error: BaseException) -> UserError:
         remedy = f"Use an architecture that is built in ({', '.join(_BUILT_IN)}; also resnet*_v2)"
     return UserError(
         f"Could not fetch the {what} of teacher {name!r} through the network ({reason}). {remedy}, "
-        "or use the offline teacher efficientnet_lite0."
+        f"or use the offline teacher {OFFLINE_TEACHER}."
     )
 
 

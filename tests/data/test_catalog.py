@@ -71,8 +71,8 @@ def test_each_config_says_what_the_row_says(name):
     if entry.source == "folder":
         given = given[:1]
     config = config_of(f"--flagfile={path}", *given)
-    assert config.dataset == name
-    assert {key: getattr(config, key) for key in entry.settings} == entry.settings
+    assert config.data.dataset == name
+    assert {key: config[key] for key in entry.settings} == entry.settings
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(line.startswith("# Source: ") for line in head)
     assert f"python -m candle_tf.train --flagfile={entry.config}" in "\n".join(head)
@@ -89,18 +89,22 @@ def test_each_config_says_what_the_row_says(name):
 
 def test_a_name_brings_its_settings_and_flags_win():
     config = config_of("--dataset=cub200")
-    assert {key: getattr(config, key) for key in settings_of("cub200")} == settings_of("cub200")
-    assert (config.imbalance_factor, config.image_size) == (10, 224)
+    assert {key: config[key] for key in settings_of("cub200")} == settings_of("cub200")
+    assert (config["imbalance_factor"], config["image_size"]) == (10, 224)
     config = config_of("--dataset=cub200", "--imbalance_factor=50", "--image_size=64")
-    assert (config.imbalance_factor, config.image_size, config.selection) == (50, 64, "seeded")
+    assert (config["imbalance_factor"], config["image_size"], config["selection"]) == (
+        50,
+        64,
+        "seeded",
+    )
     # Also where what is given is the general default.
-    assert config_of("--dataset=dtd", "--imbalance_factor=100").imbalance_factor == 100
+    assert config_of("--dataset=dtd", "--imbalance_factor=100").data.imbalance_factor == 100
 
 
 def test_a_settings_file_is_taken_as_it_is(tmp_path):
     Config(dataset="cub200", imbalance_factor=7).to_json(tmp_path / "config.json")
     config = config_of(f"--config={tmp_path / 'config.json'}")
-    assert (config.imbalance_factor, config.image_size) == (7, Config().image_size)
+    assert (config["imbalance_factor"], config["image_size"]) == (7, Config()["image_size"])
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from candle_tf.deploy.binarize import deployable
 from candle_tf.errors import UserError
 from candle_tf.students.architectures.bnext import annealed_conv
 from candle_tf.students.architectures.reactnet import _block
-from candle_tf.students.architectures.registry import binary_layers
-from candle_tf.students.layers.blocks import batch_norm
+from candle_tf.students.layers.blocks import batch_norm, binary_layers
 from candle_tf.students.layers.quantizers import ApproxSign
 
 SIZE = 32

@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from candle_tf.config import STUDENT_NAMES
 from candle_tf.deploy.checks.agreement import check_agreement, check_binary
 from candle_tf.deploy.tflite.converter import convert, run
-from candle_tf.students.architectures.registry import binary_layers, build_student
+from candle_tf.students.architectures.registry import STUDENTS, build_student
+from candle_tf.students.layers.blocks import binary_layers
 from tools.student_table import random_images, randomize, reestimate_batch_norms
 
 CLASSES = 10
@@ -28,7 +28,7 @@ def small(name: str, size: int, stem_stride: int) -> tf.keras.Model:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", STUDENT_NAMES)
+@pytest.mark.parametrize("name", STUDENTS)
 def test_converts_and_agrees(name, size):
     """With random statistics, shifts and slopes, on random images, by the export's own gate."""
     stem_stride, images = SIZES[size]
@@ -63,7 +63,7 @@ def anneal(student: tf.keras.Model, factor: float) -> None:
             step(factor)
 
 
-@pytest.mark.parametrize("name", STUDENT_NAMES)
+@pytest.mark.parametrize("name", STUDENTS)
 def test_training_on_real_images_lowers_the_loss(name):
     tf.keras.utils.set_random_seed(0)
     student = small(name, 32, stem_stride=1)

@@ -5,7 +5,14 @@ from scipy.special import expit
 from scipy.stats import entropy as scipy_entropy
 
 from candle_tf.methods import losses
-from candle_tf.methods.balance import Balancer, TotalLoss, entropy, uniform_prediction_losses
+from candle_tf.methods.balance import (
+    Balancer,
+    TotalLoss,
+    build_total_loss,
+    entropy,
+    uniform_prediction_losses,
+)
+from candle_tf.methods.settings import BalanceSettings
 
 
 def _lambdas(balancer: Balancer, steps: int = 20) -> np.ndarray:
@@ -115,3 +122,20 @@ def test_uniform_prediction_losses_take_half_precision_and_large_logits():
     logits = np.array([[30000.0, -30000.0, 0.0]], np.float16)
     kl, _ = uniform_prediction_losses([logits], 2.0)
     assert kl == pytest.approx(4 * np.log(3), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [
+        ("plain", lambda kl: TotalLoss()),  # noqa: ARG005
+        ("fixed", lambda kl: TotalLoss()),  # noqa: ARG005
+        ("adversarial", lambda kl: TotalLoss(entropy_weight=0.3 * kl)),
+        ("relative", lambda kl: TotalLoss(kl, 1.0, 0.3)),
+    ],
+)
+def test_each_balance_is_a_total_loss_in_units_of_the_baseline(balance, expected):
+    logits = np.random.default_rng(4).normal(size=(6, 3)).astype(np.float32)
+    settings = BalanceSettings(balance=balance, balance_entropy=0.3, temperature=3.0)
+    kl, fs = uniform_prediction_losses([logits], 3.0)
+    assert fs == 1.0
+    assert build_total_loss(settings, lambda: [logits]) == expected(kl)

@@ -2,22 +2,27 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.config import CALIBRATION_LOSSES
+from candle_tf.errors import UserError
 from candle_tf.methods import losses
 from candle_tf.methods.calibration import (
     CalibrationTrainer,
     ScaledLogits,
-    calibration_loss,
+    build_calibration_loss,
     feature_batches,
     teacher_classifier,
 )
 from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.registry import CALIBRATION_LOSSES
+from candle_tf.methods.settings import CalibrationSettings
 
 COUNTS = np.array([60, 15, 4])
 
 
 def _loss(name: str):
-    return calibration_loss(name, COUNTS, tau=1.5, smoothing=(0.3, 0.1))
+    settings = CalibrationSettings(
+        calibration_loss=name, logit_adjustment_tau=1.5, smoothing_head=0.3, smoothing_tail=0.1
+    )
+    return build_calibration_loss(settings, COUNTS)
 
 
 def _separable() -> dict[str, np.ndarray]:
@@ -79,7 +84,7 @@ def test_names_stand_for_their_losses_and_settings():
 
 
 def test_another_name_is_refused():
-    with pytest.raises(KeyError):
+    with pytest.raises(UserError, match="--calibration_loss=focal"):
         _loss("focal")
 
 

@@ -14,9 +14,10 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.methods.balance import TotalLoss
-from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.registry import METHODS
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
 from tests.methods.test_distillation import distillation_trainer
@@ -39,7 +40,7 @@ def _trainer(name: str) -> Trainer:
     if name == "supervised":
         network = _network()
         group = ParameterGroup(network.trainable_variables, adam(0.01))
-        return SupervisedTrainer(network, LOSSES["balanced_softmax"], COUNTS, [group])
+        return SupervisedTrainer(network, METHODS["balanced_softmax"], COUNTS, [group])
     return distillation_trainer(
         _network(),
         adam(0.01),

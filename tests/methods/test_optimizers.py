@@ -5,12 +5,14 @@ import tensorflow as tf
 
 from candle_tf.errors import UserError
 from candle_tf.methods.balance import Balancer
-from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.distillation import DistillationTrainer, build_projector
 from candle_tf.methods.optimizers import cosine_schedule
-from candle_tf.methods.parameter_groups import OptimizerSettings, build_parameter_groups
+from candle_tf.methods.parameter_groups import build_parameter_groups
+from candle_tf.methods.registry import METHODS
+from candle_tf.methods.settings import OptimizerSettings
 from candle_tf.methods.training_loop import fit
-from candle_tf.students.architectures.registry import binary_layers
+from candle_tf.students.layers.blocks import binary_layers
 from candle_tf.students.layers.quantizers import ApproxSign
 from tests.methods.test_distillation import (
     CLASSES,
@@ -50,7 +52,9 @@ def test_cosine_schedule_of_a_very_short_training_is_finite(steps):
 
 
 def _settings(optimizer: str, **settings) -> OptimizerSettings:
-    return OptimizerSettings(optimizer, **{"learning_rate": RATE, **settings})
+    return OptimizerSettings(
+        optimizer, **{"learning_rate": RATE, "warmup_fraction": 0.0, **settings}
+    )
 
 
 def _supervised_trainer(
@@ -58,7 +62,7 @@ def _supervised_trainer(
 ) -> SupervisedTrainer:
     student = student or binary_student()
     groups = build_parameter_groups(student, settings, steps=steps)
-    return SupervisedTrainer(student, LOSSES["cross_entropy"], COUNTS, groups)
+    return SupervisedTrainer(student, METHODS["cross_entropy"], COUNTS, groups)
 
 
 def _distillation(settings: OptimizerSettings) -> DistillationTrainer:

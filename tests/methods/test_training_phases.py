@@ -11,9 +11,8 @@ from candle_tf.methods.training_phases import (
     clone_without_kernel_constraint,
     copy_weights,
 )
-from candle_tf.students.architectures.registry import binary_layers
 from candle_tf.students.layers.annealed_sign import BNextKernelSign
-from candle_tf.students.layers.blocks import batch_norm
+from candle_tf.students.layers.blocks import batch_norm, binary_layers
 from candle_tf.students.layers.quantizers import ApproxSign
 from tests.methods.test_baselines import supervised_trainer
 from tests.methods.test_distillation import CLASSES, binary_student, teacher_batch

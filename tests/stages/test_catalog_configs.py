@@ -22,9 +22,10 @@ from candle_tf.config import Config
 from candle_tf.data.catalog import CATALOG, Entry
 from candle_tf.data.pipeline import training_batches
 from candle_tf.data.splits.longtail import profile_counts
-from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.registry import METHODS
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.prepare import Data, prepare
@@ -179,13 +180,13 @@ def two_steps(config: Config, data: Data, encoder: tf.keras.Model) -> None:
     logits = tf.keras.layers.Dense(data.classes, name="logits")(encoder.output)
     student = tf.keras.Model(encoder.input, {"features": encoder.output, "logits": logits})
     group = ParameterGroup(student.trainable_variables, adam(1e-3))
-    trainer = SupervisedTrainer(student, LOSSES["cross_entropy"], data.counts, [group])
+    trainer = SupervisedTrainer(student, METHODS["cross_entropy"], data.counts, [group])
     batches = training_batches(
         first(data, 16).train,
-        image_size=config.image_size,
+        image_size=config.student.image_size,
         augmentation=student_augmentation(config),
-        batch_size=config.batch_size,
-        seed=config.seed,
+        batch_size=config.training.batch_size,
+        seed=config.run.seed,
         first_epoch=0,
         epochs=1,
     )
@@ -248,7 +249,7 @@ def test_a_config_calibrates_and_distills_as_it_says(tmp_path):
     config = config_of(entry, tmp_path / "run", **more)
     data = first(prepare(config, open_run_folder(config)), 16)
     calibrated = calibrate(config, data, tmp_path / "run" / "calibrate")
-    policy = resolve_compute_policy(config.precision, config.xla)
+    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
     trained = train_student(config, data, calibrated.targets, tmp_path / "run" / "student", policy)
     assert trained.student.output_shape["logits"] == (None, entry.classes)
     for weight in trained.student.weights:

@@ -1,6 +1,5 @@
 """Images that cannot be read, and images in two subsets, before anything is learned."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -50,15 +49,15 @@ def test_stop_lists_all_of_them_at_once_and_saves_no_split(config):
     for name in BAD:
         assert f"{name}: not a readable image" in message
     assert "--on_bad_image=skip" in message
-    assert not (Path(config.run_dir) / "split.json").exists()
-    assert not (Path(config.run_dir) / "data_check.json").exists()
+    assert not (Path(config.run.run_dir) / "split.json").exists()
+    assert not (Path(config.run.run_dir) / "data_check.json").exists()
     # What the message advises works in the same folder.
-    split, _ = check(dataclasses.replace(config, on_bad_image="skip"))
+    split, _ = check(config.replace(on_bad_image="skip"))
     assert not all_ids(split) & set(BAD)
 
 
 def test_skip_leaves_them_out_of_their_subsets_and_writes_them_down(config, caplog):
-    config = dataclasses.replace(config, on_bad_image="skip")
+    config = config.replace(on_bad_image="skip")
     with open_data(config) as source:
         drawn = draw_split(config, source)
     split, record = check(config)
@@ -75,14 +74,14 @@ def test_skip_leaves_them_out_of_their_subsets_and_writes_them_down(config, capl
     assert [e["part"] for e in record["left_out"]][-1] == "test"
     assert all("not a readable image" in e["reason"] for e in record["left_out"])
     assert "3 of 30 images cannot be read and are left out" in caplog.text
-    written = json.loads((Path(config.run_dir) / "data_check.json").read_text())
+    written = json.loads((Path(config.run.run_dir) / "data_check.json").read_text())
     assert written == record
 
 
 def test_a_resumed_run_is_the_same_though_the_data_were_fixed(config):
-    config = dataclasses.replace(config, on_bad_image="skip")
+    config = config.replace(on_bad_image="skip")
     first, record = check(config)
-    (Path(config.data_dir) / "train/ant/03.png").write_bytes(tree("x.png")["x.png"])
+    (Path(config.data.data_dir) / "train/ant/03.png").write_bytes(tree("x.png")["x.png"])
     again, same = check(config)
     assert again.hash == first.hash
     assert same == record
@@ -90,9 +89,9 @@ def test_a_resumed_run_is_the_same_though_the_data_were_fixed(config):
 
 @pytest.mark.parametrize("lost", ["split.json", "data_check.json"])
 def test_a_run_that_died_between_both_files_resumes(config, lost):
-    config = dataclasses.replace(config, on_bad_image="skip")
+    config = config.replace(on_bad_image="skip")
     first, record = check(config)
-    (Path(config.run_dir) / lost).unlink()
+    (Path(config.run.run_dir) / lost).unlink()
     again, same = check(config)
     assert again.hash == first.hash
     if lost == "split.json":
@@ -102,10 +101,10 @@ def test_a_run_that_died_between_both_files_resumes(config, lost):
 
 
 def test_what_becomes_unreadable_under_a_saved_split_stops_the_run(config):
-    config = dataclasses.replace(config, on_bad_image="skip")
+    config = config.replace(on_bad_image="skip")
     split, _ = check(config)
-    (Path(config.run_dir) / "data_check.json").unlink()
-    (Path(config.data_dir) / split.train.ids[0]).write_bytes(b"")
+    (Path(config.run.run_dir) / "data_check.json").unlink()
+    (Path(config.data.data_dir) / split.train.ids[0]).write_bytes(b"")
     with pytest.raises(UserError, match=r"1 images cannot(.|\n)*this run's split has them"):
         check(config)
 
@@ -113,7 +112,7 @@ def test_what_becomes_unreadable_under_a_saved_split_stops_the_run(config):
 def test_a_given_split_is_taken_without_the_bad_ones(config, tmp_path):
     with open_data(config) as source:
         save_split(draw_split(config, source), tmp_path / "given.json")
-    config = dataclasses.replace(config, on_bad_image="skip", split=str(tmp_path / "given.json"))
+    config = config.replace(on_bad_image="skip", split=str(tmp_path / "given.json"))
     split, _ = check(config)
     given = load_split(tmp_path / "given.json")
     assert all_ids(split) == all_ids(given) - set(BAD)
@@ -122,9 +121,9 @@ def test_a_given_split_is_taken_without_the_bad_ones(config, tmp_path):
 
 def test_a_class_without_readable_images_is_an_error(config):
     for name in TRAIN[:12]:
-        (Path(config.data_dir) / name).write_bytes(b"")
+        (Path(config.data.data_dir) / name).write_bytes(b"")
     with pytest.raises(UserError, match="the class 'ant' has no training images"):
-        check(dataclasses.replace(config, on_bad_image="skip"))
+        check(config.replace(on_bad_image="skip"))
 
 
 def test_nothing_left_to_test_on_is_an_error(config):
@@ -136,7 +135,7 @@ def test_nothing_left_to_test_on_is_an_error(config):
 
 def test_duplicates_are_reported_not_removed(config, caplog):
     for name in BAD:
-        (Path(config.data_dir) / name).write_bytes(tree("x.png")["x.png"])
+        (Path(config.data.data_dir) / name).write_bytes(tree("x.png")["x.png"])
     # The fixed three are all one image, and the first of TRAIN is that one too.
     split, record = check(config)
     assert len(all_ids(split)) == 30
@@ -149,7 +148,7 @@ def test_duplicates_are_reported_not_removed(config, caplog):
 
 
 def test_preparing_a_run_decodes_what_is_left(config):
-    config = dataclasses.replace(config, on_bad_image="skip")
+    config = config.replace(on_bad_image="skip")
     data = prepare(config, open_run_folder(config))
     assert data.counts.tolist() == [11, 11]
     assert len(data.test) == 5
@@ -157,8 +156,8 @@ def test_preparing_a_run_decodes_what_is_left(config):
 
 
 def test_a_damaged_record_is_named(config):
-    path = Path(config.run_dir) / "data_check.json"
-    config = dataclasses.replace(config, on_bad_image="skip")
+    path = Path(config.run.run_dir) / "data_check.json"
+    config = config.replace(on_bad_image="skip")
     check(config)
     for damage in ("{", "[]", '{"left_out": [{}]}', '{"left_out": []}'):
         path.write_text(damage)

@@ -100,7 +100,7 @@ def test_leaves_everything_that_is_promised(finished):
     ):
         assert (run_dir / name).stat().st_size > 0, name
     assert list(run_dir.glob("student/tensorboard/**/events.out.tfevents.*"))
-    assert Config.from_json(run_dir / "config.json").imbalance_factor == 5
+    assert Config.from_json(run_dir / "config.json").data.imbalance_factor == 5
 
 
 def test_the_exported_file_is_smaller_and_as_accurate_as_measured(finished):
@@ -110,7 +110,7 @@ def test_the_exported_file_is_smaller_and_as_accurate_as_measured(finished):
     assert figures.bytes["tflite"] == path.stat().st_size < figures.bytes["student"] / 10
     config = Config.from_json(run_dir / "config.json")
     data = prepare(config, open_run_folder(config))
-    batches = evaluation_batches(data.test, image_size=config.image_size)
+    batches = evaluation_batches(data.test, image_size=config.student.image_size)
     pixels = np.concatenate([batch["inputs"].numpy() for batch in batches])
     predicted = tflite.run(path.read_bytes(), pixels, kernel="reference").argmax(axis=1)
     hits = predicted == data.test.labels
@@ -198,9 +198,9 @@ def test_the_teacher_stays_as_it_was_through_both_stages(tmp_path):
     config = Config(**SMALL, epochs=1, run_dir=str(tmp_path / "run"))
     folder = open_run_folder(config)
     data = prepare(config, folder)
-    before = [weight.numpy() for weight in load_teacher(config.teacher).encoder.weights]
+    before = [weight.numpy() for weight in load_teacher(config.teacher.teacher).encoder.weights]
     calibrated = calibrate(config, data, folder.path / "calibrate")
-    policy = resolve_compute_policy(config.precision, config.xla)
+    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
     train_student(config, data, calibrated.targets, folder.path / "student", policy)
     after = [weight.numpy() for weight in calibrated.teacher.encoder.weights]
     assert len(before) == len(after) > 0

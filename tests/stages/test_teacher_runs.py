@@ -40,7 +40,7 @@ SETTINGS = {
 @pytest.fixture
 def teacher(monkeypatch):
     teacher = make_teacher()
-    monkeypatch.setattr(calibration, "load_teacher", lambda *_: teacher)
+    monkeypatch.setattr(calibration, "load_configured_teacher", lambda *_: teacher)
     return teacher
 
 
@@ -54,7 +54,7 @@ def stages(run_dir: Path, train: bool = False, **settings: object):
     data = prepare(config, folder)
     calibrated = calibration.calibrate(config, data, folder.path / "calibrate")
     if train:
-        policy = resolve_compute_policy(config.precision, config.xla)
+        policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
         train_student(config, data, calibrated.targets, folder.path / "student", policy)
     return data, calibrated
 

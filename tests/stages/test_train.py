@@ -13,9 +13,9 @@ from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import train as training
 from candle_tf.stages.prepare import prepare
 from candle_tf.students.architectures.reactnet import _block
-from candle_tf.students.architectures.registry import binary_layers
+from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.compute_policy import resolve_compute_policy
-from candle_tf.students.layers.blocks import batch_norm
+from candle_tf.students.layers.blocks import batch_norm, binary_layers
 
 EPOCHS = 2
 
@@ -24,16 +24,16 @@ EPOCHS = 2
 def one_block_student(monkeypatch):
     """The first block of ReActNet for the whole of it, whose graph takes long to build."""
 
-    def build(name, input_shape, classes, **options):  # noqa: ARG001
+    def build(input_shape, classes, **options):  # noqa: ARG001
         pixels = tf.keras.Input(input_shape, name="pixels")
         x = tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
         x = tf.keras.layers.Conv2D(8, 3, 2, padding="same", name="stem_conv")(x)
         x = _block(batch_norm(x, "stem_bn"), 16, 2, "block01")
         features = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
         logits = tf.keras.layers.Dense(classes, name="logits")(features)
-        return tf.keras.Model(pixels, {"features": features, "logits": logits}, name=name)
+        return tf.keras.Model(pixels, {"features": features, "logits": logits}, name="one_block")
 
-    monkeypatch.setattr(training, "build_student", build)
+    monkeypatch.setitem(STUDENTS._targets, "reactnet_a", build)
 
 
 def _config(run_dir, **settings) -> Config:
@@ -45,7 +45,7 @@ def _config(run_dir, **settings) -> Config:
 
 def _train(config: Config):
     folder = open_run_folder(config)
-    policy = resolve_compute_policy(config.precision, config.xla)
+    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
     data = prepare(config, folder)
     return training.train_student(config, data, None, folder.path / "student", policy)
 

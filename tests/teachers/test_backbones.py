@@ -154,7 +154,7 @@ def test_unscaled_kerascv_backbones_are_given_what_they_expect():
     "name", ["", "resnet50", "keras_cv:", "keras_cv", "keras_hub:resnet", "EfficientNet_Lite0"]
 )
 def test_unknown_names_are_refused_with_the_allowed_forms(name):
-    with pytest.raises(UserError, match=r"keras_cv:<preset>.*keras_applications:<Name>") as refusal:
+    with pytest.raises(UserError, match=r"keras_cv:<name>.*keras_applications:<name>") as refusal:
         load_teacher(name)
     assert repr(name) in str(refusal.value)
 

@@ -19,13 +19,14 @@ from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.subset import Subset
 from candle_tf.methods.calibration import (
     CalibrationTrainer,
-    calibration_loss,
+    build_calibration_loss,
     feature_batches,
     online_feature_batches,
     teacher_classifier,
 )
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.settings import CalibrationSettings
 from candle_tf.methods.trainer import TOTAL_LOSS, Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.teachers.backbones import Teacher
@@ -220,7 +221,7 @@ def _first(examples: Subset, count: int) -> Subset:
 
 
 def _calibrator(classes: int, feature_size: int) -> Trainer:
-    loss = calibration_loss("balanced_softmax", np.ones(classes), tau=1.0, smoothing=(0.0, 0.0))
+    loss = build_calibration_loss(CalibrationSettings(), np.ones(classes))
     classifier = teacher_classifier(feature_size, classes)
     group = ParameterGroup(classifier.trainable_variables, adam(1e-3))
     return CalibrationTrainer(classifier, classes, loss, [group])

@@ -20,10 +20,11 @@ from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
 from candle_tf.errors import UserError
 from candle_tf.methods.balance import Balancer, TotalLoss
-from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.distillation import DistillationTrainer, build_projector
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.registry import METHODS
 from candle_tf.methods.trainer import TOTAL_LOSS, Trainer
 from candle_tf.students.architectures.registry import build_student
 from candle_tf.students.compute_policy import (
@@ -161,7 +162,7 @@ def plain_cross_entropy(load: Workload) -> Trainer:
 def _supervised(load: Workload, student: tf.keras.Model, optimizer: Any) -> Trainer:
     counts = np.ones(load.classes, np.int64)
     group = ParameterGroup(student.trainable_variables, optimizer)
-    return SupervisedTrainer(student, LOSSES["cross_entropy"], counts, [group])
+    return SupervisedTrainer(student, METHODS["cross_entropy"], counts, [group])
 
 
 def batches_of(

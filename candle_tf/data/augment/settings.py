@@ -1,15 +1,49 @@
-"""The settings of the student's training views."""
+"""Settings of the student's training views."""
 
 from dataclasses import dataclass
 
+from candle_tf.errors import UserError
+from candle_tf.settings import SettingsGroup, setting
+
+AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
+MIXES = ("none", "mixup", "cutmix")
+
 
 @dataclass(frozen=True)
-class AugmentSettings:
-    """What each operation of `registry.OPERATIONS` is made from; one flag each, see `config`."""
+class AugmentSettings(SettingsGroup):
+    """What each operation is made from."""
 
-    augmentation: str = "none"
-    color_jitter: float = 0.0
-    randaugment_magnitude: float = 0.0
-    randaugment_layers: int = 2
-    mix: str = "none"
-    mix_alpha: float = 1.0
+    augmentation: str = setting(
+        "pad_crop_flip", "the student's training views", choices=AUGMENTATIONS
+    )
+    color_jitter: float = setting(
+        0.0,
+        "brightness, contrast and saturation of the views change by up to this fraction (the "
+        "paper: 0.4); 0 for none",
+        at_least=0,
+        at_most=1,
+    )
+    randaugment_magnitude: float = setting(
+        0.0, "strength of RandAugment's operations on the views; 0 for none", at_least=0, at_most=10
+    )
+    randaugment_layers: int = setting(
+        2, "for --randaugment_magnitude: operations on each view", at_least=1, at_most=14
+    )
+    mix: str = setting(
+        "none", "whether a second image is mixed into each training view, and how", choices=MIXES
+    )
+    mix_alpha: float = setting(
+        1.0, "for --mix: the ratio is drawn from Beta(alpha, alpha)", above=0
+    )
+
+    def check(self) -> None:
+        if self.randaugment_layers != 2 and not self.randaugment_magnitude:
+            raise UserError(
+                f"--randaugment_layers={self.randaugment_layers} contradicts "
+                "--randaugment_magnitude=0, which is no RandAugment; give a magnitude up to 10."
+            )
+        if self.mix_alpha != 1.0 and self.mix == "none":
+            raise UserError(
+                f"--mix_alpha={self.mix_alpha:g} contradicts --mix=none; give --mix=mixup or "
+                "cutmix."
+            )

@@ -28,7 +28,7 @@ from candle_tf.deploy.tflite.flatbuffer import (
     operators,
 )
 from candle_tf.errors import UserError
-from candle_tf.students.architectures.registry import binary_layers
+from candle_tf.students.layers.blocks import binary_layers
 
 # Relative to the largest logit. On most ReActNets both sides round by 1e-6. But where the last maps
 # are 1x1, most of a 3x3 window is constant padding that batch normalisation takes away again: there

@@ -1,42 +1,40 @@
-"""The one table of binary students by name.
+"""The binary students by name. To add one: its function, and its line here.
 
 student = build_student("reactnet_a", (64, 64, 3), classes=101, width=0.5, stem_stride=2)
 """
 
 from collections.abc import Callable
-from typing import Any
-
-import tensorflow as tf
+from typing import TYPE_CHECKING, Any
 
 from candle_tf.errors import UserError
-from candle_tf.students.architectures.birealnet import birealnet18
-from candle_tf.students.architectures.bnext import bnext_l, bnext_m, bnext_s, bnext_t
-from candle_tf.students.architectures.quicknet import quicknet, quicknet_large, quicknet_small
-from candle_tf.students.architectures.reactnet import reactnet_a
-from candle_tf.students.architectures.real_to_binary import real_to_binary
-from candle_tf.students.layers.blocks import is_binary_conv
+from candle_tf.registry import Registry
 
-STUDENTS: dict[str, Callable[..., tf.keras.Model]] = {
-    "reactnet_a": reactnet_a,
-    "bnext_t": bnext_t,
-    "bnext_s": bnext_s,
-    "bnext_m": bnext_m,
-    "bnext_l": bnext_l,
-    "quicknet_small": quicknet_small,
-    "quicknet": quicknet,
-    "quicknet_large": quicknet_large,
-    "birealnet18": birealnet18,
-    "real_to_binary": real_to_binary,
-}
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+STUDENTS: Registry[Callable[..., Any]] = Registry(
+    {
+        "reactnet_a": "candle_tf.students.architectures.reactnet:reactnet_a",
+        "bnext_t": "candle_tf.students.architectures.bnext:bnext_t",
+        "bnext_s": "candle_tf.students.architectures.bnext:bnext_s",
+        "bnext_m": "candle_tf.students.architectures.bnext:bnext_m",
+        "bnext_l": "candle_tf.students.architectures.bnext:bnext_l",
+        "quicknet_small": "candle_tf.students.architectures.quicknet:quicknet_small",
+        "quicknet": "candle_tf.students.architectures.quicknet:quicknet",
+        "quicknet_large": "candle_tf.students.architectures.quicknet:quicknet_large",
+        "birealnet18": "candle_tf.students.architectures.birealnet:birealnet18",
+        "real_to_binary": "candle_tf.students.architectures.real_to_binary:real_to_binary",
+    }
+)
 
 
 def build_student(
     name: str, input_shape: tuple[int, int, int], classes: int, **options: Any
-) -> tf.keras.Model:
+) -> "tf.keras.Model":
     """Builds a student by name.
 
     Args:
-        name: a key of `STUDENTS`.
+        name: one of `STUDENTS`.
         input_shape: (height, width, 3) in pixels.
         classes: number of classes.
         **options: the architecture's own arguments (width, stem_stride).
@@ -46,13 +44,8 @@ def build_student(
         (float [N, d_S]) and "logits" (float [N, classes]).
 
     Raises:
-        UserError: for a name that is not in the table.
+        UserError: for a name that is not registered.
     """
     if name not in STUDENTS:
         raise UserError(f"--student={name} is not known; it is one of {', '.join(STUDENTS)}.")
     return STUDENTS[name](input_shape, classes, **options)
-
-
-def binary_layers(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
-    """The model's binary convolutions, in order."""
-    return [layer for layer in model.layers if is_binary_conv(layer)]

@@ -150,3 +150,8 @@ def is_binary_conv(layer: Any) -> bool:
     """Whether a Keras layer is a convolution with a kernel quantized to one bit."""
     quantizer = getattr(layer, "kernel_quantizer", None)
     return isinstance(layer, tf.keras.layers.Conv2D) and getattr(quantizer, "precision", None) == 1
+
+
+def binary_layers(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
+    """The model's binary convolutions, in order."""
+    return [layer for layer in model.layers if is_binary_conv(layer)]

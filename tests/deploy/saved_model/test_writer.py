@@ -17,7 +17,7 @@ from candle_tf.data.sources.registry import open_source
 from candle_tf.data.subset import Subset
 from candle_tf.deploy.saved_model.writer import export_saved_model
 from candle_tf.errors import UserError
-from candle_tf.students.architectures.registry import binary_layers
+from candle_tf.students.layers.blocks import binary_layers
 from tests.deploy.preprocessing.test_preprocessing import encode, noise, photograph
 from tests.deploy.test_binarize import CLASSES, SIZE, logits_of, photographs, small_student
 

@@ -8,7 +8,7 @@ from candle_tf.deploy.tflite.converter import convert, convert_float, run, run_l
 from candle_tf.deploy.tflite.flatbuffer import operators
 from candle_tf.deploy.tflite.interpreters import KERNELS, open_compute_engine, open_litert
 from candle_tf.errors import UserError
-from candle_tf.students.architectures.registry import binary_layers
+from candle_tf.students.layers.blocks import binary_layers
 from tests.deploy.test_binarize import CLASSES, logits_of, photographs, small_student
 
 

@@ -22,8 +22,7 @@ from candle_tf.students.analysis.preflight import (
     refuse_unconvertible,
 )
 from candle_tf.students.architectures.reactnet import reactnet_a
-from candle_tf.students.architectures.registry import binary_layers
-from candle_tf.students.layers.blocks import batch_norm, binary_conv
+from candle_tf.students.layers.blocks import batch_norm, binary_conv, binary_layers
 from candle_tf.students.layers.quantizers import ApproxSign, ScaledSign
 from tests.deploy.test_binarize import randomize, untrained_student
 

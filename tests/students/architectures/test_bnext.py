@@ -11,8 +11,7 @@ from candle_tf.deploy.checks.agreement import check_agreement, check_binary
 from candle_tf.deploy.tflite.converter import convert, run
 from candle_tf.students.architectures import bnext
 from candle_tf.students.architectures.bnext import bnext_l, bnext_m, bnext_s, bnext_t
-from candle_tf.students.architectures.registry import binary_layers
-from candle_tf.students.layers.blocks import is_binary_conv
+from candle_tf.students.layers.blocks import binary_layers, is_binary_conv
 from tests.students.layers.test_blocks import _conv_by_hand
 from tools.student_table import reestimate_batch_norms
 

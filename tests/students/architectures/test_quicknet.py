@@ -8,7 +8,8 @@ from candle_tf.deploy.checks.agreement import check_agreement, check_binary
 from candle_tf.deploy.tflite.converter import convert, run
 from candle_tf.errors import UserError
 from candle_tf.students.architectures.quicknet import BlurKernel, _block, _transition
-from candle_tf.students.architectures.registry import binary_layers, build_student
+from candle_tf.students.architectures.registry import build_student
+from candle_tf.students.layers.blocks import binary_layers
 from tests.deploy.test_binarize import logits_of, photographs, randomize
 from tests.students.architectures.test_resnet18 import (
     check_binary_inputs,

@@ -5,8 +5,7 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.students.architectures.reactnet import BLOCKS, _block, reactnet_a
-from candle_tf.students.architectures.registry import binary_layers
-from candle_tf.students.layers.blocks import scaled_channels
+from candle_tf.students.layers.blocks import binary_layers, scaled_channels
 from tests.students.layers.test_blocks import _conv_by_hand
 
 

@@ -1,15 +1,11 @@
 import pytest
 
-from candle_tf.config import STUDENT_NAMES
 from candle_tf.errors import UserError
-from candle_tf.students.architectures.registry import STUDENTS, binary_layers, build_student
+from candle_tf.students.architectures.registry import STUDENTS, build_student
+from candle_tf.students.layers.blocks import binary_layers
 
 
-def test_names_of_the_config_are_the_catalogs():
-    assert tuple(STUDENTS) == STUDENT_NAMES
-
-
-@pytest.mark.parametrize("name", STUDENT_NAMES)
+@pytest.mark.parametrize("name", STUDENTS)
 def test_every_student_has_features_logits_and_binary_layers(name):
     student = build_student(name, (32, 32, 3), 7, width=0.25, stem_stride=1)
     assert set(student.output) == {"features", "logits"}

@@ -6,8 +6,9 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from candle_tf.errors import UserError
-from candle_tf.students.architectures.registry import binary_layers, build_student
+from candle_tf.students.architectures.registry import build_student
 from candle_tf.students.architectures.resnet18 import shortcut
+from candle_tf.students.layers.blocks import binary_layers
 from candle_tf.students.layers.input_normalization import normalize
 from tests.deploy.test_binarize import randomize
 

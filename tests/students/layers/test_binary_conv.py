@@ -5,11 +5,11 @@ import tensorflow as tf
 
 from candle_tf.methods.training_phases import FloatKernel
 from candle_tf.students.architectures.reactnet import reactnet_a
-from candle_tf.students.architectures.registry import STUDENTS, binary_layers
+from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.compute_policy import PLAIN, ComputePolicy, set_compute_policy
 from candle_tf.students.layers.annealed_sign import BNextKernelSign
 from candle_tf.students.layers.binary_conv import BinaryConv2D
-from candle_tf.students.layers.blocks import RPReLU, Shift
+from candle_tf.students.layers.blocks import RPReLU, Shift, binary_layers
 from candle_tf.students.layers.quantizers import ApproxSign, ScaledSign, SteSign
 
 FLOAT32, BFLOAT16 = ComputePolicy(dtype="float32"), ComputePolicy(dtype="bfloat16")

@@ -1,0 +1,151 @@
+"""Settings of the data: the data set, its split, its images, and the order of an epoch."""
+
+from dataclasses import dataclass
+
+from candle_tf.data.catalog import CATALOG, kind_of
+from candle_tf.data.samplers import SAMPLERS
+from candle_tf.data.sources.registry import SOURCES
+from candle_tf.data.splits.longtail import PROFILES, SELECTIONS
+from candle_tf.errors import UserError
+from candle_tf.settings import SettingsGroup, setting
+
+# The settings that --dataset=list has of its own.
+LISTS = ("train_list", "test_list", "validation_list", "class_names")
+ON_BAD_IMAGE = ("stop", "skip")
+RESIZES = ("squeeze", "crop")
+STORES = ("auto", "disk", "stream")
+
+
+@dataclass(frozen=True)
+class DataSettings(SettingsGroup):
+    """Which images are trained, validated and tested on, and how they are stored."""
+
+    dataset: str = setting(
+        "digits",
+        f"where the images come from: {', '.join(SOURCES)}[/<config>][:<version>] of TensorFlow "
+        "Datasets, or a name of the catalog (python -m candle_tf.datasets), which brings settings "
+        "of its own",
+    )
+    data_dir: str = setting(
+        "",
+        "folder: a folder, ZIP or TAR of images; list: the folder, ZIP or TAR that the lists' "
+        "paths are relative to; fashion_mnist: a folder of IDX files; tfds: its data folder",
+    )
+    train_list: str = setting(
+        "", "for --dataset=list: a CSV, a TSV or lines of <path> <label>; images to learn from"
+    )
+    test_list: str = setting("", "for --dataset=list: the same of the test subset, if there is one")
+    validation_list: str = setting(
+        "", "for --dataset=list: the same of the data's own validation subset, if there is one"
+    )
+    class_names: str = setting(
+        "", "for --dataset=list: a file with the name of a class on each line, in label order"
+    )
+    on_bad_image: str = setting(
+        "stop",
+        "when images cannot be read: stop before training and list them, or skip: leave them "
+        "out and list them in the report",
+        choices=ON_BAD_IMAGE,
+    )
+    profile: str = setting(
+        "exponential",
+        "how the training set is made long-tailed",
+        choices=(*PROFILES, "counts"),
+    )
+    imbalance_factor: float = setting(
+        100.0, "images of the largest class per image of the smallest", at_least=1
+    )
+    class_counts: str = setting(
+        "",
+        "for --profile=counts: 500,300,20 by class, or a .json, .csv or .tsv file of counts",
+    )
+    selection: str = setting(
+        "seeded",
+        "which images of a class are kept: drawn by --seed, the first by name, or as LDAM-DRW's "
+        "code draws them (CIFAR; it counts by class index)",
+        choices=SELECTIONS,
+    )
+    validation_fraction: float = setting(
+        0.1, "fraction of each training class held out to choose the epoch", at_least=0, below=1
+    )
+    test_fraction: float = setting(
+        0.2,
+        "fraction of each class held out as test set where the data has none",
+        above=0,
+        below=1,
+    )
+    split: str = setting(
+        "",
+        "a saved split.json to use instead of drawing one; the flags of the draw have no effect "
+        "then",
+    )
+    resize: str = setting(
+        "squeeze",
+        "squeeze: stretch the whole image to a square; crop: the centre of 7/8 of the shorter side "
+        "is evaluated, and training views are cut from the image in its original aspect",
+        choices=RESIZES,
+    )
+    store: str = setting(
+        "auto",
+        "decoded images: on disk, or stream (decoded whenever needed); auto: on disk where they "
+        "take at most half of what is free",
+        choices=STORES,
+    )
+    sampler: str = setting(
+        "instance",
+        "how often the student's epochs show each class: as often as it has images "
+        "(instance), all alike (class_balanced), by the root of its images (square_root), or "
+        "from the first to the second (progressive)",
+        choices=SAMPLERS,
+    )
+
+    @property
+    def kind(self) -> str:
+        """The source to open: --dataset, or what its row of the catalog stands for."""
+        return kind_of(self.dataset, self.data_dir, self.train_list)
+
+    @property
+    def locations(self) -> dict[str, str]:
+        """The settings of `SourceConfig`, by name: where the images and lists are."""
+        return {name: getattr(self, name) for name in ("data_dir", *LISTS)}
+
+    def check(self) -> None:
+        if (self.profile == "counts") != bool(self.class_counts):
+            raise UserError(
+                f"--profile={self.profile} contradicts --class_counts={self.class_counts}: "
+                "--profile=counts and --class_counts need each other."
+            )
+        self._check_source()
+        self._check_locations()
+
+    def _check_source(self) -> None:
+        if self.dataset in CATALOG:
+            missing = CATALOG[self.dataset].missing(self.data_dir, self.train_list)
+            if missing:
+                raise UserError(missing)
+        if SOURCES.find(self.kind) is None:
+            raise UserError(
+                f"--dataset={self.dataset} is not known; it is {', '.join(SOURCES)} or one of the "
+                f"catalog: {', '.join(CATALOG)}."
+            )
+
+    def _check_locations(self) -> None:
+        kind = self.kind
+        if kind in ("folder", "list") and not self.data_dir:
+            raise UserError(
+                f"--data_dir is empty, but --dataset={self.dataset} needs the path of a folder, "
+                "ZIP or TAR."
+            )
+        if self.dataset == "digits" and self.data_dir:
+            raise UserError(
+                f"--data_dir={self.data_dir} contradicts --dataset=digits, which ships with "
+                "scikit-learn; give --dataset=folder or leave --data_dir empty."
+            )
+        given = [name for name in LISTS if getattr(self, name)]
+        if given and kind != "list":
+            raise UserError(
+                f"--{given[0]}={getattr(self, given[0])} contradicts --dataset={self.dataset}; it "
+                "is for --dataset=list."
+            )
+        if kind == "list" and not self.train_list:
+            raise UserError("--train_list is empty, but --dataset=list needs it.")

@@ -1,0 +1,34 @@
+"""Names of methods, losses and balances. To add one: its function, and its line here."""
+
+from collections.abc import Callable
+from typing import Any
+
+from candle_tf.registry import Registry
+
+# A method is a loss without a teacher, (logits [B, C], labels [B], training counts [C]) -> [B];
+# or "candle", which distils a teacher with a loss of its own.
+METHODS: Registry[Callable[..., Any]] = Registry(
+    {
+        "candle": "candle_tf.methods.distillation:DistillationTrainer",
+        "cross_entropy": "candle_tf.methods.losses:cross_entropy",
+        "balanced_softmax": "candle_tf.methods.losses:balanced_softmax",
+    }
+)
+# (`CalibrationSettings`, training counts [C]) -> loss, (logits [B, C], labels [B]) -> [B]
+CALIBRATION_LOSSES: Registry[Callable[..., Any]] = Registry(
+    {
+        "cross_entropy": "candle_tf.methods.calibration:build_cross_entropy",
+        "balanced_softmax": "candle_tf.methods.calibration:build_balanced_softmax",
+        "logit_adjustment": "candle_tf.methods.calibration:build_logit_adjustment",
+        "label_aware_smoothing": "candle_tf.methods.calibration:build_label_aware_smoothing",
+    }
+)
+# (`BalanceSettings`, () -> blocks of the teacher's logits) -> `balance.TotalLoss`
+BALANCES: Registry[Callable[..., Any]] = Registry(
+    {
+        "adversarial": "candle_tf.methods.balance:build_adversarial",
+        "relative": "candle_tf.methods.balance:build_relative",
+        "plain": "candle_tf.methods.balance:build_plain",
+        "fixed": "candle_tf.methods.balance:build_plain",
+    }
+)

@@ -1,0 +1,154 @@
+"""Settings of calibration and of the student's training."""
+
+from dataclasses import dataclass
+
+from candle_tf.errors import UserError
+from candle_tf.methods.registry import BALANCES, CALIBRATION_LOSSES, METHODS
+from candle_tf.settings import SettingsGroup, setting
+
+EPOCH_CHOICES = ("best", "last")
+OPTIMIZERS = ("adam", "adam_sgd", "bop")
+
+
+@dataclass(frozen=True)
+class CalibrationSettings(SettingsGroup):
+    """How the teacher's new classifier is trained."""
+
+    calibration_resolutions: tuple[int, ...] = setting(
+        (96, 128, 160), "sides in pixels at which the teacher runs on each view", at_least=32
+    )
+    calibration_loss: str = setting(
+        "balanced_softmax", "loss of the teacher's new classifier", choices=CALIBRATION_LOSSES
+    )
+    calibration_epochs: int = setting(30, "epochs of calibration", at_least=1)
+    calibration_batch_size: int = setting(256, "batch size of calibration", at_least=1)
+    calibration_learning_rate: float = setting(1e-3, "Adam's peak rate in calibration", above=0)
+    logit_adjustment_tau: float = setting(1.0, "tau of the logit adjustment", at_least=0)
+    smoothing_head: float = setting(
+        0.2, "label_aware_smoothing of the largest class", at_least=0, below=1
+    )
+    smoothing_tail: float = setting(
+        0.0, "label_aware_smoothing of the smallest class", at_least=0, below=1
+    )
+
+    def check(self) -> None:
+        if not self.calibration_resolutions:
+            raise UserError("--calibration_resolutions is empty; give one or more sides in pixels.")
+
+
+@dataclass(frozen=True)
+class TrainingSettings(SettingsGroup):
+    """The student's method, and its epochs."""
+
+    method: str = setting("candle", "how the student learns", choices=METHODS)
+    epochs: int = setting(100, "epochs of the student", at_least=1)
+    batch_size: int = setting(64, "images in a step", at_least=1)
+    binary_steps: int = setting(
+        1,
+        "2 for ReActNet's: --epochs with float kernels first, then as many with binary ones and "
+        "without weight decay",
+        at_least=1,
+        at_most=2,
+    )
+    anneal_fraction: float = setting(
+        0.8,
+        "of students with annealed weights (BNext): fraction of the epochs before they are exact "
+        "signs",
+        at_least=0,
+        below=1,
+    )
+    select_epoch: str = setting(
+        "best",
+        "which epoch is exported: best by mean class accuracy on the validation subset, or last",
+        choices=EPOCH_CHOICES,
+    )
+
+    @property
+    def distils(self) -> bool:
+        """Whether the method needs the teacher's outputs."""
+        return self.method == "candle"
+
+
+@dataclass(frozen=True)
+class OptimizerSettings(SettingsGroup):
+    """How the weights that minimize the total loss are changed; see `parameter_groups`."""
+
+    optimizer: str = setting(
+        "adam",
+        "adam for all weights; adam_sgd: Adam on binary kernels, SGD with momentum on the rest "
+        "(QuickNet's); bop: Bop on binary kernels, Adam on the rest",
+        choices=OPTIMIZERS,
+    )
+    learning_rate: float = setting(
+        5e-3,
+        "peak rate, falling along a cosine, of all that --binary_learning_rate is not for "
+        "(QuickNet's adam_sgd: 0.1)",
+        above=0,
+    )
+    warmup_fraction: float = setting(
+        0.02, "fraction of the training in which the rate rises linearly", at_least=0, below=1
+    )
+    binary_learning_rate: float = setting(
+        0.0,
+        "peak rate on binary kernels, falling likewise; of bop: gamma. 0 for the published one "
+        "(adam_sgd: 0.01, bop: 0.0001)",
+        at_least=0,
+    )
+    bop_threshold: float = setting(
+        1e-8, "for --optimizer=bop: mean gradient beyond which a weight flips", above=0
+    )
+    weight_decay: float = setting(
+        0.0,
+        "decay of float kernels in a step, times the rate (AdamW's); of nothing else",
+        at_least=0,
+    )
+    binary_weight_decay: float = setting(
+        0.0, "the same of the latent weights of binary kernels (BNext: 1e-8)", at_least=0
+    )
+    clip_latent_weights: bool = setting(
+        True, "hold latent weights where the student's straight-through gradient is not zero"
+    )
+
+    def check(self) -> None:
+        bop = self.optimizer == "bop"
+        if self.binary_learning_rate and self.optimizer == "adam":
+            raise UserError(
+                f"--binary_learning_rate={self.binary_learning_rate:g} contradicts "
+                "--optimizer=adam, which has one rate for all; give --optimizer=adam_sgd or bop, "
+                "or --learning_rate."
+            )
+        if self.binary_weight_decay and bop:
+            raise UserError(
+                f"--binary_weight_decay={self.binary_weight_decay:g} contradicts --optimizer=bop, "
+                "which has no latent weights to decay."
+            )
+        if not self.clip_latent_weights and bop:
+            raise UserError(
+                "--noclip_latent_weights contradicts --optimizer=bop, which has no latent weights: "
+                "its kernels are -1 and +1."
+            )
+
+
+@dataclass(frozen=True)
+class BalanceSettings(SettingsGroup):
+    """The two distillation losses and lambda, the balance between them."""
+
+    temperature: float = setting(2.0, "T of the KL loss", above=0)
+    balance: str = setting(
+        "adversarial",
+        "lambda: adversarial (the paper's total loss and an entropy barrier), relative (losses "
+        "relative to the uniform-prediction baseline's, and entropy), plain (no barrier) or fixed",
+        choices=BALANCES,
+    )
+    fixed_lambda: float = setting(
+        0.5, "for --balance=fixed: weight of the KL loss", at_least=0, at_most=1
+    )
+    balance_entropy: float = setting(
+        0.2,
+        "weight of lambda's entropy, relative to the uniform prediction's KL loss",
+        above=0,
+    )
+    balance_learning_rate: float = setting(1e-3, "Adam's rate of the balancing network", above=0)
+    center_features: bool = setting(
+        True, "subtract the training mean from the teacher's features before the cosine"
+    )

@@ -1,0 +1,88 @@
+"""What a group of settings is made of: fields with help text, choices and bounds.
+
+    @dataclass(frozen=True)
+    class StudentSettings(SettingsGroup):
+        student: str = setting("reactnet_a", "architecture of the student", choices=STUDENTS)
+        width: float = setting(1.0, "multiplier of the student's channels", above=0, at_most=4)
+
+Each package has its groups in a `settings.py`, which imports no TensorFlow; `candle_tf.config`
+lists the groups. Each field is a command-line flag of the same name: names are unique over all
+groups.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection
+from typing import Any
+
+from candle_tf.errors import UserError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: Collection[str] = (),
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> Any:
+    """A field of a settings group.
+
+    Args:
+        default: of the type that the setting has: bool, int, float, str, or a tuple of int.
+        help: for the flag.
+        choices: the values it may take, e.g. a `Registry`; empty for any.
+        at_least, above, at_most, below: bounds of a number, or of each number of a tuple.
+    """
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    metadata = {"help": help, "choices": choices, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingsGroup:
+    """Settings that belong together, refused where they cannot work.
+
+    Raises:
+        UserError: for a value out of range, an unknown name, or two values of the group that
+            contradict each other. The message names the flag, the value and what is allowed.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_setting(field, getattr(self, field.name))
+        self.check()
+
+    def check(self) -> None:
+        """Refuses values that contradict each other; each is in range already."""
+
+
+def check_setting(field: "dataclasses.Field[Any]", value: Any) -> None:
+    """Refuses a value that is not one of the field's choices, or not within its bounds.
+
+    Raises:
+        UserError: names the flag, the value and what is allowed.
+    """
+    choices, bounds = field.metadata["choices"], field.metadata["bounds"]
+    if choices and value not in choices:
+        raise UserError(f"--{field.name}={value} is not known; it is one of {', '.join(choices)}.")
+    if not isinstance(value, tuple | int | float) or isinstance(value, bool):
+        return
+    for number in value if isinstance(value, tuple) else (value,):
+        # "above" and "below" are strict and infinite by default: NaN and infinity never pass.
+        allowed = (
+            bounds["above"] < number < bounds["below"]
+            and bounds["at_least"] <= number <= bounds["at_most"]
+        )
+        if not allowed:
+            raise UserError(
+                f"--{field.name}={number} is out of range; it must be {_range(bounds)}."
+            )
+
+
+def _range(bounds: dict[str, float]) -> str:
+    words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
+    said = [f"{words[name]} {bound:.10g}" for name, bound in bounds.items() if math.isfinite(bound)]
+    return " and ".join(said) or "finite"

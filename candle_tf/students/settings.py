@@ -1,0 +1,67 @@
+"""Settings of the student's architecture, and of how its training steps are computed."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from candle_tf.errors import UserError
+from candle_tf.settings import SettingsGroup, setting
+from candle_tf.students.architectures.registry import STUDENTS, build_student
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+XLA = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class StudentSettings(SettingsGroup):
+    """The student's architecture."""
+
+    student: str = setting("reactnet_a", "architecture of the student", choices=STUDENTS)
+    image_size: int = setting(64, "side of the student's input in pixels", at_least=8)
+    width: float = setting(1.0, "multiplier of the student's channels", above=0, at_most=4)
+    stem_stride: int = setting(
+        2,
+        "stride of the student's stem: 2 as published, 1 for small images",
+        at_least=1,
+        at_most=2,
+    )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the student's input."""
+        return self.image_size, self.image_size, 3
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `build_student` passes on to the architecture."""
+        return {"width": self.width, "stem_stride": self.stem_stride}
+
+    def build(self, classes: int) -> "tf.keras.Model":
+        """Builds the student for this number of classes; see `build_student`."""
+        return build_student(self.student, self.input_shape, classes, **self.options)
+
+
+@dataclass(frozen=True)
+class ComputeSettings(SettingsGroup):
+    """How a training step is computed; `compute_policy` resolves it on a machine."""
+
+    precision: str = setting(
+        "auto",
+        "of binary convolutions in training: bfloat16 (in which -1 and +1 are exact), float32, or "
+        "auto: bfloat16 where the CPU has instructions for it",
+        choices=PRECISIONS,
+    )
+    xla: str = setting(
+        "auto",
+        "whether XLA compiles the training step: on, off, or auto: on where there is a GPU",
+        choices=XLA,
+    )
+
+    def check(self) -> None:
+        if self.xla == "on" and self.precision == "bfloat16":
+            raise UserError(
+                "--precision=bfloat16 contradicts --xla=on: what XLA compiles is the plain step in "
+                "float32; give --xla=off, or --precision=auto."
+            )
