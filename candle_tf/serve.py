@@ -3,7 +3,7 @@
     python -m candle_tf.serve --model_name=student \
         --model_base_path=runs/quickstart/export/saved_model
 
-For production take TensorFlow Serving itself: same folder, same requests, same answers
+In production use TensorFlow Serving itself: same folder, same requests, same responses
 (docs/deploy.md). This server is Python, has no batching, no metrics and no TLS.
 """
 
@@ -23,11 +23,11 @@ _BASE_PATH = flags.DEFINE_string(
 )
 _PORT = flags.DEFINE_integer("port", 8500, "port of gRPC; 0 takes a free one", 0, 65535)
 _REST_PORT = flags.DEFINE_integer(
-    "rest_api_port", 8501, "port of the REST form; 0 takes a free one", 0, 65535
+    "rest_api_port", 8501, "port of the REST API; 0 takes a free one", 0, 65535
 )
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on; there is no access control")
 _POLL = flags.DEFINE_float(
-    "file_system_poll_wait_seconds", 1.0, "how often to look for new versions", 0.01
+    "file_system_poll_wait_seconds", 1.0, "seconds between checks for new versions", 0.01
 )
 _MAX_BYTES = flags.DEFINE_integer(
     "max_request_bytes", 64 * 1024**2, "largest request that is read", 1
@@ -62,7 +62,7 @@ def main() -> None:
     ) as server:
         print(
             f"Serving {_NAME.value!r} on {_HOST.value}: gRPC on port {server.port}, REST on port "
-            f"{server.rest_api_port}.\nThis is for trying a model out; in production take "
+            f"{server.rest_api_port}.\nThis is for trying a model out; in production use "
             "TensorFlow Serving, which serves the same folder.",
             flush=True,
         )

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from candle_tf.errors import UserError
-from tools.bench_input import _opened, _views, as_text
+from tools.bench_input import _open_stores, _views, as_text
 from tools.benchmarks.workload import Workload, batches_of
 
 LOAD = Workload(image_size=16, batch_size=4, steps=2, classes=2)
@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 
 def test_all_sides_show_the_same_batches_from_where_they_say(folder, tmp_path):
-    with _opened(LOAD, folder, 24, str(tmp_path / "cache")) as examples:
+    with _open_stores(LOAD, folder, 24, str(tmp_path / "cache")) as examples:
         cutmix = _views(examples)["cutmix"][1]
         sides = {name: list(batches_of(LOAD, part, cutmix).as_numpy_iterator())
                  for name, part in examples.items()}  # fmt: skip
@@ -43,7 +43,7 @@ def test_all_sides_show_the_same_batches_from_where_they_say(folder, tmp_path):
 def test_too_few_images_are_refused(folder, tmp_path):
     load = Workload(batch_size=4, steps=3)
     with pytest.raises(UserError, match=r"holds 10 .* fewer than the 12"), \
-            _opened(load, folder, 24, str(tmp_path)):  # fmt: skip
+            _open_stores(load, folder, 24, str(tmp_path)):  # fmt: skip
         pass
 
 

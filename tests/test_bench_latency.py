@@ -53,7 +53,7 @@ def test_files_are_timed_against_the_twin_and_told_what_they_know(run_dir, tmp_p
     assert lce["argmax_agreement"] == 0.75
     # What student.json says of a file with another hash is not said of this one.
     assert "accuracy" not in twin
-    for words in ("time / twin", "50.0", "25.0", "75.0"):
+    for words in ("time / float32", "50.0", "25.0", "75.0"):
         assert words in done.stdout
 
 

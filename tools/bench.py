@@ -7,7 +7,7 @@ The rows, and what is at least expected of them:
 
 step         a training step against the plain Keras and larq composition in float32
 conv_kernels the implementations of a binary convolution, over the direct one
-distill      a distillation step on stored answers against a cross-entropy step
+distill      a distillation step on cached targets against a cross-entropy step
 calibrate    calibration of 30 epochs on stored features against a backbone in every epoch
 total        distillation of 30 epochs with its cache's build against an online teacher, at the
              paper's three resolutions and (..._small) at the three that our configurations have
@@ -66,13 +66,13 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
     from candle_tf.data.subset import Subset
     from candle_tf.teachers.backbones import Teacher, load_teacher
     from tools.benchmarks import conv_kernels, growth, memory, settings, step, teacher_cost
-    from tools.benchmarks.workload import Workload, from_folder, generated
+    from tools.benchmarks.workload import Workload, from_folder, noise_subset
 
     load = Workload()
 
     def images(count: int) -> Subset:
         if not data_dir:
-            return generated(count, load.classes, _IMAGE_SIDE)
+            return noise_subset(count, load.classes, _IMAGE_SIDE)
         return from_folder(data_dir, count, _IMAGE_SIDE, folder)
 
     def teacher() -> Teacher:

@@ -64,14 +64,16 @@ def _measure_here(path: str, entries: int, classes: int) -> dict[str, Any]:
     before = peak()
     seconds: dict[str, float] = {}
 
-    def timed(step: str, work: Callable[[], T]) -> T:
+    def time_call(step: str, work: Callable[[], T]) -> T:
         start = time.perf_counter()
         done = work()
         seconds[step] = time.perf_counter() - start
         return done
 
-    source = timed("index", lambda: open_source("list", str(Path(path).parent), train_list=path))
-    split = timed(
+    source = time_call(
+        "index", lambda: open_source("list", str(Path(path).parent), train_list=path)
+    )
+    split = time_call(
         "split",
         lambda: make_split(
             source,
@@ -82,13 +84,13 @@ def _measure_here(path: str, entries: int, classes: int) -> dict[str, Any]:
             seed=0,
         ),
     )
-    digest = timed("hash", lambda: split.hash)
+    digest = time_call("hash", lambda: split.hash)
 
     def stream() -> int:
         order = epoch_order(0, 0, len(split.train.ids))
         return sum(len(split.train.ids[i]) + int(split.train.labels[i]) for i in order)
 
-    timed("stream", stream)
+    time_call("stream", stream)
     return {
         "entries": entries,
         "classes": classes,
@@ -126,7 +128,7 @@ def main() -> None:
         sizes = sorted(int(size) for size in given.sizes)
     except ValueError as error:
         raise UserError(f"--sizes={','.join(given.sizes)}: give whole numbers.") from error
-    # Four images a class are the fewest that a test part can be taken from.
+    # Four images a class are the fewest from which a test set can be held out.
     classes = [min(given.classes, size // 4) for size in sizes]
     if not sizes or min(classes) < 2:
         raise UserError(f"--sizes={','.join(given.sizes)}, --classes={given.classes}: too few.")

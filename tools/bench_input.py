@@ -70,7 +70,10 @@ def measure(load: "Workload", data_dir: str, side: int, repeats: int) -> dict[st
     from tools.benchmarks.memory import peak
     from tools.benchmarks.workload import cross_entropy, one_epoch
 
-    with tempfile.TemporaryDirectory() as folder, _opened(load, data_dir, side, folder) as examples:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _open_stores(load, data_dir, side, folder) as examples,
+    ):
         trainer = cross_entropy(load)
         sides = {name: one_epoch(load, examples[name], trainer) for name in _SIDES}
         seconds = alternate({"ready": _ready(load, examples["memory"], trainer), **sides}, repeats)
@@ -101,7 +104,7 @@ def measure(load: "Workload", data_dir: str, side: int, repeats: int) -> dict[st
 
 
 @contextmanager
-def _opened(
+def _open_stores(
     load: "Workload", data_dir: str, side: int, folder: str
 ) -> Iterator[dict[str, "Subset"]]:
     """The same images in memory, in a store on disk, and from their files."""

@@ -23,10 +23,20 @@ from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.reporting.table import ABSENT, human_bytes, percent, text_table
 
-TWIN = "student.float.tflite"
+REFERENCE = "student.float.tflite"
 _GROUPS = ("mean", "many", "medium", "few")
-_TIMES = ("file", "runtime", "threads", "size", "time / twin", "range", "ms", "10-90 %", "memory")
-_FACTS = ("file", "runtime", "size", "time / twin", "same class %", *(f"{g} %" for g in _GROUPS))
+_TIMES = (
+    "file",
+    "runtime",
+    "threads",
+    "size",
+    "time / float32",
+    "range",
+    "ms",
+    "10-90 %",
+    "memory",
+)
+_FACTS = ("file", "runtime", "size", "time / float32", "same class %", *(f"{g} %" for g in _GROUPS))
 
 
 def compare(
@@ -52,8 +62,8 @@ def compare(
 
     shape, classes = _shape(paths[0])
     files = {path.name: path for path in paths}
-    baseline = TWIN if TWIN in files else paths[0].name
-    known = _described(paths)
+    baseline = REFERENCE if REFERENCE in files else paths[0].name
+    known = _describe(paths)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for alpha in alphas:
@@ -79,7 +89,7 @@ def _shape(path: Path) -> tuple[tuple[int, ...], int]:
     return interpreter.shape, interpreter(np.zeros(interpreter.shape, interpreter.dtype)).shape[-1]
 
 
-def _described(paths: list[Path]) -> dict[str, dict[str, Any]]:
+def _describe(paths: list[Path]) -> dict[str, dict[str, Any]]:
     """What student.json says of files that are still those it was written with."""
     sidecar = paths[0].parent / "student.json"
     if not sidecar.exists():
@@ -103,7 +113,7 @@ def table(comparison: dict[str, Any]) -> str:
     facts = [_facts(row) for row in rows if row["threads"] == first]
     return "\n\n".join(
         [
-            f"{comparison['folder']} ('time / twin' is time / time of {comparison['baseline']})",
+            f"{comparison['folder']} ('time / float32' is time / time of {comparison['baseline']})",
             text_table([_times(row) for row in rows], _TIMES, left=_TIMES[:2]),
             text_table(facts, _FACTS, left=_FACTS[:2]),
         ]
@@ -133,7 +143,7 @@ def _common(row: dict[str, Any]) -> dict[str, Any]:
         "file": row["file"],
         "runtime": row["runtime"],
         "size": human_bytes(row["bytes"]),
-        "time / twin": f"{row['ratio']:.2f}",
+        "time / float32": f"{row['ratio']:.2f}",
     }
 
 
@@ -152,9 +162,9 @@ def folders(arguments: list[str]) -> list[list[Path]]:
         if not files or not files[0].is_file():
             raise UserError(f"{path} is no TFLite file and no folder of a run with an export.")
         for file in files:
-            twin = file.parent / TWIN
+            reference = file.parent / REFERENCE
             group = found.setdefault(file.parent, [])
-            both = dict.fromkeys((file, twin))  # once, where the file is a twin itself
+            both = dict.fromkeys((file, reference))  # once, if the file is the reference itself
             group += [each for each in both if each.is_file() and each not in group]
     return list(found.values())
 

@@ -2,10 +2,10 @@
 
     python -m tools.load_test --model_base_path=runs/quickstart/export/saved_model
 
-Starts `candle_tf.serve` on the loopback, asks it over gRPC and REST with photographs of several
-sizes and with bad files among them, compares every answer with the SavedModel's own, called here
-one image at a time, and watches the server's memory. Ends with code 1 where anything was lost,
-wrong or grew.
+Starts `candle_tf.serve` on the loopback interface and sends requests over gRPC and REST, with
+photographs of several sizes and with bad files. Compares every response with the SavedModel's own,
+called here one image at a time, and monitors the server's memory. Ends with code 1 if a response
+was lost or wrong, or if the memory grew.
 """
 
 import base64
@@ -38,7 +38,7 @@ from candle_tf.files import write_atomically
 
 _BASE_PATH = flags.DEFINE_string("model_base_path", None, "folder of the version folders")
 _REQUESTS = flags.DEFINE_integer("requests", 10_000, "how many, half of them over REST", 8)
-_AT_ONCE = flags.DEFINE_integer("at_once", 16, "how many wait for answers at a time", 1, 256)
+_AT_ONCE = flags.DEFINE_integer("at_once", 16, "number of concurrent requests", 1, 256)
 _SECONDS = flags.DEFINE_float("max_seconds", 3600.0, "requests not begun by then are lost", 1.0)
 _JSON = flags.DEFINE_string("json", None, "where to write the figures")
 
@@ -53,7 +53,7 @@ RIGHT, REFUSED, WRONG, LOST = "right", "refused", "wrong", "lost"
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """An answer to one image: names, ids and scores of its best classes."""
+    """The response for one image: names, ids and scores of its best classes."""
 
     names: list[str]
     ids: list[int]
@@ -75,7 +75,7 @@ class Best:
 Ask = Callable[[list[bytes]], list[Best]]
 
 
-class Refused(Exception):  # noqa: N818, an answer, and the right one to a bad image
+class Refused(Exception):  # noqa: N818, the right response to a bad image
     """The server said INVALID_ARGUMENT."""
 
 
@@ -85,8 +85,8 @@ def main() -> int:
         raise UserError(f"--model_base_path={_BASE_PATH.value or ''} is no folder of versions.")
     base_path = Path(_BASE_PATH.value)
     good, bad = good_images(), bad_images(good_images())
-    expected = _answers_of(base_path, good)
-    with _served(base_path) as (process, port, rest_port):
+    expected = _expected_responses(base_path, good)
+    with _run_server(base_path) as (process, port, rest_port):
         asks = {"gRPC": _grpc(port), "REST": _rest(rest_port)}
         for ask in asks.values():
             ask(good[:1])
@@ -129,7 +129,7 @@ def bad_images(good: list[bytes]) -> list[bytes]:
     return [b"", b"no image", b"GIF89a", good[0][:200], good[0][:-300], png[:40], png[:-300]]
 
 
-def _answers_of(base_path: Path, images: list[bytes]) -> list[Best]:
+def _expected_responses(base_path: Path, images: list[bytes]) -> list[Best]:
     import tensorflow as tf
 
     version = max(int(entry.name) for entry in base_path.iterdir() if entry.name.isdigit())
@@ -146,8 +146,8 @@ def _best(outputs: dict[str, np.ndarray], row: int) -> Best:
 
 
 @contextmanager
-def _served(base_path: Path) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
-    """A server in a process of its own, told to stop at the end."""
+def _run_server(base_path: Path) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
+    """A server in a process of its own, stopped at the end."""
     command = [
         sys.executable, "-m", "candle_tf.serve", f"--model_base_path={base_path}",
         f"--model_name={_NAME}", "--port=0", "--rest_api_port=0",
@@ -204,14 +204,14 @@ def _rest(port: int) -> Ask:
         try:
             body = json.dumps({"instances": rows}).encode()
             with urllib.request.urlopen(url, body, timeout=120) as response:
-                answer = json.load(response)
+                content = json.load(response)
         except urllib.error.HTTPError as error:
             if error.code == 400 and json.load(error)["error"]:
                 raise Refused from error
             raise
         return [
             Best(row["class_names"], row["class_ids"], row["scores"])
-            for row in answer["predictions"]
+            for row in content["predictions"]
         ]
 
     return ask
@@ -277,12 +277,12 @@ def _load(
         if time.monotonic() - begun > _SECONDS.value:
             return protocol, kind, LOST
         try:
-            answers = asks[protocol](images)
-            right = not is_bad and len(answers) == 1 and answers[0].agrees(expected[which])
+            responses = asks[protocol](images)
+            right = not is_bad and len(responses) == 1 and responses[0].agrees(expected[which])
             outcome = RIGHT if right else WRONG
         except Refused:
             outcome = REFUSED if is_bad else WRONG
-        except Exception as error:  # whatever happened, there was no answer: that is counted
+        except Exception as error:  # whatever happened, there was no response
             logging.warning("request %d was lost: %s", number, error)
             outcome = LOST
         done = memory.count()

@@ -150,5 +150,5 @@ def main(config: Config) -> None:
 if __name__ == "__main__":
     app.define_config_flags()
     define_flags()
-    # The choice of an epoch is no matter of a split: a split may be without validation part.
+    # Selecting an epoch does not matter here: a split may have no validation set.
     app.run(lambda _: main(app.config_from_flags(select_epoch="last")))

@@ -1,10 +1,10 @@
-"""What report.html says of a look at all images: those left out, and those in two parts."""
+"""The section of report.html on unreadable images and images in two subsets."""
 
 from typing import Any
 
 from candle_tf.reporting import html
 
-# Tables of more rows than this say where the rest stands.
+# Longer tables are cut, and refer to data_check.json.
 _SHOWN = 50
 
 
@@ -12,26 +12,26 @@ def data_findings(data: dict[str, Any]) -> list[html.Figure | str | html.Table |
     """Paragraphs and tables.
 
     Args:
-        data: `Results.data`; nothing is said where it is empty.
+        data: `Results.data`; if it is empty, so is the section.
     """
     if not data:
         return []
     left_out, duplicates = data["left_out"], data["duplicates"]
     shared = "; ".join(f"{count} in {pair}" for pair, count in data["shared"].items())
     items: list[html.Figure | str | html.Table | html.Code] = [
-        f"{data['scanned']} images were looked at before training; {len(left_out)} could not be "
-        f"read and were left out. Images in two parts, byte by byte the same: {shared or 'none'}."
+        f"{data['scanned']} images were read before training; {len(left_out)} are unreadable and "
+        f"were left out. Images in two subsets, with the same bytes: {shared or 'none'}."
     ]
     if left_out:
         rows = [[e["part"], e["class"], e["id"], e["reason"]] for e in left_out]
-        items.append(_table(["part", "class", "image", "reason"], rows, "Left out"))
+        items.append(_table(["subset", "class", "image", "reason"], rows, "Left out"))
     if duplicates:
         rows = [
-            [" = ".join(f"{part}: {', '.join(ids)}" for part, ids in d["ids"].items()),
+            [" = ".join(f"{subset}: {', '.join(ids)}" for subset, ids in d["ids"].items()),
              ", ".join(d["classes"])]
             for d in duplicates
         ]  # fmt: skip
-        items.append(_table(["images", "classes"], rows, "In two parts"))
+        items.append(_table(["images", "classes"], rows, "In two subsets"))
     return items
 
 

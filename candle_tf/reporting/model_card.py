@@ -134,7 +134,7 @@ def _data(results: Results) -> dict[str, Any]:
         "imbalance_factor": max(counts.values()) / max(1, min(counts.values())),
         "largest_class": max(counts.values()),
         "smallest_class": min(counts.values()),
-        "pictures": {part: split[part] for part in ("train", "validation", "test")},
+        "pictures": {subset: split[subset] for subset in ("train", "validation", "test")},
         "classes_by_shots": {group: len(names) for group, names in split["groups"].items()},
         "left_out": len(results.data.get("left_out", ())),
     }
@@ -174,17 +174,17 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     """The card for readers; no text of a user (class names, folders) can act as Markdown."""
     student, made = card["student"], card["made_with"]
     parts = [
-        f"# {_escaped(card['title'])}",
+        f"# {_escape(card['title'])}",
         f"## Intended use\n\n{card['intended_use']}",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in card["limits"]),
-        _section("Student", _spaced({**student, "teacher": student["teacher"] or "none"})),
-        _section("Data", _spaced(_data_lines(card["data"]))),
+        _section("Student", _with_spaces({**student, "teacher": student["teacher"] or "none"})),
+        _section("Data", _with_spaces(_data_lines(card["data"]))),
         _accuracy_section(card["accuracy"]),
         _section("Files, bytes", {name: f"{size:,}" for name, size in card["files"].items()}),
-        _section("Operations of one image", _spaced(_operation_lines(card["operations"]))),
+        _section("Operations of one image", _with_spaces(_operation_lines(card["operations"]))),
         "OPs are binary multiply-adds / 64 + those in float.",
         _latency_section(card["latency"]),
-        _section("Made with", _spaced({k: v for k, v in made.items() if k != "versions"})),
+        _section("Made with", _with_spaces({k: v for k, v in made.items() if k != "versions"})),
         _section("Versions", made["versions"]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -195,7 +195,7 @@ def _data_lines(data: Mapping[str, Any]) -> dict[str, Any]:
         f"classes of {group} shots ({SHOTS[group]})": number
         for group, number in data["classes_by_shots"].items()
     }
-    images = {f"{part} images": number for part, number in data["pictures"].items()}
+    images = {f"{subset} images": number for subset, number in data["pictures"].items()}
     skipped = ("pictures", "classes_by_shots", "imbalance_factor")
     lines = {name: value for name, value in data.items() if name not in skipped}
     return {**lines, "imbalance factor": f"{data['imbalance_factor']:.2f}", **images, **shots}
@@ -220,13 +220,13 @@ def _accuracy_section(accuracy: Mapping[str, Any]) -> str:
     untested = accuracy["untested_classes"]
     head = (
         f"Of `{accuracy['file']}`, on {accuracy['test_pictures']} test images, which were used "
-        "for these figures alone."
+        "only for these figures."
     )
     return "\n\n".join(
         [
             _section("Accuracy, %", {k: percent(v) for k, v in lines.items()}, head),
             _table(worst, ("worst class", "training images", "%")),
-            f"Classes without test images: {', '.join(map(_escaped, untested)) or 'none'}.",
+            f"Classes without test images: {', '.join(map(_escape, untested)) or 'none'}.",
         ]
     )
 
@@ -242,11 +242,11 @@ def _latency_section(latency: Mapping[str, Any]) -> str:
         f"## Latency\n\n`{latency['file']}` took {latency['ratio']:.2f} of the time of "
         f"`{latency['relative_to']}` ({latency['ratio_min']:.2f} to {latency['ratio_max']:.2f} in "
         f"single rounds; threads: {latency['threads']}), in turn on this machine: "
-        f"{_escaped(latency['machine'])}. `{latency['command']}` measures it again."
+        f"{_escape(latency['machine'])}. `{latency['command']}` measures it again."
     )
 
 
-def _spaced(lines: Mapping[str, Any]) -> dict[str, Any]:
+def _with_spaces(lines: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of the card as words; names of files and packages stay as they are."""
     return {name.replace("_", " "): value for name, value in lines.items()}
 
@@ -260,10 +260,10 @@ def _section(title: str, lines: Mapping[str, Any], head: str = "") -> str:
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """As `table.text_table`, whose escaping is not enough for emphasis, links and entities."""
     lines = [list(columns), ["---"] * len(columns)]
-    lines += [[_escaped(str(row.get(name, ABSENT))) for name in columns] for row in rows]
+    lines += [[_escape(str(row.get(name, ABSENT))) for name in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     """On one line, with a backslash before whatever Markdown could take for its own."""
     return _MARKDOWN.sub(r"\\\1", printable(text))

@@ -1,4 +1,4 @@
-"""The images of a run: each function takes plain arrays and returns a Matplotlib figure.
+"""Figures of a run: each function takes plain arrays and returns a Matplotlib figure.
 
     figure = class_counts(counts, groups)
     png = to_png(figure)            # bytes, for a file or for `html.Figure`
@@ -86,7 +86,7 @@ def class_counts(
     order = _head_to_tail(images)
     filled = np.where(images > 0, images, np.nan)[order]
     for name, color, member in _group_masks(groups, len(images)):
-        label = f"{name}: {_counted(int(member.sum()), 'class', 'classes')}"
+        label = f"{name}: {_count_label(int(member.sum()), 'class', 'classes')}"
         _bars(axes, np.where(member[order], filled, np.nan), color, label)
     axes.set_yscale("log")
     axes.set_ylim(0.7, images.max() * 1.6)
@@ -113,7 +113,7 @@ def per_class_accuracy(
         counts: int [C], training images of each class; they give the order.
         groups: shot group -> class indices, for the colours.
         class_names: C names, written along the axis when there are at most 40.
-        title: above the image.
+        title: above the figure.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -159,8 +159,8 @@ def accuracy_bars(
         places = np.arange(len(shown)) - 0.42 + (i + 0.5) * step
         values = [np.nan if row.get(k) is None else 100 * float(row[k]) for k in shown]
         color, hatch = _COLORS[i % len(_COLORS)], _HATCHES[i // len(_COLORS) % len(_HATCHES)]
-        look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
-        axes.bar(places, values, 0.92 * step, label=_legend_name(row["model"]), **look)
+        options: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
+        axes.bar(places, values, 0.92 * step, label=_legend_name(row["model"]), **options)
         _write_values(axes, places, values, upright)
     axes.set_xticks(range(len(shown)), [f"{k}-shot" if k in SHOT_GROUPS else k for k in shown])
     axes.set_ylim(0, 112 if upright else 106)
@@ -201,8 +201,8 @@ def training_curves(
             if prefix + quantity in series:
                 values = scale * np.asarray(series[prefix + quantity], float)
                 epochs, mark = range(1, len(values) + 1), "o" if len(values) <= 20 else None
-                look: dict[str, Any] = {"linewidth": 1.8, "marker": mark, "markersize": 3.5}
-                axes.plot(epochs, values, style, color=color, label=label, **look)
+                options: dict[str, Any] = {"linewidth": 1.8, "marker": mark, "markersize": 3.5}
+                axes.plot(epochs, values, style, color=color, label=label, **options)
         axes.xaxis.set_major_locator(_whole_numbers())
         axes.set_xlabel("epoch")
         _finish(axes, "", f"{quantity.replace('_', ' ')}{' (%)' if scale == 100 else ''}")
@@ -218,10 +218,10 @@ def balance_curves(
     positions: npt.ArrayLike | None = None,
     unit: str = "epoch",
 ) -> Figure:
-    """Lambda through training above the two raw terms it weighs (arXiv 2404.00285, section 3).
+    """Lambda during training, above the two losses it weights (arXiv 2404.00285, section 3).
 
     Args:
-        balance: [S], lambda, 0 to 1: the share of the KL term.
+        balance: [S], lambda, 0 to 1: the weight of the KL loss.
         kl: [S], L_KL as logged, unweighted.
         feature_similarity: [S], L_FS as logged, unweighted.
         positions: [S], where on the axis; 1 to S by default.
@@ -231,7 +231,7 @@ def balance_curves(
         ValueError: the series differ in length, or are empty.
     """
     lambdas = _per_class("balance", balance)
-    terms = {
+    losses = {
         "$L_{KL}$": _per_class("kl", kl, len(lambdas)),
         "$L_{FS}$": _per_class("feature_similarity", feature_similarity, len(lambdas)),
     }
@@ -242,14 +242,14 @@ def balance_curves(
     _trace(upper, x, lambdas, _GROUP_COLORS["few"], None)
     upper.axhline(0.5, color="#888888", linewidth=0.9, linestyle=":")
     upper.set_ylim(-0.03, 1.03)
-    _finish(upper, "The balancer's weight on KL, and the two terms it weighs", "λ (share of KL)")
-    for color, (label, values) in zip(_COLORS, terms.items(), strict=False):
+    _finish(upper, "Weight of the KL loss, and the two losses", "λ (weight of KL)")
+    for color, (label, values) in zip(_COLORS, losses.items(), strict=False):
         _trace(lower, x, values, color, label)
-    _log_if_wide(lower, np.concatenate(list(terms.values())))
+    _log_if_wide(lower, np.concatenate(list(losses.values())))
     lower.set_xlabel(unit)
     lower.xaxis.set_major_locator(_whole_numbers())
     lower.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    _finish(lower, "", "raw term (nats; 1 − cos)")
+    _finish(lower, "", "loss (nats; 1 − cos)")
     _legend(lower)
     return figure
 
@@ -362,8 +362,8 @@ def _draw_example(axes: Axes, image: npt.NDArray[np.uint8], truth: str, guess: s
     axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
     right = truth == guess
     verdict = "✓" if right else f"✗ {_name(guess, 17)}"
-    look: dict[str, Any] = {"fontsize": 8.5, "color": _RIGHT if right else _WRONG, "pad": 3}
-    axes.set_title(f"{_name(truth, 19)}\n{verdict}", **look, **_name_style())
+    options: dict[str, Any] = {"fontsize": 8.5, "color": _RIGHT if right else _WRONG, "pad": 3}
+    axes.set_title(f"{_name(truth, 19)}\n{verdict}", **options, **_name_style())
 
 
 def _blank(width: float, height: float) -> Figure:
@@ -397,10 +397,10 @@ def _write_values(
     """Each bar's value on top of it; a dash where there is no bar."""
     for x, value in zip(places, percents, strict=True):
         absent = math.isnan(value)
-        look: dict[str, Any] = {"fontsize": 13} if absent else {"fontsize": 8}
-        look["rotation"] = 90 if upright and not absent else 0
+        options: dict[str, Any] = {"fontsize": 13} if absent else {"fontsize": 8}
+        options["rotation"] = 90 if upright and not absent else 0
         height, text = (0.0, ABSENT) if absent else (value, f"{value:.1f}")
-        axes.text(x, height + 0.8, text, color=_INK, ha="center", va="bottom", **look)
+        axes.text(x, height + 0.8, text, color=_INK, ha="center", va="bottom", **options)
 
 
 def _legend(axes: Axes) -> None:
@@ -445,7 +445,7 @@ def _name_style() -> dict[str, Any]:
     return {"parse_math": False, "fontfamily": [f for f in _NAME_FONTS if f in installed]}
 
 
-def _counted(number: int, one: str, several: str) -> str:
+def _count_label(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
 
 
@@ -515,14 +515,14 @@ def _running_mean(
     if len(values) < 10:
         return
     half = max(1, len(values) // 30)
-    smooth = _smoothed(values, half)
+    smooth = _smooth(values, half)
     text = None if label is None else label.format(2 * half + 1)
     ranks = np.arange(1, len(values) + 1)
     halo = [withStroke(linewidth=3.2, foreground="white")]
     axes.plot(ranks, smooth, color=color, linewidth=2, label=text, path_effects=halo)
 
 
-def _smoothed(values: npt.NDArray[np.float64], half: int) -> npt.NDArray[np.float64]:
+def _smooth(values: npt.NDArray[np.float64], half: int) -> npt.NDArray[np.float64]:
     """Mean over `half` neighbours on either side, as far as there are any that are not NaN."""
     known = ~np.isnan(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0))])
@@ -545,7 +545,7 @@ def _trace(
     half = len(values) // 100
     if half > 1:
         axes.plot(x, values, color=color, linewidth=0.6, alpha=0.3)
-        values = _smoothed(values, half)
+        values = _smooth(values, half)
     mark = "o" if len(values) <= 20 else None
     axes.plot(x, values, color=color, linewidth=1.9, marker=mark, markersize=3.5, label=label)
 

@@ -36,7 +36,7 @@ class Results:
         metrics: by model; keys as in `TITLES`.
         bytes: sizes by model.
         export: operators of the LCE file, and the agreement of both exports with Keras.
-        data: "scanned", "left_out", "duplicates" and "shared": what a look at all images found;
+        data: "scanned", "left_out", "duplicates" and "shared": the result of reading all images;
             empty in reports of older versions.
     """
 
@@ -84,8 +84,7 @@ def read_results(path: Path) -> Results:
         return Results(**{**content, "metrics": metrics})
     except FileNotFoundError as error:
         raise UserError(
-            f"There is no {path}: the run has not come to its end yet. Start it again, and it "
-            "goes on from where it stopped."
+            f"There is no {path}: the run has not finished. Start it again to resume it."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -1,4 +1,4 @@
-"""report.html: the images of a run, from its report.json, its logs and its test images."""
+"""report.html: the page of a run, from its report.json, its logs and its test images."""
 
 import csv
 import shlex
@@ -29,7 +29,7 @@ def write_run_report(
     """Writes the report of one run.
 
     Args:
-        path: of report.html; the stages' logs are looked up beside it.
+        path: of report.html; the stages' logs are read from its folder.
         results: what report.json holds.
         labels: of the test images, int [N].
         logits: the selected student's, float [N, C].
@@ -67,7 +67,7 @@ def _results_table(results: Results) -> html.Table:
     columns, rows = method_cells(results.rows())
     caption = (
         f"Epoch {results.selected_epoch} of {results.last_epoch} was selected on the validation "
-        "part; the test set was used for these figures alone."
+        "set; the test set was only used for these results."
     )
     return html.Table(columns, rows, caption)
 
@@ -112,7 +112,7 @@ def _training_figures(folder: Path) -> list[html.Figure | str | html.Table | htm
     steps = _columns(folder / "student" / "steps.csv")
     if "lambda" in steps:
         curves = plots.balance_curves(steps["lambda"], steps["kl"], steps["fs"], unit="step")
-        figures.append(_figure(curves, "Lambda and both raw terms by step"))
+        figures.append(_figure(curves, "Lambda and both losses by step"))
     return figures
 
 

@@ -13,7 +13,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from candle_tf.serving import answers
+from candle_tf.serving import responses
 from candle_tf.serving.status import RequestError
 from candle_tf.serving.versions import Versions
 
@@ -22,7 +22,7 @@ Response = TypeVar("Response")
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; what else the service has is UNIMPLEMENTED."""
+    """Predict and GetModelMetadata; its other methods are UNIMPLEMENTED."""
 
     def __init__(self, versions: Versions) -> None:
         self._versions = versions
@@ -31,7 +31,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """Runs a signature."""
-        return _answered(answers.predict, self._versions, request, context)
+        return _respond(responses.predict, self._versions, request, context)
 
     def GetModelMetadata(  # noqa: N802
         self,
@@ -39,7 +39,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         context: grpc.ServicerContext,
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """The signatures."""
-        return _answered(answers.model_metadata, self._versions, request, context)
+        return _respond(responses.model_metadata, self._versions, request, context)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
@@ -54,7 +54,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         context: grpc.ServicerContext,
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """The versions and their states."""
-        return _answered(answers.model_status, self._versions, request, context)
+        return _respond(responses.model_status, self._versions, request, context)
 
 
 def add_services(server: grpc.Server, versions: Versions) -> None:
@@ -65,14 +65,14 @@ def add_services(server: grpc.Server, versions: Versions) -> None:
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(versions), server)
 
 
-def _answered(
-    answer: Callable[[Versions, Request], Response],
+def _respond(
+    make_response: Callable[[Versions, Request], Response],
     versions: Versions,
     request: Request,
     context: Any,
 ) -> Response:
     try:
-        return answer(versions, request)
+        return make_response(versions, request)
     except RequestError as refused:
         context.abort(grpc.StatusCode[refused.code], refused.message)
     except Exception:

@@ -1,7 +1,7 @@
-"""JSON of the REST protocol to arrays and back, in the row form and the columnar form.
+"""JSON of the REST protocol to arrays and back, by row or by column.
 
-inputs, row_form = inputs_of({"instances": [{"b64": "..."}]}, signature.inputs)
-body = body_of(outputs, row_form)       # {"predictions": [...]}
+inputs, by_row = inputs_of({"instances": [{"b64": "..."}]}, signature.inputs)
+body = body_of(outputs, by_row)       # {"predictions": [...]}
 """
 
 import base64
@@ -28,7 +28,7 @@ def inputs_of(body: Any, infos: Mapping[str, Any]) -> tuple[dict[str, np.ndarray
         infos: TensorInfo of the signature's inputs.
 
     Returns:
-        The arrays by input, and whether they stood in the row form.
+        The arrays by input, and whether they were given by row.
 
     Raises:
         RequestError: INVALID_ARGUMENT.
@@ -49,13 +49,15 @@ def inputs_of(body: Any, infos: Mapping[str, Any]) -> tuple[dict[str, np.ndarray
     return {name: _array(name, value, infos) for name, value in columns.items()}, ROW in body
 
 
-def body_of(outputs: Mapping[str, np.ndarray], row_form: bool) -> dict[str, Any]:
-    """The response's JSON; an only output stands without its name."""
+def body_of(outputs: Mapping[str, np.ndarray], by_row: bool) -> dict[str, Any]:
+    """The response's JSON; a single output has no name."""
     values = {name: _plain(name, value) for name, value in outputs.items()}
-    if not row_form:
+    if not by_row:
         return {"outputs": values if len(values) > 1 else next(iter(values.values()))}
     if len({len(value) for value in outputs.values()}) != 1:
-        raise RequestError(INVALID_ARGUMENT, "outputs of different batch sizes have no row form")
+        raise RequestError(
+            INVALID_ARGUMENT, "outputs of different batch sizes cannot be given by row"
+        )
     if len(values) == 1:
         return {"predictions": next(iter(values.values()))}
     rows = zip(*values.values(), strict=True)
@@ -143,11 +145,11 @@ def _is_named(value: Any) -> bool:
     return isinstance(value, dict) and set(value) != {_BASE64}
 
 
-def _only_name(infos: Mapping[str, Any], form: str) -> str:
+def _only_name(infos: Mapping[str, Any], key: str) -> str:
     if len(infos) != 1:
         raise RequestError(
             INVALID_ARGUMENT,
-            f"{form} is a plain value/list, but expecting an object as multiple input tensors "
+            f"{key} is a plain value/list, but expecting an object as multiple input tensors "
             "required as per tensorinfo_map",
         )
     return next(iter(infos))

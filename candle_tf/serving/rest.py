@@ -1,6 +1,6 @@
-"""TensorFlow Serving's REST form as a WSGI application.
+"""TensorFlow Serving's REST API as a WSGI application.
 
-POST /v1/models/NAME[/versions/N]:predict       answers a PredictRequest as JSON
+POST /v1/models/NAME[/versions/N]:predict       a PredictRequest as JSON
 GET  /v1/models/NAME[/versions/N]               states of the versions
 GET  /v1/models/NAME[/versions/N]/metadata      signatures
 """
@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request, Response
 
-from candle_tf.serving import answers
+from candle_tf.serving import responses
 from candle_tf.serving.json_tensors import body_of, inputs_of
 from candle_tf.serving.status import FAILED_PRECONDITION, HTTP, INVALID_ARGUMENT, RequestError
 from candle_tf.serving.versions import Versions
@@ -41,18 +41,18 @@ def application(versions: Versions, max_bytes: int) -> Application:
         max_bytes: larger bodies are refused with 413.
     """
 
-    def answer(environment: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+    def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         request = Request(environment)
         request.max_content_length = max_bytes
-        body, status = _answer(versions, request)
+        body, status = _body_and_status(versions, request)
         text = json.dumps(body, indent=1, ensure_ascii=False)
         response = Response(text, status, content_type="application/json")
         return response(environment, start_response)
 
-    return answer
+    return respond
 
 
-def _answer(versions: Versions, request: Request) -> tuple[dict[str, Any], int]:
+def _body_and_status(versions: Versions, request: Request) -> tuple[dict[str, Any], int]:
     try:
         return _route(versions, request), 200
     except RequestError as refused:
@@ -69,7 +69,7 @@ def _route(versions: Versions, request: Request) -> dict[str, Any]:
         if found := _PREDICT.fullmatch(request.path):
             return _predict(versions, _model_spec(found), request.get_data(cache=False))
         if _CLASSIFY.fullmatch(request.path):
-            raise RequestError("UNIMPLEMENTED", "this server knows :predict alone")
+            raise RequestError("UNIMPLEMENTED", "this server has only :predict")
     elif request.method == "GET" and (found := _ABOUT.fullmatch(request.path)):
         spec = _model_spec(found)
         return _metadata(versions, spec) if found["metadata"] else _status(versions, spec)
@@ -89,11 +89,11 @@ def _model_spec(found: re.Match[str]) -> model_pb2.ModelSpec:
 
 
 def _predict(versions: Versions, spec: model_pb2.ModelSpec, body: bytes) -> dict[str, Any]:
-    asked = _parsed(body)
+    asked = _parse_body(body)
     signature = asked.get("signature_name", "")
     if not isinstance(signature, str):
         raise RequestError(INVALID_ARGUMENT, "'signature_name' key must be a string value.")
-    servable = versions.servable(spec.name, answers.wanted_version(spec))
+    servable = versions.servable(spec.name, responses.wanted_version(spec))
     try:
         definition = servable.signature(signature)
     except RequestError as refused:
@@ -102,11 +102,11 @@ def _predict(versions: Versions, spec: model_pb2.ModelSpec, body: bytes) -> dict
         name = signature or "serving_default"
         message = f'Serving signature name: "{name}" not found in signature def'
         raise RequestError(code, message) from refused
-    inputs, row_form = inputs_of(asked, definition.inputs)
-    return body_of(servable.call(signature, inputs), row_form)
+    inputs, by_row = inputs_of(asked, definition.inputs)
+    return body_of(servable.call(signature, inputs), by_row)
 
 
-def _parsed(body: bytes) -> dict[str, Any]:
+def _parse_body(body: bytes) -> dict[str, Any]:
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -118,19 +118,19 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 def _status(versions: Versions, spec: model_pb2.ModelSpec) -> dict[str, Any]:
     request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-    return _as_json(answers.model_status(versions, request))
+    return _as_json(responses.model_status(versions, request))
 
 
 def _metadata(versions: Versions, spec: model_pb2.ModelSpec) -> dict[str, Any]:
     request = get_model_metadata_pb2.GetModelMetadataRequest(
-        model_spec=spec, metadata_field=[answers.SIGNATURE_DEF]
+        model_spec=spec, metadata_field=[responses.SIGNATURE_DEF]
     )
-    response = answers.model_metadata(versions, request)
+    response = responses.model_metadata(versions, request)
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    response.metadata[answers.SIGNATURE_DEF].Unpack(signatures)
+    response.metadata[responses.SIGNATURE_DEF].Unpack(signatures)
     return {
         "model_spec": _as_json(response.model_spec),
-        "metadata": {answers.SIGNATURE_DEF: _as_json(signatures)},
+        "metadata": {responses.SIGNATURE_DEF: _as_json(signatures)},
     }
 
 

@@ -67,8 +67,8 @@ class Servable:
         _check_names(definition, inputs, outputs)
         tensors = {key: _tensor(key, definition.inputs[key], inputs[key]) for key in inputs}
         with graph_errors_as_refusals():
-            answers = self._loaded.signatures[name or DEFAULT_SIGNATURE](**tensors)
-            return {key: answers[key].numpy() for key in outputs or sorted(answers)}
+            results = self._loaded.signatures[name or DEFAULT_SIGNATURE](**tensors)
+            return {key: results[key].numpy() for key in outputs or sorted(results)}
 
 
 def load_servable(folder: Path, version: int) -> Servable:
@@ -89,20 +89,21 @@ def _check_names(definition: Any, inputs: Mapping[str, Any], outputs: Sequence[s
         raise RequestError(
             INVALID_ARGUMENT,
             f"input size does not match signature: {len(given)}!={len(wanted)}. Sent extra: "
-            f"{_listed(given - wanted)}. Missing but required: {_listed(wanted - given)}.",
+            f"{_format_names(given - wanted)}. Missing but required: "
+            f"{_format_names(wanted - given)}.",
         )
     for name in sorted(given - wanted):
         raise RequestError(
             INVALID_ARGUMENT,
             f"input tensor alias not found in signature: {name}. Inputs expected to be in the "
-            f"set {_listed(wanted)}.",
+            f"set {_format_names(wanted)}.",
         )
     for name in outputs:
         if name not in definition.outputs:
             raise RequestError(
                 INVALID_ARGUMENT,
                 f"output tensor alias not found in signature: {name} Outputs expected to be in "
-                f"the set {_listed(set(definition.outputs))}.",
+                f"the set {_format_names(set(definition.outputs))}.",
             )
     if len(set(outputs)) != len(outputs):
         raise RequestError(INVALID_ARGUMENT, f"duplicate output tensor alias in {list(outputs)}")
@@ -125,5 +126,5 @@ def _tensor(name: str, info: Any, value: np.ndarray) -> tf.Tensor:
     return tf.constant(value, expected)
 
 
-def _listed(names: set[str]) -> str:
+def _format_names(names: set[str]) -> str:
     return "{" + ",".join(sorted(names)) + "}"

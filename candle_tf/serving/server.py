@@ -22,11 +22,11 @@ from candle_tf.serving.versions import Versions
 
 MAX_REQUEST_BYTES = 64 * 1024**2
 _THREADS = 8  # in each protocol; TensorFlow has its own for the work
-_GRACE = 10.0  # seconds for requests that are being answered when the server stops
+_GRACE = 10.0  # seconds for running requests when the server stops
 
 
 class Server:
-    """A server of one model; waiting requests queue, and none are put together to batches."""
+    """A server of one model; requests queue, and are not batched."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Server:
         host: str = "127.0.0.1",
         max_request_bytes: int = MAX_REQUEST_BYTES,
     ) -> None:
-        """Takes the ports; nobody is answered before the `with` begins.
+        """Takes the ports; requests are handled only inside the `with` block.
 
         Args:
             versions: what is served.
@@ -99,18 +99,18 @@ class Server:
         finished.wait(_GRACE)
 
     def watch(self, stop: threading.Event, every: float = 1.0) -> None:
-        """Takes up new versions until told to stop.
+        """Loads new versions until `stop` is set.
 
         Args:
             stop: set from a signal handler or another thread.
-            every: seconds between looks at the folder.
+            every: seconds between checks of the folder.
         """
         while not stop.wait(every):
             self._versions.poll()
-        logging.info("stopping: requests that are being answered get their answers")
+        logging.info("stopping: running requests are finished")
 
     def _finish_http(self) -> None:
-        """Lets HTTP requests that have come in be answered, and ends its threads."""
+        """Finishes running HTTP requests, and ends the threads."""
         workers, channels = self._http.task_dispatcher, self._http.active_channels
         end = time.monotonic() + _GRACE
         while time.monotonic() < end and (

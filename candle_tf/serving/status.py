@@ -28,7 +28,7 @@ HTTP = {
 
 
 class RequestError(Exception):
-    """A request that gets an error instead of an answer.
+    """An error that is the response to a request.
 
     Attributes:
         code: one of the names above.

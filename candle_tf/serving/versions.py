@@ -1,11 +1,11 @@
-"""The numbered versions under a model's base path: the highest is served, new ones are taken up.
+"""The numbered versions under a model's base path: the highest is served, new ones are loaded.
 
 versions = Versions("flowers", Path("export/saved_model"))
 versions.poll()                         # again and again
 versions.servable(version=None).call(...)
 
-TensorFlow Serving's default policy: the latest version alone; the earlier one is let go when its
-successor is ready, and a version that does not load leaves it in place.
+TensorFlow Serving's default policy: only the latest version. The earlier one is released
+when its successor has loaded, and stays if a version does not load.
 """
 
 import threading
@@ -35,7 +35,7 @@ class Versions:
     """One model. Any thread may ask; one thread at a time may poll."""
 
     def __init__(self, name: str, base_path: Path) -> None:
-        """Looks at nothing yet.
+        """Reads nothing yet.
 
         Args:
             name: of the model in requests.
@@ -59,7 +59,7 @@ class Versions:
         self._say(wanted, VersionState(LOADING))
         try:
             servable = load_servable(self.base_path / str(wanted), wanted)
-        except Exception as error:  # whatever is wrong with the folder, the server goes on
+        except Exception as error:  # whatever is wrong with the folder, the server keeps running
             logging.exception("version %d does not load", wanted)
             self._say(wanted, VersionState(END, f"{type(error).__name__}: {error}"))
             return
@@ -76,7 +76,7 @@ class Versions:
             return self._current is not None
 
     def servable(self, name: str, version: int | None) -> Servable:
-        """What answers a request.
+        """The version for a request.
 
         Args:
             name: of the model asked for.

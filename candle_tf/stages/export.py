@@ -80,7 +80,7 @@ def export(trained: Trained, data: Data, evaluation: Evaluation, folder: RunFold
         folder.export_path / "saved_model",
         data.split.class_names,
         image_side=data.test.images.array.shape[1],
-        uncut=data.test.images.original_aspect,
+        original_aspect=data.test.images.original_aspect,
     )
     logging.info("export: checking %s in stock TensorFlow", version)
     try:

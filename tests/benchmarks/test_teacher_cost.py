@@ -14,7 +14,7 @@ from candle_tf.errors import UserError
 from tests.teachers.test_features import make_teacher
 from tools.benchmarks import teacher_cost, workload
 from tools.benchmarks.growth import growth
-from tools.benchmarks.workload import Workload, from_folder, generated
+from tools.benchmarks.workload import Workload, from_folder, noise_subset
 
 LOAD = Workload(
     "quicknet_small", 0.125, image_size=32, batch_size=4, classes=3, steps=2, feature_size=6
@@ -43,7 +43,7 @@ def assert_summary(figures, quotients):
 
 
 def test_a_distillation_step_is_compared_with_one_of_cross_entropy():
-    figures = teacher_cost.distill_over_ce(LOAD, generated(20, 3, 32), repeats=2)
+    figures = teacher_cost.distill_over_ce(LOAD, noise_subset(20, 3, 32), repeats=2)
     ours, theirs = (figures["seconds"][name] for name in ("distillation", "cross_entropy"))
     assert_summary(figures, np.divide(ours, theirs))
     speed = figures["images_per_s"]
@@ -51,13 +51,13 @@ def test_a_distillation_step_is_compared_with_one_of_cross_entropy():
     assert speed["cross_entropy"] == pytest.approx(8 / statistics.median(theirs))
 
 
-def test_calibration_counts_the_look_once_and_the_backbone_thirty_times(monkeypatch):
+def test_calibration_counts_the_cache_once_and_the_backbone_thirty_times(monkeypatch):
     monkeypatch.setattr(teacher_cost, "EPOCHS", 3)
     teacher = make_teacher()
-    figures = teacher_cost.calibrate_ratio(teacher, generated(12, 3, 16), 3, (8, 12), repeats=2)
+    figures = teacher_cost.calibrate_ratio(teacher, noise_subset(12, 3, 16), 3, (8, 12), repeats=2)
     seconds = {name: np.array(each) for name, each in figures["seconds"].items()}
     assert_summary(
-        figures, 3 * seconds["backbone_epoch"] / (seconds["look"] + seconds["cached_epochs"])
+        figures, 3 * seconds["backbone_epoch"] / (seconds["fill_cache"] + seconds["cached_epochs"])
     )
     # Once before, then in the warmup and both rounds, the cache and the backbone's epoch alike.
     assert sum(map(len, teacher.shown)) == 12 * 2 * (1 + 2 * 3)
@@ -66,11 +66,11 @@ def test_calibration_counts_the_look_once_and_the_backbone_thirty_times(monkeypa
 def test_the_whole_of_distillation_is_put_together_for_each_image():
     teacher = make_teacher()
     figures = teacher_cost.distill_total_ratio(
-        teacher, LOAD, generated(8, 3, 32), (8, 12), looked_at=5, repeats=2
+        teacher, LOAD, noise_subset(8, 3, 32), (8, 12), measured_images=5, repeats=2
     )
     seconds = {name: np.array(each) for name, each in figures["seconds"].items()}
     online = 30 * seconds["online_steps"] / 8
-    cached = seconds["look"] / 5 + 30 * seconds["cached_steps"] / 8
+    cached = seconds["fill_cache"] / 5 + 30 * seconds["cached_steps"] / 8
     assert_summary(figures, online / cached)
     # Each round: 5 images at 4 views for the cache, 8 images in the online steps.
     assert sum(map(len, teacher.shown)) == 3 * 2 * (5 * 4 + 8)

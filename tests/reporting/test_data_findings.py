@@ -2,29 +2,29 @@ from candle_tf.reporting import html
 from candle_tf.reporting.data_findings import data_findings
 
 LEFT_OUT = {"id": "a/1.png", "part": "train", "class": "cat", "reason": "a/1.png: cut <short>"}
-TWIN = {"ids": {"train": ["a/2.png"], "test": ["b/9.png"]}, "classes": ["cat", "dog"]}
+DUPLICATE = {"ids": {"train": ["a/2.png"], "test": ["b/9.png"]}, "classes": ["cat", "dog"]}
 
 
-def rendered(**changes):
+def render(**changes):
     data = {"scanned": 70, "left_out": [], "duplicates": [], "shared": {}, **changes}
     return html.render_report("x", [html.Section("Data", data_findings(data))])
 
 
 def test_left_out_images_are_counted_and_listed():
-    text = rendered(left_out=[LEFT_OUT])
-    assert "70 images were looked at before training; 1 could not be read" in text
+    text = render(left_out=[LEFT_OUT])
+    assert "70 images were read before training; 1 are unreadable" in text
     assert "a/1.png: cut &lt;short&gt;" in text
-    assert "the same: none." in text
+    assert "the same bytes: none." in text
 
 
-def test_images_in_two_parts_are_listed():
-    text = rendered(duplicates=[TWIN], shared={"train and test": 1})
+def test_images_in_two_subsets_are_listed():
+    text = render(duplicates=[DUPLICATE], shared={"train and test": 1})
     assert "1 in train and test" in text
     assert "train: a/2.png = test: b/9.png" in text
 
 
 def test_long_tables_say_where_the_rest_is():
-    text = rendered(left_out=[{**LEFT_OUT, "id": f"p{i}"} for i in range(51)])
+    text = render(left_out=[{**LEFT_OUT, "id": f"p{i}"} for i in range(51)])
     assert "p49" in text
     assert "p50" not in text
     assert "the first 50 of 51; all are in data_check.json" in text

@@ -102,10 +102,10 @@ def test_a_class_in_no_group_is_shown_as_such():
 
 def test_running_mean_passes_over_untested_classes():
     values = np.array([1.0, np.nan, 3.0, 5.0, np.nan])
-    smooth = plots._smoothed(values, 1)
+    smooth = plots._smooth(values, 1)
     expected = [np.nanmean(values[max(i - 1, 0) : i + 2]) for i in range(5)]
     np.testing.assert_allclose(smooth, expected)
-    assert np.isnan(plots._smoothed(np.array([np.nan, np.nan, np.nan]), 1)).all()
+    assert np.isnan(plots._smooth(np.array([np.nan, np.nan, np.nan]), 1)).all()
 
 
 def test_accuracy_bars_leave_out_groups_that_no_model_has_and_mark_the_others():

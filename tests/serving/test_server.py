@@ -72,7 +72,7 @@ def running(tmp_path_factory) -> Iterator[Running]:
     try:
         line = process.stdout.readline()
         assert line.startswith("Serving 'small' on 127.0.0.1"), process.stderr.read()
-        assert "in production take TensorFlow Serving" in process.stdout.readline()
+        assert "in production use TensorFlow Serving" in process.stdout.readline()
         port, rest_port = (int(text.split()[0].strip(",.")) for text in line.split(" port ")[1:])
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Running(process, base_path, channel, f"http://127.0.0.1:{rest_port}")

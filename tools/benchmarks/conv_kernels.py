@@ -66,12 +66,12 @@ def _convolution(
     implementation: ConvImplementation, x: tf.Tensor, kernel: tf.Tensor, dy: tf.Tensor
 ) -> Side:
     @tf.function(autograph=False)
-    def traced(x: tf.Tensor, kernel: tf.Tensor, dy: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def compute(x: tf.Tensor, kernel: tf.Tensor, dy: tf.Tensor) -> tuple[tf.Tensor, ...]:
         y, gradients = implementation.conv(x, kernel, 1.0, 1)
         return (y, *gradients(dy, dy))
 
     def run() -> None:
-        for value in traced(x, kernel, dy):
+        for value in compute(x, kernel, dy):
             value.numpy()
 
     return run

@@ -16,7 +16,7 @@ from tools.benchmarks.workload import (
     VIEWED,
     Workload,
     distillation,
-    generated,
+    noise_subset,
     one_epoch,
     random_targets,
 )
@@ -42,8 +42,8 @@ def cache_growth(
         "by_images", "by_pixels"; see `growth`.
     """
 
-    def look(count: int, resolution: int) -> Side:
-        examples = generated(count, 10, resolution)
+    def fill_cache(count: int, resolution: int) -> Side:
+        examples = noise_subset(count, 10, resolution)
         views = same_for_all(count, 1)
 
         def run() -> None:
@@ -53,9 +53,9 @@ def cache_growth(
         return run
 
     few, small = images[0], resolutions[0]
-    by_images = growth(images, lambda count: look(count, small), lambda count: count, repeats)
+    by_images = growth(images, lambda count: fill_cache(count, small), lambda count: count, repeats)
     by_pixels = growth(
-        resolutions, lambda size: look(few, size), lambda size: few * size**2, repeats
+        resolutions, lambda size: fill_cache(few, size), lambda size: few * size**2, repeats
     )
     return {"by_images": by_images, "by_pixels": by_pixels}
 
@@ -83,7 +83,7 @@ def step_growth(
     """
 
     def epoch(changed: Workload) -> Side:
-        examples = generated(changed.images, changed.classes, changed.image_size)
+        examples = noise_subset(changed.images, changed.classes, changed.image_size)
         views = same_for_all(len(examples), 4)
         targets = random_targets(changed, views, folder)
         return one_epoch(changed, examples, distillation(changed), targets)

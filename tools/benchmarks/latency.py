@@ -1,6 +1,7 @@
 """TFLite files side by side on this machine: time, spread and memory, each in a process of its own.
 
-rows = time_files({"student": lce_path, "twin": twin_path}, baseline="twin", threads=1, rounds=20)
+files = {"student": lce_path, "float32": float_path}
+rows = time_files(files, baseline="float32", threads=1, rounds=20)
 """
 
 import math
@@ -70,7 +71,9 @@ def time_files(
         UserError: for a file that cannot be run.
     """
     with ExitStack() as stack:
-        sides = {name: stack.enter_context(_loaded(p, threads)) for name, p in files.items()}
+        sides = {
+            name: stack.enter_context(_load_in_process(p, threads)) for name, p in files.items()
+        }
         seconds = alternate({name: side.run for name, side in sides.items()}, rounds)
         return [
             _file_time(name, side, seconds[name], seconds[baseline], sides[baseline], threads)
@@ -84,26 +87,26 @@ class _Side:
     def __init__(self, connection: Connection, path: Path) -> None:
         self._connection = connection
         self.path = path
-        self.facts = self._answer()
+        self.facts = self._receive()
         self.repeats = max(1, math.ceil(_ROUND_SECONDS / self.facts["seconds"]))
 
     def run(self) -> None:
         """One round."""
         self._connection.send(self.repeats)
-        self._answer()
+        self._receive()
 
-    def _answer(self) -> Any:
+    def _receive(self) -> Any:
         try:
-            answer = self._connection.recv()
+            reply = self._connection.recv()
         except EOFError as error:
             raise UserError(f"{self.path} ended the process that ran it.") from error
-        if isinstance(answer, UserError):
-            raise answer
-        return answer
+        if isinstance(reply, UserError):
+            raise reply
+        return reply
 
 
 @contextmanager
-def _loaded(path: Path, threads: int) -> Iterator[_Side]:
+def _load_in_process(path: Path, threads: int) -> Iterator[_Side]:
     # Not forked: a process that has TensorFlow's threads must not be, and its memory would count.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

@@ -32,7 +32,7 @@ def training_memory(load: "Workload", epochs: int = 4) -> dict[str, Any]:
         epoch to the last.
 
     Raises:
-        RuntimeError: where the process ended without an answer.
+        RuntimeError: where the process ended without a reply.
     """
     context = multiprocessing.get_context("spawn")
     figures: Any = context.Queue()
@@ -70,7 +70,7 @@ def _train(load: "Workload", epochs: int, figures: Any) -> None:
     from tools.benchmarks.workload import (
         batches_of,
         distillation,
-        generated,
+        noise_subset,
         random_targets,
     )
 
@@ -86,7 +86,7 @@ def _train(load: "Workload", epochs: int, figures: Any) -> None:
             self.peaks.append(peak())
             self.now.append(resident())
 
-    examples = generated(load.images, load.classes, load.image_size)
+    examples = noise_subset(load.images, load.classes, load.image_size)
     views = same_for_all(len(examples), 4)
     watch = Watch()
     before = resident()

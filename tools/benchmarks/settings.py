@@ -42,7 +42,7 @@ def thread_times(load: Workload, repeats: int = 3) -> Growth:
     operators at a time, for A and B of 1 and the number of cores, and twice the cores.
 
     Raises:
-        RuntimeError: where a process ended without an answer.
+        RuntimeError: where a process ended without a reply.
     """
     cores = len(os.sched_getaffinity(0))
     settings = {"default": (0, 0)} | {

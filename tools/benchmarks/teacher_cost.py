@@ -57,16 +57,16 @@ def distill_over_ce(load: Workload, examples: Subset, repeats: int = 5) -> dict[
 
     Returns:
         JSON-ready: median, min, max, images_per_s of each side, composition, and the seconds of
-        every part in every round.
+        every subset in every round.
     """
-    part = _first(examples, load.images)
-    views = same_for_all(len(part), VIEWS)
+    subset = _first(examples, load.images)
+    views = same_for_all(len(subset), VIEWS)
     with tempfile.TemporaryDirectory() as folder:
         targets = random_targets(load, views, Path(folder))
         seconds = alternate(
             {
-                "distillation": one_epoch(load, part, distillation(load), targets),
-                "cross_entropy": one_epoch(load, part, cross_entropy(load)),
+                "distillation": one_epoch(load, subset, distillation(load), targets),
+                "cross_entropy": one_epoch(load, subset, cross_entropy(load)),
             },
             repeats,
             warmup=2,
@@ -105,12 +105,12 @@ def calibrate_ratio(
     online = _calibrator(classes, teacher.feature_size)
     step = online.make_train_function()
 
-    def look() -> None:
+    def fill_cache() -> None:
         with _fresh_folder() as folder:
-            looks = [
+            features_of_all = [
                 cached_features(teacher, examples, VIEWED, views, r, folder) for r in resolutions
             ]
-            features[:] = [np.array(stored) for stored in looks]
+            features[:] = [np.array(stored) for stored in features_of_all]
 
     def backbone_epoch() -> None:
         batches = iter(_batches(online_feature_batches, fresh, examples.labels, epochs=1))
@@ -129,12 +129,17 @@ def calibrate_ratio(
                 folder=folder,
             )
 
-    look()
+    fill_cache()
     seconds = alternate(
-        {"look": look, "backbone_epoch": backbone_epoch, "cached_epochs": cached_epochs}, repeats
+        {
+            "fill_cache": fill_cache,
+            "backbone_epoch": backbone_epoch,
+            "cached_epochs": cached_epochs,
+        },
+        repeats,
     )
     online_total = [EPOCHS * each for each in seconds["backbone_epoch"]]
-    cached_total = _sum(seconds["look"], seconds["cached_epochs"])
+    cached_total = _sum(seconds["fill_cache"], seconds["cached_epochs"])
     return _figures(
         ratio_of(online_total, cached_total),
         {
@@ -154,7 +159,7 @@ def distill_total_ratio(
     load: Workload,
     examples: Subset,
     resolutions: Sequence[int] = (96, 128, 160),
-    looked_at: int = 32,
+    measured_images: int = 32,
     repeats: int = 3,
 ) -> dict[str, Any]:
     """30 epochs of distillation, the teacher in every step, over building the cache and as many.
@@ -162,23 +167,23 @@ def distill_total_ratio(
     Args:
         teacher: frozen, of `load.feature_size` features.
         load: the student; `load.images` images are trained on.
-        examples: at least as many, and at least `looked_at`.
+        examples: at least as many, and at least `measured_images`.
         resolutions: sides in pixels.
-        looked_at: images whose cost in the cache, at 4 views, is measured.
+        measured_images: images whose cost in the cache, at 4 views, is measured.
         repeats: rounds.
 
     Returns:
         As `distill_over_ce`.
     """
-    part, few = _first(examples, load.images), _first(examples, looked_at)
-    views = same_for_all(len(part), VIEWS)
+    subset, few = _first(examples, load.images), _first(examples, measured_images)
+    views = same_for_all(len(subset), VIEWS)
     online = OnlineTargets(
-        OnlineFeatures(teacher, part, VIEWED, tuple(resolutions)),
+        OnlineFeatures(teacher, subset, VIEWED, tuple(resolutions)),
         teacher_classifier(teacher.feature_size, load.classes),
     )
 
-    def look() -> None:
-        few_views = same_for_all(looked_at, VIEWS)
+    def fill_cache() -> None:
+        few_views = same_for_all(measured_images, VIEWS)
         with _fresh_folder() as folder:
             for resolution in resolutions:
                 cached_features(teacher, few, VIEWED, few_views, resolution, folder)
@@ -188,27 +193,29 @@ def distill_total_ratio(
         stored = random_targets(load, views, Path(folder))
         seconds = alternate(
             {
-                "look": look,
-                "cached_steps": one_epoch(load, part, trainer, stored),
-                "online_steps": one_epoch(load, part, trainer, online),
+                "fill_cache": fill_cache,
+                "cached_steps": one_epoch(load, subset, trainer, stored),
+                "online_steps": one_epoch(load, subset, trainer, online),
             },
             repeats,
         )
     # Seconds for each image of the training set, over the whole training.
-    looks = [each / looked_at for each in seconds["look"]]
-    cached_total = _sum(looks, [EPOCHS * each / load.images for each in seconds["cached_steps"]])
+    build_seconds = [each / measured_images for each in seconds["fill_cache"]]
+    cached_total = _sum(
+        build_seconds, [EPOCHS * each / load.images for each in seconds["cached_steps"]]
+    )
     online_total = [EPOCHS * each / load.images for each in seconds["online_steps"]]
     return _figures(
         ratio_of(online_total, cached_total),
         {
             "online": images_per_second(online_total, EPOCHS),
             "cached": images_per_second(cached_total, EPOCHS),
-            "teacher_run_per_image": images_per_second(looks, 1),
+            "teacher_run_per_image": images_per_second(build_seconds, 1),
             "cached_step": images_per_second(seconds["cached_steps"], load.images),
         },
         f"for each image, online: {EPOCHS} times its share of a step with the teacher at each "
-        f"resolution; cached: {VIEWS} views stored at each (measured on {looked_at} images), and "
-        f"{EPOCHS} times its share of a step on stored targets; {load.steps} steps of "
+        f"resolution; cached: {VIEWS} views stored at each (measured on {measured_images} images), "
+        f"and {EPOCHS} times its share of a step on stored targets; {load.steps} steps of "
         f"{load.batch_size} a round",
         resolutions=list(resolutions),
         seconds=seconds,

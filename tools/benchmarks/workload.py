@@ -73,14 +73,14 @@ class Workload:
         return ComputePolicy(dtype=resolve_precision(self.precision))
 
 
-def generated(count: int, classes: int, side: int, seed: int = 0) -> Subset:
+def noise_subset(count: int, classes: int, side: int, seed: int = 0) -> Subset:
     """Images of noise, uint8 [count, side, side, 3], and labels in turn."""
     rng = np.random.default_rng(seed)
-    canvas = rng.integers(0, 256, (count, side, side, 3), np.uint8)
+    pixels = rng.integers(0, 256, (count, side, side, 3), np.uint8)
     ids = [f"noise/{seed}/{row}" for row in range(count)]
     keys = np.array([image_key(image_id) for image_id in ids], np.int64)
     rows = {image_id: row for row, image_id in enumerate(ids)}
-    images = ImageStore(canvas, keys, rows, f"noise {seed} {canvas.shape}")
+    images = ImageStore(pixels, keys, rows, f"noise {seed} {pixels.shape}")
     return Subset(images, np.arange(count), np.arange(count, dtype=np.int32) % classes)
 
 
@@ -105,7 +105,7 @@ def random_targets(load: Workload, precomputed: PrecomputedViews, folder: Path) 
     """Targets of the right size in memory maps; their values do not change the time."""
     rng = np.random.default_rng(0)
 
-    def stored(name: str, size: int) -> np.ndarray:
+    def open_random(name: str, size: int) -> np.ndarray:
         return stored_array(
             folder,
             name,
@@ -116,7 +116,10 @@ def random_targets(load: Workload, precomputed: PrecomputedViews, folder: Path) 
             lambda start, stop: rng.gamma(1.0, 1.0, (stop - start, size)),
         )
 
-    features, logits = stored("features", load.feature_size), stored("logits", load.classes)
+    features, logits = (
+        open_random("features", load.feature_size),
+        open_random("logits", load.classes),
+    )
     return CachedTargets(features, logits, precomputed)
 
 
@@ -142,7 +145,7 @@ def distillation(load: Workload) -> Trainer:
 
 def cross_entropy(load: Workload) -> Trainer:
     """The same student trained on labels alone."""
-    return _supervised(load, _student(load), adam(1e-3))
+    return _supervised_trainer(load, _student(load), adam(1e-3))
 
 
 def _student(load: Workload) -> tf.keras.Model:
@@ -156,10 +159,10 @@ def plain_cross_entropy(load: Workload) -> Trainer:
     """The same training written plainly: larq's layers, TensorFlow's operators, Keras's Adam."""
     student = _student(load)
     set_compute_policy(student, PLAIN)
-    return _supervised(load, student, tf.keras.optimizers.Adam(1e-3, jit_compile=False))
+    return _supervised_trainer(load, student, tf.keras.optimizers.Adam(1e-3, jit_compile=False))
 
 
-def _supervised(load: Workload, student: tf.keras.Model, optimizer: Any) -> Trainer:
+def _supervised_trainer(load: Workload, student: tf.keras.Model, optimizer: Any) -> Trainer:
     counts = np.ones(load.classes, np.int64)
     group = ParameterGroup(student.trainable_variables, optimizer)
     return SupervisedTrainer(student, METHODS["cross_entropy"], counts, [group])

@@ -221,7 +221,7 @@ def _refuse_other_best(directory: Path, outputs: dict[str, np.ndarray]) -> None:
         raise ExportError(
             f"{directory}: of {len(scores)} images given as files, "
             f"{int((~(differences <= ROUNDING)).sum())} get other scores than as pixels (by up to "
-            f"{differences.max():.1e}): give the export the side that images are squeezed to."
+            f"{differences.max():.1e}): give the export the side that images are stretched to."
         )
     labels = np.array((directory / "assets" / "labels.txt").read_bytes().split(b"\n")[:-1])
     if not np.array_equal(outputs["class_names"], labels[ids]):

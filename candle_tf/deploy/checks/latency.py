@@ -1,6 +1,6 @@
 """How long files take on this machine, as quotients of times taken in turn.
 
-ratio = latency({"tflite": lce, "tflite_float": twin}, pixels, baseline="tflite_float")
+ratio = latency({"tflite": lce, "tflite_float": reference}, pixels, baseline="tflite_float")
 """
 
 import os

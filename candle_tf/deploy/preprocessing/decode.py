@@ -1,6 +1,6 @@
 """`data.images.decode.decode_image` as a TensorFlow graph, for JPEG and PNG.
 
-image = decoded(encoded, index)       # string scalar to uint8 [H, W, 3]
+image = decode(encoded, index)       # string scalar to uint8 [H, W, 3]
 
 The same bytes give the same pixels as in training. TensorFlow and Pillow both decode JPEG with
 libjpeg-turbo; told to transform accurately and to interpolate colour, they agree bit by bit.
@@ -20,7 +20,7 @@ _GREY = 0
 _WITH_OPACITY = (4, 6)
 
 
-def decoded(encoded: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+def decode(encoded: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     """Decodes one JPEG or PNG.
 
     As `decode_image`: the EXIF orientation is applied; grey, palette and CMYK images become RGB;

@@ -26,12 +26,12 @@ def chunk_start(data: tf.Tensor, name: bytes) -> tf.Tensor:
         found = tf.where(says(data, at + 4, name), at + 8, 0)
         return at + 12 + tf.maximum(number(data, at, 4), 0), found
 
-    def goes_on(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+    def is_before_pixels(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
         inside = (at >= 0) & (at + 8 <= tf.size(data))
         return inside & ~says(data, at + 4, b"IDAT") & tf.equal(found, 0)
 
     first = (tf.constant(_PNG_SIGNATURE), tf.constant(0))
-    return tf.while_loop(goes_on, step, first)[1]
+    return tf.while_loop(is_before_pixels, step, first)[1]
 
 
 def number(

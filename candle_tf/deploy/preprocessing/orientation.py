@@ -1,8 +1,8 @@
-"""An image's EXIF orientation as a TensorFlow graph: phones store what they saw lying down.
+"""An image's EXIF orientation as a TensorFlow graph: phones store images rotated.
 
 image = upright(image, orientation(encoded, is_png))
 
-TensorFlow's decoders do not look at EXIF, `data.images.decode` does.
+TensorFlow's decoders ignore EXIF; `data.images.decode` applies it.
 """
 
 import tensorflow as tf
@@ -62,12 +62,12 @@ def _in_jpeg(data: tf.Tensor) -> tf.Tensor:
         following = tf.where(tf.equal(marker, _FILL), at + 1, at + 2 + length)
         return following, tf.where(is_exif, at + 4 + len(_EXIF), 0)
 
-    def goes_on(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+    def is_before_pixels(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
         is_marker = tf.equal(number(data, at, 1), _FILL)
         is_header = is_marker & tf.not_equal(number(data, at + 1, 1), _START_OF_SCAN)
         return is_header & tf.equal(found, 0)
 
-    return tf.while_loop(goes_on, step, (tf.constant(2), tf.constant(0)))[1]
+    return tf.while_loop(is_before_pixels, step, (tf.constant(2), tf.constant(0)))[1]
 
 
 def _in_tiff(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:

@@ -1,11 +1,10 @@
-"""`data.images.squeeze` as a TensorFlow graph: the same bits without Pillow.
+"""`data.images.store.stretch` as a TensorFlow graph: the same bits without Pillow.
 
-square = squeezed(image, 160)         # uint8 [H, W, 3] to uint8 [160, 160, 3]
+square = stretch(image, 160)          # uint8 [H, W, 3] to uint8 [160, 160, 3]
 
-A served image has to be squeezed as the training images were, or the student sees others than
-it was measured on. Pillow's 8-bit resampling is arithmetic on whole numbers: weights of 22 binary
-places, the columns first and then the rows, each rounded to 8 bits. Floating point would be near
-it; this is it.
+A served image has to be stretched exactly as the test images were. Pillow's 8-bit resampling uses
+whole numbers: weights with 22 binary places, first the columns and then the rows, each rounded to 8
+bits. Floating point would give slightly different pixels.
 """
 
 import tensorflow as tf
@@ -14,7 +13,7 @@ import tensorflow as tf
 _PLACES = 22
 
 
-def squeezed(image: tf.Tensor, side: int) -> tf.Tensor:
+def stretch(image: tf.Tensor, side: int) -> tf.Tensor:
     """Resizes an image to a square, ignoring its aspect so that nothing is cut off.
 
     Args:
@@ -22,29 +21,29 @@ def squeezed(image: tf.Tensor, side: int) -> tf.Tensor:
         side: pixels.
 
     Returns:
-        uint8 [side, side, 3], antialiased bilinear; bit by bit what `data.images.squeeze` gives.
+        uint8 [side, side, 3], antialiased bilinear; bit by bit as `data.images.store.stretch`.
     """
     shape = tf.shape(image)
     height, width = shape[0], shape[1]
-    # What is resized stands first, so that a tap of the filter is one stretch of memory.
+    # The resized axis is the first, so that a row to be weighted is contiguous in memory.
     columns = tf.reshape(tf.transpose(image, [1, 0, 2]), [width, height * 3])
-    narrow = tf.reshape(_resized(columns, width, side), [side, height, 3])
+    narrow = tf.reshape(_resize(columns, width, side), [side, height, 3])
     rows = tf.reshape(tf.transpose(narrow, [1, 0, 2]), [height, side * 3])
-    return tf.reshape(_resized(rows, height, side), [side, side, 3])
+    return tf.reshape(_resize(rows, height, side), [side, side, 3])
 
 
-def _resized(lines: tf.Tensor, length: tf.Tensor, side: int) -> tf.Tensor:
-    """uint8 [length, M] to uint8 [side, M], one tap of the filter at a time to save memory."""
-    places, weights = _taps(length, side)
+def _resize(lines: tf.Tensor, length: tf.Tensor, side: int) -> tf.Tensor:
+    """uint8 [length, M] to uint8 [side, M], one filter weight at a time to save memory."""
+    places, weights = _filter_weights(length, side)
     half = tf.fill([side, tf.shape(lines)[1]], 1 << (_PLACES - 1))
 
-    def add_tap(tap: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        taken = tf.cast(tf.gather(lines, places[:, tap]), tf.int32)
-        return tap + 1, total + taken * weights[:, tap, tf.newaxis]
+    def add_weighted(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        taken = tf.cast(tf.gather(lines, places[:, i]), tf.int32)
+        return i + 1, total + taken * weights[:, i, tf.newaxis]
 
     _, total = tf.while_loop(
-        lambda tap, _: tap < tf.shape(weights)[1],
-        add_tap,
+        lambda i, _: i < tf.shape(weights)[1],
+        add_weighted,
         (tf.constant(0), half),
         shape_invariants=(tf.TensorShape([]), tf.TensorShape([side, None])),
         parallel_iterations=1,
@@ -54,11 +53,11 @@ def _resized(lines: tf.Tensor, length: tf.Tensor, side: int) -> tf.Tensor:
     return tf.cast(values, tf.uint8)
 
 
-def _taps(length: tf.Tensor, side: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Which lines make each new line, int32 [side, T], and how much of each, int32 [side, T].
+def _filter_weights(length: tf.Tensor, side: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The lines that make each new line, and their weights, both int32 [side, T].
 
     A triangle as wide as the new pixel (or the old one, if that is wider) around the new pixel's
-    centre; weights in units of 2**-22, 0 where there is no tap.
+    centre; weights in units of 2**-22, 0 outside of it.
     """
     zero, one = tf.constant(0.0, tf.float64), tf.constant(1.0, tf.float64)
     scale = tf.cast(length, tf.float64) / side

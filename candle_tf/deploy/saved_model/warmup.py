@@ -1,4 +1,4 @@
-"""Requests that TensorFlow Serving answers by itself before a new version gets real ones.
+"""Requests that TensorFlow Serving runs while it loads a new version.
 
 The first call of a graph is slow. A server that finds assets.extra/tf_serving_warmup_requests
 beside a SavedModel, a TFRecord file of `PredictionLog`, makes those calls while it loads.
@@ -13,7 +13,7 @@ import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from PIL import Image
 
-# Where TensorFlow Serving looks.
+# Where TensorFlow Serving reads them.
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 _SIDES = (320, 240)
 

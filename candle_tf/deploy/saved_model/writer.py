@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from candle_tf.data.augment.crops import centre_box, render, whole_box
 from candle_tf.deploy.binarize import deployable
-from candle_tf.deploy.preprocessing.decode import decoded
-from candle_tf.deploy.preprocessing.stretch import squeezed
+from candle_tf.deploy.preprocessing.decode import decode
+from candle_tf.deploy.preprocessing.stretch import stretch
 from candle_tf.deploy.saved_model.warmup import warmup_images, write_warmup
 from candle_tf.errors import UserError
 
@@ -33,7 +33,7 @@ def export_saved_model(
     class_names: Sequence[str],
     *,
     image_side: int,
-    uncut: bool = False,
+    original_aspect: bool = False,
 ) -> Path:
     """Writes a student as `directory`/<n>/, with n one above the highest number there.
 
@@ -53,9 +53,9 @@ def export_saved_model(
         student: Keras model from pixels, float32 [N, H, W, 3] in 0..255, to "logits".
         directory: where the numbered folders are; made where missing.
         class_names: one name per class, in the order of the logits.
-        image_side: side of the squares that images are squeezed to before they are resized
+        image_side: side of the squares that images are stretched to before they are resized
             for the student, in pixels: of `data.images.open_image_store`.
-        uncut: whether the student sees the centre of the uncut image (--resize=crop).
+        original_aspect: whether the input is the centre of the original image (--resize=crop).
 
     Returns:
         The new folder.
@@ -70,7 +70,7 @@ def export_saved_model(
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=directory) as unfinished:
         labels_file = Path(unfinished) / LABELS
         labels_file.write_text(labels, encoding="utf-8", newline="\n")
-        module = _Server(model, labels_file, class_names, image_side, uncut)
+        module = _Server(model, labels_file, class_names, image_side, original_aspect)
         written = Path(unfinished) / "model"
         tf.saved_model.save(
             module, str(written), signatures=module.signatures(), options=SAVE_OPTIONS
@@ -90,7 +90,7 @@ class _Server(tf.Module):
         labels_file: Path,
         class_names: Sequence[str],
         image_side: int,
-        uncut: bool,
+        original_aspect: bool,
     ) -> None:
         super().__init__()
         self.parameters = model.variables
@@ -105,7 +105,7 @@ class _Server(tf.Module):
             return {"scores": scores_of(tf.cast(pixels, tf.float32))}
 
         def serve_images(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            inputs = _inputs(image_bytes, image_side, size, uncut)
+            inputs = _inputs(image_bytes, image_side, size, original_aspect)
             best = tf.math.top_k(scores_of(inputs), top)
             return {
                 "class_names": tf.gather(tf.constant(list(class_names)), best.indices),
@@ -126,17 +126,17 @@ class _Server(tf.Module):
         }
 
 
-def _inputs(image_bytes: tf.Tensor, image_side: int, size: int, uncut: bool) -> tf.Tensor:
+def _inputs(image_bytes: tf.Tensor, image_side: int, size: int, original_aspect: bool) -> tf.Tensor:
     """What evaluation gives the student for these files: float32 [N, size, size, 3]."""
 
     def one(item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         encoded, index = item
-        image = decoded(encoded, index)
+        image = decode(encoded, index)
         sides = tf.cast(tf.shape(image)[:2], tf.float64)
         aspect = tf.cast(sides[1] / sides[0], tf.float32)
-        box = centre_box(aspect) if uncut else whole_box()
+        box = centre_box(aspect) if original_aspect else whole_box()
         # Whole numbers, as in `data.augment.evaluation.render_evaluation`.
-        return tf.round(render(squeezed(image, image_side), box, tf.constant(False), size))
+        return tf.round(render(stretch(image, image_side), box, tf.constant(False), size))
 
     numbers = tf.range(tf.size(image_bytes))
     signature = tf.TensorSpec([size, size, 3], tf.float32)

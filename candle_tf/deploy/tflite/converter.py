@@ -1,9 +1,9 @@
 """TFLite files of a student, for the Larq Compute Engine and for stock LiteRT.
 
 flatbuffer = convert(student)           # 1 bit per binary weight, for the Larq Compute Engine
-twin = convert_float(student)           # the same network with every weight in float32
+reference = convert_float(student)           # the same network with every weight in float32
 run(flatbuffer, pixels)                 # logits, float32 [N, classes]
-run_litert(twin, pixels)
+run_litert(reference, pixels)
 """
 
 import tempfile
@@ -43,7 +43,7 @@ def convert(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
     engine = compute_engine()
     # With the number of images open, as the checks before a training (students/preflight.py) have
     # it; the engine's converter makes it 1.
-    with _saved(student, dtype, images=None) as directory:
+    with _save_model(student, dtype, images=None) as directory:
         return engine.convert_saved_model(directory)
 
 
@@ -64,7 +64,7 @@ def convert_float(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
         UserError: for a student in mixed precision.
     """
     # XNNPACK does not take tensors whose shape is open.
-    with _saved(student, dtype, images=1) as directory:
+    with _save_model(student, dtype, images=1) as directory:
         return tf.lite.TFLiteConverter.from_saved_model(directory).convert()
 
 
@@ -116,7 +116,7 @@ def run_litert(
 
 
 @contextmanager
-def _saved(student: tf.keras.Model, dtype: tf.DType, images: int | None) -> Iterator[str]:
+def _save_model(student: tf.keras.Model, dtype: tf.DType, images: int | None) -> Iterator[str]:
     """A folder with the student as a SavedModel.
 
     The converters' ways from a Keras model give the same files, but spend most of their time on

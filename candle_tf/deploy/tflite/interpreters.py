@@ -105,12 +105,12 @@ def open_litert(
         loaded.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{source} cannot be run ({error}): export it again.") from error
-    given, answer = loaded.get_input_details()[0], loaded.get_output_details()[0]
+    given, output = loaded.get_input_details()[0], loaded.get_output_details()[0]
 
     def invoke(image: np.ndarray) -> np.ndarray:
         loaded.set_tensor(given["index"], image)
         loaded.invoke()
-        return loaded.get_tensor(answer["index"])
+        return loaded.get_tensor(output["index"])
 
     return Interpreter(source, tuple(given["shape"].tolist()), np.dtype(given["dtype"]), invoke)
 

@@ -12,27 +12,27 @@ from sklearn.datasets import load_sample_images
 
 from candle_tf.data.images.decode import MAX_PIXELS, decode_image
 from candle_tf.data.images.store import stretch
-from candle_tf.deploy.preprocessing.decode import decoded
+from candle_tf.deploy.preprocessing.decode import decode as decode_in_graph
 from candle_tf.deploy.preprocessing.orientation import orientation, upright
-from candle_tf.deploy.preprocessing.stretch import squeezed
+from candle_tf.deploy.preprocessing.stretch import stretch as stretch_in_graph
 
 ORIENTATION = 0x0112
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def in_graph(encoded):
-    return decoded(encoded, tf.constant(3))
+    return decode_in_graph(encoded, tf.constant(3))
 
 
 @pytest.fixture(scope="module")
-def squeeze_in_graph():
+def resize_in_graph():
     functions = {}
 
     def run(image: np.ndarray, side: int) -> np.ndarray:
         if side not in functions:
             spec = tf.TensorSpec([None, None, 3], tf.uint8)
             functions[side] = tf.function(
-                lambda image: squeezed(image, side), input_signature=[spec], autograph=False
+                lambda image: stretch_in_graph(image, side), input_signature=[spec], autograph=False
             )
         return functions[side](image).numpy()
 
@@ -74,14 +74,14 @@ def png_of_few_bits(values: np.ndarray, bits: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [1, 32, 160])
-def test_squeeze_is_pillows(squeeze_in_graph, side):
+def test_stretch_is_pillows(resize_in_graph, side):
     rng = np.random.default_rng(side)
     shapes = [(1, 1), (1, 700), (700, 1), (side, side), (2 * side, side), (side, 333)]
     shapes += [tuple(rng.integers(1, 700, 2)) for _ in range(12)]
     for height, width in shapes:
         for image in (noise(height, width, 3), noise(height, width, 3) // 128 * 255):
             expected = stretch(image, side)
-            actual = squeeze_in_graph(image, side)
+            actual = resize_in_graph(image, side)
             np.testing.assert_array_equal(actual, expected, err_msg=f"{height} x {width}")
 
 

@@ -97,7 +97,9 @@ def test_files_get_the_scores_of_evaluation(signatures, tmp_path):
 
 
 def test_the_centre_is_cut_out_as_in_evaluation(tmp_path):
-    folder = export_saved_model(small_student(), tmp_path, NAMES, image_side=SIDE, uncut=True)
+    folder = export_saved_model(
+        small_student(), tmp_path, NAMES, image_side=SIDE, original_aspect=True
+    )
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     encoded = real_images()
     pixels = [
