@@ -91,7 +91,7 @@ def run(main: Callable[[list[str]], None], takes_arguments: bool = False) -> Non
         takes_arguments: whether that may be anything; by default it is refused.
     """
 
-    def guarded(argv: list[str]) -> None:
+    def main_with_messages(argv: list[str]) -> None:
         logging.use_absl_handler()
         logging.set_verbosity(logging.INFO)
         logging.get_absl_handler().setFormatter(None)
@@ -103,9 +103,9 @@ def run(main: Callable[[list[str]], None], takes_arguments: bool = False) -> Non
         except UserError as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            _fail("Stopped. The same command goes on from the last checkpoint.", code=130)
+            _fail("Stopped. The same command resumes from the last checkpoint.", code=130)
 
-    absl_app.run(guarded, flags_parser=_parse)
+    absl_app.run(main_with_messages, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -159,7 +159,9 @@ class Config:
         unknown = sorted(set(values) - set(fields))
         if unknown:
             raise UserError(f"{origin} holds {unknown[0]!r}, which is not a setting.")
-        return cls(**{name: _typed(fields[name], value, origin) for name, value in values.items()})
+        return cls(
+            **{name: _convert(fields[name], value, origin) for name, value in values.items()}
+        )
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Config":
@@ -179,7 +181,7 @@ class Config:
         return cls.from_dict(values, str(path))
 
 
-def _typed(field: "dataclasses.Field[Any]", value: Any, origin: str) -> Any:
+def _convert(field: "dataclasses.Field[Any]", value: Any, origin: str) -> Any:
     """`value` as the field's type, refusing what JSON cannot mean by it."""
     kind: type[Any] = type(field.default)
     accepts: Callable[[Any], bool] = {

@@ -235,8 +235,8 @@ def test_a_defect_keeps_its_traceback(start, where, error):
     assert "main.py" in done.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(start):
+def test_ctrl_c_says_how_to_resume(start):
     done = start("--run_dir=ctrl-c")
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
-    assert "same command goes on" in done.stderr
+    assert "same command resumes" in done.stderr

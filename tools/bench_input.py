@@ -153,7 +153,7 @@ def _ready(load: "Workload", examples: "Subset", trainer: Any) -> Callable[[], N
 
 
 def _views(examples: dict[str, "Subset"]) -> dict[str, tuple["Subset", "Augmentation"]]:
-    from candle_tf.data.augment.registry import make_augmentation
+    from candle_tf.data.augment.augmentation import make_augmentation
     from candle_tf.data.augment.settings import AugmentSettings
 
     def views(kind: str = "pad_crop_flip", **settings: Any) -> "Augmentation":

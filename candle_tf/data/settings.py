@@ -80,9 +80,10 @@ class DataSettings(SettingsGroup):
         "then",
     )
     resize: str = setting(
-        "squeeze",
-        "squeeze: stretch the whole image to a square; crop: the centre of 7/8 of the shorter side "
-        "is evaluated, and training views are cut from the image in its original aspect",
+        RESIZES[0],
+        f"{RESIZES[0]}: stretch the whole image to a square; crop: the centre of 7/8 of the "
+        "shorter side is evaluated, and training views are cut from the image in its original "
+        "aspect",
         choices=RESIZES,
     )
     store: str = setting(

@@ -3,9 +3,8 @@
 import numpy as np
 
 from candle_tf.config import Config
-from candle_tf.data.augment.augmentation import Augmentation
+from candle_tf.data.augment.augmentation import Augmentation, make_augmentation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, views_by_class
-from candle_tf.data.augment.registry import make_augmentation
 from candle_tf.stages.prepare import Data
 
 

@@ -6,10 +6,9 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.data.augment import augmentation as augmentation_module
-from candle_tf.data.augment.augmentation import WHOLE, Augmentation
+from candle_tf.data.augment.augmentation import WHOLE, Augmentation, make_augmentation
 from candle_tf.data.augment.crops import render, sample_view
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
-from candle_tf.data.augment.registry import make_augmentation
 from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import training_batches

@@ -6,8 +6,8 @@ import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 import numpy as np
 import pytest
 
+from candle_tf.data.augment.augmentation import make_augmentation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews
-from candle_tf.data.augment.registry import make_augmentation
 from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.augment.views import Views, first_views
 from candle_tf.data.images.store import ImageStore, image_key

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.data.augment.augmentation import Augmentation
+from candle_tf.data.augment.augmentation import Augmentation, make_augmentation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
-from candle_tf.data.augment.registry import make_augmentation
 from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.cached_arrays import stored_array
 from candle_tf.data.images.store import ImageStore, image_key, open_image_store

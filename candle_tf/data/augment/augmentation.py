@@ -1,6 +1,6 @@
 """An augmentation: the operations between stored images and what a network sees, in two steps.
 
-    augmentation = make_augmentation(settings, seed=0)            # data.augment.registry
+    augmentation = make_augmentation(settings, seed=0)
     batch = augmentation.draw(subset, views)                      # NumPy, from the store
     student_inputs = augmentation.render(batch, size=64)
     teacher_inputs = augmentation.render(batch, size=160)         # the very same views
@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from candle_tf.data.augment.crops import Crop
 from candle_tf.data.augment.operation import Drawing, Operation, Rendering
+from candle_tf.data.augment.settings import OPERATIONS, AugmentSettings
 from candle_tf.data.augment.views import Views
 from candle_tf.data.subset import Subset
 
@@ -118,6 +119,12 @@ class Augmentation:
 
 
 WHOLE = Augmentation((Crop("none"),), seed=0)
+
+
+def make_augmentation(settings: AugmentSettings, seed: int) -> Augmentation:
+    """The operations that the settings ask for, of all in `OPERATIONS`, in its order."""
+    made = (operation.from_settings(settings) for operation in OPERATIONS.values())
+    return Augmentation(tuple(operation for operation in made if operation is not None), seed)
 
 
 def subset_signature(subset: Subset, size: int | None) -> dict[str, tf.TensorSpec]:

@@ -9,7 +9,7 @@
             return cls(settings.darken) if settings.darken else None
 
         def draw(self, drawing):
-            rngs = drawing.generators(DARKEN)
+            rngs = drawing.generators(stream_of("darken"))
             return {"darken": np.array([rng.random() for rng in rngs], np.float32)}
 
         def signature(self, before):
@@ -19,8 +19,8 @@
             share = rendering.batch["darken"][:, tf.newaxis, tf.newaxis, tf.newaxis]
             return pixels * (1.0 - self.strength * share)
 
-With its line in `registry.OPERATIONS`, its fields in `settings.py` and a stream in
-`random_numbers.py` it is a part of every training, of the teacher's views and of every cache's key.
+With its fields and its line in `settings.py` it is a part of every training, of the teacher's views
+and of every cache's key.
 """
 
 from abc import ABC, abstractmethod

@@ -8,6 +8,8 @@ at the stream, so that no two streams of a view share a number. The crop and fli
 from TensorFlow's Philox in the same way.
 """
 
+import zlib
+
 import numpy as np
 
 # What is drawn for a view; each has a stream of its own, so that switching one on or off leaves the
@@ -24,9 +26,14 @@ def view_generator(seed: int, key: int, view: int, stream: int) -> np.random.Gen
         seed: the run's seed, at least 0.
         key: the image's key (`images.image_key`), 63 bits.
         view: number of the view, from 0.
-        stream: `COLOR`, `RANDAUGMENT` or `MIXING`.
+        stream: `COLOR`, `RANDAUGMENT`, `MIXING` or a `stream_of` another operation.
     """
     mixed = int(key) ^ (int(seed) * SEED_MULTIPLIER % 2**64)
     return np.random.Generator(
         np.random.Philox(key=np.array([mixed, view], np.uint64), counter=[0, 0, 0, stream])
     )
+
+
+def stream_of(operation: str) -> int:
+    """The stream of an operation by its name, apart from the numbered ones."""
+    return 2**32 + zlib.crc32(operation.encode())

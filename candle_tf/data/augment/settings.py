@@ -1,12 +1,27 @@
-"""Settings of the student's training views."""
+"""Settings of the student's training views, and the operations that they are for.
+
+To add an operation: its file, and here its fields and its line in `OPERATIONS`.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 from candle_tf.errors import UserError
+from candle_tf.registry import Registry
 from candle_tf.settings import SettingsGroup, setting
 
 AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
 MIXES = ("none", "mixup", "cutmix")
+
+# Subclasses of `operation.Operation`, in the order they are applied.
+OPERATIONS: Registry[Any] = Registry(
+    {
+        "crop": "candle_tf.data.augment.crops:Crop",
+        "color_jitter": "candle_tf.data.augment.color_jitter:ColorJitter",
+        "randaugment": "candle_tf.data.augment.randaugment:RandAugment",
+        "mix": "candle_tf.data.augment.mix:Mix",
+    }
+)
 
 
 @dataclass(frozen=True)

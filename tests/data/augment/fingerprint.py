@@ -8,8 +8,8 @@ import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 import numpy as np
 
 from candle_tf.data.augment import augmentation as augmentation_module
+from candle_tf.data.augment.augmentation import make_augmentation
 from candle_tf.data.augment.evaluation import render_evaluation
-from candle_tf.data.augment.registry import make_augmentation
 from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.augment.views import Views
 from candle_tf.data.images.store import ImageStore, image_key

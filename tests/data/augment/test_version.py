@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from candle_tf.data.augment import augmentation, color_jitter, crops, mix, randaugment
+from candle_tf.data.augment.augmentation import make_augmentation
 from candle_tf.data.augment.randaugment import OPERATIONS as IMAGE_OPERATIONS
-from candle_tf.data.augment.registry import OPERATIONS, make_augmentation
+from candle_tf.data.augment.settings import OPERATIONS
 from candle_tf.data.augment.views import Views
 from tests.data.augment.fingerprint import (
     CONSTANT,
@@ -35,7 +36,9 @@ def test_pixels_are_those_of_the_version(present):
 
 def test_every_operation_has_a_fingerprint():
     made = [make_augmentation(settings, 3) for settings in SETTINGS.values()]
-    assert {type(operation) for each in made for operation in each.operations} == set(OPERATIONS)
+    assert {type(operation) for each in made for operation in each.operations} == set(
+        OPERATIONS.values()
+    )
     views = Views(np.arange(COUNT), np.arange(COUNT) % 3)
     drawn = make_augmentation(SETTINGS["randaugment"], 3).draw(images(False), views)
     assert set(drawn["operations"].ravel().tolist()) == set(range(len(IMAGE_OPERATIONS)))
