@@ -1,4 +1,4 @@
-"""The error a user can mend; mains print it as one message, without a traceback."""
+"""The error that a user can fix; mains print it as one message, without a traceback."""
 
 
 class UserError(Exception):

@@ -35,7 +35,7 @@ def summary_text(summary: "Summary") -> str:
     rest = summary.bytes - sum(layer.bytes for layer in shown)
     rows = [_row(layer) for layer in shown]
     rows.append({"layer": "(the rest of the file)", "bytes": _number(rest)})
-    total = {"layer": "total", **_figures(summary), "converts": _converted(summary)}
+    total = {"layer": "total", **_figures(summary), "converts": _conversion(summary)}
     shape = " x ".join(map(str, summary.input_shape))
     lines = [
         f"{summary.name}, {shape} pixels",
@@ -90,7 +90,7 @@ def _number(value: float) -> str | None:
     return f"{value:,.0f}" if value else None
 
 
-def _converted(summary: "Summary") -> str:
+def _conversion(summary: "Summary") -> str:
     verdicts = [layer.converts for layer in summary.layers if layer.converts is not None]
     return f"{sum(verdicts)} of {len(verdicts)}"
 
@@ -104,7 +104,7 @@ def _in_words(summary: "Summary") -> str:
         f"{summary.float_multiply_adds / 1e6:,.1f} M float multiply-adds; "
         f"{summary.ops / 1e6:.1f} M OPs (binary / 64 + float).\n"
         f"{summary.bytes / 1e6:.2f} MB as shipped (predicted), {in_float / 1e6:.2f} MB with all "
-        f"parameters in float. {_converted(summary)} binary layers will convert."
+        f"parameters in float. {_conversion(summary)} binary layers will convert."
     )
 
 

@@ -30,7 +30,7 @@ def run_dir(tmp_path_factory) -> Path:
     return folder
 
 
-def test_files_are_timed_against_the_twin_and_told_what_they_know(run_dir, tmp_path):
+def test_files_are_timed_against_the_float_reference_with_their_accuracy(run_dir, tmp_path):
     path = tmp_path / "figures.json"
     done = start(
         "tools.bench_latency",
@@ -44,24 +44,24 @@ def test_files_are_timed_against_the_twin_and_told_what_they_know(run_dir, tmp_p
     (comparison,) = json.loads(path.read_text())["comparisons"]
     assert comparison["baseline"] == "student.float.tflite"
     rows = {row["file"]: row for row in comparison["rows"]}
-    lce, twin = rows["student.lce.tflite"], rows["student.float.tflite"]
-    assert (lce["runtime"], twin["runtime"]) == ("LCE, indirect", "LiteRT, XNNPACK")
-    assert (twin["ratio"], twin["ratio_min"], twin["ratio_max"]) == (1, 1, 1)
+    lce, reference = rows["student.lce.tflite"], rows["student.float.tflite"]
+    assert (lce["runtime"], reference["runtime"]) == ("LCE, indirect", "LiteRT, XNNPACK")
+    assert (reference["ratio"], reference["ratio_min"], reference["ratio_max"]) == (1, 1, 1)
     assert 0 < lce["ratio_min"] <= lce["ratio"] <= lce["ratio_max"]
     assert 0 < lce["low_ms"] <= lce["median_ms"] <= lce["high_ms"]
     assert lce["bytes"] == (run_dir / "export" / "student.lce.tflite").stat().st_size
     assert lce["argmax_agreement"] == 0.75
     # What student.json says of a file with another hash is not said of this one.
-    assert "accuracy" not in twin
+    assert "accuracy" not in reference
     for words in ("time / float32", "50.0", "25.0", "75.0"):
         assert words in done.stdout
 
 
-def test_a_single_file_brings_its_twin(run_dir):
+def test_a_single_file_brings_its_float_reference(run_dir):
     export = run_dir / "export"
-    lce, twin = export / "student.lce.tflite", export / "student.float.tflite"
-    assert folders([str(lce)]) == [[lce, twin]]
-    assert folders([str(run_dir)]) == folders([str(export)]) == [[twin, lce]]
+    lce, reference = export / "student.lce.tflite", export / "student.float.tflite"
+    assert folders([str(lce)]) == [[lce, reference]]
+    assert folders([str(run_dir)]) == folders([str(export)]) == [[reference, lce]]
 
 
 @pytest.mark.parametrize("arguments", [[], ["missing.tflite"], ["."]])

@@ -27,7 +27,7 @@ def test_the_python_snippets_name_the_class_that_keras_names(tmp_path):
     (export / "student.json").write_bytes(encode(told))
     Image.fromarray(photographs()[0]).save(tmp_path / "image.png")
 
-    snippets = re.findall(r"``python\n(.*?)``", (ROOT / "docs" / "devices.md").read_text(), re.S)
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "devices.md").read_text(), re.S)
     assert len(snippets) == 2
     code = "\n".join([*snippets, 'print(about["labels"][logits.argmax()])'])
     done = subprocess.run(

@@ -46,7 +46,7 @@ def test_a_students_figures(printed_and_written):
     (row,) = printed_and_written[1]["rows"]
     assert row["binary_convolutions"] == row["binary_layers"] == 31
     assert row["predicted_bytes"] == pytest.approx(row["bytes"], rel=0.03)
-    # The twin holds at least every binary weight in 32 bits; at this width much else is in float.
+    # The float32 reference model has every binary weight in 32 bits, and at this width much else.
     assert row["float_bytes"] > 4 * row["binary_parameters"]
     assert row["ratio"] == pytest.approx(row["float_bytes"] / row["bytes"])
     assert row["ratio"] > 10
@@ -56,10 +56,10 @@ def test_a_students_figures(printed_and_written):
 
 def test_the_float_reference_computes_the_same_with_more_bytes():
     student = small_student()
-    twin = convert_float(student)
+    reference = convert_float(student)
     binary = sum(int(np.prod(layer.kernel.shape)) for layer in binary_layers(student))
-    assert len(twin) > 4 * binary
-    actual = run_litert(twin, photographs()[:1])
+    assert len(reference) > 4 * binary
+    actual = run_litert(reference, photographs()[:1])
     expected = logits_of(student)[:1]
     np.testing.assert_allclose(actual, expected, atol=0.05 * np.abs(expected).max())
 

@@ -71,7 +71,7 @@ def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
         UserError: for teacher weights or checkpoints that cannot be used.
     """
     teacher = load_configured_teacher(config.teacher)
-    train = _train_online if config.teacher.teacher_mode == "online" else _train_cached
+    train = _train_online if config.teacher.teacher_mode == "online" else _train_on_cache
     classifier, targets = train(config, teacher, data, folder)
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
@@ -80,14 +80,14 @@ def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
     return Calibrated(teacher, classifier, targets, np.concatenate(logits))
 
 
-def _train_cached(
+def _train_on_cache(
     config: Config, teacher: Teacher, data: Data, folder: Path
 ) -> tuple[tf.keras.Model, Targets]:
     """Trains on the features of precomputed views."""
     augmentation, precomputed = teacher_views(
         config.teacher.teacher_view, student_augmentation(config), views_of_images(config, data)
     )
-    cached = _cached(config, teacher, data.train, augmentation, precomputed)
+    cached = _cache_features(config, teacher, data.train, augmentation, precomputed)
     images = precomputed.of_rows(np.arange(precomputed.total)).images
     steps = steps_per_epoch(
         len(cached.features) * len(images), config.calibration.calibration_batch_size
@@ -131,7 +131,7 @@ class _CachedFeatures:
             yield mean_rows(self.features, start, start + _BLOCK)
 
 
-def _cached(
+def _cache_features(
     config: Config,
     teacher: Teacher,
     subset: Subset,
@@ -148,7 +148,7 @@ def _cached(
 
 
 def _whole_image_features(config: Config, teacher: Teacher, subset: Subset) -> _CachedFeatures:
-    return _cached(config, teacher, subset, WHOLE, same_for_all(len(subset)))
+    return _cache_features(config, teacher, subset, WHOLE, same_for_all(len(subset)))
 
 
 def _train_classifier(

@@ -1,8 +1,7 @@
-"""Looks at all images of a split before anything is learned from them.
+"""Reads all images of a split before training.
 
-What cannot be read stops the run, or is left out (--on_bad_image=skip); images that two parts
-share are reported. data_check.json of the run folder says what was found, and a resumed run goes by
-it.
+Unreadable images stop the run, or are left out (--on_bad_image=skip). Images in two subsets are
+reported. The result is in data_check.json of the run folder, which a resumed run uses.
 """
 
 import json
@@ -22,22 +21,22 @@ from candle_tf.files import write_atomically
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.split import draw_split, run_split
 
-# Of more, the message shows these; all are in the file.
+# Images that a message lists; all are in the file.
 _SHOWN = 50
 
 
 def checked_split(
     config: Config, folder: RunFolder, source: Source
 ) -> tuple[Split, dict[str, Any]]:
-    """A run's split without what cannot be read, saved in its folder, and what was found.
+    """The split of a run without unreadable images, saved in its folder, and a record.
 
     Returns:
         The split, and a JSON-ready record: "scanned" (number of images), "left_out" (of each its
-        "id", "part", "class" and "reason"), "duplicates" (of each "ids" by part and "classes") and
-        "shared" (numbers of duplicates by two parts).
+        "id", "part", "class" and "reason"), "duplicates" (of each "ids" by subset, and "classes")
+        and "shared" (number of duplicates by pair of subsets).
 
     Raises:
-        UserError: where images cannot be read and are not to be skipped, naming all of them; or
+        UserError: if images cannot be read and are not to be skipped, naming all of them; or
             as `run_split`.
     """
     path = folder.data_check_path
@@ -46,14 +45,14 @@ def checked_split(
         write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
     record = _read(path)
     split = run_split(config, folder, source, [entry["id"] for entry in record["left_out"]])
-    _tell(record, path)
+    _log(record, path)
     return split, record
 
 
 def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
     fixed = folder.split_path.exists()
     split = load_split(folder.split_path) if fixed else draw_split(config, source)
-    ids = [image_id for part in split.subsets.values() for image_id in part.ids]
+    ids = [image_id for subset in split.subsets.values() for image_id in subset.ids]
     scan = scan_images(source, ids, config.run.cache_path)
     bad = _entries(source, split, scan.bad)
     if bad and (config.data.on_bad_image == "stop" or fixed):
@@ -61,7 +60,7 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
     try:
         readable = leave_out(split, scan.bad)
     except UserError as error:
-        raise UserError(f"{error}\n{_listed(bad)}") from error
+        raise UserError(f"{error}\n{_list_images(bad)}") from error
     duplicates = find_duplicates(scan, readable)
     return {
         "scanned": len(ids),
@@ -80,8 +79,8 @@ def _entries(source: Source, split: Split, bad: Sequence[str]) -> list[dict[str,
             "class": split.class_names[label],
             "reason": reason(source, image_id),
         }
-        for name, part in split.subsets.items()
-        for image_id, label in zip(part.ids, part.labels.tolist(), strict=True)
+        for name, subset in split.subsets.items()
+        for image_id, label in zip(subset.ids, subset.labels.tolist(), strict=True)
         if image_id in wanted
     ]
 
@@ -90,12 +89,12 @@ def _refusal(bad: list[dict[str, str]], fixed: bool) -> str:
     advice = (
         "Restore them, or choose a new run folder: this run's split has them."
         if fixed
-        else "Mend or remove them, or leave them out with --on_bad_image=skip."
+        else "Fix or remove them, or leave them out with --on_bad_image=skip."
     )
-    return f"{_listed(bad)}\n{advice}"
+    return f"{_list_images(bad)}\n{advice}"
 
 
-def _listed(bad: list[dict[str, str]]) -> str:
+def _list_images(bad: list[dict[str, str]]) -> str:
     shown = "".join(f"\n  {entry['reason']}" for entry in bad[:_SHOWN])
     more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     return f"{len(bad)} images cannot be read:{shown}{more}"
@@ -105,7 +104,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_bytes())
         if not all(isinstance(entry["id"], str) for entry in record["left_out"]):
-            raise ValueError("an id is no text")
+            raise ValueError("an id is not a string")
         return {key: record[key] for key in ("scanned", "left_out", "duplicates", "shared")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -114,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _tell(record: dict[str, Any], path: Path) -> None:
+def _log(record: dict[str, Any], path: Path) -> None:
     left_out = record["left_out"]
     if left_out:
         logging.warning(
@@ -125,4 +124,4 @@ def _tell(record: dict[str, Any], path: Path) -> None:
             "".join(f"\n  {entry['part']}: {entry['reason']}" for entry in left_out[:_SHOWN]),
         )
     for pair, count in record["shared"].items():
-        logging.warning("%d images are in %s alike, byte by byte; see %s", count, pair, path)
+        logging.warning("%d images are in both %s, with the same bytes; see %s", count, pair, path)

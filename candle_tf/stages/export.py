@@ -70,7 +70,7 @@ def export(trained: Trained, data: Data, evaluation: Evaluation, folder: RunFold
     if folder.is_finished(STAGE):
         record = json.loads(record_path.read_text())
         if record["student"] == identity and record.get("format") == _FORMAT:
-            return _exported(record, folder)
+            return _make_exported(record, folder)
     pixels, logits = evaluation.pixels[:_COMPARED], evaluation.logits[:_COMPARED]
 
     record, written = export_tflite(student, data, evaluation, folder.export_path)
@@ -99,10 +99,10 @@ def export(trained: Trained, data: Data, evaluation: Evaluation, folder: RunFold
     record["bytes"]["saved_model"] = _size(version)
     write_atomically(record_path, (json.dumps(record, indent=2) + "\n").encode())
     folder.record(STAGE, [record_path, *written, *_files(version)])
-    return _exported(record, folder)
+    return _make_exported(record, folder)
 
 
-def _exported(record: dict[str, Any], folder: RunFolder) -> Exported:
+def _make_exported(record: dict[str, Any], folder: RunFolder) -> Exported:
     version = folder.export_path / "saved_model" / record["saved_model"]
     return Exported(version, folder.export_path / NAMES["tflite"], record)
 

@@ -24,14 +24,14 @@ from candle_tf.stages.prepare import Data
 
 NAMES = {"tflite": "student.lce.tflite", "tflite_float": "student.float.tflite"}
 SIDECAR_NAME = "student.json"
-# Of the kernels of the compute engine the fastest sees all test images, the others this many.
+# Of the kernels of the compute engine the fastest runs on all test images, the others on this many.
 _COMPARED = 256
 _TIMED = 8
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """A converted file, and what it was found to be."""
+class _CheckedFile:
+    """A converted file, and the results of its checks."""
 
     flatbuffer: bytes
     operators: dict[str, int]
@@ -48,7 +48,7 @@ def export_tflite(
     Args:
         student: as evaluated.
         data: test labels, shot groups and class names.
-        evaluation: the test images as the student sees them, and its answers.
+        evaluation: the test images as the student's input, and its logits.
         folder: of the export.
 
     Returns:
@@ -65,20 +65,20 @@ def export_tflite(
     flatbuffer = tflite.convert(student)
     counts = check_binary(flatbuffer, student, str(path))
     logits = tflite.run(flatbuffer, evaluation.pixels, source=str(path))
-    files = {"tflite": _checked(flatbuffer, counts, logits, data, evaluation, path)}
+    files = {"tflite": _check_file(flatbuffer, counts, logits, data, evaluation, path)}
     kernels = _other_kernels(flatbuffer, evaluation, path)
 
     path = paths["tflite_float"]
     logging.info("export: converting to %s", path)
-    twin = tflite.convert_float(student)
-    counts = check_stock(twin, str(path))
-    logits = tflite.run_litert(twin, evaluation.pixels, source=str(path))
-    files["tflite_float"] = _checked(twin, counts, logits, data, evaluation, path)
+    reference = tflite.convert_float(student)
+    counts = check_stock(reference, str(path))
+    logits = tflite.run_litert(reference, evaluation.pixels, source=str(path))
+    files["tflite_float"] = _check_file(reference, counts, logits, data, evaluation, path)
 
     for kind, file in files.items():
         write_atomically(paths[kind], file.flatbuffer)
     described = sidecar.sidecar(
-        {kind: _described(NAMES[kind], file) for kind, file in files.items()},
+        {kind: _describe(NAMES[kind], file) for kind, file in files.items()},
         labels=data.split.class_names,
         side=evaluation.pixels.shape[1],
         image_side=data.test.images.array.shape[1],
@@ -87,21 +87,21 @@ def export_tflite(
     write_atomically(folder / SIDECAR_NAME, sidecar.encode(described))
     record = _record(files)
     record["kernel_agreement"] = kernels
-    record["latency"] = _latency(flatbuffer, twin, evaluation.pixels)
+    record["latency"] = _latency(flatbuffer, reference, evaluation.pixels)
     return record, [*paths.values(), folder / SIDECAR_NAME]
 
 
-def _checked(
+def _check_file(
     flatbuffer: bytes,
     operators: dict[str, int],
     logits: np.ndarray,
     data: Data,
     evaluation: Evaluation,
     path: Path,
-) -> _Checked:
+) -> _CheckedFile:
     agreement = check_agreement(evaluation.logits, logits, str(path))
     changes = check_accuracy(evaluation.logits, logits, data.test.labels, data.groups, str(path))
-    return _Checked(
+    return _CheckedFile(
         flatbuffer,
         operators,
         dataclasses.asdict(agreement),
@@ -117,12 +117,12 @@ def _other_kernels(flatbuffer: bytes, evaluation: Evaluation, path: Path) -> dic
     for kernel in KERNELS:
         if kernel != "indirect":
             what = f"{path} ({kernel} kernel)"
-            answers = tflite.run(flatbuffer, pixels, kernel=kernel, source=str(path))
-            agreements[kernel] = dataclasses.asdict(check_agreement(logits, answers, what))
+            outputs = tflite.run(flatbuffer, pixels, kernel=kernel, source=str(path))
+            agreements[kernel] = dataclasses.asdict(check_agreement(logits, outputs, what))
     return agreements
 
 
-def _described(name: str, file: _Checked) -> dict[str, Any]:
+def _describe(name: str, file: _CheckedFile) -> dict[str, Any]:
     return {
         "name": name,
         "sha256": hashlib.sha256(file.flatbuffer).hexdigest(),
@@ -132,8 +132,8 @@ def _described(name: str, file: _Checked) -> dict[str, Any]:
     }
 
 
-def _record(files: dict[str, _Checked]) -> dict[str, Any]:
-    values: dict[str, Callable[[_Checked], Any]] = {
+def _record(files: dict[str, _CheckedFile]) -> dict[str, Any]:
+    values: dict[str, Callable[[_CheckedFile], Any]] = {
         "operators": lambda file: file.operators,
         "agreement": lambda file: file.agreement,
         "accuracy_change": lambda file: file.accuracy_change,
@@ -145,6 +145,6 @@ def _record(files: dict[str, _Checked]) -> dict[str, Any]:
     }
 
 
-def _latency(flatbuffer: bytes, twin: bytes, pixels: np.ndarray) -> dict[str, Any]:
-    sides = {"tflite": open_compute_engine(flatbuffer), "tflite_float": open_litert(twin)}
+def _latency(flatbuffer: bytes, reference: bytes, pixels: np.ndarray) -> dict[str, Any]:
+    sides = {"tflite": open_compute_engine(flatbuffer), "tflite_float": open_litert(reference)}
     return latency(sides, pixels[:_TIMED], baseline="tflite_float")

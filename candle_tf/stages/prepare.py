@@ -23,11 +23,11 @@ class Data:
     """A long-tailed split with its images decoded.
 
     Attributes:
-        split: which image is in which part.
-        train, validation, test: the parts.
+        split: ids and labels of the subsets.
+        train, validation, test: the subsets.
         counts: training images of each class, validation included, int64 [C].
         groups: classes of each shot group that has any.
-        check: what a look at all images found, see `checking.checked_split`.
+        check: result of reading all images, see `check_images.checked_split`.
     """
 
     split: Split

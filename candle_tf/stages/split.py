@@ -99,6 +99,6 @@ def run_split(
     if config.data.split and leave_out(load_split(config.data.split), left_out).hash != split.hash:
         raise UserError(
             f"{folder.path} holds a run with another split than --split={config.data.split}. Give "
-            "another --run_dir, or leave --split out to go on with that run."
+            "another --run_dir, or leave --split out to resume that run."
         )
     return split

@@ -1,1 +1,1 @@
-"""Frozen, pretrained full-precision networks and the answers they give."""
+"""Frozen, pretrained full-precision networks, their features and targets."""

@@ -21,7 +21,7 @@ from absl import logging
 
 from candle_tf.errors import UserError
 from candle_tf.teachers.efficientnet_lite import efficientnet_lite0, normalise, package_weights
-from candle_tf.teachers.folding import folded
+from candle_tf.teachers.folding import fold_batch_norms
 from candle_tf.teachers.registry import OFFLINE_TEACHER, TEACHERS
 from candle_tf.teachers.settings import TeacherSettings
 from candle_tf.teachers.weights import fingerprint, load_h5, verified_bytes, verify
@@ -36,7 +36,7 @@ class Backbone:
     Attributes:
         model: functional model from preprocessed pixels to maps [N, h, w, d] or features [N, d].
         preprocess: from pixels float32 [N, H, W, 3] in 0..255 to what `model` takes.
-        foldable: whether all of its layers allow `folding.folded`.
+        foldable: whether all of its layers allow `folding.fold_batch_norms`.
     """
 
     model: tf.keras.Model
@@ -157,7 +157,7 @@ def _teacher(name: str, backbone: Backbone) -> Teacher:
     encoder = _encoder(backbone.model, backbone.preprocess)
     inference = None
     if backbone.foldable:
-        inference = _encoder(folded(backbone.model), backbone.preprocess)
+        inference = _encoder(fold_batch_norms(backbone.model), backbone.preprocess)
     size = int(encoder.output_shape[-1])
     teacher = Teacher(name, encoder, size, fingerprint(encoder), inference)
     logging.info(

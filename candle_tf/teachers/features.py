@@ -163,7 +163,7 @@ def features_of(
         pixels = _renderer(augmentation, resolution)(augmentation.draw(subset, part))
         if np.any(part.mirror):
             mirror = np.broadcast_to(part.mirror, [len(part)])
-            pixels = _mirrored(pixels, tf.constant(mirror))
+            pixels = _mirror(pixels, tf.constant(mirror))
         parts.append(teacher.features(pixels).numpy())
     return np.concatenate(parts)
 
@@ -220,5 +220,5 @@ def _renderer(
 
 
 @tf.function(reduce_retracing=True)
-def _mirrored(pixels: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
+def _mirror(pixels: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
     return tf.where(mirror[:, None, None, None], tf.reverse(pixels, axis=[2]), pixels)

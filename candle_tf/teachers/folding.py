@@ -12,7 +12,7 @@ import tensorflow as tf
 _CONVOLUTIONS = (tf.keras.layers.Conv2D, tf.keras.layers.DepthwiseConv2D)
 
 
-def folded(backbone: tf.keras.Model) -> tf.keras.Model:
+def fold_batch_norms(backbone: tf.keras.Model) -> tf.keras.Model:
     """A copy of a functional model that gives the same maps in inference mode.
 
     Args:
@@ -39,7 +39,7 @@ def folded(backbone: tf.keras.Model) -> tf.keras.Model:
         if layer.name not in convolutions and layer.name not in norms:
             copy.get_layer(layer.name).set_weights(layer.get_weights())
     for name, convolution in norms.items():
-        kernel, bias = _merged(convolution, backbone.get_layer(name))
+        kernel, bias = _merge(convolution, backbone.get_layer(name))
         copy.get_layer(convolution.name).set_weights([kernel, bias])
     return copy
 
@@ -61,7 +61,7 @@ def _foldable(backbone: tf.keras.Model) -> dict[str, tf.keras.layers.Layer]:
     return found
 
 
-def _merged(
+def _merge(
     convolution: tf.keras.layers.Layer, norm: tf.keras.layers.Layer
 ) -> tuple[np.ndarray, np.ndarray]:
     kernel = convolution.get_weights()[0].astype(np.float64)

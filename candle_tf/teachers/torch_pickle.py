@@ -174,7 +174,7 @@ class _StackMachine:
             "BINGET": self._recall,
             "LONG_BINGET": self._recall,
             "GLOBAL": self._global,
-            "STACK_GLOBAL": lambda _: self._global(_joined(self._pop_many(2))),
+            "STACK_GLOBAL": lambda _: self._global(_join(self._pop_many(2))),
             "REDUCE": lambda _: self._stack.append(_rebuild(*self._pop_many(2))),
             "BINPERSID": lambda _: self._stack.append(_storage(self._pop())),
             "BUILD": lambda _: self._discard_attributes(),
@@ -256,7 +256,7 @@ class _StackMachine:
         self._top(dict)
 
 
-def _joined(names: list[Any]) -> str:
+def _join(names: list[Any]) -> str:
     if not all(isinstance(name, str) for name in names):
         _refuse("it asks for a global whose name is not a string")
     return " ".join(names)

@@ -121,7 +121,7 @@ def load_h5(model: tf.keras.Model, path: str | Path, name: str) -> None:
             arrays = _array_count(file)
         _check_suffix(path, newer)
         with warnings.catch_warnings():
-            # Keras looks at every attribute of a model, and warns of those it will remove.
+            # Keras reads every attribute of a model, and warns of those it will remove.
             warnings.filterwarnings("ignore", message=".*will be removed in a future version")
             model.load_weights(str(path))
     # What h5py and Keras raise for a damaged file and for one that does not fit.

@@ -36,7 +36,7 @@ class _Page(HTMLParser):
     def handle_data(self, data):
         self.texts.append(data)
 
-    def named(self, tag):
+    def attributes_of(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
@@ -57,7 +57,7 @@ def test_every_figure_is_in_the_page_with_its_own_bytes_and_alt_text(tmp_path):
     figures = [html.Figure(_png((i * 50, 0, 0)), alt=f"image {i}") for i in range(4)]
     sections = [html.Section("one", figures[:3]), html.Section("two", figures[3:])]
     _, page = _write(tmp_path, sections)
-    images = page.named("img")
+    images = page.attributes_of("img")
     assert [image["alt"] for image in images] == [figure.alt for figure in figures]
     for image, figure in zip(images, figures, strict=True):
         kind, data = image["src"].split(",")
@@ -75,8 +75,8 @@ def test_all_text_is_escaped(tmp_path):
     ]
     text, page = _write(tmp_path, [html.Section(HOSTILE, items)] * 2, title=HOSTILE)
     assert "<script" not in text
-    assert page.named("script") == []
-    assert page.named("img")[0]["alt"] == HOSTILE
+    assert page.attributes_of("script") == []
+    assert page.attributes_of("img")[0]["alt"] == HOSTILE
     # title, h1; and twice: contents, h2, p, code, caption, th, td, summary, th, 50 td, figcaption
     assert sum(HOSTILE in piece for piece in page.texts) == 2 + 2 * (10 + 50)
 
@@ -85,16 +85,16 @@ def test_nothing_is_fetched(tmp_path):
     table = html.Table(["a"], [["1"]])
     text, page = _write(tmp_path, [html.Section("s", [table, html.Figure(_png("red"), alt="r")])])
     assert not re.search(r"https?:|url\(|@import|<link|src=\"(?!data:)", text)
-    policy = [m["content"] for m in page.named("meta") if "http-equiv" in m]
+    policy = [m["content"] for m in page.attributes_of("meta") if "http-equiv" in m]
     assert "default-src 'none'" in policy[0]
 
 
 def test_tables_sides_and_paragraphs(tmp_path):
     table = html.Table(["model", "mean %"], [["teacher", "86.1"]], caption="All models")
     _, page = _write(tmp_path, [html.Section("s", ["first\nstill\n\nsecond", table])])
-    assert [cell.get("class") for cell in page.named("td")] == ["left", None]
-    assert len(page.named("p")) == 2
-    assert page.named("details") == []
+    assert [cell.get("class") for cell in page.attributes_of("td")] == ["left", None]
+    assert len(page.attributes_of("p")) == 2
+    assert page.attributes_of("details") == []
     for text in ("first\nstill", "second", "All models", "teacher", "86.1"):
         assert text in page.texts
 
@@ -102,16 +102,16 @@ def test_tables_sides_and_paragraphs(tmp_path):
 def test_long_tables_are_folded_and_complete(tmp_path):
     table = html.Table(["class"], [[f"c{i}"] for i in range(1200)], caption="Per class")
     _, page = _write(tmp_path, [html.Section("s", [table])])
-    assert len(page.named("details")) == 1
+    assert len(page.attributes_of("details")) == 1
     assert "Per class (1,200 rows)" in page.texts
-    assert len(page.named("td")) == 1200
+    assert len(page.attributes_of("td")) == 1200
 
 
 def test_contents_link_to_the_sections(tmp_path):
     sections = [html.Section("Same", []), html.Section("Same", [])]
     _, page = _write(tmp_path, sections)
-    targets = [link["href"] for link in page.named("a")]
-    assert targets == [f"#{section['id']}" for section in page.named("section")]
+    targets = [link["href"] for link in page.attributes_of("a")]
+    assert targets == [f"#{section['id']}" for section in page.attributes_of("section")]
     assert len(set(targets)) == 2
 
 

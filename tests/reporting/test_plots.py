@@ -127,8 +127,8 @@ def test_many_models_can_be_told_apart():
     rows = [{"model": f"method {i}", "mean": 0.5} for i in range(12)]
     figure = plots.accuracy_bars(rows)
     _pixels(figure)
-    looks = {(to_hex(bar.get_facecolor()), bar.get_hatch()) for bar in figure.axes[0].patches}
-    assert len(looks) == 12
+    styles = {(to_hex(bar.get_facecolor()), bar.get_hatch()) for bar in figure.axes[0].patches}
+    assert len(styles) == 12
 
 
 def test_training_curves_pair_training_and_validation():

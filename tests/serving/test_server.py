@@ -149,17 +149,17 @@ def test_rest_predicts_what_keras_does(running):
     url = f"{running.rest}/v1/models/small"
     rows = [b64(each) for each in encoded]
     for body in ({"instances": rows}, {"instances": [{"image_bytes": row} for row in rows]}):
-        status, answer = http(f"{url}/versions/1:predict", body)
+        status, reply = http(f"{url}/versions/1:predict", body)
         assert status == 200
-        assert len(answer["predictions"]) == len(encoded)
-        for row, scores in zip(answer["predictions"], expected, strict=True):
+        assert len(reply["predictions"]) == len(encoded)
+        for row, scores in zip(reply["predictions"], expected, strict=True):
             check_best(row["class_names"], row["class_ids"], row["scores"], scores)
     for value in (rows, {"image_bytes": rows}):
         body = {"signature_name": "serving_default", "inputs": value}
-        status, answer = http(f"{url}:predict", body)
+        status, reply = http(f"{url}:predict", body)
         assert status == 200
         for row, scores in enumerate(expected):
-            outputs = answer["outputs"]
+            outputs = reply["outputs"]
             check_best(*(outputs[name][row] for name in ("class_names", "class_ids", "scores")),
                        scores)  # fmt: skip
     scores = scores_of(logits_of(small_student()))[:3]
@@ -180,12 +180,12 @@ def test_many_at_once_and_bad_ones_among_them(running):
         images = [encoded[which], BAD] if bad else [encoded[which]]
         if number % 2:  # the bad ones are among these
             body = {"instances": [b64(each) for each in images]}
-            status, answer = http(f"{running.rest}/v1/models/small:predict", body)
+            status, reply = http(f"{running.rest}/v1/models/small:predict", body)
             assert status == (400 if bad else 200)
             if bad:
-                assert "[image] [1] [is no JPEG or PNG]" in answer["error"]
+                assert "[image] [1] [is no JPEG or PNG]" in reply["error"]
             else:
-                (row,) = answer["predictions"]
+                (row,) = reply["predictions"]
                 check_best(row["class_names"], row["class_ids"], row["scores"], expected[which])
         else:
             request = predict_request({"image_bytes": images})
@@ -207,10 +207,10 @@ def test_metadata_tells_the_signatures(running):
     assert [dim.size for dim in pixels.tensor_shape.dim] == [-1, SIZE, SIZE, 3]
 
     for path in ("small", "small/versions/1"):
-        status, answer = http(f"{running.rest}/v1/models/{path}/metadata")
+        status, reply = http(f"{running.rest}/v1/models/{path}/metadata")
         assert status == 200
-        assert answer["model_spec"]["version"] == "1"
-        named = answer["metadata"]["signature_def"]["signature_def"]["serving_default"]
+        assert reply["model_spec"]["version"] == "1"
+        named = reply["metadata"]["signature_def"]["signature_def"]["serving_default"]
         assert named["inputs"]["image_bytes"]["dtype"] == "DT_STRING"
         assert named["method_name"] == "tensorflow/serving/predict"
 
@@ -329,10 +329,10 @@ GOOD = b64(real_images()[0])
     ],
 )  # fmt: skip
 def test_rest_errors_have_tensorflow_servings_codes(running, path, body, status, message):
-    code, answer = http(f"{running.rest}/v1/models/{path}", body)
+    code, reply = http(f"{running.rest}/v1/models/{path}", body)
     assert code == status
-    assert set(answer) == {"error"}
-    assert message in answer["error"]
+    assert set(reply) == {"error"}
+    assert message in reply["error"]
 
 
 def wait_for(condition, seconds: float = 60.0) -> None:
@@ -343,11 +343,11 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 
 
 def states(running: Running) -> dict[str, str]:
-    answer = http(f"{running.rest}/v1/models/small")[1]
-    return {each["version"]: each["state"] for each in answer["model_version_status"]}
+    reply = http(f"{running.rest}/v1/models/small")[1]
+    return {each["version"]: each["state"] for each in reply["model_version_status"]}
 
 
-def test_new_versions_are_taken_up_and_broken_ones_are_not(running):
+def test_new_versions_are_loaded_and_broken_ones_are_not(running):
     (running.base_path / "3").mkdir()
     (running.base_path / "3" / "saved_model.pb").write_bytes(b"broken")
     wait_for(lambda: states(running) == {"1": "AVAILABLE", "3": "END"})
@@ -367,7 +367,7 @@ def test_new_versions_are_taken_up_and_broken_ones_are_not(running):
     assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_a_signal_ends_it_after_the_answers(running):
+def test_a_signal_ends_it_after_running_requests(running):
     # The last test of this server.
     with ThreadPoolExecutor(4) as pool:
         body = {"instances": [GOOD] * 8}

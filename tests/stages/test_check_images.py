@@ -140,11 +140,11 @@ def test_duplicates_are_reported_not_removed(config, caplog):
     split, record = check(config)
     assert len(all_ids(split)) == 30
     assert len(record["duplicates"]) == 1
-    (twin,) = record["duplicates"]
-    assert list(twin["ids"]["test"]) == ["test/ant/1.png"]
-    assert sorted(twin["classes"]) == ["ant", "bee"]
+    (duplicate,) = record["duplicates"]
+    assert list(duplicate["ids"]["test"]) == ["test/ant/1.png"]
+    assert sorted(duplicate["classes"]) == ["ant", "bee"]
     assert record["shared"]["train and test"] == 1
-    assert "1 images are in train and test alike, byte by byte" in caplog.text
+    assert "1 images are in both train and test, with the same bytes" in caplog.text
 
 
 def test_preparing_a_run_decodes_what_is_left(config):

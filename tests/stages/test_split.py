@@ -26,7 +26,7 @@ def test_a_run_takes_a_saved_split_whatever_its_own_flags_would_draw(tmp_path):
     split = split_of(config)
     assert split.hash == saved.hash
     assert load_split(tmp_path / "run" / "split.json").hash == saved.hash
-    # Taken up again, also where the file lies elsewhere by now.
+    # Resumed, also if the file has been moved.
     (tmp_path / "split.json").rename(tmp_path / "moved.json")
     for place in (str(tmp_path / "moved.json"), ""):
         assert split_of(config.replace(split=place)).hash == saved.hash

@@ -54,7 +54,7 @@ def _epochs(folder) -> int:
     return len(json.loads((folder / "checkpoints" / "progress.json").read_text())["history"])
 
 
-def test_two_steps_have_a_folder_each_and_can_be_taken_up_in_the_second(tmp_path, monkeypatch):
+def test_two_phases_have_a_folder_each_and_resume_in_the_second(tmp_path, monkeypatch):
     settings = {"binary_steps": 2, "weight_decay": 5.0, "clip_latent_weights": False}
     whole = _train(_config(tmp_path / "whole", **settings))
     for name in ("student_step1", "student"):
@@ -79,9 +79,9 @@ def test_two_steps_have_a_folder_each_and_can_be_taken_up_in_the_second(tmp_path
     for one, other in zip(resumed.student.weights, whole.student.weights, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)
 
-    # The same step one, then a step two that was told of no decay at all.
-    step_one = tmp_path / "whole" / "student_step1"
-    shutil.copytree(step_one, tmp_path / "plain" / "student_step1")
+    # The same first phase, then a second phase without any decay.
+    first_phase = tmp_path / "whole" / "student_step1"
+    shutil.copytree(first_phase, tmp_path / "plain" / "student_step1")
     plain = _train(_config(tmp_path / "plain", **{**settings, "weight_decay": 0.0}))
     for one, other in zip(plain.student.weights, whole.student.weights, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)

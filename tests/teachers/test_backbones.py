@@ -24,7 +24,7 @@ def pixels(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape).astype("float32")
 
 
-def randomised(model):
+def randomise(model):
     """The same model with weights that no initialiser gives, so that all of them matter."""
     rng = np.random.default_rng(0)
     model.set_weights(
@@ -57,7 +57,7 @@ def lite():
 def resnet(tmp_path_factory):
     """A small teacher with dropout-free batch norm, and the file its weights came from."""
     path = tmp_path_factory.mktemp("weights") / "resnet18.weights.h5"
-    source = randomised(resnet18())
+    source = randomise(resnet18())
     source.save_weights(path)
     return load_teacher("keras_cv:resnet18", str(path)), source, path
 
@@ -105,7 +105,7 @@ def test_a_keras_cv_preset_takes_a_weights_file(resnet):
 @pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small"])
 def test_a_keras_application_takes_a_weights_file_and_its_own_preprocessing(tmp_path, name):
     settings = {"include_top": False, "pooling": "avg", "input_shape": (None, None, 3)}
-    source = randomised(getattr(tf.keras.applications, name)(weights=None, **settings))
+    source = randomise(getattr(tf.keras.applications, name)(weights=None, **settings))
     path = tmp_path / "app.h5"
     source.save_weights(path)
     teacher = load_teacher(f"keras_applications:{name}", str(path), sha256_of(path))
@@ -153,7 +153,7 @@ def test_unscaled_kerascv_backbones_are_given_what_they_expect():
 @pytest.mark.parametrize(
     "name", ["", "resnet50", "keras_cv:", "keras_cv", "keras_hub:resnet", "EfficientNet_Lite0"]
 )
-def test_unknown_names_are_refused_with_the_allowed_forms(name):
+def test_unknown_names_are_refused_with_the_allowed_names(name):
     with pytest.raises(UserError, match=r"keras_cv:<name>.*keras_applications:<name>") as refusal:
         load_teacher(name)
     assert repr(name) in str(refusal.value)

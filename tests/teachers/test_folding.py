@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.teachers.backbones import load_teacher
-from candle_tf.teachers.folding import folded
+from candle_tf.teachers.folding import fold_batch_norms
 
 L = tf.keras.layers
 
@@ -41,20 +41,22 @@ def test_the_maps_are_the_same_and_the_network_is_not_touched():
     x = np.random.default_rng(1).normal(0, 2, (2, 9, 11, 3)).astype(np.float32)
     wanted = model(x, training=False).numpy()
     assert np.abs(wanted).max() > 1
-    np.testing.assert_allclose(folded(model)(x, training=False), wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        fold_batch_norms(model)(x, training=False), wanted, rtol=1e-4, atol=1e-4
+    )
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
-def test_only_what_may_be_folded_is():
-    copy = folded(_network())
+def test_only_foldable_batch_norms_are_folded():
+    copy = fold_batch_norms(_network())
     norms = [layer.name for layer in copy.layers if isinstance(layer, L.BatchNormalization)]
     assert norms == ["first", "active_bn", "shared_bn"]
     assert copy.get_layer("plain").use_bias
 
 
 @pytest.mark.parametrize("side", [64, 97])
-def test_the_offline_teacher_answers_with_no_batch_norm_left(side):
+def test_the_offline_teacher_has_no_batch_norm_left(side):
     teacher = load_teacher("efficientnet_lite0")
     pixels = np.random.default_rng(2).uniform(0, 255, (2, side, side, 3)).astype(np.float32)
     wanted = teacher.encoder(pixels).numpy()

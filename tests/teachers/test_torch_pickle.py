@@ -73,7 +73,7 @@ class Writer(pickle._Pickler):
     dispatch[Call] = save_call
 
 
-def pickled(value, protocol=2):
+def pickle_bytes(value, protocol=2):
     stream = io.BytesIO()
     Writer(stream, protocol).dump(value)
     return stream.getvalue()
@@ -85,8 +85,8 @@ def tensor(storage, offset, size, stride):
 
 
 def file_of(state, storages, protocol=2):
-    parts = [pickled(value, protocol) for value in (MAGIC, 1001, SYSTEM, state)]
-    parts.append(pickled([storage.key for storage in storages], protocol))
+    parts = [pickle_bytes(value, protocol) for value in (MAGIC, 1001, SYSTEM, state)]
+    parts.append(pickle_bytes([storage.key for storage in storages], protocol))
     for storage in storages:
         parts += [struct.pack("<q", storage.values.size), storage.values.tobytes()]
     return b"".join(parts)
@@ -136,12 +136,12 @@ def test_reads_back_what_was_written(storages, protocol):
 
 def test_the_metadata_attribute_of_a_state_dict_is_passed_over(storages):
     state = OrderedDict(kernel=tensor(storages[0], 0, (24,), (1,)))
-    stream = pickled(state)[: -len(pickle.STOP)]
+    stream = pickle_bytes(state)[: -len(pickle.STOP)]
     # As the pickler writes an object's __dict__: the state, then BUILD.
-    metadata = pickled({"_metadata": OrderedDict(a={"version": 1})})[2 : -len(pickle.STOP)]
-    head = b"".join(map(pickled, (MAGIC, 1001, SYSTEM)))
+    metadata = pickle_bytes({"_metadata": OrderedDict(a={"version": 1})})[2 : -len(pickle.STOP)]
+    head = b"".join(map(pickle_bytes, (MAGIC, 1001, SYSTEM)))
     values = storages[0].values
-    data = head + stream + metadata + pickle.BUILD + pickle.STOP + pickled(["7"])
+    data = head + stream + metadata + pickle.BUILD + pickle.STOP + pickle_bytes(["7"])
     data += struct.pack("<q", values.size) + values.tobytes()
 
     np.testing.assert_array_equal(read_state_dict(data, "test")["kernel"], values)
@@ -172,7 +172,7 @@ def test_hostile_pickles_are_refused_by_name_and_do_nothing(tmp_path, named, pos
     hostile = HOSTILE[named](f"touch {marker}")
     values = [MAGIC, 1001, SYSTEM, OrderedDict(), []]
     values[position] = OrderedDict(a=hostile) if position == 3 else hostile
-    data = b"".join(pickled(value, protocol) for value in values)
+    data = b"".join(pickle_bytes(value, protocol) for value in values)
 
     with pytest.raises(UserError, match=r"weights\.pth.*forbidden") as refusal:
         read_state_dict(data, "weights.pth")
@@ -182,7 +182,7 @@ def test_hostile_pickles_are_refused_by_name_and_do_nothing(tmp_path, named, pos
 
 def test_the_hostile_pickles_above_would_have_run(tmp_path):
     marker = tmp_path / "marker"
-    pickle.loads(pickled(HOSTILE["os.system"](f"touch {marker}")))
+    pickle.loads(pickle_bytes(HOSTILE["os.system"](f"touch {marker}")))
     assert marker.exists()
 
 
@@ -198,7 +198,7 @@ def test_the_hostile_pickles_above_would_have_run(tmp_path):
 def test_other_ways_to_make_objects_are_refused(body, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"opcode|forbidden"):
-        read_state_dict(b"".join(map(pickled, (MAGIC, 1001, SYSTEM))) + body, "test")
+        read_state_dict(b"".join(map(pickle_bytes, (MAGIC, 1001, SYSTEM))) + body, "test")
     assert not Path("marker").exists()
 
 
@@ -306,9 +306,12 @@ def test_what_is_no_state_dict_is_refused(state, message):
         (b"", "truncated"),
         (b"PK\x03\x04rest", "newer zip layout"),
         (b"\x89HDF\r\n\x1a\n", "damaged"),
-        (pickled(3), "magic"),
-        (pickled(MAGIC) + pickled(1000), "protocol"),
-        (pickled(MAGIC) + pickled(1001) + pickled({"little_endian": False}), "little-endian"),
+        (pickle_bytes(3), "magic"),
+        (pickle_bytes(MAGIC) + pickle_bytes(1000), "protocol"),
+        (
+            pickle_bytes(MAGIC) + pickle_bytes(1001) + pickle_bytes({"little_endian": False}),
+            "little-endian",
+        ),
     ],
 )
 def test_other_files_are_refused(data, message):
@@ -322,4 +325,4 @@ def test_a_nest_of_shared_tuples_does_not_unfold():
         b"\x80\x04)" + b"".join(b"\x94h%c\x86" % level for level in range(60)) + b"\x8c\x01a\x93."
     )
     with pytest.raises(UserError, match="global"):
-        read_state_dict(b"".join(map(pickled, (MAGIC, 1001, SYSTEM))) + body, "test")
+        read_state_dict(b"".join(map(pickle_bytes, (MAGIC, 1001, SYSTEM))) + body, "test")

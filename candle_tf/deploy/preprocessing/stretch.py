@@ -37,13 +37,13 @@ def _resize(lines: tf.Tensor, length: tf.Tensor, side: int) -> tf.Tensor:
     places, weights = _filter_weights(length, side)
     half = tf.fill([side, tf.shape(lines)[1]], 1 << (_PLACES - 1))
 
-    def add_weighted(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def add_line(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         taken = tf.cast(tf.gather(lines, places[:, i]), tf.int32)
         return i + 1, total + taken * weights[:, i, tf.newaxis]
 
     _, total = tf.while_loop(
         lambda i, _: i < tf.shape(weights)[1],
-        add_weighted,
+        add_line,
         (tf.constant(0), half),
         shape_invariants=(tf.TensorShape([]), tf.TensorShape([side, None])),
         parallel_iterations=1,

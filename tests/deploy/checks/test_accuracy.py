@@ -9,14 +9,16 @@ LABELS = np.repeat(np.arange(5), [30, 30, 30, 30, 2])
 GROUPS = {"many": np.array([0, 1]), "medium": np.array([2, 3]), "few": np.array([4])}
 
 
-def answers(wrong: list[int]) -> np.ndarray:
+def logits_with_errors(wrong: list[int]) -> np.ndarray:
     predicted = LABELS.copy()
     predicted[wrong] = (predicted[wrong] + 1) % 5
     return np.eye(5)[predicted]
 
 
 def check(before: list[int], after: list[int]):
-    return check_accuracy(answers(before), answers(after), LABELS, GROUPS, "x.tflite")
+    return check_accuracy(
+        logits_with_errors(before), logits_with_errors(after), LABELS, GROUPS, "x.tflite"
+    )
 
 
 def test_points_are_of_the_mean_class_accuracy():
@@ -59,5 +61,7 @@ def test_six_of_six_are_chance_and_eleven_of_eleven_are_not():
 
 
 def test_groups_without_tested_images_are_absent():
-    changes = check_accuracy(answers([])[:60], answers([])[:60], LABELS[:60], GROUPS, "x")
+    changes = check_accuracy(
+        logits_with_errors([])[:60], logits_with_errors([])[:60], LABELS[:60], GROUPS, "x"
+    )
     assert set(changes) == {"mean", "many"}

@@ -111,7 +111,7 @@ def test_a_float_layer_the_student_lacks_is_refused(flatbuffer):
     ("layer", "attribute", "change"),
     [
         ("block01_spatial_conv", "kernel", np.negative),
-        ("block02_point_left_conv", "kernel", lambda kernel: kernel * _one_turned(kernel.shape)),
+        ("block02_point_left_conv", "kernel", lambda kernel: kernel * _flip_one(kernel.shape)),
         ("block02_point_right_bn", "moving_mean", lambda mean: mean + 0.5 * _first(mean.shape)),
         ("block01_point_bn", "moving_variance", lambda variance: variance * 1.1),
         ("logits", "bias", lambda bias: bias + 0.05 * _first(bias.shape)),
@@ -148,14 +148,14 @@ def test_wrong_outputs_are_refused(change):
         check_agreement(expected, change(expected), "file")
 
 
-def _decided(images: int) -> np.ndarray:
+def _clear_logits(images: int) -> np.ndarray:
     outputs = np.random.default_rng(0).uniform(-0.5, 0.5, (images, CLASSES))
     outputs[np.arange(images), np.arange(images) % CLASSES] = 1.0
     return outputs
 
 
 def test_sign_flips_on_some_images_are_forgiven_and_reported():
-    expected = _decided(100)
+    expected = _clear_logits(100)
     actual = expected.copy()
     actual[:90] += 0.02
     agreement = check_agreement(expected, actual, "file")
@@ -169,7 +169,7 @@ def test_sign_flips_on_some_images_are_forgiven_and_reported():
 
 
 def test_one_image_in_a_hundred_may_change_its_class_but_not_two():
-    expected = _decided(100)
+    expected = _clear_logits(100)
     actual = expected.copy()
     actual[0] = np.roll(actual[0], 1)
     assert check_agreement(expected, actual, "file").argmax_agreement == 0.99
@@ -179,7 +179,7 @@ def test_one_image_in_a_hundred_may_change_its_class_but_not_two():
 
 
 def test_a_tie_that_rounding_decides_does_not_count():
-    expected = _decided(10)
+    expected = _clear_logits(10)
     expected[:5, 3] = 1.0
     expected[:5, 4] = 1.0 - 1e-6
     actual = expected.copy()
@@ -237,7 +237,7 @@ def test_best_classes_of_files_are_those_of_their_pixels_by_name(tmp_path):
             verify._refuse_other_best(tmp_path, {**outputs, name: wrong})
 
 
-def test_export_errors_are_the_users_to_mend():
+def test_export_errors_are_the_users_to_fix():
     assert issubclass(ExportError, UserError)
 
 
@@ -245,7 +245,7 @@ def _first(shape: tuple[int, ...]) -> np.ndarray:
     return (np.arange(shape[0]) == 0).astype(np.float32)
 
 
-def _one_turned(shape: tuple[int, ...]) -> np.ndarray:
+def _flip_one(shape: tuple[int, ...]) -> np.ndarray:
     signs = np.ones(shape, np.float32)
     signs[0, 0, 0, 0] = -1
     return signs

@@ -115,7 +115,7 @@ def _pngs() -> dict[str, bytes]:
     for bits in (1, 2, 4):
         values = noise(41, 61) >> (8 - bits)
         pngs[f"{bits}-bit grey"] = png_of_few_bits(values, bits)
-    pngs["interlaced"] = _interlaced()
+    pngs["interlaced"] = _interlace()
     pngs["P, one colour clear"] = encode(photo.quantize(16), "PNG", transparency=3)
     pngs["L, one grey clear"] = encode(grey, "PNG", transparency=grey.getpixel((5, 5)))
     pngs["RGB, one colour clear"] = encode(photo, "PNG", transparency=photo.getpixel((5, 5)))
@@ -125,7 +125,7 @@ def _pngs() -> dict[str, bytes]:
     return pngs
 
 
-def _interlaced() -> bytes:
+def _interlace() -> bytes:
     """Adam7 of an 8-bit grey image, which Pillow reads but does not write."""
     values = noise(41, 61)
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),

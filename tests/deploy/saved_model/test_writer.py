@@ -58,7 +58,7 @@ def scores_of(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def evaluated(encoded: list[bytes], tmp_path: Path) -> np.ndarray:
+def evaluate_files(encoded: list[bytes], tmp_path: Path) -> np.ndarray:
     """Scores of the Keras student for images that go the way of a test set's."""
     for number, content in enumerate(encoded):
         path = tmp_path / "test" / "a" / f"{number}.png"
@@ -78,7 +78,7 @@ def evaluated(encoded: list[bytes], tmp_path: Path) -> np.ndarray:
 
 def test_files_get_the_scores_of_evaluation(signatures, tmp_path):
     encoded = real_images()
-    expected = evaluated(encoded, tmp_path)
+    expected = evaluate_files(encoded, tmp_path)
     serve = signatures["serving_default"]
     for some in (encoded, encoded[:1]):
         outputs = {name: value.numpy() for name, value in serve(tf.constant(some)).items()}
@@ -135,7 +135,7 @@ def test_a_bad_image_fails_its_request_and_no_other(signatures, bad):
     np.testing.assert_array_equal(serve(tf.constant([good]))["scores"].numpy(), before)
 
 
-def test_every_warm_up_record_is_a_request_that_is_answered(folder, signatures):
+def test_every_warm_up_record_is_a_valid_request(folder, signatures):
     path = folder / "assets.extra" / "tf_serving_warmup_requests"
     called = []
     for record in tf.data.TFRecordDataset(str(path)):

@@ -18,7 +18,7 @@ def flatbuffer() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def twin() -> bytes:
+def reference() -> bytes:
     return convert_float(small_student())
 
 
@@ -30,15 +30,15 @@ def test_logits_are_the_students(flatbuffer, kernel):
     assert np.median(np.abs(actual - expected).max(axis=1)) < 1e-5 * np.abs(expected).max()
 
 
-def test_both_files_take_images_as_they_are_decoded(flatbuffer, twin):
-    for interpreter in (open_compute_engine(flatbuffer), open_litert(twin)):
+def test_both_files_take_images_as_they_are_decoded(flatbuffer, reference):
+    for interpreter in (open_compute_engine(flatbuffer), open_litert(reference)):
         assert interpreter.shape == (1, 32, 32, 3)
         assert interpreter.dtype == np.uint8
         assert interpreter(photographs()[:1]).shape == (1, CLASSES)
 
 
-def test_an_answer_is_not_overwritten_by_the_next(flatbuffer, twin):
-    for interpreter in (open_compute_engine(flatbuffer), open_litert(twin)):
+def test_an_output_is_not_overwritten_by_the_next(flatbuffer, reference):
+    for interpreter in (open_compute_engine(flatbuffer), open_litert(reference)):
         first = interpreter(photographs()[:1])
         before = first.copy()
         second = interpreter(photographs()[1:2])
@@ -47,20 +47,20 @@ def test_an_answer_is_not_overwritten_by_the_next(flatbuffer, twin):
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
-def test_the_float_reference_gives_the_students_logits_in_stock_litert(twin, num_threads):
+def test_the_float_reference_gives_the_students_logits_in_stock_litert(reference, num_threads):
     expected = logits_of(small_student())
-    actual = run_litert(twin, photographs(), num_threads=num_threads)
+    actual = run_litert(reference, photographs(), num_threads=num_threads)
     assert np.median(np.abs(actual - expected).max(axis=1)) < 1e-5 * np.abs(expected).max()
 
 
 def test_the_float_reference_has_tflites_own_operators_and_a_convolution_for_each_layer(
-    flatbuffer, twin
+    flatbuffer, reference
 ):
-    counts = check_stock(twin)
+    counts = check_stock(reference)
     assert counts["CONV_2D"] == 1 + len(binary_layers(small_student()))
     assert counts["CAST"] == Counter(step.name for step in operators(flatbuffer))["CAST"] == 1
     binary = sum(int(np.prod(layer.kernel.shape)) for layer in binary_layers(small_student()))
-    assert len(twin) - len(flatbuffer) > 3 * binary
+    assert len(reference) - len(flatbuffer) > 3 * binary
 
 
 def test_a_file_for_the_compute_engine_is_no_stock_file(flatbuffer):
