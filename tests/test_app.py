@@ -215,7 +215,7 @@ def test_flags_win_over_the_settings_file(settings, tmp_path):
     }  # fmt: skip
 
 
-def test_flags_can_mend_what_contradicts_in_a_settings_file(settings, tmp_path):
+def test_flags_can_fix_what_contradicts_in_a_settings_file(settings, tmp_path):
     (tmp_path / "config.json").write_text('{"dataset": "folder", "data_dir": "a.zip"}')
     read = settings("--config=config.json", "--dataset=digits", "--data_dir=")
     assert (read["dataset"], read["data_dir"]) == ("digits", "")

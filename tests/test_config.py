@@ -224,14 +224,19 @@ def test_the_cache_is_in_the_run_folder_unless_told_otherwise():
     assert str(Config(run_dir="runs/a", cache_dir="shared").run.cache_path) == "shared"
 
 
-def changed():
+def test_the_older_name_of_stretch_is_accepted():
+    assert Config(resize="squeeze") == Config(resize="stretch") == Config()
+    assert Config.from_dict({"resize": "squeeze"}, "x").to_dict()["resize"] == "stretch"
+
+
+def many_settings():
     return Config(
         dataset="folder", data_dir="größe/bilder.zip", calibration_resolutions=(64, 224),
         learning_rate=1e-4 / 3, center_features=False, seed=2**31 - 1, width=0.1,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [Config(), changed()], ids=["default", "changed"])
+@pytest.mark.parametrize("config", [Config(), many_settings()], ids=["default", "changed"])
 def test_json_gives_back_what_was_written(tmp_path, config):
     path = tmp_path / "new" / "config.json"
     config.to_json(path)

@@ -91,7 +91,7 @@ def is_main(tree: ast.Module) -> bool:
 MAINS = {name for name, tree in TREES.items() if is_main(tree)}
 
 
-def imported(tree: ast.AST) -> set[str]:
+def imports_of(tree: ast.AST) -> set[str]:
     """Full names a tree imports anywhere; of `from a import b` both a and a.b."""
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -104,7 +104,7 @@ def imported(tree: ast.AST) -> set[str]:
 
 def edges(name: str) -> set[str]:
     """Modules of the package that a module imports, each by its own name."""
-    inner = {full.removeprefix("candle_tf").lstrip(".") for full in imported(TREES[name])
+    inner = {full.removeprefix("candle_tf").lstrip(".") for full in imports_of(TREES[name])
              if full.split(".")[0] == "candle_tf"}  # fmt: skip
     found = inner & set(MODULES)
     # `from candle_tf.data import views` is an import of data.views; the package is passed through.
@@ -125,7 +125,7 @@ def group(name: str) -> tuple[int, str]:
     raise AssertionError(f"{name} has no place in LAYERS: give it one")
 
 
-def test_there_is_something_to_look_at():
+def test_there_are_modules_to_check():
     assert {"app", "data.augment.crops", "methods.distillation", "stages.train"} <= set(MODULES)
     assert "data.augment.augmentation" in edges("data.pipeline")
     assert edges("data.splits.longtail") == {"errors"}
@@ -173,7 +173,9 @@ def test_no_module_is_a_drawer_for_everything():
 def reads_flags(tree: ast.Module) -> bool:
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    return "FLAGS" in names | attributes or any(n.startswith("absl.flags") for n in imported(tree))
+    return "FLAGS" in names | attributes or any(
+        n.startswith("absl.flags") for n in imports_of(tree)
+    )
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -187,7 +189,7 @@ def test_the_bridge_does_read_flags():
 
 @pytest.mark.parametrize("name", [m for m in MODULES if m not in MAINS | {"app"}])
 def test_absl_app_is_for_mains(name):
-    assert not {"absl.app"} & imported(TREES[name])
+    assert not {"absl.app"} & imports_of(TREES[name])
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -200,7 +202,7 @@ def test_the_compute_engine_is_imported_where_it_is_used(name):
         for node in ast.walk(TREES[name])
         if isinstance(node, ast.Import | ast.ImportFrom)
         and id(node) not in inside
-        and any(n.split(".")[0] == "larq_compute_engine" for n in imported(node))
+        and any(n.split(".")[0] == "larq_compute_engine" for n in imports_of(node))
     ]
     assert outside == []
 

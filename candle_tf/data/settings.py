@@ -12,7 +12,7 @@ from candle_tf.settings import SettingsGroup, setting
 # The settings that --dataset=list has of its own.
 LISTS = ("train_list", "test_list", "validation_list", "class_names")
 ON_BAD_IMAGE = ("stop", "skip")
-RESIZES = ("squeeze", "crop")
+RESIZES = ("stretch", "crop")
 STORES = ("auto", "disk", "stream")
 
 
@@ -80,10 +80,9 @@ class DataSettings(SettingsGroup):
         "then",
     )
     resize: str = setting(
-        RESIZES[0],
-        f"{RESIZES[0]}: stretch the whole image to a square; crop: the centre of 7/8 of the "
-        "shorter side is evaluated, and training views are cut from the image in its original "
-        "aspect",
+        "stretch",
+        "stretch the whole image to a square (squeeze is its older name), or crop: evaluate the "
+        "centre of 7/8 of the shorter side, and crop training views in the original aspect",
         choices=RESIZES,
     )
     store: str = setting(
@@ -109,6 +108,11 @@ class DataSettings(SettingsGroup):
     def locations(self) -> dict[str, str]:
         """The settings of `SourceConfig`, by name: where the images and lists are."""
         return {name: getattr(self, name) for name in ("data_dir", *LISTS)}
+
+    def __post_init__(self) -> None:
+        if self.resize == "squeeze":  # in flagfiles and settings of earlier runs
+            object.__setattr__(self, "resize", "stretch")
+        super().__post_init__()
 
     def check(self) -> None:
         if (self.profile == "counts") != bool(self.class_counts):

@@ -46,7 +46,7 @@ class CountingTeacher(Teacher):
         self.shown.append(np.asarray(pixels))
         return super().features(pixels)
 
-    def rows_shown(self):
+    def all_pixels(self):
         return np.concatenate(self.shown) if self.shown else np.empty((0, 0, 0, 3))
 
 
@@ -66,11 +66,11 @@ def make_teacher(seed: int = 0, patience: int = 10**9) -> CountingTeacher:
 
 @pytest.fixture(scope="module")
 def examples():
-    canvas = np.random.default_rng(0).integers(0, 256, (COUNT + 20, SIDE, SIDE, 3), np.uint8)
-    ids = [f"train/a/{row}.png" for row in range(len(canvas))]
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT + 20, SIDE, SIDE, 3), np.uint8)
+    ids = [f"train/a/{row}.png" for row in range(len(pixels))]
     keys = np.array([image_key(image_id) for image_id in ids], np.int64)
-    images = ImageStore(canvas, keys, {name: row for row, name in enumerate(ids)}, "digest")
-    rows = np.random.default_rng(1).permutation(len(canvas))[:COUNT]
+    images = ImageStore(pixels, keys, {name: row for row, name in enumerate(ids)}, "digest")
+    rows = np.random.default_rng(1).permutation(len(pixels))[:COUNT]
     return Subset(images, rows, np.zeros(COUNT, np.int32))
 
 
@@ -81,7 +81,9 @@ def augmentation(*settings, seed=0, **changes) -> Augmentation:
 FLIPPED = augmentation("pad_crop_flip")
 
 
-def stored(teacher, subset, folder, views=SAME, resolution=RESOLUTION, augmentation=FLIPPED):
+def compute_features(
+    teacher, subset, folder, views=SAME, resolution=RESOLUTION, augmentation=FLIPPED
+):
     return cached_features(teacher, subset, augmentation, views, resolution, folder)
 
 
@@ -113,7 +115,7 @@ def test_values_are_those_of_the_encoder_on_the_rendered_views(
     tmp_path, examples, given, precomputed
 ):
     teacher = make_teacher()
-    features = stored(teacher, examples, tmp_path, precomputed, augmentation=given)
+    features = compute_features(teacher, examples, tmp_path, precomputed, augmentation=given)
     assert features.shape == (precomputed.total, 6)
     assert features.dtype == np.float16
     for row in (*PLACES, precomputed.total - 1):
@@ -125,30 +127,32 @@ def test_values_are_those_of_the_encoder_on_the_rendered_views(
 
 def test_each_image_view_and_resolution_is_computed_once(tmp_path, examples):
     teacher = make_teacher()
-    first = [np.array(stored(teacher, examples, tmp_path, resolution=r)) for r in (10, 12)]
+    first = [
+        np.array(compute_features(teacher, examples, tmp_path, resolution=r)) for r in (10, 12)
+    ]
     shapes = [batch.shape[1] for batch in teacher.shown for _ in batch]
     assert shapes.count(10) == shapes.count(12) == 2 * COUNT
     rows = [row for batch in teacher.shown for row in batch]
     assert len({row.tobytes() for row in rows}) == len(rows)
     teacher.shown.clear()
     for resolution, before in zip((10, 12), first, strict=True):
-        again = stored(teacher, examples, tmp_path, resolution=resolution)
+        again = compute_features(teacher, examples, tmp_path, resolution=resolution)
         np.testing.assert_array_equal(again, before)
     assert teacher.shown == []
 
 
 def test_an_interrupted_computation_resumes_after_its_last_block(tmp_path, examples):
-    whole = np.array(stored(make_teacher(), examples, tmp_path / "whole"))
+    whole = np.array(compute_features(make_teacher(), examples, tmp_path / "whole"))
     with pytest.raises(PatienceError):
-        stored(make_teacher(patience=560), examples, tmp_path / "part")
+        compute_features(make_teacher(patience=560), examples, tmp_path / "part")
     teacher = make_teacher()
-    features = stored(teacher, examples, tmp_path / "part")
-    assert len(teacher.rows_shown()) == 2 * COUNT - 512
+    features = compute_features(teacher, examples, tmp_path / "part")
+    assert len(teacher.all_pixels()) == 2 * COUNT - 512
     np.testing.assert_array_equal(features, whole)
 
 
 def test_another_teacher_seed_resolution_or_view_is_computed_again(tmp_path, examples):
-    stored(make_teacher(), examples, tmp_path)
+    compute_features(make_teacher(), examples, tmp_path)
     part = Subset(examples.images, examples.rows[::-1], examples.labels)
     one = same_for_all(COUNT)
     other = PrecomputedViews(np.resize([1, 3], COUNT))
@@ -162,24 +166,24 @@ def test_another_teacher_seed_resolution_or_view_is_computed_again(tmp_path, exa
         (make_teacher(), part, {}),
     ]
     for teacher, images, change in changes:
-        features = stored(teacher, images, tmp_path, **change)
-        assert len(teacher.rows_shown()) == len(features)
+        features = compute_features(teacher, images, tmp_path, **change)
+        assert len(teacher.all_pixels()) == len(features)
         given, views = change.get("augmentation", FLIPPED), change.get("views", SAME)
         pixels = input_of(images, given, views, 7, change.get("resolution", RESOLUTION))
         wanted = teacher.encoder(pixels).numpy()[0]
         np.testing.assert_allclose(features[7], wanted, rtol=2e-3, atol=2e-4)
     teacher = make_teacher()
-    stored(teacher, examples, tmp_path)
+    compute_features(teacher, examples, tmp_path)
     assert teacher.shown == []
 
 
 def test_another_version_of_the_augmentation_is_computed_again(tmp_path, examples, monkeypatch):
     first, second, third = make_teacher(), make_teacher(), make_teacher()
-    stored(first, examples, tmp_path / "cache")
-    stored(second, examples, tmp_path / "cache")
+    compute_features(first, examples, tmp_path / "cache")
+    compute_features(second, examples, tmp_path / "cache")
     monkeypatch.setattr(augmentation_module, "AUGMENTATION_VERSION", -1)
-    stored(third, examples, tmp_path / "cache")
-    rows = [len(teacher.rows_shown()) for teacher in (first, second, third)]
+    compute_features(third, examples, tmp_path / "cache")
+    rows = [len(teacher.all_pixels()) for teacher in (first, second, third)]
     assert rows == [2 * COUNT, 0, 2 * COUNT]
 
 
@@ -195,8 +199,8 @@ def test_the_teacher_sees_what_the_student_sees(tmp_path, examples, given):
     part = Subset(examples.images, examples.rows[:20], np.arange(20, dtype=np.int32))
     same, precomputed = teacher_views("same", given, np.resize([1, 2], 20))
     teacher = make_teacher()
-    stored(teacher, part, tmp_path, precomputed, augmentation=same)
-    shown = teacher.rows_shown()
+    compute_features(teacher, part, tmp_path, precomputed, augmentation=same)
+    shown = teacher.all_pixels()
     assert len(shown) == 30
     student = training_batches(
         part, image_size=RESOLUTION, augmentation=given, batch_size=20, seed=3, first_epoch=0,
@@ -220,12 +224,12 @@ def test_another_augmentation_is_computed_again(tmp_path, examples):
     ):
         teacher.shown.clear()
         for _ in range(2):
-            stored(teacher, part, tmp_path, same_for_all(8, 1), augmentation=given)
+            compute_features(teacher, part, tmp_path, same_for_all(8, 1), augmentation=given)
         assert sum(map(len, teacher.shown)) == 8
 
 
 def test_the_manifest_stays_small_for_many_images(tmp_path, examples):
-    stored(make_teacher(), examples, tmp_path)
+    compute_features(make_teacher(), examples, tmp_path)
     (manifest,) = tmp_path.glob("*.json")
     assert manifest.stat().st_size < 1000
 
@@ -235,15 +239,15 @@ def test_whole_images_do_not_depend_on_the_seed(tmp_path, examples):
         given = augmentation("pad_crop_flip", seed=seed)
         whole, precomputed = teacher_views("whole", given, np.ones(COUNT))
         teacher = make_teacher()
-        stored(teacher, examples, tmp_path, precomputed, augmentation=whole)
+        compute_features(teacher, examples, tmp_path, precomputed, augmentation=whole)
         assert (teacher.shown == []) == (seed == 1)
 
 
 def test_the_mirrored_view_is_the_mirror_image(tmp_path, examples):
     teacher = make_teacher()
     whole, precomputed = teacher_views("whole", FLIPPED, np.ones(COUNT))
-    stored(teacher, examples, tmp_path, precomputed, augmentation=whole)
-    rows = teacher.rows_shown()
+    compute_features(teacher, examples, tmp_path, precomputed, augmentation=whole)
+    rows = teacher.all_pixels()
     np.testing.assert_allclose(rows[1::2], rows[::2, :, ::-1], atol=1e-3)
 
 

@@ -32,9 +32,9 @@ AUGMENTATION = make_augmentation(AugmentSettings("pad_crop_flip"), seed=4)
 
 @pytest.fixture(scope="module")
 def examples():
-    canvas = np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, 3), np.uint8)
     keys = np.array([image_key(str(row)) for row in range(COUNT)], np.int64)
-    images = ImageStore(canvas, keys, {str(row): row for row in range(COUNT)}, "digest")
+    images = ImageStore(pixels, keys, {str(row): row for row in range(COUNT)}, "digest")
     return Subset(images, np.arange(COUNT)[::-1], np.arange(COUNT, dtype=np.int32))
 
 
@@ -43,7 +43,7 @@ def classifier():
     return teacher_classifier(6, CLASSES, seed=2)
 
 
-def cached(teacher, examples, views, classifier, folder, augmentation=AUGMENTATION):
+def compute_targets(teacher, examples, views, classifier, folder, augmentation=AUGMENTATION):
     settings = [(teacher, examples, augmentation, views, side) for side in RESOLUTIONS]
     features = [cached_features(*each, folder) for each in settings]
     keys = [features_key(*each) for each in settings]
@@ -65,7 +65,7 @@ def test_both_give_the_same_batches_for_the_same_views(tmp_path, examples, class
     """Three epochs of images, labels and targets, as the distillation step gets them."""
     sides = []
     for targets in (
-        cached(make_teacher(), examples, VIEWS, classifier, tmp_path),
+        compute_targets(make_teacher(), examples, VIEWS, classifier, tmp_path),
         online(make_teacher(), examples, classifier),
     ):
         batches = training_batches(
@@ -97,7 +97,7 @@ def test_new_views_have_other_targets(examples, classifier):
 def test_the_cache_asks_once_and_online_asks_every_time(tmp_path, examples, classifier):
     teacher = make_teacher()
     for _ in range(3):
-        targets = cached(teacher, examples, VIEWS, classifier, tmp_path)
+        targets = compute_targets(teacher, examples, VIEWS, classifier, tmp_path)
         targets.batch(first_views(np.arange(8)))
     assert sum(map(len, teacher.shown)) == VIEWS.total * len(RESOLUTIONS)
     teacher.shown.clear()
@@ -107,7 +107,7 @@ def test_the_cache_asks_once_and_online_asks_every_time(tmp_path, examples, clas
 
 
 def test_targets_are_the_mean_over_resolutions_and_their_logits(tmp_path, examples, classifier):
-    targets = cached(make_teacher(), examples, VIEWS, classifier, tmp_path)
+    targets = compute_targets(make_teacher(), examples, VIEWS, classifier, tmp_path)
     assert (targets.feature_size, targets.classes) == (6, CLASSES)
     assert targets.features.dtype == targets.logits.dtype == np.float16
     views = Views(np.array([5, 0, 23]), np.array([2, 1, 0]))
@@ -121,7 +121,7 @@ def test_targets_are_the_mean_over_resolutions_and_their_logits(tmp_path, exampl
 
 def test_a_whole_image_and_its_mirror_image_have_one_target(tmp_path, examples, classifier):
     whole, views = teacher_views("whole", AUGMENTATION, VIEWS.counts)
-    targets = cached(make_teacher(), examples, views, classifier, tmp_path, whole)
+    targets = compute_targets(make_teacher(), examples, views, classifier, tmp_path, whole)
     assert targets.features.shape == (COUNT, 6)
     features = OnlineFeatures(make_teacher(), examples, whole, RESOLUTIONS)
     index, zeros = np.arange(COUNT), np.zeros(COUNT, np.int64)
@@ -134,10 +134,10 @@ def test_a_whole_image_and_its_mirror_image_have_one_target(tmp_path, examples, 
 
 
 def test_another_classifier_is_run_again_and_the_features_stay(tmp_path, examples, classifier):
-    before = cached(make_teacher(), examples, VIEWS, classifier, tmp_path)
+    before = compute_targets(make_teacher(), examples, VIEWS, classifier, tmp_path)
     teacher = make_teacher()
     other = teacher_classifier(6, CLASSES, seed=3)
-    after = cached(teacher, examples, VIEWS, other, tmp_path)
+    after = compute_targets(teacher, examples, VIEWS, other, tmp_path)
     assert teacher.shown == []
     np.testing.assert_array_equal(after.features, before.features)
     kernel, bias = other.get_weights()
@@ -146,7 +146,7 @@ def test_another_classifier_is_run_again_and_the_features_stay(tmp_path, example
 
 
 def test_blocks_represent_all_targets(tmp_path, examples, classifier):
-    stored = cached(make_teacher(), examples, VIEWS, classifier, tmp_path)
+    stored = compute_targets(make_teacher(), examples, VIEWS, classifier, tmp_path)
     blocks = list(stored.blocks())
     np.testing.assert_array_equal(np.concatenate([b["teacher_logits"] for b in blocks]),
                                   stored.logits)  # fmt: skip

@@ -175,8 +175,7 @@ def open_image_store(
         ids: images to decode, in the order of rows.
         side: side of the image array in pixels.
         folder: cache folder.
-        resize: "stretch" (or its older name "squeeze"), or "crop" for crops in the original aspect.
-            The image array is the same.
+        resize: "stretch", or "crop" for crops in the original aspect. The image array is the same.
         store: "disk", "stream", or "auto": disk if the images are there already, or take at most
             half of the free space.
 
