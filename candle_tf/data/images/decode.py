@@ -6,18 +6,17 @@ All sources use it, so the same bytes give the same pixels from a folder and fro
 """
 
 import io
-import struct
-import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from candle_tf.data.images.orientation import hide_exif, read_orientation, upright
 from candle_tf.errors import UserError
 
 # A part of the key of every cache of decoded images: raise it with every change of the pixels that
 # `decode_image` gives, or of what it refuses. tests/data/images/test_version.py compares them with
 # a fingerprint stored for this version.
-DECODE_VERSION = 1
+DECODE_VERSION = 2
 
 # 89,478,485 pixels, 268 MB as RGB: above it Pillow itself warns of a decompression bomb.
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -32,26 +31,14 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Needed as Image.open does not load decoders when it is given a list of formats.
 Image.init()
 
-# What Pillow's decoders raise on damaged bytes, which the user has to fix.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-
 
 def decode_image(data: bytes, origin: str) -> np.ndarray:
     """Decodes one JPEG, PNG, WebP, BMP or GIF image.
 
-    The EXIF orientation is applied. Grey, palette and CMYK images become RGB (colour profiles
-    are not applied, and Adobe's inverted CMYK is recognised by its marker). 16-bit images become 8
-    bit: grey is rounded, colours keep their upper byte. Transparency is composited on white. Of an
-    animation the first frame is used.
+    The EXIF orientation is applied, other metadata is not used. Grey, palette and CMYK images
+    become RGB (colour profiles are not applied, and Adobe's inverted CMYK is recognised by its
+    marker). 16-bit images become 8 bit: grey is rounded, colours keep their upper byte.
+    Transparency is composited on white. Of an animation the first frame is used.
 
     Args:
         data: The whole encoded file.
@@ -65,12 +52,14 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
             `MAX_PIXELS` pixels, or over 16 million with a ratio above `MAX_RATIO`.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(hide_exif(data)), formats=_FORMATS) as image:
             _refuse_bomb(image.size, len(data), origin)
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.array(_to_rgb(image))
-    except _DAMAGE as error:
+            return np.array(_to_rgb(upright(image, read_orientation(data))))
+    except UserError:
+        raise
+    # Decoders raise almost anything on damaged bytes, also TypeError, KeyError and MemoryError.
+    except Exception as error:
         raise UserError(
             f"{origin}: not a readable image ({_reason(error)}): "
             "replace the file or take it out of the data set."

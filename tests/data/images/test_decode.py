@@ -8,6 +8,7 @@ from PIL import Image
 
 from candle_tf.data.images.decode import MAX_PIXELS, MAX_RATIO, decode_image
 from candle_tf.errors import UserError
+from tests.data.images.exif_blocks import count_outcomes
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -186,3 +187,34 @@ def test_a_large_image_packed_too_tightly_is_refused():
     small = encode(Image.new("L", (3000, 3000)), "PNG")
     assert MAX_RATIO * len(small) < 3 * 3000**2
     assert decode_image(small, "small.png").shape == (3000, 3000, 3)
+
+
+def test_other_metadata_does_not_decide_whether_an_image_is_readable():
+    # Orientation 6, and XResolution written as text.
+    entries = [(0x0112, 3, 1, struct.pack("<HH", 6, 0)), (0x011A, 2, 4, b"72\0\0")]
+    block = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    block += b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries) + bytes(4)
+    pixels = noise(4, 6)
+    for kind, prefix in (("JPEG", b"Exif\0\0"), ("PNG", b""), ("WEBP", b"Exif\0\0")):
+        with_block = encode(Image.fromarray(pixels), kind, exif=prefix + block)
+        plain = decode_image(encode(Image.fromarray(pixels), kind), "x")
+        np.testing.assert_array_equal(decode_image(with_block, "x"), np.rot90(plain, -1))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_any_exif_block_is_decoded_and_any_damage_is_reported_with_the_name():
+    outcomes = count_outcomes(blocks=500, flips=2000)
+    assert outcomes["EXIF block: decoded"] == 500
+    assert outcomes["byte flips: decoded"] + outcomes["byte flips: refused"] == 2000
+    assert outcomes["byte flips: decoded"]
+    assert outcomes["byte flips: refused"]
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, RecursionError, MemoryError])
+def test_whatever_a_decoder_raises_is_damage_of_its_file(monkeypatch, error):
+    def fail(image: Image.Image) -> None:
+        raise error(f"cannot load {image.mode}")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(UserError, match=r"cats/7\.jpg: not a readable image \(.*cannot load RGB"):
+        decode_image(encode(Image.new("RGB", (2, 2)), "BMP"), "cats/7.jpg")

@@ -15,6 +15,7 @@ from candle_tf.data.images.store import stretch
 from candle_tf.deploy.preprocessing.decode import decode as decode_in_graph
 from candle_tf.deploy.preprocessing.orientation import orientation, upright
 from candle_tf.deploy.preprocessing.stretch import stretch as stretch_in_graph
+from tests.data.images.exif_blocks import files_with_blocks
 
 ORIENTATION = 0x0112
 
@@ -230,3 +231,13 @@ def test_as_many_pixels_as_training_takes():
     with pytest.raises(tf.errors.InvalidArgumentError) as refusal:
         in_graph(b"\x89PNG\r\n\x1a\n" + header)
     assert "pixels:" not in str(refusal.value)
+
+
+def test_damaged_exif_blocks_give_the_same_pixels_as_in_training():
+    shapes = set()
+    for kind, encoded in files_with_blocks(300, seed=1):
+        if kind != "WEBP":
+            expected = decode_image(encoded, "x")
+            np.testing.assert_array_equal(in_graph(encoded).numpy(), expected)
+            shapes.add(expected.shape)
+    assert len(shapes) == 2, "some are rotated"

@@ -1,0 +1,133 @@
+"""An image's EXIF orientation, read from the file's bytes.
+
+    image = upright(image, read_orientation(data))
+
+Nothing but the orientation is read: no other metadata decides whether an image can be decoded. The
+graph of an exported model (`candle_tf.deploy.preprocessing.orientation`) follows the same rules, so
+both agree on damaged metadata too. Orientations in XMP or in text chunks are not used.
+"""
+
+from PIL import Image
+
+_TAG = 0x0112
+_SHORT = 3
+_ENTRY = 12  # bytes of a tag's entry
+_APP1, _START_OF_SCAN, _FILL = 0xE1, 0xDA, 0xFF
+_EXIF = b"Exif\0\0"
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+# EXIF 2.3, tag 274. Other numbers leave an image as it is stored.
+_METHODS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_orientation(data: bytes) -> int:
+    """Reads the orientation of a JPEG, PNG or WebP file.
+
+    Args:
+        data: The whole file, in any state.
+
+    Returns:
+        1..8 as EXIF counts, 1 without an orientation. Damaged metadata can give any number up to
+        65,535. Never an error.
+    """
+    if data.startswith(b"\xff\xd8"):
+        start = _find_in_jpeg(data)
+    elif data.startswith(_PNG):
+        start = _find_in_png(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        start = _find_in_webp(data)
+    else:
+        start = 0
+    return _read_tiff(data, start) if start else 1
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Rotates and mirrors an image so that its top is up."""
+    method = _METHODS.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def hide_exif(data: bytes) -> bytes:
+    """The same file, with the Exif segments of a JPEG renamed.
+
+    Pillow reads the resolution from them when it opens a file, and raises what it cannot read.
+    """
+    hidden = bytearray(data)
+    start = _find_in_jpeg(hidden) if data.startswith(b"\xff\xd8") else 0
+    while start:
+        hidden[start - len(_EXIF) : start] = bytes(len(_EXIF))
+        start = _find_in_jpeg(hidden, start - len(_EXIF) - 4)
+    return bytes(hidden)
+
+
+def _find_in_jpeg(data: bytes | bytearray, at: int = 2) -> int:
+    """Where the TIFF header in the first Exif segment begins; 0 without one.
+
+    Args:
+        data: The file.
+        at: Where the first segment begins.
+    """
+    while _number(data, at, 1) == _FILL:
+        marker = _number(data, at + 1, 1)
+        if marker == _START_OF_SCAN:
+            return 0
+        if marker == _APP1 and data.startswith(_EXIF, at + 4):
+            return at + 4 + len(_EXIF)
+        # A marker may be led in by any number of fill bytes.
+        at += 1 if marker == _FILL else 2 + _number(data, at + 2, 2)
+    return 0
+
+
+def _find_in_png(data: bytes) -> int:
+    """Where the chunk eXIf begins, if it stands before the pixels; else 0."""
+    at = len(_PNG)
+    while at + 8 <= len(data) and not data.startswith(b"IDAT", at + 4):
+        if data.startswith(b"eXIf", at + 4):
+            return at + 8
+        # Length, name, content, checksum.
+        at += 12 + max(_signed(_number(data, at, 4)), 0)
+    return 0
+
+
+def _find_in_webp(data: bytes) -> int:
+    """Where the TIFF header of the chunk EXIF begins; 0 without one."""
+    at = 12
+    while at + 8 <= len(data):
+        if data.startswith(b"EXIF", at):
+            # Some writers begin the chunk as in a JPEG.
+            return at + 8 + (len(_EXIF) if data.startswith(_EXIF, at + 8) else 0)
+        length = _number(data, at + 4, 4, "little")
+        at += 8 + length + length % 2
+    return 0
+
+
+def _read_tiff(data: bytes, start: int) -> int:
+    """The orientation in the first directory of a TIFF structure, or 1."""
+    order = "little" if data.startswith(b"II", start) else "big"
+    directory = start + _signed(_number(data, start + 4, 4, order))
+    for entry in range(_number(data, directory, 2, order)):
+        at = directory + 2 + _ENTRY * entry
+        if at >= len(data):
+            break
+        if _number(data, at, 2, order) == _TAG and _number(data, at + 2, 2, order) == _SHORT:
+            return _number(data, at + 8, 2, order)
+    return 1
+
+
+def _number(data: bytes | bytearray, at: int, width: int, order: str = "big") -> int:
+    """A whole number of `width` bytes; bytes outside of the file are 0."""
+    found = bytes(data[place] if 0 <= place < len(data) else 0 for place in range(at, at + width))
+    return int.from_bytes(found, "little" if order == "little" else "big")
+
+
+def _signed(number: int) -> int:
+    """32 bits as a signed number, as the graph reads them."""
+    return number - 2**32 if number >= 2**31 else number
