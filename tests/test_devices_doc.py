@@ -11,7 +11,7 @@ from PIL import Image
 
 import candle_tf
 from candle_tf.deploy.tflite.converter import convert, convert_float
-from candle_tf.deploy.tflite.metadata import encode, sidecar
+from candle_tf.deploy.tflite.metadata import describe_files, encode_metadata
 from tests.deploy.test_binarize import CLASSES, logits_of, photographs, small_student
 
 ROOT = Path(candle_tf.__file__).parents[1]
@@ -23,8 +23,8 @@ def test_the_python_snippets_name_the_class_that_keras_names(tmp_path):
     (export / "student.lce.tflite").write_bytes(convert(small_student()))
     (export / "student.float.tflite").write_bytes(convert_float(small_student()))
     labels = [f"class {number}" for number in range(CLASSES)]
-    told = sidecar({}, labels=labels, side=32, image_side=32)
-    (export / "student.json").write_bytes(encode(told))
+    told = describe_files({}, labels=labels, side=32, image_side=32)
+    (export / "student.json").write_bytes(encode_metadata(told))
     Image.fromarray(photographs()[0]).save(tmp_path / "image.png")
 
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "devices.md").read_text(), re.S)

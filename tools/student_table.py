@@ -52,7 +52,7 @@ def student_row(
     """
     import tensorflow as tf
 
-    from candle_tf.deploy.tflite import converter as tflite
+    from candle_tf.deploy.tflite.converter import convert, convert_float, run
     from candle_tf.deploy.tflite.flatbuffer import BINARY_CONVOLUTION, operators
     from candle_tf.students.analysis.cost import summarize
     from candle_tf.students.architectures.registry import build_student
@@ -65,11 +65,11 @@ def student_row(
     randomize(student)
     reestimate_batch_norms(student, pixels)
     costs = summarize(student)
-    flatbuffer = tflite.convert(student)
-    in_float = len(tflite.convert_float(student))
+    flatbuffer = convert(student)
+    in_float = len(convert_float(student))
     steps = [step.name for step in operators(flatbuffer)]
     expected = student(pixels, training=False)["logits"].numpy()
-    actual = tflite.run(flatbuffer, pixels)
+    actual = run(flatbuffer, pixels)
     return {
         "student": name,
         "binary_parameters": costs.binary_parameters,
@@ -111,7 +111,7 @@ def reestimate_batch_norms(student: Any, pixels: np.ndarray, seed: int = 2) -> N
 
     Args:
         student: Keras model from pixels; changed in place.
-        pixels: float [N, H, W, 3] in 0..255.
+        pixels: float `[N, H, W, 3]` in 0..255.
         seed: of the noise.
     """
     rng = np.random.default_rng(seed)

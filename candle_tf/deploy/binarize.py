@@ -1,6 +1,6 @@
 """The copy of a student that is shipped: one bit per binary weight, nothing of the training.
 
-model = deployable(student)
+model = make_deployable(student)
 model(pixels)                           # the student's logits, float [N, classes]
 """
 
@@ -13,7 +13,7 @@ from candle_tf.students.layers.annealed_sign import find_inexact_layers
 from candle_tf.students.layers.blocks import is_binary_conv
 
 
-def deployable(student: tf.keras.Model) -> tf.keras.Model:
+def make_deployable(student: tf.keras.Model) -> tf.keras.Model:
     """Copies a student with its binary kernels in their quantized form.
 
     The kernels hold the kernel quantizer's two values per output channel, and the copy's layers
@@ -21,11 +21,11 @@ def deployable(student: tf.keras.Model) -> tf.keras.Model:
     weights are gone. The student is left as it is.
 
     Args:
-        student: Keras model from pixels, float32 [N, H, W, 3] in 0..255, to a dictionary with
-            "logits" (float [N, classes]).
+        student: Keras model from pixels, float32 `[N, H, W, 3]` in 0..255, to a dictionary with
+            "logits" (float `[N, classes]`).
 
     Returns:
-        Keras model from the same pixels to the student's logits, float32 [N, classes], with the
+        Keras model from the same pixels to the student's logits, float32 `[N, classes]`, with the
         student's layer names.
 
     Raises:

@@ -43,7 +43,7 @@ class ExportedStudent:
         stored_side: side in pixels of the square to which an image is resized first.
         image_size: side in pixels of the student's input.
         resize: "stretch" (the whole image), or "crop" (its central square).
-        scores_of: from pixels, uint8 [N, S, S, 3], to the softmax over classes, float32 [N, C].
+        scores_of: from pixels, uint8 `[N, S, S, 3]`, to the softmax over classes, float32 `[N, C]`.
     """
 
     source: str
@@ -55,7 +55,7 @@ class ExportedStudent:
     scores_of: Callable[[np.ndarray], np.ndarray]
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
-        """From a decoded image, uint8 [H, W, 3], to the student's input, uint8 [S, S, 3].
+        """From a decoded image, uint8 `[H, W, 3]`, to the student's input, uint8 `[S, S, 3]`.
 
         Raises:
             UserError: for an array that is no such image.
@@ -70,7 +70,7 @@ class ExportedStudent:
         )
 
     def scores(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Softmax over classes, float32 [N, C], of decoded images, uint8 [H, W, 3] each.
+        """Softmax over classes, float32 `[N, C]`, of decoded images, uint8 `[H, W, 3]` each.
 
         Raises:
             UserError: for an array that is no such image.

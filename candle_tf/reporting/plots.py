@@ -72,7 +72,7 @@ def class_counts(
     """Training images per class, largest first, on a log axis, coloured by shot group.
 
     Args:
-        counts: int [C], training images of each class.
+        counts: int `[C]`, training images of each class.
         groups: shot group -> class indices; an empty group is left out.
         class_names: C names, written along the axis when there are at most 40.
 
@@ -109,8 +109,8 @@ def per_class_accuracy(
     """Test accuracy of each class, ordered by training images, with a running mean.
 
     Args:
-        accuracy: [C], 0 to 1; None or NaN for a class without test images, which stays blank.
-        counts: int [C], training images of each class; they give the order.
+        accuracy: `[C]`, 0 to 1; None or NaN for a class without test images, which stays blank.
+        counts: int `[C]`, training images of each class; they give the order.
         groups: shot group -> class indices, for the colours.
         class_names: C names, written along the axis when there are at most 40.
         title: above the figure.
@@ -221,10 +221,10 @@ def balance_curves(
     """Lambda during training, above the two losses it weights (arXiv 2404.00285, section 3).
 
     Args:
-        balance: [S], lambda, 0 to 1: the weight of the KL loss.
-        kl: [S], L_KL as logged, unweighted.
-        feature_similarity: [S], L_FS as logged, unweighted.
-        positions: [S], where on the axis; 1 to S by default.
+        balance: `[S]`, lambda, 0 to 1: the weight of the KL loss.
+        kl: `[S]`, L_KL as logged, unweighted.
+        feature_similarity: `[S]`, L_FS as logged, unweighted.
+        positions: `[S]`, where on the axis; 1 to S by default.
         unit: what the positions count: "epoch" or "step".
 
     Raises:
@@ -291,9 +291,9 @@ def weight_norms(norms: Mapping[str, npt.ArrayLike], counts: npt.ArrayLike) -> F
     """Norm of each class's classifier weights, head to tail, for one or more classifiers.
 
     Args:
-        norms: classifier -> float [C], e.g. `np.linalg.norm(kernel, axis=0)` of a Keras kernel
-            [features, C].
-        counts: int [C], training images of each class; they give the order.
+        norms: classifier -> float `[C]`, e.g. `np.linalg.norm(kernel, axis=0)` of a Keras kernel
+            `[features, C]`.
+        counts: int `[C]`, training images of each class; they give the order.
 
     Raises:
         ValueError: no classifier, or shapes that do not fit.
@@ -326,7 +326,7 @@ def example_grid(
     """Images with the name of their class and, where it differs, the one predicted.
 
     Args:
-        images: uint8, each [H, W, 3], [H, W, 1] or [H, W]; sizes may differ.
+        images: uint8, each `[H, W, 3]`, `[H, W, 1]` or `[H, W]`; sizes may differ.
         true: a class name for each.
         predicted: a class name for each.
         columns: images in a row.
@@ -452,7 +452,7 @@ def _count_label(number: int, one: str, several: str) -> str:
 def _per_class(
     what: str, values: npt.ArrayLike | Sequence[float | None], length: int | None = None
 ) -> npt.NDArray[np.float64]:
-    """float64 [C], None as NaN."""
+    """float64 `[C]`, None as NaN."""
     array = np.asarray(values, float)
     if array.ndim != 1 or not array.size or length not in (None, len(array)):
         raise ValueError(
@@ -469,7 +469,7 @@ def _head_to_tail(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 def _group_masks(
     groups: Mapping[str, npt.ArrayLike], classes: int
 ) -> list[tuple[str, str, npt.NDArray[np.bool_]]]:
-    """(name, colour, bool [C]) of the groups that have a class, then of classes in no group."""
+    """(name, colour, bool `[C]`) of the groups that have a class, then of classes in no group."""
     found = []
     rest = np.ones(classes, bool)
     for i, (name, indices) in enumerate(groups.items()):

@@ -31,10 +31,10 @@ def write_run_report(
     Args:
         path: of report.html; the stages' logs are read from its folder.
         results: what report.json holds.
-        labels: of the test images, int [N].
-        logits: the selected student's, float [N, C].
-        pixels: the test images, uint8 [N, S, S, 3].
-        norms: norm of each class's classifier weights, float [C], by classifier.
+        labels: of the test images, int `[N]`.
+        logits: the selected student's, float `[N, C]`.
+        pixels: the test images, uint8 `[N, S, S, 3]`.
+        norms: norm of each class's classifier weights, float `[C]`, by classifier.
     """
     names = list(results.split["train_counts"])
     counts = np.array(list(results.split["train_counts"].values()))

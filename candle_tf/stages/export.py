@@ -11,8 +11,9 @@ import numpy as np
 from absl import logging
 
 from candle_tf.data.augment.evaluation import render_evaluation
-from candle_tf.deploy.checks.agreement import ExportError, check_saved_model
-from candle_tf.deploy.saved_model import writer as saved_model
+from candle_tf.deploy.checks.errors import ExportError
+from candle_tf.deploy.checks.saved_model import check_saved_model
+from candle_tf.deploy.saved_model.writer import export_saved_model
 from candle_tf.files import write_atomically
 from candle_tf.metrics import Metrics
 from candle_tf.run_folder import RunFolder
@@ -70,12 +71,12 @@ def export(trained: Trained, data: Data, evaluation: Evaluation, folder: RunFold
     if folder.is_finished(STAGE):
         record = json.loads(record_path.read_text())
         if record["student"] == identity and record.get("format") == _FORMAT:
-            return _make_exported(record, folder)
+            return _open_export(record, folder)
     pixels, logits = evaluation.pixels[:_COMPARED], evaluation.logits[:_COMPARED]
 
     record, written = export_tflite(student, data, evaluation, folder.export_path)
     record.update(student=identity, format=_FORMAT)
-    version = saved_model.export_saved_model(
+    version = export_saved_model(
         student,
         folder.export_path / "saved_model",
         data.split.class_names,
@@ -99,10 +100,10 @@ def export(trained: Trained, data: Data, evaluation: Evaluation, folder: RunFold
     record["bytes"]["saved_model"] = _size(version)
     write_atomically(record_path, (json.dumps(record, indent=2) + "\n").encode())
     folder.record(STAGE, [record_path, *written, *_files(version)])
-    return _make_exported(record, folder)
+    return _open_export(record, folder)
 
 
-def _make_exported(record: dict[str, Any], folder: RunFolder) -> Exported:
+def _open_export(record: dict[str, Any], folder: RunFolder) -> Exported:
     version = folder.export_path / "saved_model" / record["saved_model"]
     return Exported(version, folder.export_path / NAMES["tflite"], record)
 

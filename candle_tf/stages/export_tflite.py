@@ -12,26 +12,27 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.deploy.checks.accuracy import check_accuracy
-from candle_tf.deploy.checks.agreement import check_agreement, check_binary, check_stock
-from candle_tf.deploy.checks.latency import latency
-from candle_tf.deploy.tflite import converter as tflite
-from candle_tf.deploy.tflite import metadata as sidecar
+from candle_tf.deploy.checks.agreement import check_agreement
+from candle_tf.deploy.checks.latency import measure_latency
+from candle_tf.deploy.checks.operators import check_binary, check_stock
+from candle_tf.deploy.tflite.converter import convert, convert_float, run, run_litert
 from candle_tf.deploy.tflite.interpreters import KERNELS, open_compute_engine, open_litert
+from candle_tf.deploy.tflite.metadata import describe_files, encode_metadata
 from candle_tf.files import write_atomically
 from candle_tf.metrics import Metrics
 from candle_tf.stages.evaluate import Evaluation, measure
 from candle_tf.stages.prepare import Data
 
 NAMES = {"tflite": "student.lce.tflite", "tflite_float": "student.float.tflite"}
-SIDECAR_NAME = "student.json"
-# Of the kernels of the compute engine the fastest runs on all test images, the others on this many.
+METADATA_NAME = "student.json"
+# Of the kernels of the compute engine the fastest runs on all test images, the others this many.
 _COMPARED = 256
 _TIMED = 8
 
 
 @dataclass(frozen=True)
 class _CheckedFile:
-    """A converted file, and the results of its checks."""
+    """A converted file and the results of its checks."""
 
     flatbuffer: bytes
     operators: dict[str, int]
@@ -48,7 +49,7 @@ def export_tflite(
     Args:
         student: as evaluated.
         data: test labels, shot groups and class names.
-        evaluation: the test images as the student's input, and its logits.
+        evaluation: the test images as the student gets them, and its logits.
         folder: of the export.
 
     Returns:
@@ -62,33 +63,33 @@ def export_tflite(
     paths = {kind: folder / name for kind, name in NAMES.items()}
     path = paths["tflite"]
     logging.info("export: converting to %s", path)
-    flatbuffer = tflite.convert(student)
+    flatbuffer = convert(student)
     counts = check_binary(flatbuffer, student, str(path))
-    logits = tflite.run(flatbuffer, evaluation.pixels, source=str(path))
+    logits = run(flatbuffer, evaluation.pixels, source=str(path))
     files = {"tflite": _check_file(flatbuffer, counts, logits, data, evaluation, path)}
     kernels = _other_kernels(flatbuffer, evaluation, path)
 
     path = paths["tflite_float"]
     logging.info("export: converting to %s", path)
-    reference = tflite.convert_float(student)
+    reference = convert_float(student)
     counts = check_stock(reference, str(path))
-    logits = tflite.run_litert(reference, evaluation.pixels, source=str(path))
+    logits = run_litert(reference, evaluation.pixels, source=str(path))
     files["tflite_float"] = _check_file(reference, counts, logits, data, evaluation, path)
 
     for kind, file in files.items():
         write_atomically(paths[kind], file.flatbuffer)
-    described = sidecar.sidecar(
+    metadata = describe_files(
         {kind: _describe(NAMES[kind], file) for kind, file in files.items()},
         labels=data.split.class_names,
         side=evaluation.pixels.shape[1],
         image_side=data.test.images.array.shape[1],
         crop=data.test.images.original_aspect,
     )
-    write_atomically(folder / SIDECAR_NAME, sidecar.encode(described))
+    write_atomically(folder / METADATA_NAME, encode_metadata(metadata))
     record = _record(files)
     record["kernel_agreement"] = kernels
     record["latency"] = _latency(flatbuffer, reference, evaluation.pixels)
-    return record, [*paths.values(), folder / SIDECAR_NAME]
+    return record, [*paths.values(), folder / METADATA_NAME]
 
 
 def _check_file(
@@ -117,7 +118,7 @@ def _other_kernels(flatbuffer: bytes, evaluation: Evaluation, path: Path) -> dic
     for kernel in KERNELS:
         if kernel != "indirect":
             what = f"{path} ({kernel} kernel)"
-            outputs = tflite.run(flatbuffer, pixels, kernel=kernel, source=str(path))
+            outputs = run(flatbuffer, pixels, kernel=kernel, source=str(path))
             agreements[kernel] = dataclasses.asdict(check_agreement(logits, outputs, what))
     return agreements
 
@@ -147,4 +148,4 @@ def _record(files: dict[str, _CheckedFile]) -> dict[str, Any]:
 
 def _latency(flatbuffer: bytes, reference: bytes, pixels: np.ndarray) -> dict[str, Any]:
     sides = {"tflite": open_compute_engine(flatbuffer), "tflite_float": open_litert(reference)}
-    return latency(sides, pixels[:_TIMED], baseline="tflite_float")
+    return measure_latency(sides, pixels[:_TIMED], baseline="tflite_float")

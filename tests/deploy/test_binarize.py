@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
-from candle_tf.deploy.binarize import deployable
+from candle_tf.deploy.binarize import make_deployable
 from candle_tf.errors import UserError
 from candle_tf.students.architectures.bnext import annealed_conv
 from candle_tf.students.architectures.reactnet import _block
@@ -67,16 +67,30 @@ def logits_of(student: tf.keras.Model) -> np.ndarray:
     return student(photographs().astype(np.float32), training=False)["logits"].numpy()
 
 
+def changed_student(layer: str, attribute: str, change) -> tf.keras.Model:
+    """`small_student` with one variable changed."""
+    student = untrained_student()
+    student.set_weights(small_student().get_weights())
+    variable = getattr(student.get_layer(layer), attribute)
+    variable.assign(change(variable.numpy()))
+    return student
+
+
+def one_hot(shape: tuple[int, ...]) -> np.ndarray:
+    """float32 [N] with its first value 1."""
+    return (np.arange(shape[0]) == 0).astype(np.float32)
+
+
 def test_outputs_are_the_students():
     student = small_student()
     pixels = photographs().astype(np.float32)
-    actual = deployable(student)(pixels, training=False).numpy()
+    actual = make_deployable(student)(pixels, training=False).numpy()
     np.testing.assert_array_equal(actual, logits_of(student))
 
 
 def test_kernels_have_two_values_per_channel_and_nothing_is_quantized_again():
     student = small_student()
-    copy = deployable(student)
+    copy = make_deployable(student)
     for layer in binary_layers(student):
         latent = layer.kernel.numpy()
         shipped = copy.get_layer(layer.name)
@@ -93,7 +107,7 @@ def test_kernels_have_two_values_per_channel_and_nothing_is_quantized_again():
 def test_original_is_not_moved():
     student = small_student()
     before = [variable.numpy() for variable in student.variables]
-    copy = deployable(student)
+    copy = make_deployable(student)
     for variable in copy.variables:
         variable.assign(tf.zeros_like(variable))
     for old, variable in zip(before, student.variables, strict=True):
@@ -104,7 +118,7 @@ def test_layers_off_the_way_to_the_logits_are_left_out():
     student = small_student()
     projected = tf.keras.layers.Dense(7, name="projector")(student.output["features"])
     trained = tf.keras.Model(student.input, {**student.output, "projected": projected})
-    names = [layer.name for layer in deployable(trained).layers]
+    names = [layer.name for layer in make_deployable(trained).layers]
     assert "logits" in names
     assert "projector" not in names
 
@@ -116,7 +130,7 @@ def test_mixed_precision_is_refused():
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     with pytest.raises(UserError, match=r"float16.*float32"):
-        deployable(student)
+        make_deployable(student)
 
 
 def test_kernels_that_are_not_annealed_to_signs_are_refused_by_name():
@@ -125,7 +139,7 @@ def test_kernels_that_are_not_annealed_to_signs_are_refused_by_name():
     features = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
     student = tf.keras.Model(pixels, {"features": features, "logits": features})
     with pytest.raises(UserError, match=r"soft_conv.*not annealed"):
-        deployable(student)
+        make_deployable(student)
     student.get_layer("soft_conv").kernel_quantizer.set_exact_sign()
-    kernel = deployable(student).get_layer("soft_conv").kernel.numpy()
+    kernel = make_deployable(student).get_layer("soft_conv").kernel.numpy()
     np.testing.assert_array_equal(np.unique(kernel), [-1, 1])

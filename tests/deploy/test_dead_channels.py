@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.deploy.checks.agreement import ExportError, check_agreement, check_binary
+from candle_tf.deploy.checks.agreement import check_agreement
+from candle_tf.deploy.checks.errors import ExportError
+from candle_tf.deploy.checks.operators import check_binary
 from candle_tf.deploy.tflite.converter import convert, run
 from candle_tf.students.layers.blocks import batch_norm
 from candle_tf.students.layers.quantizers import MIN_SCALE, ApproxSign, ScaledSign

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from candle_tf.deploy.checks.agreement import check_agreement, check_binary
+from candle_tf.deploy.checks.agreement import check_agreement
+from candle_tf.deploy.checks.operators import check_binary
 from candle_tf.deploy.tflite.converter import convert, run
 from candle_tf.students.architectures.registry import STUDENTS, build_student
 from candle_tf.students.layers.blocks import binary_layers

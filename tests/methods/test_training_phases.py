@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.deploy.binarize import deployable
+from candle_tf.deploy.binarize import make_deployable
 from candle_tf.deploy.tflite.converter import convert
 from candle_tf.errors import UserError
 from candle_tf.methods.training_phases import (
@@ -107,7 +107,7 @@ def test_an_annealed_student_keeps_its_own_temperature():
     assert free.get_layer("conv").kernel_quantizer.temperature.numpy() == 0.25
 
 
-@pytest.mark.parametrize("ship", [deployable, convert, tf.keras.models.clone_model])
+@pytest.mark.parametrize("ship", [make_deployable, convert, tf.keras.models.clone_model])
 def test_phase_one_cannot_be_shipped(ship):
     with pytest.raises(UserError, match="float kernels of training phase one of --binary_steps=2"):
         ship(clone_with_float_kernels(binary_student()))

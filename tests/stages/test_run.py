@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches
-from candle_tf.deploy.tflite import converter as tflite
+from candle_tf.deploy.tflite.converter import run
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.calibrate import calibrate
@@ -112,7 +112,7 @@ def test_the_exported_file_is_smaller_and_as_accurate_as_measured(finished):
     data = prepare(config, open_run_folder(config))
     batches = evaluation_batches(data.test, image_size=config.student.image_size)
     pixels = np.concatenate([batch["inputs"].numpy() for batch in batches])
-    predicted = tflite.run(path.read_bytes(), pixels, kernel="reference").argmax(axis=1)
+    predicted = run(path.read_bytes(), pixels, kernel="reference").argmax(axis=1)
     hits = predicted == data.test.labels
     mean = np.mean([hits[data.test.labels == c].mean() for c in range(data.classes)])
     assert figures.metrics["tflite"].mean == pytest.approx(mean, abs=0.01)

@@ -73,7 +73,7 @@ class Workload:
 
 
 def noise_subset(count: int, classes: int, side: int, seed: int = 0) -> Subset:
-    """Images of noise, uint8 [count, side, side, 3], and labels in turn."""
+    """Images of noise, uint8 `[count, side, side, 3]`, and labels in turn."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (count, side, side, 3), np.uint8)
     ids = [f"noise/{seed}/{row}" for row in range(count)]

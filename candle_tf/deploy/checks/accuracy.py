@@ -1,4 +1,4 @@
-"""Whether a converted file is as accurate as the student, group by group, or flips explain why not.
+"""Checks that a converted file is as accurate as the student, up to chance, group by group.
 
 changes = check_accuracy(logits, run(flatbuffer, pixels), labels, groups, "student.lce.tflite")
 changes["few"].points                   # accuracy of the file minus the student's
@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from scipy.stats import binomtest
 
-from candle_tf.deploy.checks.agreement import ExportError
+from candle_tf.deploy.checks.errors import ExportError
 
 # Of mean class accuracy, in percentage points.
 TOLERANCE = 0.2
@@ -25,8 +25,8 @@ class AccuracyChange:
 
     Attributes:
         points: mean class accuracy of the file minus the student's, in percentage points.
-        gained: images that the file alone has right.
-        lost: images that the student alone has right.
+        gained: images that the file alone classifies correctly.
+        lost: images that the student alone classifies correctly.
         chance: probability of a split of those at least as uneven if each could as well have gone
             the other way (McNemar's exact test); 1 where there are none.
     """
@@ -51,16 +51,16 @@ def check_accuracy(
 ) -> dict[str, AccuracyChange]:
     """Compares a file with the student on a whole test set, and refuses what flips do not explain.
 
-    A sign that rounding turns moves its image, at times to another class, and with few images
-    one of them is more than `TOLERANCE`: of 37, it is 2.7 points. But rounding does not know the
-    labels: it wins images as well as it loses them. So a change beyond `TOLERANCE` is refused
-    where so uneven a split of the changed images has a probability below `CHANCE`, and is only
-    reported where chance explains it. Six lost images and none gained are chance, eleven are not.
+    A sign that rounding flips changes its image's logits, at times the class, and one of few images
+    is more than `TOLERANCE`: of 37, it is 2.7 points. But rounding does not know the labels: it
+    gains images as well as it loses them. So a change beyond `TOLERANCE` is refused where so uneven
+    a split of the changed images has a probability below `CHANCE`, and is only reported where
+    chance explains it. Six lost images and none gained are chance, eleven are not.
 
     Args:
-        expected: the student's logits, float [N, C].
-        actual: the file's, float [N, C].
-        labels: int [N].
+        expected: the student's logits, float `[N, C]`.
+        actual: the file's, float `[N, C]`.
+        labels: int `[N]`.
         groups: classes of each shot group, int.
         what: how messages call the file.
 

@@ -1,6 +1,6 @@
-"""How long files take on this machine, as quotients of times taken in turn.
+"""Latency of files on this machine, as ratios of times measured in turn.
 
-ratio = latency({"tflite": lce, "tflite_float": reference}, pixels, baseline="tflite_float")
+ratio = measure_latency({"tflite": lce, "tflite_float": reference}, pixels, baseline="tflite_float")
 """
 
 import os
@@ -16,14 +16,14 @@ from candle_tf.deploy.tflite.interpreters import Interpreter
 from candle_tf.timing import alternate, ratio_of
 
 
-def latency(
+def measure_latency(
     sides: Mapping[str, Interpreter], pixels: np.ndarray, baseline: str, repeats: int = 15
 ) -> dict[str, Any]:
     """Times loaded files on one image after another, in turn.
 
     Args:
         sides: loaded files by name, which take the same input.
-        pixels: of their shape and type, [N, H, W, 3]; a round runs through all.
+        pixels: of their shape and type, `[N, H, W, 3]`; a round runs through all.
         baseline: the side that the others are compared with.
         repeats: rounds.
 

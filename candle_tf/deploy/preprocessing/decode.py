@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from candle_tf.data.images.decode import MAX_PIXELS
 from candle_tf.deploy.preprocessing.file_bytes import chunk_start
-from candle_tf.deploy.preprocessing.orientation import orientation, upright
+from candle_tf.deploy.preprocessing.orientation import apply_orientation, read_orientation
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -31,7 +31,7 @@ def decode(encoded: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         index: of the image in its batch, int32 scalar, for messages.
 
     Returns:
-        uint8 [H, W, 3], RGB.
+        uint8 `[H, W, 3]`, RGB.
 
     Raises:
         tf.errors.InvalidArgumentError: when run, for what is no JPEG or PNG, is damaged, or holds
@@ -50,7 +50,7 @@ def decode(encoded: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([tf.debugging.Assert(sound, refusal)]):
         encoded = tf.identity(encoded)
     image = tf.cond(is_png, lambda: _png(encoded), lambda: _jpeg(encoded))
-    return upright(image, orientation(encoded, is_png))
+    return apply_orientation(image, read_orientation(encoded, is_png))
 
 
 def _jpeg_pixels(encoded: tf.Tensor) -> tf.Tensor:

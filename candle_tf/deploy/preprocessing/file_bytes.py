@@ -14,7 +14,7 @@ def chunk_start(data: tf.Tensor, name: bytes) -> tf.Tensor:
     """Where the content of a PNG's chunk begins.
 
     Args:
-        data: the file, uint8 [N].
+        data: the file, uint8 `[N]`.
         name: of the chunk, 4 bytes.
 
     Returns:
@@ -23,12 +23,12 @@ def chunk_start(data: tf.Tensor, name: bytes) -> tf.Tensor:
 
     def step(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Length, name, content, checksum.
-        found = tf.where(says(data, at + 4, name), at + 8, 0)
+        found = tf.where(matches(data, at + 4, name), at + 8, 0)
         return at + 12 + tf.maximum(number(data, at, 4), 0), found
 
     def is_before_pixels(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
         inside = (at >= 0) & (at + 8 <= tf.size(data))
-        return inside & ~says(data, at + 4, b"IDAT") & tf.equal(found, 0)
+        return inside & ~matches(data, at + 4, b"IDAT") & tf.equal(found, 0)
 
     first = (tf.constant(_PNG_SIGNATURE), tf.constant(0))
     return tf.while_loop(is_before_pixels, step, first)[1]
@@ -40,7 +40,7 @@ def number(
     """Whole numbers of `width` bytes at the given places, int32; bytes beyond the file are 0.
 
     Args:
-        data: uint8 [N], N at least 1.
+        data: uint8 `[N]`, N at least 1.
         at: int32 of any shape.
         width: 1..4.
         order: places of the bytes from the most significant on; big-endian where not given.
@@ -54,7 +54,7 @@ def number(
     return total
 
 
-def says(data: tf.Tensor, at: tf.Tensor, text: bytes) -> tf.Tensor:
-    """Whether `text` stands at a place, bool scalar."""
+def matches(data: tf.Tensor, at: tf.Tensor, text: bytes) -> tf.Tensor:
+    """Whether `text` is at an offset, bool scalar."""
     bytes_there = number(data, at + tf.range(len(text)), 1)
     return tf.reduce_all(tf.equal(bytes_there, list(text)))

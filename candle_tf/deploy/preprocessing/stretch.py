@@ -17,11 +17,11 @@ def stretch(image: tf.Tensor, side: int) -> tf.Tensor:
     """Resizes an image to a square, ignoring its aspect so that nothing is cut off.
 
     Args:
-        image: uint8 [H, W, 3].
+        image: uint8 `[H, W, 3]`.
         side: pixels.
 
     Returns:
-        uint8 [side, side, 3], antialiased bilinear; bit by bit as `data.images.store.stretch`.
+        uint8 `[side, side, 3]`, antialiased bilinear; bit by bit as `data.images.store.stretch`.
     """
     shape = tf.shape(image)
     height, width = shape[0], shape[1]
@@ -33,7 +33,7 @@ def stretch(image: tf.Tensor, side: int) -> tf.Tensor:
 
 
 def _resize(lines: tf.Tensor, length: tf.Tensor, side: int) -> tf.Tensor:
-    """uint8 [length, M] to uint8 [side, M], one filter weight at a time to save memory."""
+    """uint8 `[length, M]` to uint8 `[side, M]`, one filter weight at a time to save memory."""
     places, weights = _filter_weights(length, side)
     half = tf.fill([side, tf.shape(lines)[1]], 1 << (_PLACES - 1))
 
@@ -54,7 +54,7 @@ def _resize(lines: tf.Tensor, length: tf.Tensor, side: int) -> tf.Tensor:
 
 
 def _filter_weights(length: tf.Tensor, side: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The lines that make each new line, and their weights, both int32 [side, T].
+    """The lines that make each new line, and their weights, both int32 `[side, T]`.
 
     A triangle as wide as the new pixel (or the old one, if that is wider) around the new pixel's
     centre; weights in units of 2**-22, 0 outside of it.

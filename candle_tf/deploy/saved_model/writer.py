@@ -13,7 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from candle_tf.data.augment.crops import centre_box, render, whole_box
-from candle_tf.deploy.binarize import deployable
+from candle_tf.deploy.binarize import make_deployable
 from candle_tf.deploy.preprocessing.decode import decode
 from candle_tf.deploy.preprocessing.stretch import stretch
 from candle_tf.deploy.saved_model.warmup import warmup_images, write_warmup
@@ -39,18 +39,18 @@ def export_saved_model(
 
     Two signatures, which stock TensorFlow runs:
 
-    - "serving_default" takes "image_bytes", JPEG or PNG files of any size, string [N]. It decodes
-      and resizes them as evaluation does and gives the min(5, classes) best classes of each, best
-      first: "class_names", string [N, k], "class_ids", int64 [N, k], and "scores", float32 [N, k],
-      their softmax. One bad image fails its whole request with INVALID_ARGUMENT.
-    - "pixels" takes "pixels", uint8 [N, H, W, 3], already resized, and gives "scores", the softmax
-      over all classes, float32 [N, classes].
+    - "serving_default" takes "image_bytes", JPEG or PNG files of any size, string `[N]`. It decodes
+      and resizes them as evaluation does and gives the k = min(5, classes) best classes of each,
+      best first: "class_names", string `[N, k]`, "class_ids", int64 `[N, k]`, and "scores",
+      float32 `[N, k]`, their softmax. One bad image fails its whole request with INVALID_ARGUMENT.
+    - "pixels" takes "pixels", uint8 `[N, H, W, 3]`, already resized, and gives "scores", the
+      softmax over all classes, float32 `[N, classes]`.
 
     The labels are in assets/labels.txt, one a line, and calls to warm up with in assets.extra. A
     folder is complete or not there at all, and none is ever written over.
 
     Args:
-        student: Keras model from pixels, float32 [N, H, W, 3] in 0..255, to "logits".
+        student: Keras model from pixels, float32 `[N, H, W, 3]` in 0..255, to "logits".
         directory: where the numbered folders are; made where missing.
         class_names: one name per class, in the order of the logits.
         image_side: side of the squares that images are stretched to before they are resized
@@ -63,7 +63,7 @@ def export_saved_model(
     Raises:
         UserError: for a wrong number of names, or a name that is not one line of text.
     """
-    model = deployable(student)
+    model = make_deployable(student)
     labels = _labels(class_names, int(model.output_shape[-1]))
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class _Server(tf.Module):
 
 
 def _inputs(image_bytes: tf.Tensor, image_side: int, size: int, original_aspect: bool) -> tf.Tensor:
-    """What evaluation gives the student for these files: float32 [N, size, size, 3]."""
+    """What evaluation gives the student for these files: float32 `[N, size, size, 3]`."""
 
     def one(item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         encoded, index = item

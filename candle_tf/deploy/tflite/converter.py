@@ -1,7 +1,7 @@
 """TFLite files of a student, for the Larq Compute Engine and for stock LiteRT.
 
 flatbuffer = convert(student)           # 1 bit per binary weight, for the Larq Compute Engine
-reference = convert_float(student)           # the same network with every weight in float32
+reference = convert_float(student)       # the same network with every weight in float32
 run(flatbuffer, pixels)                 # logits, float32 [N, classes]
 run_litert(reference, pixels)
 """
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.deploy.binarize import deployable
+from candle_tf.deploy.binarize import make_deployable
 from candle_tf.deploy.saved_model.writer import SAVE_OPTIONS, SIGNATURE
 from candle_tf.deploy.tflite.interpreters import (
     compute_engine,
@@ -26,12 +26,12 @@ from candle_tf.deploy.tflite.interpreters import (
 def convert(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
     """Converts a student to a TFLite file with binary convolutions.
 
-    The file takes "pixels", uint8 [1, H, W, 3], and gives "logits", float32 [1, classes]: what
-    comes between a decoded image and the student's first convolution is in its graph. Whether
-    all of it stayed binary is for `candle_tf.deploy.checks.agreement` to say.
+    The file takes "pixels", uint8 `[1, H, W, 3]`, and gives "logits", float32 `[1, classes]`: what
+    comes between a decoded image and the student's first convolution is in its graph.
+    `candle_tf.deploy.checks.operators` checks that all of it stayed binary.
 
     Args:
-        student: Keras model from pixels, float32 [N, H, W, 3] in 0..255, to "logits".
+        student: Keras model from pixels, float32 `[N, H, W, 3]` in 0..255, to "logits".
         dtype: what the file takes; float32 for a network whose input is no image.
 
     Returns:
@@ -41,8 +41,8 @@ def convert(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
         UserError: for a student in mixed precision, and where the Larq Compute Engine is missing.
     """
     engine = compute_engine()
-    # With the number of images open, as the checks before a training (students/preflight.py) have
-    # it; the engine's converter makes it 1.
+    # With the number of images open, as the checks before a training have it
+    # (students/analysis/preflight.py); the engine's converter makes it 1.
     with _save_model(student, dtype, images=None) as directory:
         return engine.convert_saved_model(directory)
 
@@ -79,14 +79,14 @@ def run(
 
     Args:
         flatbuffer: the content of the file.
-        pixels: [N, H, W, 3] in 0..255, with the file's own height and width; uint8, or whole
+        pixels: `[N, H, W, 3]` in 0..255, with the file's own height and width; uint8, or whole
             numbers of another type.
         num_threads: threads that share the work on one image.
         kernel: of the binary convolutions: "indirect" (fastest on x86), "default" or "reference".
         source: how messages call the file, best its path.
 
     Returns:
-        Logits, float32 [N, classes].
+        Logits, float32 `[N, classes]`.
 
     Raises:
         UserError: for damaged bytes, images of another shape or not in 0..255, an unknown kernel,
@@ -107,7 +107,7 @@ def run_litert(
         source: as for `run`.
 
     Returns:
-        Logits, float32 [N, classes].
+        Logits, float32 `[N, classes]`.
 
     Raises:
         UserError: as `run`; also for a file that needs the Larq Compute Engine.
@@ -122,7 +122,7 @@ def _save_model(student: tf.keras.Model, dtype: tf.DType, images: int | None) ->
     The converters' ways from a Keras model give the same files, but spend most of their time on
     saving every layer's own functions for Keras.
     """
-    model = deployable(student)
+    model = make_deployable(student)
     module = tf.Module()
     module.parameters = model.variables
     spec = tf.TensorSpec((images, *model.input_shape[1:]), dtype, name="pixels")

@@ -47,7 +47,7 @@ class Operator:
         outputs: names of the output tensors. The converter joins the names of all steps it fused,
             last one first, and cuts the whole.
         weights: the kernel of a convolution or fully connected operator (float ones
-            [out, height, width, in] and [out, in]); None for the other operators.
+            `[out, height, width, in]` and `[out, in]`); None for the other operators.
     """
 
     name: str

@@ -120,11 +120,11 @@ def predict(interpreter: Interpreter, pixels: np.ndarray) -> np.ndarray:
 
     Args:
         interpreter: as opened.
-        pixels: [N, H, W, 3] in 0..255, with the file's own height and width; for a file that takes
-            uint8 either that, or whole numbers of another type.
+        pixels: `[N, H, W, 3]` in 0..255, with the file's own height and width; for a file that
+            takes uint8 either that, or whole numbers of another type.
 
     Returns:
-        Outputs, float32 [N, classes].
+        Outputs, float32 `[N, classes]`.
 
     Raises:
         UserError: for images of another shape, or not in 0..255.

@@ -1,6 +1,7 @@
 """student.json: what a program on the device must know to use the TFLite files beside it.
 
-write_atomically(path, encode(sidecar(files, labels=names, side=64, image_side=160, ...)))
+metadata = describe_files(files, labels=names, side=64, image_side=160)
+write_atomically(path, encode_metadata(metadata))
 """
 
 import json
@@ -15,7 +16,7 @@ FORMAT = 1
 _RUNTIMES = {"tflite": "larq-compute-engine", "tflite_float": "ai-edge-litert"}
 
 
-def sidecar(
+def describe_files(
     files: Mapping[str, Mapping[str, Any]],
     *,
     labels: Sequence[str],
@@ -89,6 +90,6 @@ def preprocessing(side: int, image_side: int, crop: bool = False) -> list[str]:
     return [*steps, "give the uint8 pixels as they are: the file scales them itself"]
 
 
-def encode(content: Mapping[str, Any]) -> bytes:
+def encode_metadata(content: Mapping[str, Any]) -> bytes:
     """As JSON text. Class names may hold bytes that were no UTF-8; ASCII keeps them readable."""
     return (json.dumps(content, indent=2) + "\n").encode()

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from candle_tf.deploy.checks.accuracy import check_accuracy
-from candle_tf.deploy.checks.agreement import ExportError
+from candle_tf.deploy.checks.errors import ExportError
 
 # 30 images of each of 4 classes, 2 of the last.
 LABELS = np.repeat(np.arange(5), [30, 30, 30, 30, 2])
 GROUPS = {"many": np.array([0, 1]), "medium": np.array([2, 3]), "few": np.array([4])}
 
 
-def logits_with_errors(wrong: list[int]) -> np.ndarray:
+def outputs_with_mistakes(wrong: list[int]) -> np.ndarray:
     predicted = LABELS.copy()
     predicted[wrong] = (predicted[wrong] + 1) % 5
     return np.eye(5)[predicted]
@@ -17,7 +17,7 @@ def logits_with_errors(wrong: list[int]) -> np.ndarray:
 
 def check(before: list[int], after: list[int]):
     return check_accuracy(
-        logits_with_errors(before), logits_with_errors(after), LABELS, GROUPS, "x.tflite"
+        outputs_with_mistakes(before), outputs_with_mistakes(after), LABELS, GROUPS, "x.tflite"
     )
 
 
@@ -62,6 +62,6 @@ def test_six_of_six_are_chance_and_eleven_of_eleven_are_not():
 
 def test_groups_without_tested_images_are_absent():
     changes = check_accuracy(
-        logits_with_errors([])[:60], logits_with_errors([])[:60], LABELS[:60], GROUPS, "x"
+        outputs_with_mistakes([])[:60], outputs_with_mistakes([])[:60], LABELS[:60], GROUPS, "x"
     )
     assert set(changes) == {"mean", "many"}

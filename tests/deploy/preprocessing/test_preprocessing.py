@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from candle_tf.data.images.decode import MAX_PIXELS, decode_image
 from candle_tf.data.images.store import stretch
 from candle_tf.deploy.preprocessing.decode import decode as decode_in_graph
-from candle_tf.deploy.preprocessing.orientation import orientation, upright
+from candle_tf.deploy.preprocessing.orientation import apply_orientation, read_orientation
 from candle_tf.deploy.preprocessing.stretch import stretch as stretch_in_graph
 from tests.data.images.exif_blocks import files_with_blocks
 
@@ -176,15 +176,15 @@ def test_orientation_that_is_not_there_or_damaged_is_upright():
     exif = b"Exif\0\0" + b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
     segment = b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif
     with_exif = encoded[:2] + segment + encoded[2:]
-    assert int(orientation(with_exif, tf.constant(False))) == 6
+    assert int(read_orientation(with_exif, tf.constant(False))) == 6
     filled = encoded[:2] + b"\xff\xff" + segment + encoded[2:]
-    assert int(orientation(filled, tf.constant(False))) == 6
+    assert int(read_orientation(filled, tf.constant(False))) == 6
     for damaged in (encoded, encoded[:2], with_exif[:20], with_exif[:30]):
-        assert int(orientation(damaged, tf.constant(False))) not in range(2, 9)
+        assert int(read_orientation(damaged, tf.constant(False))) not in range(2, 9)
     far = with_exif.replace(b"II*\0\x08\0\0\0", b"II*\0\xf0\xff\xff\x7f")
-    assert int(orientation(far, tf.constant(False))) == 1
+    assert int(read_orientation(far, tf.constant(False))) == 1
     png = b"\x89PNG\r\n\x1a\n" + b"\xff\xff\xff\xffIHDR"
-    assert int(orientation(png, tf.constant(True))) == 1
+    assert int(read_orientation(png, tf.constant(True))) == 1
 
 
 def test_orientations_turn_as_exif_says():
@@ -197,7 +197,7 @@ def test_orientations_turn_as_exif_says():
         (4, np.s_[-1], np.s_[:, 0]), (5, np.s_[:, 0], np.s_[0]), (6, np.s_[:, -1], np.s_[0]),
         (7, np.s_[:, -1], np.s_[-1]), (8, np.s_[:, 0], np.s_[-1]),
     ]:  # fmt: skip
-        turned = upright(tf.constant(image), tf.constant(number)).numpy()
+        turned = apply_orientation(tf.constant(image), tf.constant(number)).numpy()
         assert (turned[row] % 2 == 1).all(), number
         assert (turned[column] >= 2).all(), number
 

@@ -3,7 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from candle_tf.deploy.checks.agreement import ExportError, check_stock
+from candle_tf.deploy.checks.errors import ExportError
+from candle_tf.deploy.checks.operators import check_stock
 from candle_tf.deploy.tflite.converter import convert, convert_float, run, run_litert
 from candle_tf.deploy.tflite.flatbuffer import operators
 from candle_tf.deploy.tflite.interpreters import KERNELS, open_compute_engine, open_litert

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from candle_tf.data.images.store import stretch
-from candle_tf.deploy.tflite.metadata import encode, preprocessing, sidecar
+from candle_tf.deploy.tflite.metadata import describe_files, encode_metadata, preprocessing
 
 FILES = {
     "tflite": {"name": "student.lce.tflite", "sha256": "ab", "bytes": 7, "accuracy": {"mean": 0.5}},
@@ -15,7 +15,9 @@ FILES = {
 
 
 def test_input_labels_and_runtimes_are_told():
-    content = json.loads(encode(sidecar(FILES, labels=["cat", "d\udce9"], side=32, image_side=96)))
+    content = json.loads(
+        encode_metadata(describe_files(FILES, labels=["cat", "d\udce9"], side=32, image_side=96))
+    )
     assert content["input"]["shape"] == [1, 32, 32, 3]
     assert content["input"]["dtype"] == "uint8"
     assert content["output"]["shape"] == [1, 2]

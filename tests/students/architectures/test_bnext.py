@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits, load_sample_images
 
-from candle_tf.deploy.checks.agreement import check_agreement, check_binary
+from candle_tf.deploy.checks.agreement import check_agreement
+from candle_tf.deploy.checks.operators import check_binary
 from candle_tf.deploy.tflite.converter import convert, run
 from candle_tf.students.architectures import bnext
 from candle_tf.students.architectures.bnext import bnext_l, bnext_m, bnext_s, bnext_t

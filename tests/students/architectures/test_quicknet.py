@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.deploy.checks.agreement import check_agreement, check_binary
+from candle_tf.deploy.checks.agreement import check_agreement
+from candle_tf.deploy.checks.operators import check_binary
 from candle_tf.deploy.tflite.converter import convert, run
 from candle_tf.errors import UserError
 from candle_tf.students.architectures.quicknet import BlurKernel, _block, _transition

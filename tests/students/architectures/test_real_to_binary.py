@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.deploy.checks.agreement import check_agreement, check_binary
+from candle_tf.deploy.checks.agreement import check_agreement
+from candle_tf.deploy.checks.operators import check_binary
 from candle_tf.deploy.tflite.converter import convert, run
 from candle_tf.students.architectures.real_to_binary import _block, _gate, real_to_binary
 from tests.deploy.test_binarize import logits_of, photographs, randomize
