@@ -93,7 +93,7 @@ def _find_in_png(data: bytes) -> int:
         if data.startswith(b"eXIf", at + 4):
             return at + 8
         # Length, name, content, checksum.
-        at += 12 + max(_to_signed(_number(data, at, 4)), 0)
+        at += 12 + max(_to_int32(_number(data, at, 4)), 0)
     return 0
 
 
@@ -112,7 +112,7 @@ def _find_in_webp(data: bytes) -> int:
 def _read_tiff(data: bytes, start: int) -> int:
     """The orientation in the first directory of a TIFF structure, or 1."""
     order = "little" if data.startswith(b"II", start) else "big"
-    directory = start + _to_signed(_number(data, start + 4, 4, order))
+    directory = start + _to_int32(_number(data, start + 4, 4, order))
     for entry in range(_number(data, directory, 2, order)):
         at = directory + 2 + _ENTRY * entry
         if at >= len(data):
@@ -128,6 +128,6 @@ def _number(data: bytes | bytearray, at: int, width: int, order: str = "big") ->
     return int.from_bytes(found, "little" if order == "little" else "big")
 
 
-def _to_signed(number: int) -> int:
+def _to_int32(number: int) -> int:
     """32 bits as a signed number, as the graph reads them."""
     return number - 2**32 if number >= 2**31 else number
