@@ -1,5 +1,6 @@
 """Settings of the data: the data set, its split, its images, and the order of an epoch."""
 
+import codecs
 from dataclasses import dataclass
 
 from candle_tf.data.catalog import CATALOG, kind_of
@@ -40,6 +41,11 @@ class DataSettings(SettingsGroup):
     )
     class_names: str = setting(
         "", "for --dataset=list: a file with the name of a class on each line, in label order"
+    )
+    archive_encoding: str = setting(
+        "",
+        "encoding of the names in a ZIP or TAR that does not say it, e.g. cp932 for one from a "
+        "Japanese Windows; if empty, such names must be UTF-8",
     )
     on_bad_image: str = setting(
         "stop",
@@ -107,7 +113,7 @@ class DataSettings(SettingsGroup):
     @property
     def locations(self) -> dict[str, str]:
         """The settings of `SourceConfig`, by name: where the images and lists are."""
-        return {name: getattr(self, name) for name in ("data_dir", *LISTS)}
+        return {name: getattr(self, name) for name in ("data_dir", *LISTS, "archive_encoding")}
 
     def __post_init__(self) -> None:
         if self.resize == "squeeze":  # in flagfiles and settings of earlier runs
@@ -136,6 +142,11 @@ class DataSettings(SettingsGroup):
 
     def _check_locations(self) -> None:
         kind = self.kind
+        if self.archive_encoding and not _is_encoding(self.archive_encoding):
+            raise UserError(
+                f"--archive_encoding={self.archive_encoding} is not known; it is an encoding of "
+                "text such as cp932, gbk, cp949, big5 or cp437."
+            )
         if kind in ("folder", "list") and not self.data_dir:
             raise UserError(
                 f"--data_dir is empty, but --dataset={self.dataset} needs the path of a folder, "
@@ -154,3 +165,10 @@ class DataSettings(SettingsGroup):
             )
         if kind == "list" and not self.train_list:
             raise UserError("--train_list is empty, but --dataset=list needs it.")
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return codecs.lookup(name)._is_text_encoding
+    except (LookupError, ValueError):
+        return False

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -30,15 +30,11 @@ from candle_tf.data.sources.file_tree import (
     canonical_name,
     check_size,
     folder_tree,
-    is_image,
     is_visible,
     refuse_repeats,
 )
 from candle_tf.data.sources.source import format_names
 from candle_tf.errors import UserError
-
-# Folders with these names that contain folders are subsets, never the archive's top folder.
-SUBSET_FOLDERS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 _KINDS = "ZIP or TAR file (.zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz)"
 # What the standard library raises on damaged archives and on compression it does not support.
@@ -56,6 +52,11 @@ _DAMAGE = (
 _MAX_RATIO = 200
 _RATIO_FREE_BYTES = 2**24
 
+# Bit of a ZIP member's flags: its name is UTF-8.
+_UTF8_FLAG = 0x800
+# Of names in archives that do not say it, by how often they are met.
+_ENCODINGS = ("cp932", "gbk", "cp949", "big5", "cp1251", "cp1252", "cp850", "cp437")
+
 # First bytes of compressed files, and what reads them.
 _DECOMPRESSORS: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.GzipFile,
@@ -64,16 +65,19 @@ _DECOMPRESSORS: dict[bytes, Callable[[Path], Any]] = {
 }
 
 
-def open_tree(path: Path, advice: str = "", scratch: str = "") -> FileTree:
-    """Opens a folder or an archive.
+def open_tree(path: Path, advice: str = "", scratch: str = "", encoding: str = "") -> FileTree:
+    """Opens a folder or an archive. Names are those on disk or in the archive.
 
     Args:
         path: A folder, or a ZIP or TAR file, recognised by its contents and not by its name.
         advice: What is expected there, added to error messages.
         scratch: See `SourceConfig`.
+        encoding: Of the names in an archive that does not say it; see `archive_encoding` of
+            `SourceConfig`.
 
     Raises:
-        UserError: If it does not exist, is damaged, or has members whose names leave it.
+        UserError: If it does not exist, is damaged, or has members whose names leave it or are in
+            an unknown encoding.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist. {advice}".strip())
@@ -85,11 +89,11 @@ def open_tree(path: Path, advice: str = "", scratch: str = "") -> FileTree:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
     if magic.startswith(b"PK"):
-        return _zip_tree(path, advice)
+        return _zip_tree(path, advice, encoding)
     for beginning, opener in _DECOMPRESSORS.items():
         if magic.startswith(beginning):
-            return _tar_tree(path, _unpack(path, opener, advice, scratch), advice)
-    return _tar_tree(path, path.open("rb"), advice)
+            return _tar_tree(path, _unpack(path, opener, advice, scratch), advice, encoding)
+    return _tar_tree(path, path.open("rb"), advice, encoding)
 
 
 def _damage_error(path: Path, error: object, advice: str) -> UserError:
@@ -102,16 +106,18 @@ def _damage_error(path: Path, error: object, advice: str) -> UserError:
 # --- ZIP
 
 
-def _zip_tree(path: Path, advice: str) -> FileTree:
+def _zip_tree(path: Path, advice: str, encoding: str) -> FileTree:
     try:
         archive = zipfile.ZipFile(path)
     except _DAMAGE as error:
         raise _damage_error(path, error, advice) from error
     names = _Members(str(path))
     try:
-        for member in archive.infolist():
+        members = archive.infolist()
+        decode = _zip_decoder(path, members, encoding)
+        for member in members:
             # Some Windows packers write backslashes.
-            name = member.filename.replace("\\", "/")
+            name = decode(member).replace("\\", "/")
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 names.skip(member.filename)
@@ -142,13 +148,79 @@ def _zip_tree(path: Path, advice: str) -> FileTree:
     return names.tree(read, lambda m: f"{m.file_size} {m.CRC}", archive.close)
 
 
+def _zip_decoder(
+    path: Path, members: list[zipfile.ZipInfo], encoding: str
+) -> Callable[[zipfile.ZipInfo], str]:
+    """How the members' names are read.
+
+    A ZIP says of a name that it is UTF-8, or nothing. Then old packers wrote the encoding of their
+    machine. Names that are valid UTF-8 are UTF-8; others are never guessed, as classes could merge.
+    """
+    unknown = [raw for member in members if (raw := _raw_name(member)) and not raw.isascii()]
+    if not encoding and unknown:
+        for raw in unknown:
+            if _decode(raw, "utf-8") is None:
+                raise UserError(
+                    f"{path}: the member {raw!r} has a name in an unknown encoding. "
+                    f"{_encoding_advice(unknown)}"
+                )
+    chosen = encoding or "utf-8"
+
+    def decode(member: zipfile.ZipInfo) -> str:
+        raw = _raw_name(member)
+        if raw is None:
+            return member.filename
+        name = _decode(raw, chosen)
+        if name is None:
+            raise UserError(
+                f"{path}: the name {raw!r} is not valid in --archive_encoding={encoding}. "
+                f"{_encoding_advice(unknown)}"
+            )
+        return name
+
+    return decode
+
+
+def _raw_name(member: zipfile.ZipInfo) -> bytes | None:
+    """The bytes of a name; None if the archive says that it is UTF-8."""
+    if member.flag_bits & _UTF8_FLAG:
+        return None
+    try:
+        return member.filename.encode("cp437")  # zipfile decodes with it, one character per byte
+    except UnicodeEncodeError:
+        return None  # from the extra field of Unicode names
+
+
+def _decode(raw: bytes, encoding: str) -> str | None:
+    try:
+        name = raw.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        return None
+    return name if raw.isascii() or name.isprintable() else None
+
+
+def _encoding_advice(names: list[bytes]) -> str:
+    """The usual encodings that can read all names, with an example of each."""
+    example = max(names, key=len)
+    fitting = {
+        encoding: _decode(example, encoding)
+        for encoding in _ENCODINGS
+        if all(_decode(raw, encoding) is not None for raw in names)
+    }
+    shown = "; ".join(f"{encoding}: {name!r}" for encoding, name in fitting.items())
+    return (
+        "Give --archive_encoding, or pack the images again with names in UTF-8."
+        f"{f' Read by the usual encodings, {example!r} is {shown}.' if shown else ''}"
+    )
+
+
 # --- TAR
 
 
-def _tar_tree(path: Path, file: IO[bytes], advice: str) -> FileTree:
+def _tar_tree(path: Path, file: IO[bytes], advice: str, encoding: str) -> FileTree:
     names = _Members(str(path))
     try:
-        _list_tar(path, file, names, advice)
+        _list_tar(path, file, names, advice, encoding)
         names.finish()
         size = os.fstat(file.fileno()).st_size
         state = path.stat()
@@ -170,10 +242,10 @@ def _tar_tree(path: Path, file: IO[bytes], advice: str) -> FileTree:
     return names.tree(read, lambda m: f"{m[0]} {m[1]} {changed}", file.close)
 
 
-def _list_tar(path: Path, file: IO[bytes], names: "_Members", advice: str) -> None:
+def _list_tar(path: Path, file: IO[bytes], names: "_Members", advice: str, encoding: str) -> None:
     try:
         # Only headers are read; nothing is extracted.
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:", encoding=encoding or "utf-8") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # or it keeps every header in memory
                 if member.isdir():
@@ -187,7 +259,7 @@ def _list_tar(path: Path, file: IO[bytes], names: "_Members", advice: str) -> No
         # tarfile treats a damaged header, and a file cut between members, as the end.
         if file.read(512) != bytes(512):
             raise tarfile.ReadError(f"no member and no end of the archive at byte {end:,}")
-    except (*_DAMAGE, ValueError) as error:
+    except (*_DAMAGE, ValueError, OverflowError) as error:
         raise _damage_error(path, error, advice) from error
 
 
@@ -253,7 +325,7 @@ class _Members:
 
     def add(self, raw: str, is_folder: bool, handle: object) -> bool:
         """Adds a member. Returns False if it is hidden or left by a file manager."""
-        name = canonical_name(raw)
+        name = self._canonical(raw)
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
             raise UserError(
@@ -268,6 +340,16 @@ class _Members:
             self._names.append("/".join(parts))
             self._handles.append(handle)
         return True
+
+    def _canonical(self, raw: str) -> str:
+        try:
+            return canonical_name(raw)
+        except UserError as error:
+            name = raw.encode("utf-8", "surrogateescape")
+            raise UserError(
+                f"{self._path}: the member {name!r} has a name in an unknown encoding. "
+                f"{_encoding_advice([name])}"
+            ) from error
 
     def skip(self, name: str) -> None:
         """Notes a member that is not a file."""
@@ -291,26 +373,12 @@ class _Members:
         close: Callable[[], None],
     ) -> FileTree:
         """Makes a tree of the members; `read` and `change_token` take a member's handle."""
-        # An archive of a folder has everything below that one folder.
-        top = _top_folder(self._names, self._folders)
-        names = tuple(name.removeprefix(top) for name in self._names)
-        handles = dict(zip(names, self._handles, strict=True))
+        handles = dict(zip(self._names, self._handles, strict=True))
         return FileTree(
             self._path,
-            names,
-            frozenset(name.removeprefix(top) for name in self._folders if name + "/" != top),
+            tuple(self._names),
+            frozenset(self._folders),
             lambda name: read(handles[name]),
             lambda name: change_token(handles[name]),
             close,
         )
-
-
-def _top_folder(files: Iterable[str], folders: Iterable[str]) -> str:
-    """The one folder that contains all images, as "name/", or ""."""
-    tops = {name.partition("/")[0] for name in folders}
-    tops |= {name.partition("/")[0] for name in files if is_image(name)}
-    if len(tops) != 1:
-        return ""
-    top = tops.pop()
-    has_folders = any(name.startswith(top + "/") for name in folders)
-    return f"{top}/" if has_folders and top.casefold() not in SUBSET_FOLDERS else ""

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,63 @@ def tree_source(
         validation=subsets.get("validation"),
         encoded=tree.read,
     )
+
+
+def below(tree: FileTree, top: str) -> FileTree:
+    """The files below a folder of a tree, by their paths from there.
+
+    Args:
+        tree: Closed with the new one.
+        top: Path of the folder, which ends with "/"; "" for the whole tree.
+    """
+    if not top:
+        return tree
+    return FileTree(
+        tree.path,
+        tuple(name.removeprefix(top) for name in tree.files if name.startswith(top)),
+        frozenset(name.removeprefix(top) for name in tree.folders if name.startswith(top)),
+        lambda name: tree.read(top + name),
+        lambda name: tree.change_token(top + name),
+        tree.close,
+    )
+
+
+def wrapping_folder(tree: FileTree) -> str:
+    """The one folder that contains all images and folders of a tree, as "name/", or ""."""
+    tops = {name.partition("/")[0] for name in tree.folders}
+    tops |= {name.partition("/")[0] for name in tree.files if is_image(name)}
+    if len(tops) != 1:
+        return ""
+    top = tops.pop()
+    return f"{top}/" if top in tree.folders else ""
+
+
+def find_on_disk(root: Path, name: str) -> Path:
+    """The path of a file whose name is known in NFC; on disk it may be in any Unicode form.
+
+    Returns:
+        The path that exists, or else `root / name`.
+    """
+    given = root / name
+    if name.isascii() or os.path.lexists(given):
+        return given
+    found = root
+    for part in name.split("/"):
+        if not part.isascii() and not os.path.lexists(found / part):
+            found /= _spellings(str(found)).get(part, part)
+        else:
+            found /= part
+    return found
+
+
+@lru_cache(maxsize=64)
+def _spellings(folder: str) -> dict[str, str]:
+    """The entries of a folder whose names are not NFC, by their name in NFC."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return {}
+    return {nfc: name for name in names if (nfc := unicodedata.normalize("NFC", name)) != name}
 
 
 def folder_tree(root: Path) -> FileTree:

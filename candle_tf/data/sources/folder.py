@@ -3,8 +3,11 @@
 With subsets:     train/<class>/<image>, test/<class>/<image>, and val/<class>/<image>
 Without subsets:  <class>/<image>; a test subset is drawn from it later
 
-The validation folder may be called val, valid or validation. If there is one but no test folder, it
-becomes the test subset, as for ImageNet.
+Subsets have any of their usual names, in any case (`candle_tf.data.sources.subset_names`). One
+folder around everything is ignored, and so is one around a subset's classes
+(seg_train/seg_train/<class>). If there is a validation folder but no test folder, it becomes the
+test subset, as for ImageNet. Other layouts are refused: read as classes, they would give a wrong
+data set.
 """
 
 from collections import Counter
@@ -14,9 +17,23 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from absl import logging
 
-from candle_tf.data.sources.archives import SUBSET_FOLDERS, open_tree
-from candle_tf.data.sources.file_tree import EXTENSIONS, FileTree, is_image, tree_source
-from candle_tf.data.sources.source import LabelledImages, Source, SourceConfig, format_names
+from candle_tf.data.sources.archives import open_tree
+from candle_tf.data.sources.file_tree import (
+    EXTENSIONS,
+    FileTree,
+    below,
+    is_image,
+    tree_source,
+    wrapping_folder,
+)
+from candle_tf.data.sources.source import (
+    LabelledImages,
+    Source,
+    SourceConfig,
+    format_names,
+    sort_classes,
+)
+from candle_tf.data.sources.subset_names import subset_names
 from candle_tf.errors import UserError
 
 _LAYOUT = (
@@ -24,7 +41,16 @@ _LAYOUT = (
     "test/<class>/<image>, or <class>/<image>, with images named "
     f"*{', *'.join(EXTENSIONS)}."
 )
-_VALIDATION = ("val", "valid", "validation")
+_LABEL_FILES = (
+    "If the labels are in file names or in a table, write lists and give them by --dataset=list "
+    "--train_list=..."
+)
+# Folders that are named after kinds of files, as those of segmentation and detection.
+_KINDS_OF_FILES = frozenset(
+    {"image", "images", "img", "imgs", "jpegimages", "mask", "masks", "label", "labels",
+     "annotation", "annotations", "segmentation", "segmentations", "segmentationclass",
+     "segmentationobject", "groundtruth", "ground_truth", "gt", "trimaps", "xml", "json"}
+)  # fmt: skip
 
 
 def open_folder(name: str, config: SourceConfig) -> Source:
@@ -35,9 +61,10 @@ def open_folder(name: str, config: SourceConfig) -> Source:
     """
     if not config.data_dir:
         raise UserError(f"The data set {name!r} needs the path of the images. {_LAYOUT}")
-    tree = open_tree(Path(config.data_dir).expanduser(), _LAYOUT, config.scratch)
+    path = Path(config.data_dir).expanduser()
+    tree = open_tree(path, _LAYOUT, config.scratch, config.archive_encoding)
     try:
-        return _find_subsets(name, tree)
+        return _find_subsets(name, _without_wrapping_folder(tree))
     except BaseException:
         tree.close()
         raise
@@ -57,7 +84,7 @@ def _find_subsets(name: str, tree: FileTree) -> Source:
             f"{tree.path}: {len(by_class)} class folders with images where at least 2 are "
             f"needed; found {_describe_contents(tree)}. {_LAYOUT}"
         )
-    class_names = tuple(sorted(by_class))
+    class_names = sort_classes(by_class)
     subsets = {"train": _labelled_images(by_class, class_names)}
     for subset in ("test", "validation"):
         if subset in prefixes:
@@ -77,32 +104,110 @@ def _find_subsets(name: str, tree: FileTree) -> Source:
     return tree_source(name, class_names, subsets, tree)
 
 
+def _without_wrapping_folder(tree: FileTree) -> FileTree:
+    """The tree below the folders that contain everything else, if there are such."""
+    while top := wrapping_folder(tree):
+        inside = {name.split("/")[1] for name in tree.folders if "/" in name}
+        # "train" alone is a subset, unless it contains subsets itself.
+        is_subset = subset_names([top[:-1]]) and len(set(subset_names(inside).values())) < 2
+        if not inside or is_subset:
+            break
+        tree = below(tree, top)
+    return tree
+
+
 def _subset_prefixes(tree: FileTree, images: list[str]) -> dict[str, str]:
     """Path prefix of each subset; {"train": ""} for one level of classes."""
     tops = {name.partition("/")[0] for name in tree.folders}
     holding = {name.partition("/")[0] for name in images if "/" in name}
     # A class may be called "train" too, but then it has no folders of images.
     nested = {name.partition("/")[0] for name in images if name.count("/") > 1}
-    subsets = {top for top in nested if top.casefold() in SUBSET_FOLDERS}
-    validation = sorted(subsets.intersection(_VALIDATION))
-    if len(validation) > 1:
+    named = subset_names(tops)
+    if not nested.intersection(named):
+        _refuse_subsets_without_classes(tree, holding)
+        _refuse_subsets_within_classes(tree, images)
+        return {"train": ""}
+    folders = _folder_of_each_subset(tree, named, nested)
+    if "test" not in folders and "validation" in folders and holding == set(folders.values()):
+        folders["test"] = folders.pop("validation")
+        logging.info("%s: no test subset: %r becomes the test subset", tree.path, folders["test"])
+    if "train" in folders and ("test" in folders or holding == {folders["train"]}):
+        return {subset: _class_level(tree, top) for subset, top in folders.items()}
+    raise UserError(
+        f"{tree.path}: folders {format_names(set(folders.values()))} look like subsets of a data "
+        "set, but there is no training and test folder with class folders; found "
+        f"{_describe_contents(tree)}. Rename or remove the other folders. {_LAYOUT}"
+    )
+
+
+def _folder_of_each_subset(
+    tree: FileTree, named: dict[str, str], nested: set[str]
+) -> dict[str, str]:
+    """The top folder of each subset; one without class folders only if it is the test folder."""
+    folders: dict[str, str] = {}
+    for subset in ("train", "test", "validation"):
+        found = [top for top, other in named.items() if other == subset and top in nested]
+        if subset == "test" and not found:
+            found = [top for top, other in named.items() if other == subset]
+        if len(found) > 1:
+            kind = {"train": "training"}.get(subset, subset)
+            raise UserError(
+                f"{tree.path}: {format_names(found)} are all {kind} folders. Keep one of them."
+            )
+        if found:
+            folders[subset] = found[0]
+    return folders
+
+
+def _class_level(tree: FileTree, top: str) -> str:
+    """Path prefix of a subset's class folders: below "seg_train/seg_train/", e.g."""
+    prefix = f"{top}/"
+    while True:
+        inside = {
+            name.removeprefix(prefix).partition("/")[0]
+            for name in (*tree.folders, *filter(is_image, tree.files))
+            if name.startswith(prefix)
+        }
+        if len(inside) != 1:
+            return prefix
+        (only,) = inside
+        deeper = any(name.startswith(f"{prefix}{only}/") for name in tree.folders)
+        is_same = subset_names([only]).get(only) == subset_names([top]).get(top) is not None
+        if not deeper or not (only == top or is_same or only.casefold() in _KINDS_OF_FILES):
+            return prefix
+        prefix += f"{only}/"
+
+
+def _refuse_subsets_without_classes(tree: FileTree, holding: set[str]) -> None:
+    named = subset_names(holding)
+    if named and (len(set(named.values())) > 1 or set(named) == holding):
         raise UserError(
-            f"{tree.path}: {format_names(validation)} are all validation folders. Keep one of them."
+            f"{tree.path}: the folders {format_names(named)} are named after subsets, but contain "
+            f"images where class folders are expected; found {_describe_contents(tree)}. Sort the "
+            f"images into folders of their classes. {_LABEL_FILES} {_LAYOUT}"
         )
-    if {"train", "test"} <= tops and "train" in subsets:
-        own = {"validation": f"{validation[0]}/"} if validation else {}
-        return {"train": "train/", "test": "test/"} | own
-    if "train" in subsets and validation and holding == {"train", *validation}:
-        logging.info("%s: no test subset: %r becomes the test subset", tree.path, validation[0])
-        return {"train": "train/", "test": f"{validation[0]}/"}
-    if "train" in subsets and holding == {"train"}:
-        return {"train": "train/"}
-    if subsets:
+
+
+def _refuse_subsets_within_classes(tree: FileTree, images: list[str]) -> None:
+    """<class>/train/<image>: the test images would be trained on."""
+    within = {name.split("/")[1] for name in images if name.count("/") > 1}
+    outside = any(name.count("/") == 1 for name in images)
+    if within and not outside and len(set(subset_names(within).values())) > 1:
+        named = subset_names(within)
+        if set(named) == within:
+            raise UserError(
+                f"{tree.path}: the class folders contain folders named after subsets "
+                f"({format_names(named)}). Put the subsets above the classes. {_LAYOUT}"
+            )
+
+
+def _refuse_kinds_of_files(tree: FileTree, by_class: dict[str, list[str]]) -> None:
+    if by_class and all(name.casefold() in _KINDS_OF_FILES for name in by_class):
         raise UserError(
-            f"{tree.path}: folders {format_names(subsets)} look like subsets of a data set, but "
-            f"are not 'train' and 'test'; found {_describe_contents(tree)}. {_LAYOUT}"
+            f"{tree.path}: the folders {format_names(by_class)} are named after kinds of files, "
+            "not after classes, as in data sets for segmentation or detection. Sort the images "
+            f"into folders of their classes. {_LABEL_FILES} {_LAYOUT}"
         )
-    return {"train": ""}
 
 
 def _classes(tree: FileTree, images: list[str], prefix: str) -> dict[str, list[str]]:
@@ -117,6 +222,7 @@ def _classes(tree: FileTree, images: list[str], prefix: str) -> dict[str, list[s
         class_name, slash, _ = name.removeprefix(prefix).partition("/")
         if name.startswith(prefix) and slash:
             by_class[class_name].append(name)
+    _refuse_kinds_of_files(tree, by_class)
     empty = [prefix + class_name for class_name, ids in by_class.items() if not ids]
     if empty:
         raise UserError(

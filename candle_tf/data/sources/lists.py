@@ -4,14 +4,16 @@
                      test_list="ImageNet_LT_test.txt") as source: ...
 
 Paths are relative to the folder or archive of the images. Labels are class indices from 0 if every
-label of every list is a whole number, else class names. Names are sorted to get label order, unless
-a file of class names gives the order.
+label of every list is a whole number (1 or 1.0), else class names. Names are sorted to get label
+order, unless a file of class names gives the order. A table with a column "split" holds several
+subsets.
 """
 
 import csv
+import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
@@ -21,11 +23,16 @@ from absl import logging
 
 from candle_tf.data.sources.archives import open_tree
 from candle_tf.data.sources.file_tree import (
+    EXTENSIONS,
     FileTree,
+    below,
     canonical_name,
     file_change_token,
+    find_on_disk,
+    is_image,
     read_file,
     tree_source,
+    wrapping_folder,
 )
 from candle_tf.data.sources.source import (
     LabelledImages,
@@ -34,7 +41,9 @@ from candle_tf.data.sources.source import (
     find_repeats,
     format_names,
     require_every_class,
+    sort_classes,
 )
+from candle_tf.data.sources.subset_names import subset_of_value
 from candle_tf.errors import UserError
 
 _FORMAT = (
@@ -43,12 +52,19 @@ _FORMAT = (
 )
 _PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")
 _LABEL_COLUMNS = ("label", "class", "class_name", "class_id", "category", "target")
-_NUMBER = re.compile(r"[+-]?[0-9]+")
+_SPLIT_COLUMNS = ("split", "subset", "partition")
+_SUBSETS = ("train", "test", "validation")
+# Tables that were joined or had a gap have 1.0 for 1.
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")
+# What tables have for a missing number, and numbers that are no class index.
+_NO_CLASS = re.compile(r"nan|null|none|n/a|<na>|[+-]?[0-9]*\.[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
+# Longer ones are larger than any class index.
+_MAX_DIGITS = 12
 _MAX_LINE = 2**16
 
 
 @dataclass(eq=False)
-class _Entries:
+class Entries:
     """The entries of one list, stored column by column to save memory.
 
     Attributes:
@@ -79,52 +95,125 @@ def open_list(name: str, config: SourceConfig) -> Source:
     for flag in ("data_dir", "train_list"):
         if not getattr(config, flag):
             raise UserError(f"The data set {name!r} needs --{flag}. {_FORMAT}")
+    lists = _read_lists(config)
+    return list_source(name, config, lists)
+
+
+def list_source(name: str, config: SourceConfig, lists: dict[str, "Entries"]) -> Source:
+    """Makes a data set of listed images.
+
+    Args:
+        name: Of the data set.
+        config: `data_dir` and `class_names` are used.
+        lists: "train" and, where there are any, "test" and "validation".
+
+    Raises:
+        UserError: If labels, class names, lists or images do not fit each other.
+    """
+    class_names, subsets = _label_lists(lists, _read_names(config.class_names))
+    _refuse_shared_images(lists)
+    tree = _images(config, lists)
+    try:
+        _check_first_names(tree, lists)
+    except BaseException:
+        tree.close()
+        raise
+    return tree_source(name, class_names, subsets, tree)
+
+
+def _read_lists(config: SourceConfig) -> dict[str, "Entries"]:
     given = {
         "train": config.train_list,
         "test": config.test_list,
         "validation": config.validation_list,
     }
-    lists = {subset: _read_list(Path(path)) for subset, path in given.items() if path}
-    class_names, subsets = _label_lists(lists, _read_names(config.class_names))
-    _refuse_shared_images(lists)
-    tree = _images(Path(config.data_dir).expanduser(), lists, config.scratch)
-
-    return tree_source(name, class_names, subsets, tree)
+    lists = {subset: _read_list(Path(path).expanduser()) for subset, path in given.items() if path}
+    found: dict[str, Entries] = {}
+    for subset, by_subset in lists.items():
+        # Without a column of subsets, all entries are of the list's own.
+        own = {subset if name == "" else name: entries for name, entries in by_subset.items()}
+        for name, entries in own.items():
+            if name in found or (name in lists and name != subset):
+                raise UserError(
+                    f"{entries.location(0)}: the column of subsets names {name}, but "
+                    f"--{name}_list={given[name]} is given too. Leave one of them out."
+                )
+            found[name] = entries
+    if "train" not in found:
+        raise UserError(
+            f"{config.train_list}: the column of subsets names no training images. Name them "
+            "'train'."
+        )
+    return found
 
 
 # --- Reading one list
 
 
-def _read_list(path: Path) -> _Entries:
-    entries = _Entries(str(path), [], array("i"), array("L"), [])
-    codes: dict[str, int] = {}
+def _read_list(path: Path) -> dict[str, Entries]:
+    """The entries by subset, in a table with a column of subsets; else all of them as ""."""
+    found: dict[str, _Builder] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for line, image, label in _rows(file, path):
-                entries.paths.append(_relative_path(image, path, line))
-                entries.label_codes.append(codes.setdefault(label, len(codes)))
-                entries.lines.append(line)
-    except OSError as error:
-        raise UserError(f"{path}: the list cannot be read ({error.strerror or error}).") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not a text file in UTF-8 ({error}). Save the list as UTF-8."
-        ) from error
+            for line, subset, image, label in _rows(file, path):
+                if subset not in found:
+                    found[subset] = _Builder(path)
+                found[subset].add(line, _relative_path(image, path, line), label)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise UserError(
+                f"{path}: not a text file in UTF-8 ({error}). Save the list as UTF-8."
+            ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: the list cannot be read ({reason}).") from error
     except csv.Error as error:
         raise UserError(f"{path}: not a readable table ({error}). {_FORMAT}") from error
-    if not entries.paths:
+    if not found:
         raise UserError(f"{path}: the list holds no images. {_FORMAT}")
-    entries.labels = list(codes)
-    if twice := set(find_repeats(entries.paths)):
-        first, second = _first_repeat(entries, twice)
-        raise UserError(
-            f"{entries.location(second)}: {entries.paths[second]!r} is already in line "
-            f"{entries.lines[first]}. Remove one of them."
-        )
-    return entries
+    return {subset: builder.finish() for subset, builder in found.items()}
 
 
-def _first_repeat(entries: _Entries, twice: set[str]) -> tuple[int, int]:
+class _Builder:
+    """Collects the entries of one subset."""
+
+    def __init__(self, path: Path) -> None:
+        self._entries = Entries(str(path), [], array("i"), array("L"), [])
+        self._codes: dict[str, int] = {}
+
+    def add(self, line: int, image: str, label: str) -> None:
+        self._entries.paths.append(image)
+        self._entries.label_codes.append(self._codes.setdefault(label, len(self._codes)))
+        self._entries.lines.append(line)
+
+    def finish(self) -> Entries:
+        """The entries.
+
+        Raises:
+            UserError: If an image is there twice, or the first line looks like names of columns.
+        """
+        entries = self._entries
+        entries.labels = list(self._codes)
+        if len(entries.paths) > 1 and not is_image(entries.paths[0]) and is_image(entries.paths[1]):
+            raise _unknown_header(entries)
+        if twice := set(find_repeats(entries.paths)):
+            first, second = _first_repeat(entries, twice)
+            raise UserError(
+                f"{entries.location(second)}: {entries.paths[second]!r} is already in line "
+                f"{entries.lines[first]}. Remove one of them."
+            )
+        return entries
+
+
+def _unknown_header(entries: Entries) -> UserError:
+    names = [entries.paths[0], entries.labels[entries.label_codes[0]]]
+    return UserError(
+        f"{entries.location(0)}: {', '.join(map(repr, names))} look like names of columns that "
+        f"are not known. Name the column of paths {_PATH_COLUMNS[0]!r} and that of labels "
+        f"{_LABEL_COLUMNS[0]!r}, or remove the line."
+    )
+
+
+def _first_repeat(entries: Entries, twice: set[str]) -> tuple[int, int]:
     seen: dict[str, int] = {}
     for i, path in enumerate(entries.paths):
         if path in seen:
@@ -134,8 +223,8 @@ def _first_repeat(entries: _Entries, twice: set[str]) -> tuple[int, int]:
     raise AssertionError("no path is repeated")
 
 
-def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str]]:
-    """(line number, path, label) of each entry."""
+def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str, str]]:
+    """(line number, subset or "", path, label) of each entry."""
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv"):
         yield from _space_rows(file, path)
@@ -143,7 +232,7 @@ def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str]]:
     rows = csv.reader(
         _text_lines(file, path), delimiter="," if kind == ".csv" else "\t", strict=True
     )
-    columns: tuple[int, int] | None = None
+    columns: _Columns | None = None
     for row in rows:
         if not any(cell.strip() for cell in row):
             continue
@@ -151,57 +240,106 @@ def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str]]:
             columns = _header(row, path)
             if columns is not None:
                 continue
-            columns = (0, 1)
+            columns = _Columns(2, 0, 1, None)
             if len(row) != 2:
                 raise UserError(
                     f"{path}, line {rows.line_num}: {len(row)} columns where 2 are expected, and "
                     f"no names of columns in the first line. {_FORMAT}"
                 )
-        if len(row) <= max(columns):
-            raise UserError(f"{path}, line {rows.line_num}: only {len(row)} columns. {_FORMAT}")
-        yield (
-            rows.line_num,
-            *_require_path_and_label(row[columns[0]], row[columns[1]], path, rows.line_num),
+        location = f"{path}, line {rows.line_num}"
+        if any(cell.strip() for cell in row[columns.count :]):
+            raise UserError(
+                f"{location}: {len(row)} cells where there are {columns.count} columns. Put cells "
+                f"that contain the separator in double quotes. {_FORMAT}"
+            )
+        if len(row) <= columns.last:
+            raise UserError(f"{location}: only {len(row)} columns. {_FORMAT}")
+        subset = "" if columns.split is None else _subset(row[columns.split], location)
+        image, label = _require_path_and_label(
+            row[columns.path], row[columns.label], path, rows.line_num
         )
+        yield rows.line_num, subset, image, label
 
 
-def _space_rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str]]:
+@dataclass(frozen=True)
+class _Columns:
+    """How many columns a table has, and which are read."""
+
+    count: int
+    path: int
+    label: int
+    split: int | None
+
+    @property
+    def last(self) -> int:
+        """The last column that every row needs."""
+        return max(self.path, self.label, self.split or 0)
+
+
+def _subset(cell: str, location: str) -> str:
+    subset = subset_of_value(cell.strip())
+    if not subset:
+        raise UserError(
+            f"{location}: the subset {cell.strip()!r} is not known; it is one of "
+            f"{', '.join(_SUBSETS)}. Correct it, or rename the column."
+        )
+    return subset
+
+
+def _space_rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str, str]]:
     """Rows of a list file; the label is what follows the last space or tab."""
     for number, line in enumerate(_text_lines(file, path), start=1):
         words = line.strip().rsplit(None, 1)
         if len(words) == 1:
             raise UserError(f"{path}, line {number}: no label. {_FORMAT}")
         if words:
-            yield number, *_require_path_and_label(words[0], words[1], path, number)
+            yield number, "", *_require_path_and_label(words[0], words[1], path, number)
 
 
 def _text_lines(file: Iterator[str], path: Path) -> Iterator[str]:
     for number, line in enumerate(file, start=1):
+        if number == 1 and line.lstrip().startswith(("{", "[")):
+            raise UserError(
+                f"{path}: JSON, not a list. Annotations of COCO or iNaturalist are read by "
+                f"--dataset=coco. {_FORMAT}"
+            )
         if len(line) > _MAX_LINE or "\0" in line:
             raise UserError(f"{path}, line {number}: not a line of text. {_FORMAT}")
         yield line
 
 
-def _header(row: list[str], path: Path) -> tuple[int, int] | None:
-    """Columns of path and label, if the row names columns."""
+def _header(row: list[str], path: Path) -> _Columns | None:
+    """The columns, if the row names some that are known."""
     names = [cell.strip().casefold() for cell in row]
     images = [i for i, name in enumerate(names) if name in _PATH_COLUMNS]
     labels = [i for i, name in enumerate(names) if name in _LABEL_COLUMNS]
     if not images and not labels:
         return None
+    splits = [i for i, name in enumerate(names) if name in _SPLIT_COLUMNS]
+    if len(splits) > 1:
+        raise UserError(
+            f"{path}, line 1: the columns {format_names(names[i] for i in splits)} all name "
+            "subsets. Keep one of them."
+        )
     if len(images) != 1 or len(labels) != 1:
         raise UserError(
             f"{path}, line 1: the columns {format_names(names)} do not tell one for paths (one of "
             f"{', '.join(_PATH_COLUMNS)}) and one for labels (one of {', '.join(_LABEL_COLUMNS)})."
         )
-    return images[0], labels[0]
+    return _Columns(len(row), images[0], labels[0], splits[0] if splits else None)
 
 
 def _require_path_and_label(image: str, label: str, path: Path, line: int) -> tuple[str, str]:
     image, label = image.strip(), label.strip()
     if not image or not label:
         raise UserError(f"{path}, line {line}: no {'label' if image else 'path'}. {_FORMAT}")
-    return image, label
+    for cell in (image, label):
+        if len(cell.splitlines()) > 1:
+            raise UserError(
+                f"{path}, line {line}: {cell!r} has a line break, which no path or class name can "
+                "have. Replace it by a space."
+            )
+    return image, label if label.isascii() else normalize("NFC", label)
 
 
 def _relative_path(image: str, path: Path, line: int) -> str:
@@ -224,10 +362,10 @@ def _read_names(path: str) -> tuple[str, ...] | None:
     if not path:
         return None
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: the names of classes cannot be read ({error}).") from error
-    names = tuple(line.strip() for line in lines)
+    names = tuple(normalize("NFC", line.strip()) for line in lines)
     while names and not names[-1]:
         names = names[:-1]
     seen: dict[str, int] = {}
@@ -240,17 +378,17 @@ def _read_names(path: str) -> tuple[str, ...] | None:
 
 
 def _label_lists(
-    lists: dict[str, _Entries], names: tuple[str, ...] | None
+    lists: dict[str, Entries], names: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], dict[str, LabelledImages]]:
     """Class names, and the labelled images of each list."""
-    numbers = all(_NUMBER.fullmatch(label) for subset in lists.values() for label in subset.labels)
+    numbers = _are_numbers(lists, names)
     train = lists["train"]
     if names is None and numbers:
         # There cannot be more classes than images; `_class_numbers` names the first label beyond.
-        classes = min(1 + max(map(int, train.labels)), len(train.paths) + 1)
+        classes = min(1 + max(map(_whole_number, train.labels)), len(train.paths) + 1)
         names = tuple(map(str, range(max(classes, 1))))
     elif names is None:
-        names = tuple(sorted(train.labels))
+        names = sort_classes(train.labels)
     index = {name: i for i, name in enumerate(names)}
     subsets = {
         subset: LabelledImages(tuple(entries.paths), _class_numbers(entries, names, index, numbers))
@@ -261,12 +399,47 @@ def _label_lists(
     return names, subsets
 
 
+def _are_numbers(lists: dict[str, Entries], names: tuple[str, ...] | None) -> bool:
+    """Whether labels are class indices.
+
+    Raises:
+        UserError: If all but missing values and fractions are whole numbers.
+    """
+    others: dict[str, Entries] = {}
+    numbers = 0
+    for entries in lists.values():
+        odd = [label for label in entries.labels if not _NUMBER.fullmatch(label)]
+        numbers += len(entries.labels) - len(odd)
+        others |= dict.fromkeys(odd, entries)
+    if not others or not numbers:
+        return not others
+    if names is None and all(map(_NO_CLASS.fullmatch, others)):
+        label, entries = next(iter(others.items()))
+        first = entries.label_codes.index(entries.labels.index(label))
+        raise UserError(
+            f"{entries.location(first)}: the label {label!r} is no whole number, as the others "
+            "are. Correct it, or give class names for all images."
+        )
+    logging.warning(
+        "%d of the different labels are whole numbers, but not %s: all labels are class names",
+        numbers,
+        format_names(others),
+    )
+    return False
+
+
+def _whole_number(label: str) -> int:
+    """The value of "7" or "7.0"; of a number of too many digits, one beyond any class index."""
+    digits = label.partition(".")[0]
+    return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS
+
+
 def _class_numbers(
-    entries: _Entries, names: tuple[str, ...], index: dict[str, int], numbers: bool
+    entries: Entries, names: tuple[str, ...], index: dict[str, int], numbers: bool
 ) -> np.ndarray:
     table = np.empty(len(entries.labels), np.int32)
     for code, label in enumerate(entries.labels):
-        value = int(label) if numbers else index.get(label, -1)
+        value = _whole_number(label) if numbers else index.get(label, -1)
         if not 0 <= value < len(names):
             allowed = f"from 0 to {len(names) - 1}" if numbers else f"among {format_names(names)}"
             first = entries.label_codes.index(code)
@@ -279,7 +452,7 @@ def _class_numbers(
 
 
 def _warn_of_missing_classes(
-    lists: dict[str, _Entries], subsets: dict[str, LabelledImages], names: tuple[str, ...]
+    lists: dict[str, Entries], subsets: dict[str, LabelledImages], names: tuple[str, ...]
 ) -> None:
     for subset in ("test", "validation"):
         if subset in subsets:
@@ -292,7 +465,7 @@ def _warn_of_missing_classes(
                 )
 
 
-def _refuse_shared_images(lists: dict[str, _Entries]) -> None:
+def _refuse_shared_images(lists: dict[str, Entries]) -> None:
     """Checks that no image is in two lists."""
     seen = set(lists["test"].paths) if "test" in lists else set()
     for subset in ("validation", "train"):
@@ -310,20 +483,20 @@ def _refuse_shared_images(lists: dict[str, _Entries]) -> None:
 # --- Images
 
 
-def _images(root: Path, lists: dict[str, _Entries], scratch: str) -> FileTree:
+def _images(config: SourceConfig, lists: dict[str, Entries]) -> FileTree:
     """The listed images as a tree.
 
     A folder is not walked, which would be slow for millions of files. The names in an archive are
     known, so a missing one is an error at once.
     """
+    root = Path(config.data_dir).expanduser()
     if root.exists() and not root.is_dir():
-        tree = open_tree(root, scratch=scratch)
+        tree = open_tree(root, scratch=config.scratch, encoding=config.archive_encoding)
         try:
-            _require_members(tree, lists)
+            return _tree_of_the_lists(tree, lists)
         except BaseException:
             tree.close()
             raise
-        return tree
     if not root.is_dir():
         raise UserError(f"{root} does not exist. Give the folder or archive that lists refer to.")
     known = frozenset(path for entries in lists.values() for path in entries.paths)
@@ -331,9 +504,7 @@ def _images(root: Path, lists: dict[str, _Entries], scratch: str) -> FileTree:
     def path_of(name: str) -> Path:
         if name not in known:
             raise KeyError(name)
-        path = root / name
-        # macOS writes accents with other code points.
-        return path if name.isascii() or path.exists() else root / normalize("NFD", name)
+        return find_on_disk(root, name)
 
     return FileTree(
         str(root),
@@ -345,13 +516,58 @@ def _images(root: Path, lists: dict[str, _Entries], scratch: str) -> FileTree:
     )
 
 
-def _require_members(tree: FileTree, lists: dict[str, _Entries]) -> None:
-    present = frozenset(tree.files)
+def _tree_of_the_lists(tree: FileTree, lists: dict[str, Entries]) -> FileTree:
+    """An archive with the names that the lists use: as packed, or below its one top folder."""
+    packed = frozenset(tree.files)
+    if all(path in packed for entries in lists.values() for path in entries.paths):
+        return tree
+    inside = below(tree, wrapping_folder(tree))
+    unpacked = frozenset(inside.files)
+    # Of neither fits, the names that fit more of the training list are those to tell about.
+    train = lists["train"].paths
+    if sum(path in unpacked for path in train) >= sum(path in packed for path in train):
+        tree, packed = inside, unpacked
     for entries in lists.values():
-        missing = [path for path in entries.paths if path not in present]
+        missing = [path for path in entries.paths if path not in packed]
         if missing:
             first = entries.paths.index(missing[0])
+            hint = _with_extension(missing[0], packed.__contains__)
             raise UserError(
                 f"{entries.location(first)}: {tree.path} has no {missing[0]!r} "
-                f"(missing images of this list: {len(missing)}). Give the archive of the list."
+                f"(missing images of this list: {len(missing)}). "
+                + (f"It has {hint!r}: write" if hint else "Give the archive of the list.")
+                + (" paths with their extensions." if hint else "")
             )
+    return tree
+
+
+def _check_first_names(tree: FileTree, lists: dict[str, Entries]) -> None:
+    """Tells at once of a folder's list whose paths are ids without an extension."""
+    if tree.files:
+        return
+    root = Path(tree.path)
+
+    def exists(name: str) -> bool:
+        return os.path.exists(find_on_disk(root, name))
+
+    for entries in lists.values():
+        for i, path in enumerate(entries.paths[:2]):
+            if is_image(path) or exists(path):
+                continue
+            if hint := _with_extension(path, exists):
+                raise UserError(
+                    f"{entries.location(i)}: {tree.path} has no {path!r}, but {hint!r}. Write "
+                    "paths with their extensions."
+                )
+            if i == 0 and len(entries.paths) > 1 and (
+                exists(entries.paths[1]) or _with_extension(entries.paths[1], exists)
+            ):  # fmt: skip
+                raise _unknown_header(entries)
+
+
+def _with_extension(path: str, exists: Callable[[str], bool]) -> str:
+    """The image that a path without extension may stand for, or ""."""
+    if is_image(path):
+        return ""
+    names = (path + extension for extension in EXTENSIONS)
+    return next((name for name in names if exists(name)), "")

@@ -10,7 +10,12 @@ of its own, and add a line to `SOURCES`.
 
 from collections.abc import Callable
 
-from candle_tf.data.sources.source import LabelledImages, Source, SourceConfig
+from candle_tf.data.sources.source import (
+    LabelledImages,
+    Source,
+    SourceConfig,
+    require_one_line_names,
+)
 from candle_tf.errors import UserError
 from candle_tf.registry import Registry
 
@@ -44,4 +49,10 @@ def open_source(dataset: str, data_dir: str = "", **settings: str) -> Source:
     if found is None:
         raise UserError(f"Unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}.")
     kind, _ = found
-    return SOURCES[kind](dataset, SourceConfig(data_dir, **settings))
+    source = SOURCES[kind](dataset, SourceConfig(data_dir, **settings))
+    try:
+        require_one_line_names(source.class_names)
+    except UserError:
+        source.close()
+        raise
+    return source

@@ -13,6 +13,9 @@ import numpy as np
 
 from candle_tf.errors import UserError
 
+# Longer numbers are names.
+_MAX_DIGITS = 18
+
 
 @dataclass(frozen=True)
 class SourceConfig:
@@ -24,6 +27,8 @@ class SourceConfig:
             the data folder of TensorFlow Datasets.
         train_list, test_list, validation_list: "list" alone: CSV, TSV or `<path> <label>` files.
         class_names: "list" alone: a file with the name of a class on each line, in label order.
+        archive_encoding: Of the names in a ZIP or TAR that does not say it, e.g. "cp932" of a
+            Japanese Windows; if empty, such names must be UTF-8.
         scratch: Folder for temporary files without names, in which compressed TARs are unpacked;
             the system's if empty.
     """
@@ -33,6 +38,7 @@ class SourceConfig:
     test_list: str = ""
     validation_list: str = ""
     class_names: str = ""
+    archive_encoding: str = ""
     scratch: str = ""
 
 
@@ -175,6 +181,35 @@ def require_every_class(labels: np.ndarray, class_names: Sequence[str], origin: 
         raise UserError(
             f"{origin}: {count} class ({format_names(class_names)}) where at least 2 are needed."
         )
+
+
+def require_one_line_names(class_names: Iterable[str]) -> None:
+    """Checks what an export needs, which writes a class name per line, in UTF-8.
+
+    Raises:
+        UserError: Names the classes.
+    """
+    if wrong := [name for name in class_names if not _is_one_line(name)]:
+        raise UserError(
+            f"The class name {format_names(wrong)} is not one line of text in UTF-8, which an "
+            "export needs: rename the class."
+        )
+
+
+def _is_one_line(name: str) -> bool:
+    # Python stands in a surrogate for each byte of a file name that is not UTF-8.
+    undecoded = any("\ud800" <= character <= "\udfff" for character in name)
+    return name.splitlines() == [name] and not undecoded
+
+
+def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names in label order: whole numbers by value, before other names by code points."""
+
+    def order(name: str) -> tuple[bool, int, str]:
+        number = name.isascii() and name.isdecimal() and len(name) <= _MAX_DIGITS
+        return not number, int(name) if number else 0, name
+
+    return tuple(sorted(names, key=order))
 
 
 def format_names(names: Iterable[str]) -> str:

@@ -27,6 +27,7 @@ from tests.data.sources.test_registry import (
     image,
     tree,
     write_folder,
+    write_old_zip,
     write_tar,
     write_tar_gz,
     write_zip,
@@ -37,6 +38,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarn
 DOCS = Path(__file__).parents[3] / "docs" / "data.md"
 BEGIN, END = "<!-- bad input: begin -->\n", "<!-- bad input: end -->\n"
 GOOD = ("train/ant/1.png", "train/bee/1.png", "test/ant/1.png")
+
+# In cp932 the second byte of 表 and of ソ is a backslash.
+OLD_NAMES = ("表/1.png", "ソフト/1.png", "山/1.png")
 
 Case = Callable[[Path], object]
 CASES: dict[str, Case] = {}
@@ -83,7 +87,20 @@ case("no class folders")(lambda root: folder(root, "1.png", "2.png"))
 case("one class")(lambda root: folder(root, "train/ant/1.png", "test/ant/2.png"))
 case("an empty class folder")(lambda root: folder(root, *GOOD, "train/void/"))
 case("a class that test has and train lacks")(lambda root: folder(root, *GOOD, "test/gnu/1.png"))
-case("subsets of other names")(lambda root: folder(root, "Train/a/1.png", "Test/a/1.png"))
+case("subsets without a training subset")(
+    lambda root: folder(root, "Test/a/1.png", "Valid/a/1.png")
+)
+case("subsets without class folders")(
+    lambda root: folder(root, "train/cat.0.png", "train/dog.0.png", "test/0.png")
+)
+case("images and masks")(lambda root: folder(root, "images/1.png", "masks/1.png"))
+case("subsets within class folders")(
+    lambda root: folder(root, "ant/train/1.png", "ant/test/1.png", "bee/train/2.png")
+)
+case("a class name with a line break")(lambda root: folder(root, "sea\nlion/1.png", "seal/1.png"))
+case("two training subsets")(
+    lambda root: folder(root, "train/a/1.png", "train2017/b/1.png", "test/a/1.png")
+)
 case("two validation subsets")(lambda root: folder(root, *GOOD, "val/ant/1.png", "valid/ant/1.png"))
 
 
@@ -156,6 +173,17 @@ def _(root: Path) -> object:
     return open_source("folder", str(path))
 
 
+@case("a ZIP with names in an unknown encoding")
+def _(root: Path) -> object:
+    return open_source("folder", write_old_zip(root, OLD_NAMES, "cp932"))
+
+
+@case("a ZIP with names in another encoding than --archive_encoding")
+def _(root: Path) -> object:
+    path = write_old_zip(root, OLD_NAMES, "cp932")
+    return open_source("folder", path, archive_encoding="ascii")
+
+
 @case("an encrypted ZIP")
 def _(root: Path) -> object:
     path = Path(write_zip(root, tree(*GOOD)))
@@ -180,6 +208,31 @@ def _(root: Path) -> object:
     return run_on(root, files_with(bad), on_bad_image="skip")
 
 
+def open_table(root: Path, text: str) -> object:
+    (root / "train.csv").write_text(text)
+    data = write_folder(root / "images", tree("a/1.png", "b/1.png"))
+    return open_source("list", data, train_list=str(root / "train.csv"))
+
+
+case("a table with more cells than columns")(
+    lambda root: open_table(root, "path,label\na/1.png,grass, tall\nb/1.png,moss\n")
+)
+case("a table with unknown names of columns")(
+    lambda root: open_table(root, "id,breed\na/1.png,pug\nb/1.png,hound\n")
+)
+case("a table with paths without extension")(
+    lambda root: open_table(root, "path,label\na/1,pug\nb/1,hound\n")
+)
+case("a table with a line break in a label")(
+    lambda root: open_table(root, 'path,label\na/1.png,"sea\nlion"\nb/1.png,seal\n')
+)
+case("a table with a missing class number")(
+    lambda root: open_table(root, "path,label\na/1.png,1.0\nb/1.png,nan\n")
+)
+case("a table with an unknown subset")(
+    lambda root: open_table(root, "path,label,split\na/1.png,ant,train\nb/1.png,bee,extra\n")
+)
+case("annotations of COCO as a list")(lambda root: open_table(root, '{"images": []}'))
 case("a list with a negative label")(
     lambda root: open_listed_images(root, "a/1.png 0\nb/1.png -1\n")
 )

@@ -49,7 +49,7 @@ def test_lines_of_path_and_number(tmp_path, write):
     ("name", "text"),
     [
         ("t.csv", "cats/1.png,cat\ndogs/3.png,dog\ncats/0.png,cat\n"),
-        ("t.csv", '\ufefflabel,split,path\ncat,x,cats/1.png\ndog,x,"dogs/3.png"\ncat,,cats/0.png'),
+        ("t.csv", '\ufefflabel,note,path\ncat,x,cats/1.png\ndog,x,"dogs/3.png"\ncat,,cats/0.png'),
         ("t.tsv", "Image\tCategory\r\ncats/1.png\tcat\r\ndogs/3.png\tdog\r\ncats/0.png\tcat\r\n"),
         ("t.lst", "cats/1.png cat\ndogs/3.png dog\ncats\\0.png cat"),
     ],
@@ -163,3 +163,119 @@ def test_what_is_not_there_is_named(tmp_path, images):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png 0\n")
     with pytest.raises(UserError, match="not a text file in UTF-8"):
         open_source("list", images, train_list=str(tmp_path / "latin.txt"))
+
+
+def test_a_split_column_gives_the_subsets(tmp_path, images):
+    text = "path,label,Split\ncats/0.png,cat,train\ndogs/3.png,dog,Training\ncats/1.png,cat,TEST\n"
+    table = write_list(tmp_path, text + "dogs/café 2.png,dog,valid\n", "t.csv")
+    with open_source("list", images, train_list=table) as source:
+        assert source.train.ids == ("cats/0.png", "dogs/3.png")
+        assert source.test.ids == ("cats/1.png",)
+        assert source.validation.ids == ("dogs/café 2.png",)
+        assert source.validation.labels.tolist() == [1]
+    test = write_list(tmp_path, "dogs/café 2.png dog\n", "test.txt")
+    with pytest.raises(UserError, match=r"names test, but --test_list=.* is given too"):
+        open_source("list", images, train_list=table, test_list=test)
+    unknown = write_list(tmp_path, text + "dogs/café 2.png,dog,extra\n", "u.csv")
+    with pytest.raises(UserError, match=r"u\.csv, line 5: the subset 'extra' is not known"):
+        open_source("list", images, train_list=unknown)
+
+
+@pytest.mark.parametrize("form", ["0", "0.0", "0."])
+def test_whole_floats_are_class_indices_in_the_order_of_numbers(tmp_path, form):
+    names = [f"{i}.png" for i in range(12)]
+    data = write_folder(tmp_path / "images", tree(*names))
+    text = "path,label\n" + "".join(f"{i}.png,{i}{form[1:]}\n" for i in reversed(range(12)))
+    with open_source("list", data, train_list=write_list(tmp_path, text, "t.csv")) as source:
+        assert source.class_names == tuple(map(str, range(12)))
+        assert source.train.labels.tolist() == list(reversed(range(12)))
+
+
+def test_numbers_among_names_come_first_in_their_order(tmp_path, caplog):
+    names = [f"{i}.png" for i in range(4)]
+    data = write_folder(tmp_path / "images", tree(*names))
+    train = write_list(tmp_path, "0.png 10\n1.png 9\n2.png a\n3.png Z\n")
+    with open_source("list", data, train_list=train) as source:
+        assert source.class_names == ("9", "10", "Z", "a")
+    assert "2 of the different labels are whole numbers, but not 'Z', 'a'" in caplog.text
+
+
+@pytest.mark.parametrize("label", ["nan", "1.5", "NULL"])
+def test_a_missing_number_is_refused(tmp_path, images, label):
+    train = write_list(tmp_path, f"cats/0.png 0\ncats/1.png {label}\ndogs/3.png 1.0\n")
+    with pytest.raises(UserError, match=f"line 2: the label '{label}' is no whole number"):
+        open_source("list", images, train_list=train)
+
+
+def test_a_number_of_5000_digits_is_a_label_out_of_range(tmp_path, images):
+    train = write_list(tmp_path, f"cats/0.png 0\ndogs/3.png {'1' * 5000}\n")
+    with pytest.raises(UserError, match=r"line 2: the label '1+' is not from 0 to"):
+        open_source("list", images, train_list=train)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "path,label\ncats/0.png,grass, tall\n", "line 2: 3 cells where there are 2 col"),
+        ("t.csv", "cats/0.png,a\ncats/1.png,b, c\n", "line 2: 3 cells where there are 2 columns"),
+        ("t.csv", "id,breed\ncats/0.png,pug\n", "line 1: 'id', 'breed' look like names of col"),
+        ("t.txt", "id breed\ncats/0.png pug\n", "line 1: 'id', 'breed' look like names of columns"),
+        ("t.csv", "id,breed\ncats/0,pug\ncats/1,x\n", "line 1: 'id', 'breed' look like names of"),
+        ("t.csv", 'path,label\ncats/0.png,"sea\nlion"\n', r"'sea.nlion' has a line break"),
+        (
+            "t.csv",
+            "path,label\ncats/0,a\ndogs/3,b\n",
+            r"line 2: .* has no 'cats/0', but 'cats/0.png",
+        ),
+        ("t.json", '{"images": []}', "JSON, not a list. Annotations of COCO"),
+        ("t.csv", "path,label,split,subset\na,b,c,d\n", "'split', 'subset' all name subsets"),
+    ],
+)
+def test_lists_that_would_be_misread_are_refused(tmp_path, images, name, text, message):
+    with pytest.raises(UserError, match=message):
+        open_source("list", images, train_list=write_list(tmp_path, text, name))
+
+
+def test_ids_without_extension_are_told_of_an_archive_too(tmp_path):
+    train = write_list(tmp_path, "cats/0 a\ndogs/3 b\n")
+    with pytest.raises(UserError, match=r"has no 'cats/0' .* It has 'cats/0\.png': write paths"):
+        open_source("list", write_zip(tmp_path, tree(*IMAGES)), train_list=train)
+
+
+@pytest.mark.parametrize("write", [write_zip, write_tar])
+@pytest.mark.parametrize("prefix", ["", "train_val2018/"])
+def test_paths_are_as_packed_or_below_the_top_folder(tmp_path, write, prefix):
+    names = ("train_val2018/Aves/2/0.png", "train_val2018/Fungi/5/1.png")
+    train = write_list(tmp_path, f"{prefix}Aves/2/0.png 0\n{prefix}Fungi/5/1.png 1\n")
+    with open_source("list", write(tmp_path, tree(*names)), train_list=train) as source:
+        assert source.read_image(f"{prefix}Fungi/5/1.png")[0, 0, 0] == 1
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@WRITERS
+@pytest.mark.parametrize("on_disk", [NFC, NFD])
+def test_names_and_labels_in_any_unicode_form_are_one(tmp_path, write, on_disk):
+    (tmp_path / "data").mkdir()
+    # Folder and file in different forms.
+    data = write(
+        tmp_path / "data", tree(f"{on_disk}/{NFC}.png", f"{on_disk}/{NFD}2.png", "b/1.png")
+    )
+    text = f"path,label\n{NFC}/{NFD}.png,{NFC}\n{NFD}/{NFC}2.png,{NFD}\nb/1.png,b\n"
+    names = write_list(tmp_path, f"{NFD}\nb\n", "names.txt")
+    train = write_list(tmp_path, text, "t.csv")
+    for class_names in ("", names):
+        with open_source("list", data, train_list=train, class_names=class_names) as source:
+            assert set(source.class_names) == {NFC, "b"}
+            assert len(set(source.train.labels.tolist())) == 2
+            assert [source.read_image(i)[0, 0, 0] for i in source.train.ids] == [0, 1, 2]
+
+
+def test_a_path_too_long_for_the_disk_is_an_image_that_cannot_be_read(tmp_path, images):
+    train = write_list(tmp_path, f"cats/0.png 0\ndogs/{'é' * 200}.png 1\n")
+    with (
+        open_source("list", images, train_list=train) as source,
+        pytest.raises(UserError, match="cannot be read"),
+    ):
+        source.read_image(source.train.ids[1])

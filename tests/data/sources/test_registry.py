@@ -49,6 +49,23 @@ def write_zip(root: Path, files: dict[str, bytes]) -> str:
     return str(path)
 
 
+def write_old_zip(root: Path, names: tuple[str, ...], encoding: str) -> str:
+    """A ZIP as packers of old machines write it: names in their encoding, which is not stated."""
+    path = root / "data.zip"
+    # zipfile writes names that are not ASCII as UTF-8 and says so: they are put in afterwards.
+    written = [name.encode(encoding) for name in names]
+    stand_ins = [f"q{i}".ljust(len(name), "z").encode() for i, name in enumerate(written)]
+    with zipfile.ZipFile(path, "w") as archive:
+        for i, name in enumerate(stand_ins):
+            archive.writestr(name.decode(), image(i))
+    data = path.read_bytes()
+    for stand_in, name in zip(stand_ins, written, strict=True):
+        assert data.count(stand_in) == 2
+        data = data.replace(stand_in, name)
+    path.write_bytes(data)
+    return str(path)
+
+
 def write_tar(root: Path, files: dict[str, bytes], mode: str = "w") -> str:
     path = root / "data.tar"
     with tarfile.open(path, mode) as archive:
@@ -140,7 +157,12 @@ def test_a_class_may_be_called_train(tmp_path, write):
 
 @WRITERS
 @pytest.mark.parametrize(
-    "names", [("Train/a/1.png", "Test/a/1.png"), ("test/a/1.png", "val/a/1.png")]
+    "names",
+    [
+        ("test/a/1.png", "val/a/1.png"),
+        ("train/a/1.png", "train/b/1.png", "evaluation/a/2.png"),
+        ("train/a/1.png", "valid/a/1.png", "other/a/1.png"),
+    ],
 )
 def test_subsets_of_other_names_are_not_taken_for_classes(tmp_path, write, names):
     with pytest.raises(UserError, match=r"look like subsets.*test/<class>"):

@@ -1,0 +1,151 @@
+"""Layouts that data sets are published in, in a folder, a ZIP and a TAR alike."""
+
+import pytest
+
+from candle_tf.data.sources.registry import open_source
+from candle_tf.data.sources.subset_names import subset_names, subset_of_value
+from candle_tf.errors import UserError
+from tests.data.sources.test_registry import (
+    image,
+    tree,
+    write_folder,
+    write_old_zip,
+    write_tar,
+    write_zip,
+)
+
+WRITERS = pytest.mark.parametrize("write", [write_folder, write_zip, write_tar])
+
+
+def data_set(train: str, test: str, validation: str = "") -> dict[str, bytes]:
+    """Two classes in each subset, whose folders are given."""
+    names = [f"{subset}/{label}/{i}.png" for subset in (train, test, validation) if subset
+             for label in ("cat", "dog") for i in range(2)]  # fmt: skip
+    return tree(*names)
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    ("train", "test", "validation"),
+    [
+        ("train", "test", "val"),
+        ("Train", "Test", ""),
+        ("TRAIN", "TEST", "VALID"),
+        ("training", "testing", "validation"),
+        ("training_set", "test_set", ""),
+        ("training_set/training_set", "test_set/test_set", ""),
+        ("seg_train/seg_train", "seg_test/seg_test", ""),
+        ("seg_train", "seg_test", ""),
+        ("train", "test", "valid"),
+        ("train_images", "test_images", "val_images"),
+        ("TrainData", "TestData", ""),
+        ("train2017", "test2017", "val2017"),
+        ("alphabet_train/alphabet_train", "alphabet_test/alphabet_test", ""),
+        ("pets/train", "pets/test", ""),
+        ("archive/pets/Training", "archive/pets/Test", "archive/pets/Validation"),
+        ("train_data/train", "train_data/test", ""),
+    ],
+)
+def test_usual_names_of_subsets(tmp_path, write, train, test, validation):
+    files = data_set(train, test, validation) | {"README.txt": b"text"}
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert source.class_names == ("cat", "dog")
+        for subset, folder in (
+            (source.train, train), (source.test, test), (source.validation, validation)
+        ):  # fmt: skip
+            assert bool(folder) == (subset is not None)
+            if subset is not None:
+                assert subset.labels.tolist() == [0, 0, 1, 1]
+                expected = [files[f"{folder}/{label}/{i}.png"]
+                            for label in ("cat", "dog") for i in range(2)]  # fmt: skip
+                assert [source.read_bytes(image_id) for image_id in subset.ids] == expected
+
+
+@WRITERS
+@pytest.mark.parametrize("validation", ["val", "Valid", "validation_set"])
+def test_validation_without_test_becomes_the_test_subset(tmp_path, write, validation):
+    files = data_set("Train", "", validation)
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert source.validation is None
+        assert len(source.test.ids) == 4
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train/cat.0.png", "train/dog.0.png", "test/0.png"), "named after subsets, but contain"),
+        (("pets/Train/cat.0.png", "pets/Test/0.png"), "named after subsets, but contain images"),
+        (("images/1.png", "masks/1.png"), "after kinds of files"),
+        (("train/images/1.png", "train/labels/1.txt", "test/images/2.png"), "after kinds of files"),
+        (("images/cat/1.png", "Masks/cat/1.png"), "after kinds of files"),
+        (("cat/train/1.png", "cat/test/2.png", "dog/train/3.png"), "Put the subsets above"),
+        (("train/a/1.png", "training/b/1.png", "test/a/1.png"), "are all training folders"),
+    ],
+)
+def test_other_layouts_are_refused_with_what_was_found(tmp_path, write, names, message):
+    with pytest.raises(UserError, match=message):
+        open_source("folder", write(tmp_path, tree(*names)))
+
+
+@WRITERS
+def test_classes_may_have_names_like_subsets(tmp_path, write):
+    files = tree("train/1.png", "bus/1.png", "train station/1.png")
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert source.class_names == ("bus", "train", "train station")
+
+
+@WRITERS
+def test_numbered_class_folders_are_in_order(tmp_path, write):
+    files = tree(*(f"{number}/1.png" for number in range(12)), "other/1.png")
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert source.class_names == (*map(str, range(12)), "other")
+
+
+def test_names_of_subsets():
+    assert subset_names(["seg_train", "seg_test", "seg_pred"]) == {
+        "seg_train": "train", "seg_test": "test"
+    }  # fmt: skip
+    assert subset_names(["train station", "bus"]) == {}
+    assert subset_names(["bird_train", "bird_valid"]) == {
+        "bird_train": "train", "bird_valid": "validation"
+    }  # fmt: skip
+    assert subset_names(["train_test", "latest", "contest"]) == {}
+    assert [subset_of_value(v) for v in ("TRAIN", "valid", "Testing", "x", "")] == [
+        "train", "validation", "test", "", ""
+    ]  # fmt: skip
+
+
+NAMES = ("表/0.png", "表/1.png", "ソフト/0.png", "山/0.png", "山/1.png")
+
+
+def test_names_of_an_old_zip_are_read_in_the_given_encoding_only(tmp_path):
+    path = write_old_zip(tmp_path, NAMES, "cp932")
+    with pytest.raises(UserError, match=r"unknown encoding.*--archive_encoding.*cp932: 'ソフト/"):
+        open_source("folder", path)
+    with open_source("folder", path, archive_encoding="cp932") as source:
+        assert source.class_names == tuple(sorted({name[: name.index("/")] for name in NAMES}))
+        assert source.read_bytes("山/1.png") == image(4)
+    with pytest.raises(UserError, match=r"not valid in --archive_encoding=ascii"):
+        open_source("folder", path, archive_encoding="ascii")
+
+
+def test_names_of_a_zip_that_are_utf_8_without_saying_so_are_utf_8(tmp_path):
+    with open_source("folder", write_old_zip(tmp_path, NAMES, "utf-8")) as source:
+        assert source.class_names == tuple(sorted({name[: name.index("/")] for name in NAMES}))
+
+
+def test_names_of_a_tar_are_read_in_the_given_encoding_only(tmp_path):
+    import io
+    import tarfile
+
+    path = tmp_path / "data.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="cp932") as archive:
+        for i, name in enumerate(NAMES):
+            member = tarfile.TarInfo(name)
+            member.size = len(image(i))
+            archive.addfile(member, io.BytesIO(image(i)))
+    with pytest.raises(UserError, match=r"unknown encoding.*cp932: '"):
+        open_source("folder", str(path))
+    with open_source("folder", str(path), archive_encoding="cp932") as source:
+        assert source.read_bytes("山/1.png") == image(4)
