@@ -7,6 +7,7 @@ if __name__ == "__main__":
     app.run(lambda _: main(app.config_from_flags()))
 """
 
+import io
 import logging as standard_logging
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from absl import flags, logging
 from candle_tf.config import Config
 from candle_tf.data.catalog import settings_of
 from candle_tf.errors import UserError
+from candle_tf.files import expand_home
 
 _CONFIG_FILE = "config"
 
@@ -71,7 +73,20 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
             values[field.name] = (
                 _integers(field.name, flag.value) if isinstance(flag.value, list) else flag.value
             )
-    return Config.from_dict(values | fixed, "The command line")
+    config = Config.from_dict(values | fixed, "The command line")
+    _refuse_unused_imbalance(config, flag_values)
+    return config
+
+
+def _refuse_unused_imbalance(config: Config, flag_values: flags.FlagValues) -> None:
+    """An imbalance factor that was given, while the profile that keeps all images was not."""
+    given = flag_values["imbalance_factor"].present and not flag_values["profile"].present
+    if given and not flag_values[_CONFIG_FILE].value and config.data.profile == "natural":
+        raise UserError(
+            f"--imbalance_factor={config.data.imbalance_factor:g} has no effect on "
+            f"--dataset={config.data.dataset}, which keeps all images: give --profile=exponential "
+            "or step too, or leave it out."
+        )
 
 
 def _integers(name: str, items: list[str]) -> list[int]:
@@ -105,19 +120,35 @@ def run(main: Callable[[list[str]], None], takes_arguments: bool = False) -> Non
         except KeyboardInterrupt:
             _fail("Stopped. The same command resumes from the last checkpoint.", code=130)
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character shows its code.
+            stream.reconfigure(errors="backslashreplace")
     absl_app.run(main_with_messages, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
     """Reads the command line into the flags; what it does not understand ends the process."""
     try:
-        return flags.FLAGS([_installed_flagfile(argument) for argument in argv])
+        arguments = flags.FLAGS([_installed_flagfile(argument) for argument in argv])
+        _expand_homes(flags.FLAGS)
+        return [expand_home(argument) for argument in arguments]
+    except UserError as error:
+        _fail(str(error))
     except flags.IllegalFlagValueError as error:
         _fail(_illegal_value(str(error)))
     except flags.Error as error:
         _fail(str(error).removeprefix("ERROR:: "))
     except UnicodeDecodeError as error:  # absl reads flagfiles as UTF-8
         _fail(f"a flagfile is not a text file: {error}")
+
+
+def _expand_homes(flag_values: flags.FlagValues) -> None:
+    """Expands a leading "~" of all flags; no flag but a path begins with one."""
+    for name in flag_values:
+        flag = flag_values[name]
+        if isinstance(flag.value, str):
+            flag.value = expand_home(flag.value)
 
 
 def _installed_flagfile(argument: str) -> str:

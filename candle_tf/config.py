@@ -174,7 +174,7 @@ class Config:
             values = json.loads(Path(path).read_text())
         except FileNotFoundError as error:
             raise UserError(f"There is no settings file {path}.") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"The settings file {path} cannot be read: {error}.") from error
         if not isinstance(values, dict):
             raise UserError(f"The settings file {path} does not hold one JSON object.")
@@ -196,4 +196,7 @@ def _convert(field: "dataclasses.Field[Any]", value: Any, origin: str) -> Any:
     }[kind]
     if not accepts(value):
         raise UserError(f"{origin} gives {field.name}={value!r}, which is no {kind.__name__}.")
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise UserError(f"{origin} gives {field.name} a number that is out of range.") from error

@@ -45,3 +45,20 @@ def sha256_of_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def expand_home(path: str) -> str:
+    """A path with the home folder for a leading "~", which shells do not expand after "=".
+
+    Raises:
+        UserError: For "~name" where no user has that name.
+    """
+    if not path.startswith("~"):
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(
+            f"{path}: there is no user {path[1:].partition('/')[0]!r} with a home folder. Give "
+            "another path, or write ./ before a name that begins with ~."
+        )
+    return expanded

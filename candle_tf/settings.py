@@ -16,6 +16,10 @@ from collections.abc import Collection
 from typing import Any
 
 from candle_tf.errors import UserError
+from candle_tf.files import expand_home
+
+# Larger whole numbers fit no array, and no run is that long.
+_LARGEST_INT = 2**31 - 1
 
 
 def setting(
@@ -52,7 +56,10 @@ class SettingsGroup:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            check_setting(field, getattr(self, field.name))
+            value = getattr(self, field.name)
+            check_setting(field, value)
+            if isinstance(value, str):
+                object.__setattr__(self, field.name, expand_home(value))
         self.check()
 
     def check(self) -> None:
@@ -72,14 +79,23 @@ def check_setting(field: "dataclasses.Field[Any]", value: Any) -> None:
         return
     for number in value if isinstance(value, tuple) else (value,):
         # "above" and "below" are strict and infinite by default: NaN and infinity never pass.
+        if isinstance(number, int) and bounds["at_most"] == bounds["below"] == math.inf:
+            bounds = bounds | {"at_most": _LARGEST_INT}
         allowed = (
             bounds["above"] < number < bounds["below"]
             and bounds["at_least"] <= number <= bounds["at_most"]
         )
         if not allowed:
             raise UserError(
-                f"--{field.name}={number} is out of range; it must be {_range(bounds)}."
+                f"--{field.name}={_shorten(number)} is out of range; it must be {_range(bounds)}."
             )
+
+
+def _shorten(number: float) -> str:
+    """A number in at most 30 characters; Python refuses to print whole numbers of 5,000 digits."""
+    if isinstance(number, int) and abs(number) >= 10**25:
+        return "a number of more than 25 digits"
+    return str(number)
 
 
 def _range(bounds: dict[str, float]) -> str:

@@ -100,7 +100,7 @@ def another(field):
     elif isinstance(default, tuple):
         value = [64, 224]
     else:
-        known = {"teacher": "keras_cv:some", "dataset": "list"}
+        known = {"teacher": "keras_cv:some", "dataset": "list", "archive_encoding": "cp932"}
         value = known.get(field.name, f"some_{field.name}")
     written = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return written, value
@@ -240,3 +240,42 @@ def test_ctrl_c_says_how_to_resume(start):
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
     assert "same command resumes" in done.stderr
+
+
+def test_an_imbalance_factor_that_has_no_effect_is_refused(start):
+    given = ("--dataset=folder", "--data_dir=x", "--imbalance_factor=10")
+    assert "has no effect on --dataset=folder" in start(*given).stderr
+    assert start(*given, "--profile=step").returncode == 0
+
+
+def test_what_a_terminal_cannot_show_is_written_as_codes(tmp_path):
+    (tmp_path / "main.py").write_text(
+        "from candle_tf import app\napp.run(lambda _: print('\\u65e5 \\u2500'))\n"
+    )
+    root = str(Path(app.__file__).parents[1])
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, "main.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "\\u65e5 \\u2500\n"), done.stderr
+
+
+def test_a_leading_tilde_is_expanded_in_all_flags_and_arguments(tmp_path):
+    (tmp_path / "main.py").write_text(
+        "from absl import flags\nfrom candle_tf import app\nflags.DEFINE_string('out', '', '')\n"
+        "app.run(lambda a: print(flags.FLAGS.out, *a[1:]), takes_arguments=True)\n"
+    )
+    root = str(Path(app.__file__).parents[1])
+    environment = {**os.environ, "HOME": "/home/ant", "PYTHONPATH": root}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "main.py", *arguments],
+            cwd=tmp_path, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+
+    assert run("--out=~/x", "~/y").stdout == "/home/ant/x /home/ant/y\n"
+    done = run("--out=~nobody_here/x")
+    assert (done.returncode, done.stderr.startswith("error: ~nobody_here/x: there is no")) == (
+        2, True
+    )  # fmt: skip

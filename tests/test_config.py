@@ -60,9 +60,10 @@ def assert_one_sentence(message):
 
 def test_the_defaults_are_valid_and_documented():
     config = Config()
-    assert {name: config[name] for name in FIELDS} == {
-        name: field.default for name, field in FIELDS.items()
-    }
+    # The profile follows from the data set.
+    defaults = {name: field.default for name, field in FIELDS.items()}
+    assert {name: config[name] for name in FIELDS} == defaults | {"profile": "exponential"}
+    assert defaults["profile"] == "auto"
     for field in FIELDS.values():
         assert len(field.metadata["help"]) > 10
         assert type(field.default) in (bool, int, float, str, tuple)
@@ -89,7 +90,8 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
 )
 def test_every_choice_is_accepted(name, choice):
     config = Config(**{name: choice, **COMPANIONS.get((name, choice), {})})
-    assert config[name] == choice
+    resolved = {("profile", "auto"): "exponential"}  # of the digits
+    assert config[name] == resolved.get((name, choice), choice)
 
 
 @pytest.mark.parametrize(("name", "number"), [(n, v) for n in NUMERIC for v in outside(n)])
@@ -353,3 +355,40 @@ def test_a_name_registered_from_outside_is_a_choice_of_its_flag(monkeypatch):
     STUDENTS.register("mine", "no_such_package.students:mine")
     assert Config(student="mine").student.student == "mine"
     assert "mine" in refusal(student="yours")
+
+
+@pytest.mark.parametrize("name", ["epochs", "views", "batch_size"])
+def test_whole_numbers_without_end_are_out_of_range(name):
+    for number in (10**12, 10**30, 10**5000):
+        with pytest.raises(UserError, match=f"--{name}=.* is out of range"):
+            Config(**{name: number})
+
+
+@pytest.mark.parametrize("name", ["run_dir", "cache_dir", "data_dir", "split", "teacher_weights"])
+def test_a_leading_tilde_is_the_home_folder(name, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ant")
+    dataset = "folder" if name == "data_dir" else "digits"
+    assert Config(dataset=dataset, **{"data_dir": "x" * (dataset == "folder"), name: "~/x"})[
+        name
+    ] == ("/home/ant/x")
+    with pytest.raises(UserError, match=r"~nobody_here/x: there is no user 'nobody_here'"):
+        Config(**{name: "~nobody_here/x"})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "profile"),
+    [("digits", "exponential"), ("fashion_mnist", "exponential"), ("folder", "natural"),
+     ("tfds:cifar10", "exponential"), ("tfds:cifar10:3.0.2", "exponential"),
+     ("tfds:caltech101", "natural"), ("cub200", "exponential"), ("inaturalist2018", "natural")],
+)  # fmt: skip
+def test_only_balanced_benchmarks_are_made_long_tailed_by_default(dataset, profile):
+    config = Config(dataset=dataset, data_dir="x" if dataset == "folder" else "")
+    assert config.data.profile == profile
+    assert Config.from_dict(config.to_dict(), "x").data.profile == profile
+
+
+def test_settings_of_brackets_without_end_are_refused(tmp_path):
+    for content in ("[" * 100_000, '{"learning_rate": 1' + "0" * 400 + "}"):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError):
+            Config.from_json(tmp_path / "config.json")

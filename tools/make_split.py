@@ -1,6 +1,6 @@
 """Draws the split that a training with the same flags would draw; prints it and writes it down.
 
-    python -m tools.make_split --dataset=folder --data_dir=images.zip --imbalance_factor=100
+    python -m tools.make_split --dataset=folder --data_dir=images.zip --profile=exponential
     python -m tools.make_split --flagfile=configs/cub200.cfg --out=cub200.json --json=figures.json
     python -m candle_tf.train --split=cub200.json --dataset=cub200 ...
 

@@ -12,6 +12,10 @@ from candle_tf.settings import SettingsGroup, setting
 
 # The settings that --dataset=list has of its own.
 LISTS = ("train_list", "test_list", "validation_list", "class_names")
+AUTO = "auto"
+# Balanced, so that --profile=auto makes them long-tailed, as the literature does.
+_BALANCED = ("digits", "fashion_mnist", "tfds:cifar10", "tfds:cifar100", "tfds:mnist",
+             "tfds:fashion_mnist", "tfds:kmnist", "tfds:svhn_cropped")  # fmt: skip
 ON_BAD_IMAGE = ("stop", "skip")
 RESIZES = ("stretch", "crop")
 STORES = ("auto", "disk", "stream")
@@ -54,9 +58,10 @@ class DataSettings(SettingsGroup):
         choices=ON_BAD_IMAGE,
     )
     profile: str = setting(
-        "exponential",
-        "how the training set is made long-tailed",
-        choices=(*PROFILES, "counts"),
+        AUTO,
+        "how the training set is made long-tailed; natural keeps all images, auto is natural for "
+        "folder, list, coco and tfds, and exponential for the balanced benchmarks",
+        choices=(AUTO, *PROFILES, "counts"),
     )
     imbalance_factor: float = setting(
         100.0, "images of the largest class per image of the smallest", at_least=1
@@ -118,7 +123,17 @@ class DataSettings(SettingsGroup):
     def __post_init__(self) -> None:
         if self.resize == "squeeze":  # in flagfiles and settings of earlier runs
             object.__setattr__(self, "resize", "stretch")
+        if self.profile == AUTO:
+            # Records of a run state the profile that is used.
+            object.__setattr__(self, "profile", self._default_profile())
         super().__post_init__()
+
+    def _default_profile(self) -> str:
+        if self.dataset in CATALOG:
+            return CATALOG[self.dataset].profile
+        # A version may follow the name: tfds:cifar10:3.0.2.
+        name = ":".join(self.dataset.split(":")[:2])
+        return "exponential" if name in _BALANCED else "natural"
 
     def check(self) -> None:
         if (self.profile == "counts") != bool(self.class_counts):

@@ -64,7 +64,7 @@ def draw_split(config: Config, source: Source) -> Split:
     wanted = None
     if settings.profile == "counts":
         wanted = read_class_counts(settings.class_counts, source.class_names)
-    return make_split(
+    split = make_split(
         source,
         profile=settings.profile,
         imbalance_factor=settings.imbalance_factor,
@@ -74,6 +74,24 @@ def draw_split(config: Config, source: Source) -> Split:
         selection=settings.selection,
         class_counts=wanted,
     )
+    _log_unused(split, source)
+    return split
+
+
+def _log_unused(split: Split, source: Source) -> None:
+    """How many images the profile leaves out."""
+    available = len(source.train.ids) - (0 if source.test else len(split.test.ids))
+    used = int(split.train_counts.sum())
+    if used < available:
+        logging.info(
+            "The %s profile (imbalance factor %g) uses %d of %d training images and leaves %d out; "
+            "--profile=natural uses all",
+            split.profile,
+            split.imbalance_factor,
+            used,
+            available,
+            available - used,
+        )
 
 
 def run_split(

@@ -146,7 +146,7 @@ def folder_tree(root: Path) -> FileTree:
     folders: set[str] = set()
     on_disk: dict[str, str] = {}  # names that are not NFC on disk
     try:
-        for spelling, is_folder in _walk(str(root), "", frozenset()):
+        for spelling, is_folder in _walk(str(root)):
             name = canonical_name(spelling)
             if name != spelling:
                 on_disk[name] = spelling
@@ -176,29 +176,42 @@ def folder_tree(root: Path) -> FileTree:
     )
 
 
-def _walk(root: str, folder: str, above: frozenset[str]) -> Iterator[tuple[str, bool]]:
+def _walk(root: str) -> Iterator[tuple[str, bool]]:
     """Yields (path relative to root, whether it is a folder) of all visible entries, in order."""
-    path = os.path.join(root, folder)
-    above |= {os.path.realpath(path)}
-    with os.scandir(path) as entries:
-        found = sorted((e for e in entries if is_visible(e.name)), key=lambda e: e.name)
-    for entry in found:
+    state = os.stat(root)
+    # Of each folder that is being listed: its path, what remains of it, and its identity.
+    open_folders = [("", _entries(root), (state.st_dev, state.st_ino))]
+    while open_folders:
+        folder, entries, _ = open_folders[-1]
+        entry = next(entries, None)
+        if entry is None:
+            open_folders.pop()
+            continue
         name = f"{folder}/{entry.name}" if folder else entry.name
         try:
-            mode = entry.stat().st_mode
+            state = entry.stat()
         except OSError:
             if not entry.is_symlink():
                 raise
             # A link to nothing or to itself. Reading it raises an error that names it.
             yield name, False
             continue
-        if stat.S_ISDIR(mode) and os.path.realpath(entry.path) in above:
-            logging.warning("%s is a link to a folder that contains it: skipped", entry.path)
-        elif stat.S_ISDIR(mode):
-            yield name, True
-            yield from _walk(root, name, above)
-        elif stat.S_ISREG(mode):
+        if stat.S_ISREG(state.st_mode):
             yield name, False
+        if not stat.S_ISDIR(state.st_mode):
+            continue
+        identity = (state.st_dev, state.st_ino)
+        if any(identity == above for *_, above in open_folders):
+            logging.warning("%s is a link to a folder that contains it: skipped", entry.path)
+            continue
+        yield name, True
+        open_folders.append((name, _entries(entry.path), identity))
+
+
+def _entries(path: str) -> Iterator[os.DirEntry[str]]:
+    """The visible entries of a folder, by name."""
+    with os.scandir(path) as entries:
+        return iter(sorted((e for e in entries if is_visible(e.name)), key=lambda e: e.name))
 
 
 def read_file(path: Path) -> bytes:

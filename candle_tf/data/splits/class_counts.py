@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from candle_tf.errors import UserError
 
@@ -17,6 +18,8 @@ _ADVICE = (
     "Give numbers such as 500,300,20 in the order of the classes, a .json file of a list or of "
     "counts by class, or a .csv or .tsv file of rows <class>,<count>."
 )
+# No data set has more images.
+_MAX_DIGITS = 12
 
 
 def read_class_counts(given: str, class_names: Sequence[str]) -> list[int]:
@@ -34,7 +37,10 @@ def read_class_counts(given: str, class_names: Sequence[str]) -> list[int]:
     """
     numbers = [number.strip() for number in given.split(",")]
     if all(number.isdecimal() for number in numbers):
-        return [int(number) for number in numbers]
+        try:
+            return [_parse_count(number) for number in numbers]
+        except ValueError as error:
+            raise UserError(f"--class_counts: {error}. {_ADVICE}") from error
     readers = {".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
     path = Path(given).expanduser()
     if path.suffix.lower() not in readers:
@@ -52,7 +58,7 @@ def read_class_counts(given: str, class_names: Sequence[str]) -> list[int]:
         return [_parse_count(row) for row in rows]
     except OSError as error:
         raise UserError(f"{path}: the class counts cannot be read ({error}). {_ADVICE}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid class counts ({error}). {_ADVICE}") from error
 
 
@@ -78,7 +84,7 @@ def _csv_rows(path: Path) -> object:
     wrong = [row for row in rows if len(row) != 2]
     if wrong:
         raise ValueError(f"{delimiter.join(wrong[0])!r} is not a class and a count")
-    return [(name.strip(), count) for name, count in rows]
+    return [(normalize("NFC", name.strip()), count) for name, count in rows]
 
 
 def _by_class(path: Path, rows: list[tuple[str, object]], class_names: Sequence[str]) -> list[int]:
@@ -98,8 +104,12 @@ def _by_class(path: Path, rows: list[tuple[str, object]], class_names: Sequence[
 
 
 def _parse_count(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
     if isinstance(value, str) and value.strip().isdecimal():
+        if len(value.strip()) > _MAX_DIGITS:
+            raise ValueError(f"a number has more than {_MAX_DIGITS} digits")
         return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if value >= 10**_MAX_DIGITS:
+            raise ValueError(f"a number has more than {_MAX_DIGITS} digits")
+        return value
     raise ValueError(f"{value!r} is not a whole number")

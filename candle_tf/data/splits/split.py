@@ -248,7 +248,9 @@ def load_split(path: str | os.PathLike[str]) -> Split:
         split = _from_json(content)
     except OSError as error:
         raise UserError(f"{path}: the split cannot be read ({error}). {advice}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
+    ) as error:  # fmt: skip
         raise UserError(
             f"{path}: the split is damaged ({type(error).__name__}: {error}). {advice}"
         ) from error

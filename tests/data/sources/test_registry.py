@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import subprocess
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -421,3 +422,24 @@ def test_counts_of_the_shared_sets(name):
         image = source.read_image(source.test.ids[-1])
         assert image.dtype == np.uint8
         assert min(image.shape[:2]) <= 128
+
+
+def test_folders_may_be_nested_deeper_than_functions(tmp_path):
+    root = Path(write_folder(tmp_path / "data", tree("a/1.png", "b/1.png")))
+    here = os.getcwd()
+    try:
+        # One at a time: the whole path may be too long for one call.
+        os.chdir(root / "a")
+        for _ in range(1200):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("2.png").write_bytes(image(2))
+    finally:
+        os.chdir(here)
+    try:
+        with open_source("folder", str(root)) as source:
+            assert source.class_names == ("a", "b")
+            assert len(source.train.ids) == 3
+    finally:
+        # shutil.rmtree, with which pytest removes the folder, is recursive.
+        subprocess.run(["rm", "-rf", str(root)], check=True)

@@ -69,3 +69,12 @@ def test_a_missing_file_is_named(tmp_path):
         read_class_counts(str(tmp_path / "none.json"), CLASSES)
     with pytest.raises(UserError, match="--class_counts=5,many cannot be understood"):
         read_class_counts("5,many", CLASSES)
+
+
+@pytest.mark.parametrize("content", ["5,3," + "9" * 20, "[" * 100_000, f"[{'9' * 20}, 1, 2]"])
+def test_numbers_and_brackets_without_end_are_refused(tmp_path, content):
+    path = tmp_path / "counts.json"
+    path.write_text(content)
+    for given in (content, str(path)):
+        with pytest.raises(UserError, match=r"class.counts"):
+            read_class_counts(given, ("a", "b", "c"))
