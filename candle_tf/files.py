@@ -1,9 +1,12 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and JSON that is read with care."""
 
 import hashlib
+import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from candle_tf.errors import UserError
 
@@ -62,3 +65,45 @@ def expand_home(path: str) -> str:
             "another path, or write ./ before a name that begins with ~."
         )
     return expanded
+
+
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Args:
+        path: of the file, which must exist.
+        remedy: what to do about a damaged file, for the message.
+
+    Raises:
+        UserError: where the file cannot be read, or is anything but one JSON object. Nesting and
+            numbers beyond what Python reads count as damage too.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it does not hold one JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is damaged ({reason}). {remedy}") from error
+    return content
+
+
+def require_free_space(folder: Path, size: int, purpose: str) -> None:
+    """Refuses work whose files would fill the disk.
+
+    Args:
+        folder: where they will be; the nearest folder above that exists is asked.
+        size: bytes.
+        purpose: what the bytes are for, for the message.
+
+    Raises:
+        UserError: with the bytes that are needed and those that are free.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{purpose} needs {size / 1e6:.1f} MB in {folder}, where {free / 1e6:.1f} MB are free. "
+            "Make room and run the same command again: it resumes."
+        )

@@ -17,7 +17,7 @@ import platform
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from absl import logging
 
@@ -25,7 +25,8 @@ import candle_tf
 from candle_tf.config import Config
 from candle_tf.data.settings import LISTS
 from candle_tf.errors import UserError
-from candle_tf.files import sha256_of_file, write_atomically
+from candle_tf.files import read_json_object, sha256_of_file, write_atomically
+from candle_tf.folder_lock import lock_folder
 
 _PACKAGES = (
     "tensorflow",
@@ -49,6 +50,7 @@ class RunFolder:
     """Paths and records of one run."""
 
     path: Path
+    lock: IO[str] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def config_path(self) -> Path:
@@ -130,15 +132,15 @@ class RunFolder:
         """
         if not self.manifest_path.exists():
             return {}
-        try:
-            manifest = json.loads(self.manifest_path.read_text())
-            if not isinstance(manifest, dict):
-                raise ValueError("it is not a JSON object")
-        except ValueError as error:
+        remedy = "Restore or delete it; without it, finished exports are made again."
+        manifest = read_json_object(self.manifest_path, remedy)
+        stages = manifest.get("stages", {})
+        records = [manifest.get("versions", {}), stages]
+        records += stages.values() if isinstance(stages, dict) else []
+        if not all(isinstance(record, dict) for record in records):
             raise UserError(
-                f"The manifest {self.manifest_path} is damaged ({error}). Restore or delete it; "
-                "without it, finished exports are made again."
-            ) from error
+                f"{self.manifest_path} is damaged (versions and stages are no objects). {remedy}"
+            )
         return manifest
 
 
@@ -152,12 +154,13 @@ def open_run_folder(config: Config) -> RunFolder:
     """Makes the folder of a run, or opens it to resume the run.
 
     Raises:
-        UserError: if the folder has a run with other settings (which are named), or cannot be
-            written.
+        UserError: if the folder has a run with other settings (which are named), is in use by
+            another process, or cannot be written.
     """
-    folder = RunFolder(Path(config.run.run_dir))
+    path = Path(config.run.run_dir)
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        folder = RunFolder(path, lock_folder(path))
         if folder.config_path.exists():
             _require_same(Config.from_json(folder.config_path), config, folder.path)
         config.to_json(folder.config_path)

@@ -58,6 +58,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "",
                 "errors",
                 "files",
+                "folder_lock",
                 "metrics",
                 "data.splits.longtail",
                 "data.catalog",

@@ -5,7 +5,9 @@ TensorFlow checkpoints it names. `progress.json` is replaced only after a checkp
 a run killed at any moment resumes after the last whole epoch.
 """
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,19 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.errors import UserError
-from candle_tf.files import sha256_of_file, write_atomically
+from candle_tf.files import (
+    read_json_object,
+    require_free_space,
+    sha256_of_file,
+    write_atomically,
+)
 
 Row = dict[str, Any]
 SCORE = "val_mean_class_accuracy"
+# The last, the best, and the one that is being written.
+_KEPT_AT_ONCE = 3
+# Index and headers of a checkpoint, beside its variables.
+_OVERHEAD = 2**20
 
 
 class Checkpoints:
@@ -33,6 +44,17 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(trainer=trainer)
         self._files: dict[str, dict[str, str]] = {}
         self._read_progress()
+        self._remove_leftovers()
+
+    def require_space(self) -> None:
+        """Refuses to train where the disk has no room for the checkpoints.
+
+        Raises:
+            UserError: with the bytes that are needed and those that are free.
+        """
+        kept = sum(path.stat().st_size for path in self.folder.glob("epoch-*"))
+        size = max(0, _KEPT_AT_ONCE * self._size - kept)
+        require_free_space(self.folder, size, "Training with its checkpoints")
 
     @property
     def epochs_done(self) -> int:
@@ -48,19 +70,54 @@ class Checkpoints:
 
     def save(self, row: Row) -> None:
         """Writes a checkpoint for the epoch that `row` records, and drops those not needed."""
-        self.history.append(row)
-        epoch = self.epochs_done
+        epoch = self.epochs_done + 1
         self.folder.mkdir(parents=True, exist_ok=True)
         prefix = self.folder / f"epoch-{epoch:04d}"
-        self._checkpoint.write(str(prefix))
+        self._write(prefix)
+        self.history.append(row)
         written = sorted(self.folder.glob(f"{prefix.name}.*"))
         self._files[str(epoch)] = {file.name: sha256_of_file(file) for file in written}
         keep = {str(epoch), str(self.best_epoch)}
         dropped = {key: self._files.pop(key) for key in set(self._files) - keep}
         progress = {"history": self.history, "files": self._files}
+        progress["sha256"] = _digest(progress)
         write_atomically(self._progress_path, json.dumps(progress, indent=1).encode())
         for name in [name for files in dropped.values() for name in files]:
             (self.folder / name).unlink(missing_ok=True)
+
+    def _write(self, prefix: Path) -> None:
+        try:
+            self._checkpoint.write(str(prefix))
+        except (OSError, tf.errors.OpError) as error:
+            self._remove_leftovers()
+            free = shutil.disk_usage(self.folder).free
+            raise UserError(
+                f"The checkpoint {prefix} of about {self._size / 1e6:.1f} MB cannot be written "
+                f"({free / 1e6:.1f} MB are free there): {_first_line(error)} Make room and run the "
+                f"same command again: it resumes after epoch {self.epochs_done}."
+            ) from error
+
+    @property
+    def _size(self) -> int:
+        """Bytes of one checkpoint, about."""
+        variables = self._checkpoint.trainer.variables
+        optimizers = [
+            group.optimizer for group in getattr(self._checkpoint.trainer, "parameter_groups", ())
+        ]
+        slots = [slot for each in optimizers for slot in _variables(each)]
+        sizes = [
+            variable.shape.num_elements() * variable.dtype.size for variable in variables + slots
+        ]
+        return sum(sizes) + _OVERHEAD
+
+    def _remove_leftovers(self) -> None:
+        """Removes what a process killed while it wrote, or dropped, a checkpoint has left."""
+        recorded = {name for files in self._files.values() for name in files}
+        for path in self.folder.glob("epoch-*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in recorded:
+                path.unlink(missing_ok=True)
 
     def restore_selected(self, policy: str) -> int:
         """Restores the epoch that a policy selects.
@@ -129,8 +186,12 @@ class Checkpoints:
                     f"records the finished epochs, is missing. {self._remedy}"
                 )
             return
+        progress = read_json_object(self._progress_path, self._remedy)
+        # Records of before version 0.2 have no checksum.
+        expected = progress.pop("sha256", None)
         try:
-            progress = json.loads(self._progress_path.read_text())
+            if expected is not None and expected != _digest(progress):
+                raise ValueError("its contents do not match its checksum")
             self.history, self._files = list(progress["history"]), dict(progress["files"])
             # The last and the best epoch are what is restored later.
             for epoch in (self.epochs_done, self.best_epoch) if self.history else ():
@@ -139,3 +200,18 @@ class Checkpoints:
             raise UserError(
                 f"The checkpoint record {self._progress_path} is damaged ({error}). {self._remedy}"
             ) from error
+
+
+def _digest(progress: dict[str, Any]) -> str:
+    """SHA-256 of a record's contents, whatever its layout in the file."""
+    return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
+
+
+def _variables(optimizer: Any) -> list[tf.Variable]:
+    variables = getattr(optimizer, "variables", [])
+    return list(variables() if callable(variables) else variables)
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    return f"{text}."

@@ -56,6 +56,8 @@ def fit(
         checkpoints.restore(done)
         logging.info("%s: resumes after epoch %d of %d", folder.name, done, epochs)
     if done < epochs:
+        checkpoints.require_space()
+        folder.mkdir(parents=True, exist_ok=True)
         trainer.fit(
             batches(done),
             initial_epoch=done,
@@ -97,6 +99,11 @@ class _StepLog(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Appends the epoch's steps, and leaves their means in `logs` for callbacks after this."""
+        if not self._path.parent.is_dir():
+            raise UserError(
+                f"The folder {self._path.parent} was deleted or moved during training, so epoch "
+                f"{epoch + 1} cannot be saved. Put it back, and run the same command again."
+            )
         # No total loss of this epoch is computed after its last update, which would be saved.
         for weight in self.model.weights:
             if not tf.reduce_all(tf.math.is_finite(weight)):

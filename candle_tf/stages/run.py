@@ -60,7 +60,9 @@ def run(config: Config) -> tuple[RunFolder, Results]:
 
 
 def _training_files(path: Path) -> list[Path]:
-    return [*path.glob("*.csv"), *(path / "checkpoints").glob("*")]
+    files = [*path.glob("*.csv"), *(path / "checkpoints").glob("*")]
+    # What is not a whole file is being written, or was when a process was killed.
+    return [file for file in files if file.is_file() and not file.name.startswith(".")]
 
 
 def _stage(title: str, work: Callable[[], T]) -> T:
