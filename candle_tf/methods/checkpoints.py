@@ -100,14 +100,11 @@ class Checkpoints:
     @property
     def _size(self) -> int:
         """Bytes of one checkpoint, about."""
-        variables = self._checkpoint.trainer.variables
-        optimizers = [
-            group.optimizer for group in getattr(self._checkpoint.trainer, "parameter_groups", ())
-        ]
-        slots = [slot for each in optimizers for slot in _variables(each)]
-        sizes = [
-            variable.shape.num_elements() * variable.dtype.size for variable in variables + slots
-        ]
+        trainer = self._checkpoint.trainer
+        groups = getattr(trainer, "parameter_groups", ())
+        slots = [slot for group in groups for slot in _variables(group.optimizer)]
+        held = [*trainer.variables, *slots]
+        sizes = [variable.shape.num_elements() * variable.dtype.size for variable in held]
         return sum(sizes) + _OVERHEAD
 
     def _remove_leftovers(self) -> None:
