@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from candle_tf.errors import UserError
-from candle_tf.files import sha256_of_file, write_atomically
+from candle_tf.files import read_json_object, sha256_of_file, write_atomically
 
 _ROOT = Path(__file__).parents[1]
 
@@ -89,3 +89,20 @@ def test_sha256_of_a_published_example(tmp_path):
     assert sha256_of_file(path) == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
+    ids=["empty", "cut", "list", "no text", "brackets", "digits"],
+)
+def test_json_that_is_no_object_is_refused_by_name(tmp_path, data):
+    path = tmp_path / "record.json"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"record\.json is damaged .* Delete it\.$"):
+        read_json_object(path, "Delete it.")
+
+
+def test_a_json_object_is_read(tmp_path):
+    (tmp_path / "record.json").write_text('{"a": [1, "ä"]}', encoding="utf-8")
+    assert read_json_object(tmp_path / "record.json", "") == {"a": [1, "ä"]}

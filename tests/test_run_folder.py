@@ -180,3 +180,10 @@ def test_going_on_with_other_versions_is_said(folder, caplog):
         folder.record("student", [folder.config_path])
     assert "numpy 0.1 -> " in caplog.text
     assert folder.manifest()["versions"] == versions()
+
+
+@pytest.mark.parametrize("text", ['{"stages": []}', '{"stages": {"train": []}}', '{"versions": 1}'])
+def test_a_manifest_of_another_form_is_refused(folder, text):
+    folder.manifest_path.write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        folder.is_finished("train")

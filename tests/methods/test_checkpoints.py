@@ -157,3 +157,65 @@ def test_the_record_is_readable_json(tmp_path):
     assert set(record["files"]["2"]) == {path.name for path in tmp_path.glob("epoch-0002.*")}
     assert _data_file(tmp_path, 2).name in record["files"]["2"]
     assert checkpoints.epochs_done == 2
+
+
+def test_a_changed_number_in_the_record_is_noticed(tmp_path):
+    _save(tmp_path, [0.25, 0.5])
+    path = tmp_path / "progress.json"
+    path.write_text(path.read_text().replace("0.25", "0.75"))
+    with pytest.raises(UserError, match=r"progress\.json is damaged .*checksum"):
+        Checkpoints(tmp_path, _Weights())
+
+
+def test_a_record_of_before_checksums_is_read(tmp_path):
+    checkpoints, _ = _save(tmp_path, [0.25, 0.5])
+    path = tmp_path / "progress.json"
+    progress = json.loads(path.read_text())
+    del progress["sha256"]
+    path.write_text(json.dumps(progress))
+    assert Checkpoints(tmp_path, _Weights()).history == checkpoints.history
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5000 + "}"], ids=["brackets", "digits"])
+def test_records_that_no_parser_takes_are_refused(tmp_path, value):
+    _save(tmp_path, [0.9])
+    (tmp_path / "progress.json").write_text('{"history": ' + value)
+    with pytest.raises(UserError, match=r"progress\.json is damaged"):
+        Checkpoints(tmp_path, _Weights())
+
+
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
+    _save(tmp_path, [0.9, 0.3])
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    (tmp_path / "epoch-0003_temp").mkdir()
+    (tmp_path / "epoch-0003_temp" / "part-00000-of-00001").write_bytes(b"half")
+    (tmp_path / "epoch-0003.data-00000-of-00001").write_bytes(b"whole, but not recorded")
+    checkpoints = Checkpoints(tmp_path, _Weights())
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    checkpoints.restore(2)
+
+
+def test_a_full_disk_is_one_sentence_and_the_epoch_before_is_kept(tmp_path, monkeypatch):
+    """A file system with less room than a checkpoint, as TensorFlow reports it."""
+    checkpoints, weights = _save(tmp_path, [0.9])
+
+    def no_room(*_):
+        (tmp_path / "epoch-0002_temp").mkdir()
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\n[[trace]]")
+
+    monkeypatch.setattr(checkpoints._checkpoint, "write", no_room)
+    with pytest.raises(UserError, match=r"(?s)epoch-0002 .*MB are free.*resumes after epoch 1\.$"):
+        checkpoints.save({"epoch": 2, SCORE: 0.5})
+    assert not list(tmp_path.glob("epoch-0002*"))
+    again = Checkpoints(tmp_path, weights)
+    assert again.epochs_done == 1
+    again.restore(1)
+
+
+def test_room_for_the_checkpoints_is_asked_for_before_training(tmp_path, monkeypatch):
+    checkpoints, _ = _save(tmp_path, [0.9])
+    checkpoints.require_space()
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"needs [0-9.]+ MB in .* where 1\.0 MB are free"):
+        checkpoints.require_space()

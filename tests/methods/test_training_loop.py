@@ -5,6 +5,7 @@ A killed run needs a process of its own: `python -m` runs this module as one.
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,3 +322,24 @@ def test_a_damaged_checkpoint_stops_the_run_before_it_trains(tmp_path):
 
 if __name__ == "__main__":
     _worker(Path(sys.argv[1]), sys.argv[2])
+
+
+def test_a_folder_deleted_during_training_is_told_at_the_next_epoch(tmp_path):
+    folder = tmp_path / "run" / "student"
+
+    def batches(first_epoch):
+        yielded = iter(_batches_from(first_epoch))
+        for number, batch in enumerate(yielded):
+            if number == 4:  # in the second epoch of three steps each
+                shutil.rmtree(tmp_path / "run")
+            yield batch
+
+    def dataset(first_epoch):
+        signature = _batches_from(first_epoch).element_spec
+        return tf.data.Dataset.from_generator(
+            lambda: batches(first_epoch), output_signature=signature
+        )
+
+    with pytest.raises(UserError, match=r"was deleted or moved during training, so epoch [12]"):
+        _fit(_supervised_trainer(), folder, 3, batches=dataset)
+    assert not (folder / "checkpoints" / "progress.json").exists()
