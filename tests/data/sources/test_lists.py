@@ -258,7 +258,7 @@ NFC, NFD = "caf\u00e9", "cafe\u0301"
 @pytest.mark.parametrize("on_disk", [NFC, NFD])
 def test_names_and_labels_in_any_unicode_form_are_one(tmp_path, write, on_disk):
     (tmp_path / "data").mkdir()
-    # Folder and file in different forms.
+    # Folder and file in different Unicode normalizations.
     data = write(
         tmp_path / "data", tree(f"{on_disk}/{NFC}.png", f"{on_disk}/{NFD}2.png", "b/1.png")
     )
