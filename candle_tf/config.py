@@ -26,6 +26,7 @@ from candle_tf.methods.settings import (
     OptimizerSettings,
     TrainingSettings,
 )
+from candle_tf.plugins import import_plugins
 from candle_tf.settings import SettingsGroup, setting
 from candle_tf.students.settings import ComputeSettings, StudentSettings
 from candle_tf.teachers.settings import TeacherSettings
@@ -40,6 +41,9 @@ class RunSettings(SettingsGroup):
     cache_dir: str = setting(
         "",
         "folder of decoded images and teacher features, shared by runs; run_dir/cache if empty",
+    )
+    plugin: str = setting(
+        "", "Python modules, separated by commas, that register parts of your own (docs/plugins.md)"
     )
 
     @property
@@ -76,6 +80,8 @@ class Config:
         unknown = sorted(set(settings) - set(self.fields()))
         if unknown:
             raise TypeError(f"{unknown[0]!r} is not a setting")
+        # What they register is a choice of the groups below.
+        import_plugins(settings.get("plugin", ""))
         for name, group in self.groups().items():
             names = [field.name for field in dataclasses.fields(group)]
             given = {name: settings[name] for name in names if name in settings}

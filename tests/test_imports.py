@@ -59,6 +59,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "errors",
                 "files",
                 "folder_lock",
+                "plugins",
                 "metrics",
                 "data.splits.longtail",
                 "data.catalog",

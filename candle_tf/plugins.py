@@ -1,0 +1,48 @@
+"""One's own students, losses, teachers, sources and augmentations: modules that register them.
+
+    # my_parts.py, in the working directory or installed
+    from candle_tf.students.architectures.registry import STUDENTS
+
+    STUDENTS.register("my_student", "my_parts:build_my_student")
+
+    python -m candle_tf.train --plugin=my_parts --student=my_student ...
+
+A plugin is Python code that runs with the rights of the user: name only what you trust. It is
+imported before settings are checked, so it should not import TensorFlow at its top.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+from candle_tf.errors import UserError
+
+
+def import_plugins(names: str) -> None:
+    """Imports modules that register something.
+
+    Args:
+        names: module names, separated by commas; empty for none. The working directory is searched
+            too, also where an installed program runs.
+
+    Raises:
+        UserError: where a module does not exist, or fails while it is imported.
+    """
+    for name in filter(None, (name.strip() for name in names.split(","))):
+        here = str(Path.cwd())
+        if not {"", here} & set(sys.path):
+            sys.path.append(here)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.split(".")[0] and error.name != name:
+                raise UserError(f"--plugin={name} needs {error.name}, which is missing.") from error
+            raise UserError(
+                f"--plugin={name} is no module in {here} or among the installed ones; give the "
+                "name without .py."
+            ) from error
+        except Exception as error:
+            kind = type(error).__name__
+            raise UserError(
+                f"--plugin={name} fails when it is imported: {kind}: {error}"
+            ) from error

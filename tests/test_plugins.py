@@ -1,0 +1,82 @@
+"""Parts of a user's own: the examples of docs/plugins.md run, and mistakes are one message."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import candle_tf
+
+ROOT = Path(candle_tf.__file__).parents[1]
+MODULES = "my_student,my_loss,my_teacher,my_source,my_augmentation"
+SMALL = ["--dataset=stripes", "--imbalance_factor=2", "--image_size=16", "--student=my_student",
+         "--width=0.5", "--stem_stride=1", "--batch_size=16", "--epochs=2",
+         "--calibration_epochs=2",
+         "--calibration_resolutions=32", "--validation_fraction=0.2"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The examples as files."""
+    folder = tmp_path_factory.mktemp("plugins")
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.S)
+    assert len(blocks) == 6
+    for name, code in blocks:
+        (folder / name).write_text(code)
+    return folder
+
+
+def train(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "candle_tf.train", *flags],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "flags", [["--method=my_loss"], ["--method=candle", "--teacher=my_teacher"]],
+    ids=["loss", "teacher"],
+)  # fmt: skip
+def test_the_examples_train_and_export(folder, flags, request):
+    run_dir = folder / request.node.callspec.id
+    done = train(folder, f"--plugin={MODULES}", *SMALL, *flags, f"--run_dir={run_dir}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["plugin"] == MODULES
+    assert (run_dir / "export" / "student.lce.tflite").exists()
+    again = train(folder, f"--config={run_dir / 'config.json'}")
+    assert again.returncode == 0, again.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (None, "is no module in"),
+        ("import module_that_is_absent", "needs module_that_is_absent"),
+        ("1 / 0", "fails when it is imported: ZeroDivisionError"),
+        ("from candle_tf.students.architectures.registry import STUDENTS\n"
+         "STUDENTS.register('reactnet_a', 'a:b')", "the name 'reactnet_a' is taken"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_imported_is_one_message(tmp_path, code, words):
+    if code is not None:
+        (tmp_path / "broken.py").write_text(code)
+    done = train(tmp_path, "--plugin=broken", "--dataset=digits")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_names_are_known_with_the_plugin_alone(folder):
+    done = train(folder, *SMALL)
+    assert done.returncode == 2
+    assert "is not known" in done.stderr
