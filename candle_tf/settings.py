@@ -87,11 +87,11 @@ def check_setting(field: "dataclasses.Field[Any]", value: Any) -> None:
         )
         if not allowed:
             raise UserError(
-                f"--{field.name}={_shorten(number)} is out of range; it must be {_range(bounds)}."
+                f"--{field.name}={_abbreviate(number)} is out of range; it must be {_range(bounds)}."
             )
 
 
-def _shorten(number: float) -> str:
+def _abbreviate(number: float) -> str:
     """A number in at most 30 characters; Python refuses to print whole numbers of 5,000 digits."""
     if isinstance(number, int) and abs(number) >= 10**25:
         return "a number of more than 25 digits"

@@ -74,11 +74,11 @@ def draw_split(config: Config, source: Source) -> Split:
         selection=settings.selection,
         class_counts=wanted,
     )
-    _log_unused(split, source)
+    _log_images_left_out(split, source)
     return split
 
 
-def _log_unused(split: Split, source: Source) -> None:
+def _log_images_left_out(split: Split, source: Source) -> None:
     """How many images the profile leaves out."""
     available = len(source.train.ids) - (0 if source.test else len(split.test.ids))
     used = int(split.train_counts.sum())
