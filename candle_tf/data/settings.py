@@ -12,6 +12,7 @@ from candle_tf.settings import SettingsGroup, setting
 
 # The settings that --dataset=list has of its own.
 LISTS = ("train_list", "test_list", "validation_list", "class_names")
+_LISTED = ("list", "coco")
 AUTO = "auto"
 # Balanced, so that --profile=auto makes them long-tailed, as the literature does.
 _BALANCED = ("digits", "fashion_mnist", "tfds:cifar10", "tfds:cifar100", "tfds:mnist",
@@ -37,7 +38,9 @@ class DataSettings(SettingsGroup):
         "paths are relative to; fashion_mnist: a folder of IDX files; tfds: its data folder",
     )
     train_list: str = setting(
-        "", "for --dataset=list: a CSV, a TSV or lines of <path> <label>; images to learn from"
+        "",
+        "images to learn from; for --dataset=list: a CSV, a TSV or lines of <path> <label>; for "
+        "--dataset=coco: annotations in COCO's JSON",
     )
     test_list: str = setting("", "for --dataset=list: the same of the test subset, if there is one")
     validation_list: str = setting(
@@ -162,7 +165,7 @@ class DataSettings(SettingsGroup):
                 f"--archive_encoding={self.archive_encoding} is not known; it is an encoding of "
                 "text such as cp932, gbk, cp949, big5 or cp437."
             )
-        if kind in ("folder", "list") and not self.data_dir:
+        if kind in ("folder", *_LISTED) and not self.data_dir:
             raise UserError(
                 f"--data_dir is empty, but --dataset={self.dataset} needs the path of a folder, "
                 "ZIP or TAR."
@@ -173,13 +176,13 @@ class DataSettings(SettingsGroup):
                 "scikit-learn; give --dataset=folder or leave --data_dir empty."
             )
         given = [name for name in LISTS if getattr(self, name)]
-        if given and kind != "list":
+        if given and kind not in _LISTED:
             raise UserError(
                 f"--{given[0]}={getattr(self, given[0])} contradicts --dataset={self.dataset}; it "
                 "is for --dataset=list."
             )
-        if kind == "list" and not self.train_list:
-            raise UserError("--train_list is empty, but --dataset=list needs it.")
+        if kind in _LISTED and not self.train_list:
+            raise UserError(f"--train_list is empty, but --dataset={kind} needs it.")
 
 
 def _is_encoding(name: str) -> bool:

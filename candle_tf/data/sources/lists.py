@@ -73,6 +73,7 @@ class Entries:
         label_codes: index of each entry's label in `labels`.
         lines: line number of each entry.
         labels: the different labels, as written.
+        unit: what `lines` counts.
     """
 
     path: str
@@ -80,10 +81,11 @@ class Entries:
     label_codes: array
     lines: array
     labels: list[str]
+    unit: str = "line"
 
     def location(self, entry: int) -> str:
         """E.g. "train.txt, line 7"."""
-        return f"{self.path}, line {self.lines[entry]}"
+        return f"{self.path}, {self.unit} {self.lines[entry]}"
 
 
 def open_list(name: str, config: SourceConfig) -> Source:
@@ -158,7 +160,7 @@ def _read_list(path: Path) -> dict[str, Entries]:
             for line, subset, image, label in _rows(file, path):
                 if subset not in found:
                     found[subset] = _Builder(path)
-                found[subset].add(line, _relative_path(image, path, line), label)
+                found[subset].add(line, relative_path(image, f"{path}, line {line}"), label)
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
             raise UserError(
@@ -339,17 +341,22 @@ def _require_path_and_label(image: str, label: str, path: Path, line: int) -> tu
                 f"{path}, line {line}: {cell!r} has a line break, which no path or class name can "
                 "have. Replace it by a space."
             )
-    return image, label if label.isascii() else normalize("NFC", label)
+    return image, canonical_label(label)
 
 
-def _relative_path(image: str, path: Path, line: int) -> str:
+def canonical_label(label: str) -> str:
+    """A label in NFC, so that one text is one class."""
+    return label if label.isascii() else normalize("NFC", label)
+
+
+def relative_path(image: str, location: str) -> str:
     """The canonical relative path; an error if it leaves the folder of the images."""
     image = image.replace("\\", "/")  # as written on Windows
     parts = PurePosixPath(image).parts if "./" in image or "//" in image else None
     name = canonical_name("/".join(parts) if parts and image[0] != "/" else image)
     if name.startswith(("/", "~")) or ".." in name.split("/") or name[1:2] == ":":
         raise UserError(
-            f"{path}, line {line}: the path {image!r} is absolute or has '..'. Write it "
+            f"{location}: the path {image!r} is absolute or has '..'. Write it "
             "relative to --data_dir."
         )
     return name

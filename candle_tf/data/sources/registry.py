@@ -26,6 +26,7 @@ SOURCES: Registry[Callable[[str, SourceConfig], Source]] = Registry(
         "digits": "candle_tf.data.sources.digits:open_digits",
         "folder": "candle_tf.data.sources.folder:open_folder",
         "list": "candle_tf.data.sources.lists:open_list",
+        "coco": "candle_tf.data.sources.coco:open_coco",
         "fashion_mnist": "candle_tf.data.sources.fashion_mnist:open_fashion_mnist",
         "tfds:<builder>": "candle_tf.data.sources.tfds:open_tfds",
     }

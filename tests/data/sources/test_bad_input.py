@@ -23,6 +23,7 @@ from candle_tf.errors import UserError
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.check_images import checked_split
 from candle_tf.stages.split import open_data
+from tests.data.sources.test_coco import annotations, open_coco
 from tests.data.sources.test_registry import (
     image,
     tree,
@@ -231,6 +232,13 @@ case("a table with a missing class number")(
 )
 case("a table with an unknown subset")(
     lambda root: open_table(root, "path,label,split\na/1.png,ant,train\nb/1.png,bee,extra\n")
+)
+case("annotations of COCO with several categories in an image")(
+    lambda root: open_coco(root, annotations() | {"annotations": [
+        {"image_id": 7, "category_id": 2}, {"image_id": 7, "category_id": 5}]})
+)  # fmt: skip
+case("annotations of COCO without categories")(
+    lambda root: open_coco(root, {"images": [], "annotations": []})
 )
 case("annotations of COCO as a list")(lambda root: open_table(root, '{"images": []}'))
 case("a list with a negative label")(

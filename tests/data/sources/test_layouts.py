@@ -149,3 +149,10 @@ def test_names_of_a_tar_are_read_in_the_given_encoding_only(tmp_path):
         open_source("folder", str(path))
     with open_source("folder", str(path), archive_encoding="cp932") as source:
         assert source.read_bytes("山/1.png") == image(4)
+
+
+@WRITERS
+def test_jfif_is_an_extension_of_images(tmp_path, write):
+    files = {f"{label}/1.{kind}": image(0) for label, kind in (("ant", "jfif"), ("bee", "JFIF"))}
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert source.train.ids == ("ant/1.jfif", "bee/1.JFIF")

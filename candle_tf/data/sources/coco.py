@@ -1,0 +1,106 @@
+"""Images with annotations in COCO's JSON, as COCO, iNaturalist and many labelling tools write it.
+
+    open_source("coco", "train_val2018.tar", train_list="train2018.json",
+                validation_list="val2018.json")
+
+An annotation file has "images" (id, file_name), "categories" (id, name) and "annotations"
+(image_id, category_id). Each image needs one category: this is classification, not detection.
+"""
+
+import json
+from array import array
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from candle_tf.data.sources.lists import Entries, canonical_label, list_source, relative_path
+from candle_tf.data.sources.source import Source, SourceConfig, find_repeats
+from candle_tf.errors import UserError
+
+_FORMAT = (
+    'Expected one JSON object with "images" (each with id and file_name), "annotations" (each with '
+    'image_id and category_id) and "categories" (each with id and name).'
+)
+_UNIT = "annotated image"
+
+
+def open_coco(name: str, config: SourceConfig) -> Source:
+    """Opens images that are annotated in files.
+
+    Raises:
+        UserError: If a file is missing or wrong, or an image has several categories.
+    """
+    for flag in ("data_dir", "train_list"):
+        if not getattr(config, flag):
+            raise UserError(f"The data set {name!r} needs --{flag}. {_FORMAT}")
+    given = {
+        "train": config.train_list,
+        "test": config.test_list,
+        "validation": config.validation_list,
+    }
+    lists = {subset: _read(Path(path).expanduser()) for subset, path in given.items() if path}
+    return list_source(name, config, lists)
+
+
+def _read(path: Path) -> Entries:
+    try:
+        content = json.loads(path.read_bytes())
+        files = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
+        pairs = [(entry["image_id"], entry["category_id"]) for entry in content["annotations"]]
+        return _entries(path, files, names, pairs)
+    except OSError as error:
+        raise UserError(
+            f"{path}: the annotations cannot be read ({error.strerror or error})."
+        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: no annotations of COCO ({type(error).__name__}: {error}). {_FORMAT}"
+        ) from error
+
+
+def _entries(
+    path: Path, files: dict[Any, str], names: dict[Any, str], pairs: list[tuple[Any, Any]]
+) -> Entries:
+    """One entry per annotated image, in the order of the annotations."""
+    categories: dict[Any, Any] = {}
+    several = set()
+    for image, category in pairs:
+        if image not in files or category not in names:
+            missing = f"image {image!r}" if image not in files else f"category {category!r}"
+            raise UserError(f"{path}: an annotation has the {missing}, which the file lacks.")
+        if categories.setdefault(image, category) != category:
+            several.add(image)
+    if several:
+        raise UserError(
+            f"{path}: {len(several)} of {len(categories)} images have several categories, e.g. "
+            f"{files[min(several, key=str)]!r}. An image can have one class only: crop the "
+            "objects, or leave such images out."
+        )
+    if not categories:
+        raise UserError(f"{path}: no image has an annotation. {_FORMAT}")
+    if len(categories) < len(files):
+        logging.warning(
+            "%s: %d of %d images have no annotation: skipped",
+            path,
+            len(files) - len(categories),
+            len(files),
+        )
+    labels = list(dict.fromkeys(canonical_label(names[c]) for c in categories.values()))
+    codes = {label: code for code, label in enumerate(labels)}
+    lines = range(1, len(categories) + 1)
+    paths = [
+        relative_path(files[image], f"{path}, {_UNIT} {line}")
+        for line, image in zip(lines, categories, strict=True)
+    ]
+    if twice := find_repeats(paths):
+        raise UserError(f"{path}: two images have the file_name {twice[0]!r}. Remove one of them.")
+    return Entries(
+        str(path),
+        paths,
+        array("i", (codes[canonical_label(names[c])] for c in categories.values())),
+        array("L", lines),
+        labels,
+        _UNIT,
+    )
