@@ -87,7 +87,8 @@ def check_setting(field: "dataclasses.Field[Any]", value: Any) -> None:
         )
         if not allowed:
             raise UserError(
-                f"--{field.name}={_abbreviate(number)} is out of range; it must be {_range(bounds)}."
+                f"--{field.name}={_abbreviate(number)} is out of range; "
+                f"it must be {_range(bounds)}."
             )
 
 
