@@ -6,7 +6,14 @@ setup(
     packages=[*find_packages(include=["candle_tf*"]), "candle_tf.configs"],
     package_dir={"candle_tf.configs": "configs"},
     package_data={
-        "candle_tf": ["py.typed", "*.pyi", "native/*.cc", "native/*.h"],
+        "candle_tf": [
+            "py.typed",
+            "*.pyi",
+            "native/*.cc",
+            "native/*.h",
+            "students/weights/*.safetensors",
+            "students/weights/*.json",
+        ],
         "candle_tf.configs": ["*.cfg"],
     },
 )

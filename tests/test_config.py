@@ -153,6 +153,10 @@ def test_one_bad_resolution_among_good_ones_is_named():
         ),
         ({"test_list": "t.csv"}, ["--test_list=t.csv", "--dataset=digits"]),
         (
+            {"student_weights_sha256": "abc"},
+            ["--student_weights_sha256=abc", "--student_weights,", "empty"],
+        ),
+        (
             {"teacher_weights_sha256": "abc"},
             ["--teacher_weights_sha256=abc", "--teacher_weights,", "empty"],
         ),

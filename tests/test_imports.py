@@ -27,8 +27,8 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
     ("methods", [{"methods"}, {"deploy"}, {"reporting"}, {"serving"}]),
     # Networks, built or loaded; the two kinds do not know each other.
     ("networks", [{"students"}, {"teachers"}]),
-    # Images, splits, views and batches.
-    ("data", [{"data"}]),
+    # Images, splits, views and batches; files of weights.
+    ("data", [{"data"}, {"weight_files"}]),
     # A run's settings and folder: they know nothing of what the run does.
     ("records", [{"config", "run_folder"}]),
     # Each package's settings, and the names that are their choices: no TensorFlow.

@@ -8,6 +8,7 @@ a run killed at any moment resumes after the last whole epoch.
 import hashlib
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,12 @@ class Checkpoints:
     Args:
         folder: where the files are kept.
         trainer: anything that `tf.train.Checkpoint` tracks, with all its variables built.
+        keep: epochs (from 1) whose checkpoints stay, besides the last and the best.
     """
 
-    def __init__(self, folder: Path, trainer: Any) -> None:
+    def __init__(self, folder: Path, trainer: Any, keep: Collection[int] = ()) -> None:
         self.folder = folder
+        self._keep = {str(epoch) for epoch in keep}
         self.history: list[Row] = []
         self._checkpoint = tf.train.Checkpoint(trainer=trainer)
         self._files: dict[str, dict[str, str]] = {}
@@ -64,9 +67,10 @@ class Checkpoints:
     @property
     def best_epoch(self) -> int:
         """The epoch (from 1) of the highest validation mean class accuracy, the later of equals;
-        the last one where there is no validation subset."""
-        scores = [row.get(SCORE, 0.0) for row in self.history]
-        return max(range(len(scores)), key=lambda index: (scores[index], index)) + 1
+        the last one where there is no validation subset. Of epochs that have a checkpoint: after
+        `rewind` not every earlier one has."""
+        scores = {int(key): self.history[int(key) - 1].get(SCORE, 0.0) for key in self._files}
+        return max(scores, key=lambda epoch: (scores[epoch], epoch))
 
     def save(self, row: Row) -> None:
         """Writes a checkpoint for the epoch that `row` records, and drops those not needed."""
@@ -77,9 +81,22 @@ class Checkpoints:
         self.history.append(row)
         written = sorted(self.folder.glob(f"{prefix.name}.*"))
         self._files[str(epoch)] = {file.name: sha256_of_file(file) for file in written}
-        keep = {str(epoch), str(self.best_epoch)}
+        self._drop_others({str(epoch), str(self.best_epoch)} | self._keep)
+
+    def rewind(self, epoch: int) -> None:
+        """Forgets what came after `epoch`, whose checkpoint must be there (`keep`).
+
+        Raises:
+            UserError: where it is not.
+        """
+        if str(epoch) not in self._files:
+            raise UserError(f"There is no checkpoint of epoch {epoch} in {self.folder}.")
+        self.history = self.history[:epoch]
+        self._drop_others({key for key in self._files if int(key) <= epoch})
+
+    def _drop_others(self, keep: set[str]) -> None:
         dropped = {key: self._files.pop(key) for key in set(self._files) - keep}
-        progress = {"history": self.history, "files": self._files}
+        progress: dict[str, Any] = {"history": self.history, "files": self._files}
         progress["sha256"] = _digest(progress)
         write_atomically(self._progress_path, json.dumps(progress, indent=1).encode())
         for name in [name for files in dropped.values() for name in files]:
@@ -145,15 +162,7 @@ class Checkpoints:
             UserError: where a file is missing, is not as it was written, or holds other variables
                 than the trainer has; names it.
         """
-        for name, expected in self._files[str(epoch)].items():
-            path = self.folder / name
-            if not path.exists():
-                raise UserError(f"The checkpoint file {path} is missing. {self._remedy}")
-            if sha256_of_file(path) != expected:
-                raise UserError(
-                    f"The checkpoint file {path} is damaged: its SHA-256 is not the one that was "
-                    f"written down. {self._remedy}"
-                )
+        self._verify(epoch)
         prefix = self.folder / f"epoch-{epoch:04d}"
         status = self._checkpoint.read(str(prefix))
         try:
@@ -165,6 +174,37 @@ class Checkpoints:
                 f"the version that began the run, or delete {self.folder} to train this stage from "
                 "its beginning."
             ) from error
+
+    def read_network(self, epoch: int) -> None:
+        """Puts back the weights of the trainer's network alone, whatever else was saved.
+
+        Args:
+            epoch: which is the last or the best.
+
+        Raises:
+            UserError: where a file is missing or damaged, or it is of another network.
+        """
+        self._verify(epoch)
+        prefix = self.folder / f"epoch-{epoch:04d}"
+        try:
+            read = self._checkpoint.read(str(prefix))
+            read.assert_existing_objects_matched().expect_partial()
+        # What TensorFlow raises for a missing variable, and for one of another shape.
+        except (AssertionError, ValueError) as error:
+            raise UserError(
+                f"The checkpoint {prefix} does not hold this network: {str(error).splitlines()[0]}"
+            ) from error
+
+    def _verify(self, epoch: int) -> None:
+        for name, expected in self._files[str(epoch)].items():
+            path = self.folder / name
+            if not path.exists():
+                raise UserError(f"The checkpoint file {path} is missing. {self._remedy}")
+            if sha256_of_file(path) != expected:
+                raise UserError(
+                    f"The checkpoint file {path} is damaged: its SHA-256 is not the one that was "
+                    f"written down. {self._remedy}"
+                )
 
     @property
     def _progress_path(self) -> Path:

@@ -5,7 +5,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def fit(
     folder: Path,
     validation: tf.data.Dataset | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    keep: Collection[int] = (),
 ) -> Checkpoints:
     """Trains up to `epochs`; resumes after the last epoch saved in the same folder.
 
@@ -43,6 +44,7 @@ def fit(
         folder: of this stage.
         validation: batches of "inputs" and "labels" to evaluate after each epoch.
         callbacks: of Keras, further ones; at the end of an epoch they run before it is saved.
+        keep: epochs (from 1) whose checkpoints stay, besides the last and the best.
 
     Returns:
         The stage's checkpoints; the trainer is in its state at the end of the last epoch.
@@ -50,7 +52,7 @@ def fit(
     Raises:
         UserError: where a checkpoint is damaged, or a loss or weight is no longer finite.
     """
-    checkpoints = Checkpoints(folder / "checkpoints", trainer)
+    checkpoints = Checkpoints(folder / "checkpoints", trainer, keep)
     done = checkpoints.epochs_done
     if done:
         checkpoints.restore(done)

@@ -37,7 +37,7 @@ from candle_tf.teachers.features import (
     teacher_views,
 )
 from candle_tf.teachers.targets import OnlineTargets, cached_targets
-from candle_tf.teachers.weights import fingerprint
+from candle_tf.weight_files.checksums import fingerprint
 
 _BLOCK = 1024
 

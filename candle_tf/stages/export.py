@@ -21,7 +21,7 @@ from candle_tf.stages.evaluate import Evaluation, logits_of
 from candle_tf.stages.export_tflite import NAMES, export_tflite
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.train import Trained
-from candle_tf.teachers.weights import fingerprint
+from candle_tf.weight_files.checksums import fingerprint
 
 STAGE = "export"
 # The SavedModel is compared with Keras on this many test images.

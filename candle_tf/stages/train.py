@@ -34,6 +34,7 @@ from candle_tf.methods.training_phases import (
 )
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, student_views
+from candle_tf.stages.student_weights import start_student
 from candle_tf.students.analysis.preflight import refuse_unconvertible
 from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
 
@@ -76,6 +77,8 @@ def train_student(
     tf.keras.utils.set_random_seed(config.run.seed)
     student = config.student.build(data.classes)
     refuse_unconvertible(student)
+    if not _has_checkpoint(config, folder):
+        start_student(config.student, student, data.split.class_names)
     if not config.optimizer.clip_latent_weights:
         student = clone_without_kernel_constraint(student)
     if config.training.binary_steps == 2:
@@ -87,6 +90,13 @@ def train_student(
         config = config.replace(weight_decay=0.0)
     checkpoints = _train(config, data, student, targets, folder, policy)
     return Trained(student, checkpoints, policy)
+
+
+def _has_checkpoint(config: Config, folder: Path) -> bool:
+    """Whether there is a checkpoint to resume from: starting weights are of no use then."""
+    two_phases = config.training.binary_steps == 2
+    first = folder.with_name(f"{folder.name}_step1") if two_phases else folder
+    return (first / "checkpoints" / "progress.json").exists()
 
 
 def _train(

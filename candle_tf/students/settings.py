@@ -27,6 +27,20 @@ class StudentSettings(SettingsGroup):
         at_least=1,
         at_most=2,
     )
+    student_weights: str = setting(
+        "",
+        "weights that the student starts from: pretrained (they come with the package), larq_zoo "
+        "(ImageNet weights, fetched), a file (.safetensors, .h5, .pth), or the folder of a run; "
+        "empty for new ones",
+    )
+    student_weights_sha256: str = setting("", "the SHA-256 which that file must have")
+
+    def check(self) -> None:
+        if self.student_weights_sha256 and not self.student_weights:
+            raise UserError(
+                f"--student_weights_sha256={self.student_weights_sha256} is given, but "
+                "--student_weights, the file it belongs to, is empty."
+            )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

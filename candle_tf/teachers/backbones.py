@@ -24,7 +24,8 @@ from candle_tf.teachers.efficientnet_lite import efficientnet_lite0, normalise, 
 from candle_tf.teachers.folding import fold_batch_norms
 from candle_tf.teachers.registry import OFFLINE_TEACHER, TEACHERS
 from candle_tf.teachers.settings import TeacherSettings
-from candle_tf.teachers.weights import fingerprint, load_h5, verified_bytes, verify
+from candle_tf.weight_files.checksums import fingerprint, verified_bytes, verify
+from candle_tf.weight_files.keras_h5 import load_h5
 
 Preprocess = Callable[[tf.Tensor], tf.Tensor]
 
@@ -90,7 +91,7 @@ class Teacher:
         encoder: from RGB pixels, float32 [N, H, W, 3] in 0..255 with any H and W the backbone
             admits, to pooled features, float32 [N, feature_size]. Preprocessing is inside.
         feature_size: d_T of the paper.
-        fingerprint: `weights.fingerprint` of the encoder as it was loaded.
+        fingerprint: `checksums.fingerprint` of the encoder as it was loaded.
         inference: what `features` runs where it is not the encoder itself: the same function,
             faster.
     """

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.errors import UserError
-from candle_tf.teachers.torch_pickle import read_state_dict
-from candle_tf.teachers.weights import verified_bytes
+from candle_tf.weight_files.checksums import verified_bytes
+from candle_tf.weight_files.torch_pickle import read_state_dict
 
 FEATURE_SIZE = 1280
 # The published file's name carries the first eight digits, as PyTorch's hub does it.

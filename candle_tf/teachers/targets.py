@@ -21,7 +21,7 @@ from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.views import Views, first_views
 from candle_tf.data.cached_arrays import stored_array
 from candle_tf.teachers.features import OnlineFeatures, as_float16, averaged_features
-from candle_tf.teachers.weights import fingerprint
+from candle_tf.weight_files.checksums import fingerprint
 
 # Raise it when the logits of given features change for another reason than the classifier.
 _VERSION = 1

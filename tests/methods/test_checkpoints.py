@@ -219,3 +219,60 @@ def test_room_for_the_checkpoints_is_asked_for_before_training(tmp_path, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"needs [0-9.]+ MB in .* where 1\.0 MB are free"):
         checkpoints.require_space()
+
+
+def _epochs_on_disk(folder):
+    return {int(path.stem[-4:]) for path in folder.glob("epoch-*.index")}
+
+
+def test_an_epoch_that_is_to_be_kept_stays(tmp_path):
+    checkpoints = Checkpoints(tmp_path, _Weights(), keep=[2])
+    for epoch, score in enumerate([0.1, 0.2, 0.3, 0.4, 0.2], start=1):
+        checkpoints.save({"epoch": epoch, SCORE: score})
+    assert _epochs_on_disk(tmp_path) == {2, 4, 5}
+
+
+def test_after_going_back_it_is_as_if_the_later_epochs_had_not_been(tmp_path):
+    weights = _Weights()
+    checkpoints = Checkpoints(tmp_path, weights, keep=[2])
+    for epoch, score in enumerate([0.3, 0.2, 0.9, 0.1], start=1):
+        weights.weight.assign(tf.fill([40], float(epoch)))
+        checkpoints.save({"epoch": epoch, SCORE: score})
+    checkpoints.rewind(2)
+    again = Checkpoints(tmp_path, weights)
+    assert again.epochs_done == 2
+    # Epoch 1 was better, but its checkpoint is gone.
+    assert again.best_epoch == 2
+    again.restore(2)
+    assert weights.weight.numpy().tolist() == [2] * 40
+    assert _epochs_on_disk(tmp_path) == {2}
+    with pytest.raises(UserError, match="no checkpoint of epoch 1"):
+        again.rewind(1)
+
+
+class _WithNetwork(_Weights):
+    def __init__(self, value: float, size: int = 3) -> None:
+        super().__init__(value)
+        self.network = tf.Module()
+        self.network.kernel = tf.Variable(tf.fill([size], value))
+
+
+def test_the_network_alone_is_read_back(tmp_path):
+    Checkpoints(tmp_path, _WithNetwork(7.0)).save({"epoch": 1})
+    holder = tf.Module()
+    holder.network = tf.Module()
+    holder.network.kernel = tf.Variable(tf.zeros([3]))
+    Checkpoints(tmp_path, holder).read_network(1)
+    assert holder.network.kernel.numpy().tolist() == [7] * 3
+
+
+def test_another_network_is_refused(tmp_path):
+    Checkpoints(tmp_path, _WithNetwork(7.0)).save({"epoch": 1})
+    for kernel in (tf.Variable(tf.zeros([4])), None):
+        holder = tf.Module()
+        holder.network = tf.Module()
+        holder.network.kernel = kernel
+        if kernel is None:
+            holder.network.other = tf.Variable(tf.zeros([3]))
+        with pytest.raises(UserError, match="epoch-0001 does not hold this network"):
+            Checkpoints(tmp_path, holder).read_network(1)

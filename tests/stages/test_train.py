@@ -10,12 +10,14 @@ import tensorflow as tf
 from candle_tf.config import Config
 from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.run_folder import open_run_folder
+from candle_tf.stages import student_weights
 from candle_tf.stages import train as training
 from candle_tf.stages.prepare import prepare
 from candle_tf.students.architectures.reactnet import _block
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.students.layers.blocks import batch_norm, binary_layers
+from candle_tf.students.settings import StudentSettings
 
 EPOCHS = 2
 
@@ -97,3 +99,36 @@ def test_bop_reaches_the_student(tmp_path):
     for layer in binary_layers(trained.student):
         kernel = layer.kernel.numpy()
         np.testing.assert_array_equal(np.abs(kernel), np.ones_like(kernel))
+
+
+def test_a_student_starts_from_a_run_and_resumes_without_it(tmp_path, monkeypatch):
+    _train(_config(tmp_path / "first"))
+    first = student_weights.starting_weights(
+        StudentSettings(student_weights=str(tmp_path / "first"), image_size=16)
+    )
+    starts = []
+
+    class FirstWeights(tf.keras.callbacks.Callback):
+        """In place of the annealing, which one block has none of."""
+
+        quantizers = (None,)
+
+        def __init__(self, *_):
+            super().__init__()
+
+        def on_train_begin(self, logs=None):  # noqa: ARG002
+            starts.append(self.model.network.get_weights())
+            raise KeyboardInterrupt
+
+    config = _config(tmp_path / "second", student_weights=str(tmp_path / "first"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Annealing", FirstWeights)
+        with pytest.raises(KeyboardInterrupt):
+            _train(config)
+    # The classes are the same, so the classifier is copied too.
+    for ours, theirs in zip(starts[0], first.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    _train(config)
+    shutil.rmtree(tmp_path / "first")
+    assert _train(config).checkpoints.epochs_done == EPOCHS

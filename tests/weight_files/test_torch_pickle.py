@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from candle_tf.errors import UserError
-from candle_tf.teachers.torch_pickle import read_state_dict
+from candle_tf.weight_files.torch_pickle import read_state_dict
 
 MAGIC = 0x1950A86A20F9469CFC6C
 SYSTEM = {
@@ -38,6 +39,22 @@ class Call:
         return self.function, self.arguments
 
 
+def zip_of(state, storages, folder="archive", protocol=2, **options):
+    """A file as PyTorch 1.6 and later write it."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", **options) as archive:
+        archive.writestr(f"{folder}/data.pkl", pickle_bytes(state, protocol))
+        archive.writestr(f"{folder}/byteorder", "little")
+        for storage in storages:
+            archive.writestr(f"{folder}/data/{storage.key}", storage.values.tobytes())
+        archive.writestr(f"{folder}/version", "3\n")
+    return stream.getvalue()
+
+
+# Newer files do not say whether a storage is a view.
+NO_VIEW = object()
+
+
 class Storage:
     def __init__(self, key, values, kind="FloatStorage", elements=None, view=None):
         self.key, self.values, self.kind, self.view = key, values, kind, view
@@ -52,7 +69,8 @@ class Writer(pickle._Pickler):
     def persistent_id(self, obj):
         if isinstance(obj, Storage):
             kind = Named("torch", obj.kind)
-            return ("storage", kind, obj.key, "cpu", obj.elements, obj.view)
+            identity = ("storage", kind, obj.key, "cpu", obj.elements)
+            return identity if obj.view is NO_VIEW else (*identity, obj.view)
         return None
 
     def save_named(self, obj):
@@ -291,8 +309,9 @@ def test_storages_must_be_those_of_the_tensors(storages):
     [
         ([1, 2], "no mapping"),
         (OrderedDict(epoch=3), "'epoch' is not a tensor"),
-        (OrderedDict(state_dict=OrderedDict()), "'state_dict' is not a tensor"),
-        ({3: 4}, "not names"),
+        (OrderedDict(state_dict=3), "'state_dict' is not a tensor"),
+        ({3: 4}, "3 is not a tensor"),
+        ({2.5: 4}, "neither names nor numbers"),
     ],
 )
 def test_what_is_no_state_dict_is_refused(state, message):
@@ -304,7 +323,7 @@ def test_what_is_no_state_dict_is_refused(state, message):
     ("data", "message"),
     [
         (b"", "truncated"),
-        (b"PK\x03\x04rest", "newer zip layout"),
+        (b"PK\x03\x04rest", "ZIP archive is truncated or damaged"),
         (b"\x89HDF\r\n\x1a\n", "damaged"),
         (pickle_bytes(3), "magic"),
         (pickle_bytes(MAGIC) + pickle_bytes(1000), "protocol"),
@@ -326,3 +345,85 @@ def test_a_nest_of_shared_tuples_does_not_unfold():
     )
     with pytest.raises(UserError, match="global"):
         read_state_dict(b"".join(map(pickle_bytes, (MAGIC, 1001, SYSTEM))) + body, "test")
+
+
+def as_in_zip(storages):
+    return [Storage(s.key, s.values, s.kind, view=NO_VIEW) for s in storages]
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_the_zip_layout_gives_the_same_arrays(storages, simple_file, protocol):
+    floats, integers = as_in_zip(storages)
+    state = OrderedDict(
+        kernel=tensor(floats, 0, (2, 3, 4), (12, 4, 1)),
+        transposed=tensor(floats, 2, (4, 2), (1, 8)),
+        count=tensor(integers, 0, (3,), (1,)),
+        scalar=tensor(integers, 1, (), ()),
+    )
+    read = read_state_dict(zip_of(state, [floats, integers], protocol=protocol), "test")
+    expected = read_state_dict(simple_file, "test")
+    assert list(read) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(read[name], value)
+        assert read[name].dtype == value.dtype
+
+
+@pytest.mark.parametrize("write", [file_of, zip_of])
+def test_of_a_training_the_weights_are_read(storages, write):
+    floats, integers = storages if write is file_of else as_in_zip(storages)
+    rebuild = Named("torch._utils", "_rebuild_parameter")
+    parameter = Call(rebuild, tensor(floats, 0, (24,), (1,)), True, OrderedDict())
+    checkpoint = {
+        "epoch": 3,
+        "best": 61.5,
+        "state_dict": OrderedDict(kernel=parameter),
+        "optimizer": {"state": {0: {"step": 7, "moments": tensor(integers, 0, (3,), (1,))}},
+                      "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0]}]},
+    }  # fmt: skip
+    read = read_state_dict(write(checkpoint, [floats, integers]), "test")
+    assert list(read) == ["kernel"]
+    np.testing.assert_array_equal(read["kernel"], floats.values)
+
+
+def test_every_truncation_of_a_zip_is_refused(storages):
+    floats, _ = as_in_zip(storages)
+    whole = zip_of(OrderedDict(a=tensor(floats, 0, (24,), (1,))), [floats])
+    for length in range(len(whole)):
+        with pytest.raises(UserError):
+            read_state_dict(whole[:length], "test")
+
+
+def test_a_flipped_byte_among_the_numbers_of_a_zip_is_found(storages):
+    floats, _ = as_in_zip(storages)
+    whole = zip_of(OrderedDict(a=tensor(floats, 0, (24,), (1,))), [floats])
+    place = whole.index(floats.values.tobytes())
+    damaged = bytearray(whole)
+    damaged[place + 5] ^= 1
+    with pytest.raises(UserError, match="damaged"):
+        read_state_dict(bytes(damaged), "test")
+
+
+def test_zips_that_are_not_what_pytorch_writes_are_refused(storages):
+    floats, _ = as_in_zip(storages)
+    state = OrderedDict(a=tensor(floats, 0, (24,), (1,)))
+    packed = zip_of(state, [floats], compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match="compressed"):
+        read_state_dict(packed, "test")
+    with pytest.raises(UserError, match="storage 7 is not 96 bytes"):
+        read_state_dict(zip_of(state, []), "test")
+    short = Storage("7", floats.values[:20], view=NO_VIEW)
+    with pytest.raises(UserError, match="storage 7 is not 96 bytes"):
+        read_state_dict(zip_of(state, [short]), "test")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("archive/other", b"")
+    with pytest.raises(UserError, match=r"no single data\.pkl"):
+        read_state_dict(stream.getvalue(), "test")
+
+
+def test_a_hostile_pickle_in_a_zip_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    attack = Call(Named("builtins", "eval"), "open('marker', 'w')")
+    with pytest.raises(UserError, match=r"builtins\.eval.*forbidden"):
+        read_state_dict(zip_of(OrderedDict(a=attack), []), "test")
+    assert not Path("marker").exists()

@@ -1,11 +1,15 @@
-"""Reads tensors out of PyTorch's old weights files (before 1.6, not zip), with NumPy alone.
+"""Reads tensors out of PyTorch's weights files, of the old and of the zip layout, with NumPy alone.
 
     state = read_state_dict(Path("efficientnet-lite0.pth").read_bytes(), "efficientnet-lite0.pth")
     state["_conv_stem.weight"].shape    # (32, 3, 3, 3)
 
-Such a file is five pickles in a row (a magic number, the protocol's version, the writing machine's
-sizes, the state dict, the keys of the storages) and then, for each key, an int64 count and that
-many raw little-endian elements.
+An old file (before PyTorch 1.6) is five pickles in a row (a magic number, the protocol's version,
+the writing machine's sizes, the state dict, the keys of the storages) and then, for each key, an
+int64 count and that many raw little-endian elements. A newer one is a ZIP archive, not compressed,
+with one pickle (data.pkl) and a member of raw elements for each storage (data/<key>).
+
+What a training saved beside its weights (epoch, optimizer) is passed over: of a mapping with the
+entry "state_dict", that entry is read.
 
 A pickle is a program. This one is not given to Python's unpickler: a small stack machine reads its
 opcodes and knows only how to build numbers, strings, tuples, lists, mappings and the two things a
@@ -17,6 +21,7 @@ import io
 import math
 import pickletools
 import struct
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -42,6 +47,9 @@ _ELEMENT_TYPES = {
 }
 _MAPPING = "collections OrderedDict"
 _TENSOR = "torch._utils _rebuild_tensor_v2"
+_PARAMETER = "torch._utils _rebuild_parameter"
+# Where a training's checkpoint keeps the weights.
+_STATE = "state_dict"
 
 # NumPy's own limit on an array's dimensions.
 _MOST_DIMENSIONS = 32
@@ -78,10 +86,10 @@ class _MalformedError(Exception):
 
 
 def read_state_dict(data: bytes, origin: str) -> dict[str, np.ndarray]:
-    """Reads every tensor of a state dict saved in PyTorch's old, non-zip layout.
+    """Reads every tensor of a state dict, or of a training's checkpoint that holds one.
 
     Args:
-        data: the whole file.
+        data: the whole file, of either layout.
         origin: where `data` came from, for messages.
 
     Returns:
@@ -90,22 +98,55 @@ def read_state_dict(data: bytes, origin: str) -> dict[str, np.ndarray]:
         are views of `data`; those of one storage share its memory.
 
     Raises:
-        UserError: `data` is truncated, damaged, not of this layout, or asks for a global that a
+        UserError: `data` is truncated, damaged, of neither layout, or asks for a global that a
             state dict has no need of.
     """
     try:
-        return _read(data)
+        return _read_zip(data) if data.startswith(_ZIP_MAGIC) else _read_old(data)
     except _MalformedError as error:
         raise UserError(
             f"{origin} is not a PyTorch state dict that can be read safely: {error}. Use an "
-            "undamaged weights file from a source you trust, saved as a plain state dict with "
-            "_use_new_zipfile_serialization=False."
+            "undamaged weights file from a source you trust, saved as a plain state dict."
         ) from error
 
 
-def _read(data: bytes) -> dict[str, np.ndarray]:
-    if data.startswith(_ZIP_MAGIC):
-        _refuse("it has the newer zip layout")
+def _read_zip(data: bytes) -> dict[str, np.ndarray]:
+    # What zipfile raises for archives that are damaged, encrypted or of an unknown kind.
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return _read_archive(archive)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        raise _MalformedError(f"its ZIP archive is truncated or damaged ({error})") from error
+
+
+def _read_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+    members = {member.filename: member for member in archive.infolist()}
+    if len(members) < len(archive.infolist()):
+        _refuse("its archive holds a member twice")
+    for member in members.values():
+        # PyTorch does not compress; and what is not compressed cannot unpack to more than it is.
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            _refuse(f"its member {member.filename} is compressed")
+    pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        _refuse("its archive holds no single data.pkl")
+    folder = pickles[0].removesuffix("data.pkl")
+    order = f"{folder}byteorder"
+    if order in members and archive.read(order) != b"little":
+        _refuse("it was not written on a little-endian machine")
+    state, _ = _read_pickle_and_storages(io.BytesIO(archive.read(pickles[0])))
+    tensors = _checked_tensors(state)
+    storages: dict[str, bytes] = {}
+    for storage in {tensor.storage for tensor in tensors.values()}:
+        name = f"{folder}data/{storage.key}"
+        size = storage.elements * np.dtype(storage.dtype).itemsize
+        if name not in members or members[name].file_size != size:
+            _refuse(f"its storage {storage.key} is not {size} bytes in {name}")
+        storages[storage.key] = archive.read(name)
+    return {name: _array(storages[t.storage.key], 0, t) for name, t in tensors.items()}
+
+
+def _read_old(data: bytes) -> dict[str, np.ndarray]:
     stream = io.BytesIO(data)
     if _read_pickle(stream) != _MAGIC:
         _refuse("it does not start with the magic number of PyTorch's old layout")
@@ -114,9 +155,10 @@ def _read(data: bytes) -> dict[str, np.ndarray]:
     system = _read_pickle(stream)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         _refuse("it was not written on a little-endian machine")
-    tensors = _checked_tensors(_read_pickle(stream))
+    state, storages = _read_pickle_and_storages(stream)
+    tensors = _checked_tensors(state)
     keys = _read_pickle(stream)
-    offsets = _storage_offsets(data, stream.tell(), keys, tensors)
+    offsets = _storage_offsets(data, stream.tell(), keys, storages)
     return {name: _array(data, offsets[t.storage.key], t) for name, t in tensors.items()}
 
 
@@ -125,12 +167,17 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _read_pickle(stream: io.BytesIO) -> Any:
-    """Runs the stack machine over the pickle at `stream`, and leaves `stream` behind it."""
+    """What the pickle at `stream` stands for; leaves `stream` behind it."""
+    return _read_pickle_and_storages(stream)[0]
+
+
+def _read_pickle_and_storages(stream: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
+    """Runs the stack machine over the pickle at `stream`; also the storages it names, by key."""
     machine = _StackMachine()
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "STOP":
-                return machine.result()
+                return machine.result(), machine.storages
             machine.step(opcode.name, argument)
     # What pickletools raises on bytes that are no pickle; UnicodeDecodeError is a ValueError.
     except (ValueError, struct.error, OverflowError) as error:
@@ -153,9 +200,14 @@ _MARK = object()
 
 
 class _StackMachine:
-    """The part of the pickle language that state dicts are written in; it builds inert values."""
+    """The part of the pickle language that state dicts are written in; it builds inert values.
+
+    Attributes:
+        storages: those it was told of, by key.
+    """
 
     def __init__(self) -> None:
+        self.storages: dict[str, _Storage] = {}
         self._stack: list[Any] = []
         # A dict and not a list: a damaged index must not make it large.
         self._memo: dict[int, Any] = {}
@@ -174,9 +226,9 @@ class _StackMachine:
             "BINGET": self._recall,
             "LONG_BINGET": self._recall,
             "GLOBAL": self._global,
-            "STACK_GLOBAL": lambda _: self._global(_join(self._pop_many(2))),
+            "STACK_GLOBAL": lambda _: self._global(_join_names(self._pop_many(2))),
             "REDUCE": lambda _: self._stack.append(_rebuild(*self._pop_many(2))),
-            "BINPERSID": lambda _: self._stack.append(_storage(self._pop())),
+            "BINPERSID": lambda _: self._stack.append(self._known(_storage(self._pop()))),
             "BUILD": lambda _: self._discard_attributes(),
         }
 
@@ -230,8 +282,9 @@ class _StackMachine:
 
     def _update(self, items: list[Any]) -> None:
         mapping = self._top(dict)
-        if len(items) % 2 or not all(isinstance(key, str) for key in items[::2]):
-            _refuse("it holds a mapping whose keys are not names")
+        # Numbers name the parameters in an optimizer's state.
+        if len(items) % 2 or not all(type(key) in (str, int) for key in items[::2]):
+            _refuse("it holds a mapping whose keys are neither names nor numbers")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if key in mapping:
                 _refuse(f"it holds the name {key!r} twice")
@@ -246,9 +299,14 @@ class _StackMachine:
         self._stack.append(self._memo[index])
 
     def _global(self, name: str) -> None:
-        if name not in (_MAPPING, _TENSOR, *_ELEMENT_TYPES):
+        if name not in (_MAPPING, _TENSOR, _PARAMETER, *_ELEMENT_TYPES):
             _refuse(f"it asks for the global {name.replace(' ', '.')!r}, which is forbidden")
         self._stack.append(_Global(name))
+
+    def _known(self, storage: _Storage) -> _Storage:
+        if self.storages.setdefault(storage.key, storage) != storage:
+            _refuse(f"its storage {storage.key} has two types or sizes")
+        return storage
 
     def _discard_attributes(self) -> None:
         # A state dict carries one attribute, `_metadata`: the versions of the modules it came from.
@@ -256,7 +314,7 @@ class _StackMachine:
         self._top(dict)
 
 
-def _join(names: list[Any]) -> str:
+def _join_names(names: list[Any]) -> str:
     if not all(isinstance(name, str) for name in names):
         _refuse("it asks for a global whose name is not a string")
     return " ".join(names)
@@ -271,14 +329,19 @@ def _rebuild(function: Any, arguments: Any) -> Any:
         if isinstance(storage, _Storage) and _is_count(offset) and _are_counts(size, stride):
             return _Tensor(storage, offset, size, stride)
         _refuse("it holds a tensor whose storage, offset, size or stride is not one")
+    if function == _Global(_PARAMETER) and isinstance(arguments, tuple) and len(arguments) == 3:
+        if isinstance(arguments[0], _Tensor):
+            return arguments[0]
+        _refuse("it holds a parameter that is no tensor")
     _refuse("it makes a call that no state dict needs")
 
 
 def _storage(identity: Any) -> _Storage:
-    """The storage a persistent id ('storage', type, key, device, elements, None) names."""
-    if not isinstance(identity, tuple) or len(identity) != 6 or identity[0] != "storage":
+    """The storage a persistent id ('storage', type, key, device, elements[, None]) names."""
+    if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
         _refuse("it holds a persistent id that is not a storage's")
-    _, kind, key, _, elements, view = identity
+    _, kind, key, _, elements, *rest = identity
+    view = rest[0] if rest else None
     if not isinstance(kind, _Global) or kind.name not in _ELEMENT_TYPES:
         _refuse("it holds a storage of unknown type")
     if not isinstance(key, str) or not _is_count(elements):
@@ -299,11 +362,13 @@ def _are_counts(*sequences: Any) -> bool:
 
 
 def _checked_tensors(state: Any) -> dict[str, _Tensor]:
-    """`state` itself, if it is a flat mapping of names to tensors that fit their storages."""
+    """The state dict, if it is a flat mapping of names to tensors that fit their storages."""
+    if isinstance(state, dict) and isinstance(state.get(_STATE), dict):
+        state = state[_STATE]
     if not isinstance(state, dict):
         _refuse("it holds no mapping of names to tensors")
     for name, tensor in state.items():
-        if not isinstance(tensor, _Tensor):
+        if not isinstance(tensor, _Tensor) or not isinstance(name, str):
             _refuse(f"its entry {name!r} is not a tensor")
         _check_bounds(name, tensor)
     return state
@@ -325,13 +390,9 @@ def _check_bounds(name: str, tensor: _Tensor) -> None:
 
 
 def _storage_offsets(
-    data: bytes, position: int, keys: Any, tensors: dict[str, _Tensor]
+    data: bytes, position: int, keys: Any, storages: dict[str, _Storage]
 ) -> dict[str, int]:
     """Where in `data` each storage's elements start; `position` is where the storages do."""
-    storages: dict[str, _Storage] = {}
-    for tensor in tensors.values():
-        if storages.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:
-            _refuse(f"its storage {tensor.storage.key} has two types or sizes")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         _refuse("its list of storages is not one")
     if len(set(keys)) != len(keys) or set(keys) != set(storages):

@@ -1,0 +1,242 @@
+"""Pretrains a binary student on unlabelled images, from a frozen teacher's features.
+
+pretrained = pretrain(Pretraining(data_dir="images.zip", run_dir="runs/pretrained"))
+
+A stopped call is resumed by the same one. A call with more epochs continues from the last epoch
+before the learning rate began to fall.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from candle_tf.data.augment.augmentation import WHOLE, Augmentation, make_augmentation
+from candle_tf.data.augment.precomputed_views import same_for_all
+from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from candle_tf.data.subset import Subset
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.methods.pretraining import (
+    FeatureProjector,
+    PretrainingTrainer,
+    WarmupConstantDecay,
+    build_pretraining_groups,
+    feature_moments,
+)
+from candle_tf.methods.progress import ProgressLog
+from candle_tf.methods.training_loop import fit
+from candle_tf.run_folder import versions
+from candle_tf.stages.pretrain_data import PretrainingData, open_images
+from candle_tf.stages.pretrain_settings import Pretraining, open_pretraining
+from candle_tf.students.analysis.preflight import refuse_unconvertible
+from candle_tf.students.compute_policy import resolve_compute_policy, set_compute_policy
+from candle_tf.students.weights.packed import pack
+from candle_tf.students.weights.spec import StudentSpec
+from candle_tf.teachers.backbones import Teacher, load_teacher
+from candle_tf.teachers.features import cached_features
+from candle_tf.teachers.source_classes import SourceTargets, source_classifier
+
+WEIGHTS_NAME, CARD_NAME = "student.safetensors", "student.json"
+# The student's own classifier is not trained, and not saved.
+_ANY_CLASSES = 2
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pretraining wrote.
+
+    Attributes:
+        weights: the packed weights of the best epoch.
+        card: JSON beside it: data, teacher, settings, epochs, hours, figures and SHA-256.
+        epoch: the best one, counted from 1.
+        accuracy: on held-out images, of the teacher's own classes, mean over classes, in 0..1.
+    """
+
+    weights: Path
+    card: Path
+    epoch: int
+    accuracy: float
+
+
+def pretrain(settings: Pretraining) -> Pretrained:
+    """Computes the teacher's features, trains the student, and writes its packed weights.
+
+    Raises:
+        UserError: for data or settings that cannot be used, images shared with a test set, a
+            damaged checkpoint, or a training that diverged.
+    """
+    tf.keras.utils.set_random_seed(settings.seed)
+    # As in `stages.run`: a resumed training is the one that was not interrupted.
+    tf.config.experimental.enable_op_determinism()
+    before = open_pretraining(settings)
+    data = open_images(settings)
+    teacher = load_teacher(
+        settings.teacher, settings.teacher_weights, settings.teacher_weights_sha256
+    )
+    trainer, checkpoints = _train(settings, data, teacher, before)
+    checkpoints.restore(checkpoints.best_epoch)
+    return _write(settings, data, teacher, trainer.network, checkpoints)
+
+
+def _train(
+    settings: Pretraining, data: PretrainingData, teacher: Teacher, before: Pretraining | None
+) -> tuple[PretrainingTrainer, Checkpoints]:
+    augmentation = make_augmentation(AugmentSettings(settings.augmentation), settings.seed)
+    targets, heldout = _targets(settings, data, teacher, augmentation)
+    policy = resolve_compute_policy(settings.precision, settings.xla)
+    student = _spec(settings).build(settings.image_size, _ANY_CLASSES)
+    refuse_unconvertible(student)
+    set_compute_policy(student, policy)
+    steps = steps_per_epoch(len(data.train), settings.batch_size)
+    mean, variance = feature_moments(targets.features)
+    projector = FeatureProjector(mean, variance, settings.seed)
+    projector.build(student.output["features"].shape)
+    trainer = PretrainingTrainer(
+        student,
+        (targets.kernel, targets.bias),
+        build_pretraining_groups(student, projector, _rate(settings, steps)),
+        projector=projector,
+        feature_variance=variance,
+        temperature=settings.temperature,
+        feature_weight=settings.feature_weight,
+        xla=policy.xla,
+    )
+    folder = Path(settings.run_dir) / "student"
+    _rewind(settings, before, folder)
+    checkpoints = fit(
+        trainer,
+        lambda first_epoch: training_batches(
+            data.train,
+            image_size=settings.image_size,
+            augmentation=augmentation,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            first_epoch=first_epoch,
+            epochs=settings.epochs,
+            precomputed=targets.precomputed,
+            targets=targets,
+        ),
+        steps=steps,
+        epochs=settings.epochs,
+        folder=folder,
+        validation=evaluation_batches(heldout, image_size=settings.image_size),
+        callbacks=[ProgressLog(settings.epochs, steps, settings.batch_size)],
+        keep=[settings.constant_epochs],
+    )
+    return trainer, checkpoints
+
+
+def _targets(
+    settings: Pretraining, data: PretrainingData, teacher: Teacher, augmentation: Augmentation
+) -> tuple[SourceTargets, Subset]:
+    """What is learned, and the held-out images with the teacher's class of each as its label."""
+    size, cache = settings.teacher_size, settings.cache_path
+    precomputed = same_for_all(len(data.train), settings.views)
+    features = cached_features(teacher, data.train, augmentation, precomputed, size, cache)
+    kernel, bias = source_classifier(
+        settings.teacher, features, settings.teacher_weights, settings.seed
+    )
+    once = same_for_all(len(data.heldout))
+    whole = cached_features(teacher, data.heldout, WHOLE, once, size, cache)
+    labels = np.argmax(whole.astype(np.float32) @ kernel + bias, axis=1).astype(np.int32)
+    targets = SourceTargets(features, kernel, bias, precomputed)
+    return targets, dataclasses.replace(data.heldout, labels=labels)
+
+
+def _spec(settings: Pretraining) -> StudentSpec:
+    return StudentSpec(settings.student, settings.width, settings.stem_stride)
+
+
+def _rate(settings: Pretraining, steps: int) -> WarmupConstantDecay:
+    return WarmupConstantDecay(
+        settings.learning_rate,
+        settings.warmup_steps,
+        settings.constant_epochs * steps,
+        settings.epochs * steps,
+    )
+
+
+def _rewind(settings: Pretraining, before: Pretraining | None, folder: Path) -> None:
+    """Goes back to before the fall of the rate, where the number of epochs has changed since.
+
+    Raises:
+        UserError: for fewer epochs, where the rate should have begun to fall before the last one.
+    """
+    if before is None or before.epochs == settings.epochs:
+        return
+    checkpoints = Checkpoints(folder / "checkpoints", tf.Module(), [before.constant_epochs])
+    begin = min(checkpoints.epochs_done, before.constant_epochs)
+    if begin > settings.constant_epochs:
+        raise UserError(
+            f"--epochs={settings.epochs} lowers the learning rate from epoch "
+            f"{settings.constant_epochs} on, but {begin} epochs were trained at the full rate. "
+            "Give more epochs."
+        )
+    if checkpoints.epochs_done > begin:
+        logging.info("continued from epoch %d, before the learning rate fell", begin)
+        checkpoints.rewind(begin)
+
+
+def _write(
+    settings: Pretraining,
+    data: PretrainingData,
+    teacher: Teacher,
+    student: tf.keras.Model,
+    checkpoints: Checkpoints,
+) -> Pretrained:
+    """Packed weights and their card."""
+    folder, epoch = Path(settings.run_dir), checkpoints.best_epoch
+    row = checkpoints.history[epoch - 1]
+    packed = pack(student, _spec(settings), facts={"teacher": settings.teacher})
+    write_atomically(folder / WEIGHTS_NAME, packed)
+    card = {
+        "file": WEIGHTS_NAME,
+        "sha256": hashlib.sha256(packed).hexdigest(),
+        "bytes": len(packed),
+        **_describe(settings, data, teacher),
+        "epoch": epoch,
+        "images_seen": epoch * steps_per_epoch(len(data.train), settings.batch_size)
+        * min(settings.batch_size, len(data.train)),
+        "hours": round(sum(past["seconds"] for past in checkpoints.history[:epoch]) / 3600, 2),
+        "figures": {name: value for name, value in row.items() if name != "seconds"},
+        "versions": versions(),
+    }  # fmt: skip
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / CARD_NAME, text.encode())
+    return Pretrained(
+        folder / WEIGHTS_NAME, folder / CARD_NAME, epoch, row["val_mean_class_accuracy"]
+    )
+
+
+def _describe(settings: Pretraining, data: PretrainingData, teacher: Teacher) -> dict[str, Any]:
+    places = ("data_dir", "test_data_dir", "train_list", "run_dir", "cache_dir", "teacher_weights")
+    defaults = Pretraining()
+    given = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.name not in places
+        and getattr(settings, field.name) != getattr(defaults, field.name)
+    }
+    flags = " ".join(f"--{name}={value}" for name, value in given.items() if name != "data_license")
+    return {
+        "student": dataclasses.asdict(_spec(settings)),
+        "image_size": settings.image_size,
+        "data": {
+            "name": Path(settings.data_dir).name or settings.dataset,
+            "images": len(data.train) + len(data.heldout),
+            "heldout": len(data.heldout),
+            "content_sha256": data.content,
+            "license": settings.data_license,
+        },
+        "teacher": {"name": settings.teacher, "fingerprint": teacher.fingerprint},
+        "command": f"python -m candle_tf.pretrain --data_dir=<images> {flags}".rstrip(),
+    }

@@ -1,0 +1,114 @@
+"""The images of a pretraining: opened, compared with a test set, some held out."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+from absl import logging
+
+from candle_tf.data.catalog import kind_of
+from candle_tf.data.images.scan import reason, scan_images
+from candle_tf.data.images.store import open_image_store
+from candle_tf.data.sources.registry import open_source
+from candle_tf.data.sources.source import Source
+from candle_tf.data.sources.unlabelled import open_unlabelled
+from candle_tf.data.subset import Subset
+from candle_tf.errors import UserError
+from candle_tf.stages.pretrain_settings import Pretraining
+
+# Images whose size is read before all are stored.
+_SAMPLE = 256
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """Images, all with the label 0.
+
+    Attributes:
+        train: learned from.
+        heldout: not learned from; they choose the epoch.
+        content: SHA-256 over ids and contents of all images (`Source.content_hash`).
+    """
+
+    train: Subset
+    heldout: Subset
+    content: str
+
+
+def open_images(settings: Pretraining) -> PretrainingData:
+    """Opens and decodes the images.
+
+    They are stored at the side of the larger network's input, but not larger than the largest of
+    them. Which ones are held out is decided by a hash of each id, whatever other images there are.
+
+    Raises:
+        UserError: where there are no images, one cannot be read, or one is also in the test set.
+    """
+    with ExitStack() as opened:
+        source = opened.enter_context(_open(settings))
+        ids = list(source.train.ids)
+        if settings.on_bad_image == "skip":
+            ids = _readable(source, ids, settings)
+        if settings.test_data_dir:
+            _refuse_test_images(source, ids, settings)
+        side = min(max(settings.image_size, settings.teacher_size), _largest_side(source, ids))
+        images = open_image_store(source, ids, side, settings.cache_path, store="auto")
+        content = source.content_hash(ids)
+        if images.streamed:
+            opened.pop_all()  # read from until the process ends
+    held = images.keys % round(1 / settings.heldout_fraction) == 0
+    if held.all() or not held.any():
+        raise UserError(
+            f"--heldout_fraction={settings.heldout_fraction:g} of {len(ids)} images leaves none to "
+            "hold out, or none to learn from. Give more images, or another fraction."
+        )
+    train, heldout = (
+        Subset(images, rows, np.zeros(len(rows), np.int32))
+        for rows in (np.flatnonzero(~held), np.flatnonzero(held))
+    )
+    logging.info(
+        "%d images to learn from, %d held out, stored at %d px", len(train), len(heldout), side
+    )
+    return PretrainingData(train, heldout, content)
+
+
+def _open(settings: Pretraining) -> Source:
+    scratch = str(settings.cache_path)
+    if settings.dataset == "folder":
+        return open_unlabelled(settings.data_dir, scratch)
+    kind = kind_of(settings.dataset, settings.data_dir, settings.train_list)
+    return open_source(
+        kind, data_dir=settings.data_dir, train_list=settings.train_list, scratch=scratch
+    )
+
+
+def _readable(source: Source, ids: Sequence[str], settings: Pretraining) -> list[str]:
+    bad = set(scan_images(source, ids, settings.cache_path).bad)
+    for image_id in sorted(bad):
+        logging.warning("left out: %s", reason(source, image_id))
+    return [image_id for image_id in ids if image_id not in bad]
+
+
+def _largest_side(source: Source, ids: Sequence[str]) -> int:
+    """The longest side of some images spread over all of them, in pixels."""
+    step = max(1, len(ids) // _SAMPLE)
+    return max(max(source.read_image(image_id).shape[:2]) for image_id in ids[::step])
+
+
+def _refuse_test_images(source: Source, ids: Sequence[str], settings: Pretraining) -> None:
+    """A student must not learn from what it will be tested on, not even without labels."""
+    ours = scan_images(source, ids, settings.cache_path)
+    with open_unlabelled(settings.test_data_dir, str(settings.cache_path)) as other:
+        tested = scan_images(other, other.train.ids, settings.cache_path)
+    known = {row.tobytes() for row in tested.hashes[tested.readable]}
+    shared = [
+        image_id
+        for image_id, row in zip(ours.ids, ours.hashes, strict=True)
+        if row.tobytes() in known
+    ]
+    if shared:
+        raise UserError(
+            f"{len(shared)} of the images are also in --test_data_dir={settings.test_data_dir}, "
+            f"e.g. {shared[0]}. Take them out: what is learned from cannot be tested on."
+        )

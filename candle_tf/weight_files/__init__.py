@@ -1,0 +1,1 @@
+"""Weights files of several kinds, read without running anything that is in them."""

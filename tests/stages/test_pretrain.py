@@ -1,0 +1,223 @@
+"""Pretraining as a whole, on few small images and one block of the student."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from candle_tf.errors import UserError
+from candle_tf.stages import pretrain as stage
+from candle_tf.stages.pretrain import pretrain
+from candle_tf.stages.pretrain_data import open_images
+from candle_tf.stages.pretrain_settings import Pretraining
+from candle_tf.stages.student_weights import starting_weights
+from candle_tf.students.architectures.reactnet import _block
+from candle_tf.students.layers.blocks import batch_norm
+from candle_tf.students.settings import StudentSettings
+from candle_tf.students.weights import spec
+from candle_tf.students.weights.packed import describe
+
+SIDE = 24
+
+
+def png(seed):
+    """Some coloured squares: teachers see no difference between images of noise."""
+    squares = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), np.uint8)
+    pixels = squares.repeat(SIDE // 3, axis=0).repeat(SIDE // 3, axis=1)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """60 images in no folders of classes, and decoded images and features for all tests."""
+    folder = tmp_path_factory.mktemp("images")
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for number in range(60):
+            archive.writestr(f"some/where/{number}.png" if number % 2 else f"{number}.png",
+                             png(number))  # fmt: skip
+        archive.writestr("readme.txt", "no image")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_block_student(monkeypatch):
+    """The first block of ReActNet for the whole of it, whose graph takes long to build."""
+
+    def build(name, input_shape, classes, **options):  # noqa: ARG001
+        pixels = tf.keras.Input(input_shape, name="pixels")
+        x = tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(pixels)
+        x = tf.keras.layers.Conv2D(8, 3, 2, padding="same", name="stem_conv")(x)
+        x = _block(batch_norm(x, "stem_bn"), 16, 2, "block01")
+        features = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
+        logits = tf.keras.layers.Dense(classes, name="logits")(features)
+        return tf.keras.Model(pixels, {"features": features, "logits": logits}, name=name)
+
+    monkeypatch.setattr(spec, "build_student", build)
+
+
+def settings_for(images, run_dir, **changes):
+    values = {
+        "data_dir": str(images / "images.zip"), "cache_dir": str(images / "cache"),
+        "run_dir": str(run_dir), "image_size": 16, "teacher_size": 32, "views": 2, "epochs": 4,
+        "decay_fraction": 0.5, "warmup_steps": 2, "batch_size": 16, "heldout_fraction": 0.2,
+        "learning_rate": 0.02,
+    }  # fmt: skip
+    return Pretraining(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """An uninterrupted pretraining; also what others are compared with."""
+    patch = pytest.MonkeyPatch()
+    one_block_student.__wrapped__(patch)
+    settings = settings_for(images, tmp_path_factory.mktemp("whole") / "run")
+    done = pretrain(settings)
+    patch.undo()
+    return settings, done
+
+
+def history(settings):
+    path = f"{settings.run_dir}/student/checkpoints/progress.json"
+    with open(path) as file:
+        return json.load(file)["history"]
+
+
+def test_weights_and_card_are_written(whole):
+    settings, done = whole
+    data, card = done.weights.read_bytes(), json.loads(done.card.read_text())
+    found, class_names, facts = describe(data, "test")
+    assert (found.name, found.width) == (settings.student, settings.width)
+    assert class_names is None
+    assert facts == {"teacher": "efficientnet_lite0"}
+    assert card["sha256"] == hashlib.sha256(data).hexdigest()
+    assert card["data"]["images"] == 60
+    assert card["epoch"] == done.epoch
+    assert "--epochs=4" in card["command"]
+    assert settings.data_dir not in json.dumps(card)
+
+
+def test_held_out_images_are_not_learned_from(whole):
+    settings, _ = whole
+    data = open_images(settings)
+    assert not set(data.train.rows) & set(data.heldout.rows)
+    assert len(data.train) + len(data.heldout) == 60
+    assert 2 <= len(data.heldout) <= 30
+    # No image is stored larger than it is, though the teacher's input is.
+    assert data.train.images.array.shape[1:3] == (SIDE, SIDE)
+
+
+def test_an_interrupted_training_ends_as_the_uninterrupted_one(
+    images, whole, tmp_path, monkeypatch
+):
+    settings = settings_for(images, tmp_path / "run")
+
+    class Stop(tf.keras.callbacks.Callback):
+        def __init__(self, *_):
+            super().__init__()
+
+        def on_epoch_begin(self, epoch, logs=None):  # noqa: ARG002
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "ProgressLog", Stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(settings)
+    assert len(history(settings)) == 2
+    assert pretrain(settings).weights.read_bytes() == whole[1].weights.read_bytes()
+
+
+def test_a_longer_training_continues_from_before_the_rate_fell(images, whole, tmp_path):
+    short = settings_for(images, tmp_path / "run", epochs=3)
+    pretrain(short)
+    first = history(short)
+    longer = dataclasses.replace(short, epochs=4)
+    assert pretrain(longer).weights.read_bytes() == whole[1].weights.read_bytes()
+    kept = short.constant_epochs
+    assert kept == 1
+    assert [row["seconds"] for row in history(longer)[:kept]] == [
+        row["seconds"] for row in first[:kept]
+    ]
+    with pytest.raises(UserError, match=r"--epochs=2 lowers.*but 2 epochs"):
+        pretrain(dataclasses.replace(short, epochs=2))
+
+
+def test_other_settings_in_the_same_folder_are_refused(whole):
+    with pytest.raises(UserError, match=r"--learning_rate was 0\.02 and is now 0.1"):
+        pretrain(dataclasses.replace(whole[0], learning_rate=0.1))
+
+
+def test_images_of_a_test_set_are_refused(images, tmp_path):
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "another.png").write_bytes(png(1000))
+    settings = settings_for(images, tmp_path / "run", test_data_dir=str(tests))
+    open_images(settings)
+    (tests / "renamed.png").write_bytes(png(7))
+    with pytest.raises(UserError, match=r"1 of the images are also in.*some/where/7\.png"):
+        open_images(settings)
+
+
+def test_images_that_cannot_be_read_are_refused_or_skipped(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.png").write_bytes(png(number))
+    (folder / "broken.png").write_bytes(png(0)[:50])
+    settings = Pretraining(data_dir=str(folder), run_dir=str(tmp_path / "run"), image_size=16,
+                           heldout_fraction=0.3)  # fmt: skip
+    with pytest.raises(UserError, match=r"broken\.png"):
+        open_images(settings)
+    data = open_images(dataclasses.replace(settings, on_bad_image="skip"))
+    assert len(data.train) + len(data.heldout) == 20
+
+
+def test_too_few_images_to_hold_any_out_are_refused(tmp_path):
+    (tmp_path / "0.png").write_bytes(png(0))
+    settings = Pretraining(data_dir=str(tmp_path), run_dir=str(tmp_path / "run"), image_size=16)
+    with pytest.raises(UserError, match="of 1 images leaves none"):
+        open_images(settings)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_student_starts_from_the_weights_or_from_the_folder(whole, kind):
+    settings, done = whole
+    given = done.weights if kind == "file" else settings.run_dir
+    start, from_folder = (
+        starting_weights(StudentSettings(student_weights=str(path), image_size=16))
+        for path in (given, settings.run_dir)
+    )
+    assert start.class_names is None
+    for ours, theirs in zip(
+        start.network.get_layer("block01_spatial_bn").get_weights(),
+        from_folder.network.get_layer("block01_spatial_bn").get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 0.5}, "is a run of reactnet_a at width 1"),
+        ({"student_weights_sha256": "0" * 64}, "is the folder of a run"),
+    ],
+)
+def test_the_folder_of_another_student_is_refused(whole, changes, message):
+    with pytest.raises(UserError, match=message):
+        starting_weights(
+            StudentSettings(student_weights=whole[0].run_dir, image_size=16, **changes)
+        )
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no folder of a run"):
+        starting_weights(StudentSettings(student_weights=str(tmp_path)))

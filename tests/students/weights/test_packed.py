@@ -1,0 +1,147 @@
+"""Packed weights: the function survives, the size is small, damage is refused."""
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from candle_tf.errors import UserError
+from candle_tf.methods.annealing import find_annealed_quantizers, set_exact_signs
+from candle_tf.students.architectures.registry import STUDENTS
+from candle_tf.students.layers.blocks import binary_layers
+from candle_tf.students.weights.packed import describe, pack, unpack
+from candle_tf.students.weights.spec import StudentSpec
+
+SPEC = StudentSpec("reactnet_a", 0.25)
+
+
+def random_student(spec, classes=3, seed=0, image_size=32):
+    """A student whose every weight is its own random number, variances positive."""
+    student = spec.build(image_size, classes)
+    rng = np.random.default_rng(seed)
+    for variable in student.weights:
+        if "temperature" in variable.name:
+            continue
+        value = 0.3 * rng.normal(size=variable.shape)
+        if "variance" in variable.name or "gamma" in variable.name:
+            value = 0.5 + np.abs(value)
+        variable.assign(value)
+    return student
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_student_computes_the_same_after_a_round_trip(name):
+    spec = StudentSpec(name, 0.25)
+    student = random_student(spec)
+    data = pack(student, spec, ["a", "b", "c"])
+    again = spec.build(32, 3)
+    unpack(data, again, "test")
+    for network in (student, again):
+        set_exact_signs(find_annealed_quantizers(network))
+
+    for layer in binary_layers(student):
+        theirs = again.get_layer(layer.name).kernel.numpy()
+        np.testing.assert_array_equal(np.sign(theirs), np.sign(layer.kernel.numpy()))
+        magnitude = np.abs(layer.kernel.numpy()).mean(axis=(0, 1, 2))
+        np.testing.assert_allclose(np.abs(theirs).mean(axis=(0, 1, 2)), magnitude, rtol=1e-3)
+    # Beyond the kernels, every weight is rounded to float16 and nothing else.
+    binary = {layer.kernel.ref() for layer in binary_layers(student)}
+    for ours, theirs in zip(student.weights, again.weights, strict=True):
+        if ours.ref() not in binary:
+            np.testing.assert_allclose(theirs.numpy(), ours.numpy(), rtol=1e-3, atol=1e-7)
+
+
+def test_the_rounding_changes_few_classes():
+    student = random_student(SPEC, classes=10)
+    again = SPEC.build(32, 10)
+    unpack(pack(student, SPEC, list("abcdefghij")), again, "test")
+    pixels = np.random.default_rng(1).uniform(0, 255, (64, 32, 32, 3)).astype(np.float32)
+    ours, theirs = (network(pixels)["logits"].numpy() for network in (student, again))
+    assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() > 0.9
+
+
+def test_packing_again_gives_the_very_same_bytes():
+    data = pack(random_student(SPEC), SPEC)
+    again = random_student(SPEC, seed=1)
+    unpack(data, again, "test")
+    assert pack(again, SPEC) == data
+
+
+def test_a_binary_weight_takes_one_bit():
+    student = random_student(SPEC)
+    binary = sum(layer.kernel.shape.num_elements() for layer in binary_layers(student))
+    others = sum(w.shape.num_elements() for w in student.weights) - binary
+    channels = sum(layer.kernel.shape[-1] for layer in binary_layers(student))
+    arrays = safetensors.numpy.load(pack(student, SPEC, ["a", "b", "c"]))
+    assert sum(a.nbytes for a in arrays.values()) == binary // 8 + 2 * (others + channels)
+
+
+def test_without_class_names_the_classifier_is_left_alone():
+    data = pack(random_student(SPEC, classes=3), SPEC)
+    student = random_student(SPEC, classes=7, seed=5)
+    before = student.get_layer("logits").get_weights()
+    unpack(data, student, "test")
+    for ours, theirs in zip(before, student.get_layer("logits").get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_file_says_what_it_is_of():
+    data = pack(random_student(SPEC), SPEC, ["cat", "dog", "owl"], {"epochs": "8"})
+    assert describe(data, "test") == (SPEC, ["cat", "dog", "owl"], {"epochs": "8"})
+    assert describe(pack(random_student(SPEC), SPEC), "test")[1] is None
+
+
+def test_truncated_and_foreign_files_are_refused():
+    data = pack(random_student(SPEC), SPEC)
+    for length in (0, 7, 8, 100, len(data) // 2, len(data) - 1):
+        with pytest.raises(UserError, match=r"test.*damaged"):
+            describe(data[:length], "test")
+    with pytest.raises(UserError, match="damaged"):
+        describe(b"PK\x03\x04" + bytes(1000), "test")
+    foreign = safetensors.numpy.save({"a": np.zeros(3, np.float32)}, {"format": "pt"})
+    with pytest.raises(UserError, match="KeyError: 'candle_tf'"):
+        describe(foreign, "test")
+
+
+def file_with(data, **arrays):
+    """A file with other arrays; None takes one out."""
+    kept = {**safetensors.numpy.load(data), **arrays}
+    return safetensors.numpy.save({k: v for k, v in kept.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"stem_bn/gamma": None}, "misses stem_bn/gamma"),
+        ({"stem_bn/gamma": np.zeros(9, np.float16)}, "stem_bn/gamma is float16 .9."),
+        ({"stem_bn/gamma": np.zeros(8, np.float32)}, "stem_bn/gamma is float32"),
+        ({"stem_bn/gamma": np.full(8, np.nan, np.float16)}, "stem_bn/gamma.*finite"),
+        ({"other": np.zeros(1, np.float16)}, "unknown array other"),
+        ({"block01_spatial_conv/kernel:signs": np.zeros(3, np.uint8)}, "spatial_conv/kernel:signs"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_and_nothing_is_changed(arrays, message):
+    data = file_with(pack(random_student(SPEC), SPEC), **arrays)
+    student = random_student(SPEC, seed=1)
+    before = student.get_weights()
+    with pytest.raises(UserError, match=message):
+        unpack(data, student, "test")
+    for ours, theirs in zip(before, student.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_float16_cannot_hold_is_refused():
+    student = SPEC.build(32, 3)
+    student.get_layer("stem_bn").moving_variance.assign(tf.fill([8], 1e6))
+    with pytest.raises(UserError, match="stem_bn/moving_variance"):
+        pack(student, SPEC)
+
+
+def test_a_vanished_channel_keeps_its_signs():
+    student = random_student(SPEC)
+    kernel = binary_layers(student)[0].kernel
+    kernel.assign(1e-9 * kernel)
+    again = SPEC.build(32, 3)
+    unpack(pack(student, SPEC), again, "test")
+    theirs = binary_layers(again)[0].kernel.numpy()
+    np.testing.assert_array_equal(np.sign(theirs), np.sign(kernel.numpy()))
