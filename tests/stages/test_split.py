@@ -53,3 +53,15 @@ def test_counts_are_read_for_the_classes_of_the_source(tmp_path):
     (tmp_path / "counts.csv").write_text("".join(f"{c},{c + 1}\n" for c in reversed(range(10))))
     config = settings(tmp_path, profile="counts", class_counts=str(tmp_path / "counts.csv"))
     assert split_of(config).train_counts.tolist() == list(range(1, 11))
+
+
+def test_what_a_profile_leaves_out_is_logged_in_numbers(tmp_path, caplog):
+    caplog.set_level("INFO")
+    split = split_of(settings(tmp_path))
+    used, available = int(split.train_counts.sum()), 1797 - len(split.test.ids)
+    assert (
+        f"uses {used} of {available} training images and leaves {available - used}" in caplog.text
+    )
+    caplog.clear()
+    split_of(settings(tmp_path / "all", profile="natural"))
+    assert "training images and leaves" not in caplog.text
