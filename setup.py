@@ -9,8 +9,9 @@ setup(
         "candle_tf": [
             "py.typed",
             "*.pyi",
-            "native/*.cc",
-            "native/*.h",
+            "native/source/*.cc",
+            "native/source/*.h",
+            "native/prebuilt/*.so",
             "students/weights/*.safetensors",
             "students/weights/*.json",
         ],

@@ -50,6 +50,8 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
             }
         ],
     ),
+    # Operators in C++, built and wrapped.
+    ("native", [{"native"}]),
     # Pure functions and tables, and the smallest helpers.
     (
         "pure",

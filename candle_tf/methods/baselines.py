@@ -43,7 +43,7 @@ class SupervisedTrainer(Trainer):
 
     def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The total loss alone, the mean over the batch."""
-        logits = self.network(batch["inputs"], training=training)["logits"]
+        logits = self.forward(batch["inputs"], training)["logits"]
         each = self._loss(logits, batch["labels"], self._counts)
         if "ratios" in batch:
             of_partners = self._loss(logits, batch["partner_labels"], self._counts)

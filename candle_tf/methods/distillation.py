@@ -86,7 +86,7 @@ class DistillationTrainer(Trainer):
 
     def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The total loss, its two losses "kl" and "fs", and "lambda"."""
-        outputs = self.network(batch["inputs"], training=training)
+        outputs = self.forward(batch["inputs"], training)
         kl = tf.reduce_mean(
             losses.kl_divergence(batch["teacher_logits"], outputs["logits"], self._temperature)
         )

@@ -11,7 +11,9 @@ from typing import Any
 import tensorflow as tf
 
 from candle_tf.methods.class_accuracy import MeanClassAccuracy
+from candle_tf.methods.fused_adam import FusedAdam
 from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.students.fused_forward import is_native, training_forward
 
 # The total loss among a method's losses: the column of steps.csv and history.csv, and
 # TensorBoard's tag.
@@ -58,6 +60,8 @@ class Trainer(tf.keras.Model):
         with self.distribute_strategy.scope():
             for group in parameter_groups:
                 group.optimizer.build(group.variables)
+                if isinstance(group.optimizer, FusedAdam):
+                    group.optimizer.native = is_native(network)
         self.compile(optimizer=parameter_groups[0].optimizer, jit_compile=xla)
         self.distribute_reduction_method = "sum"
 
@@ -73,6 +77,12 @@ class Trainer(tf.keras.Model):
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits `[B, C]` of inputs."""
         return self.network(inputs, training=training)["logits"]
+
+    def forward(self, inputs: tf.Tensor, training: bool) -> Mapping[str, tf.Tensor]:
+        """The network's outputs; in training by the native operators where its layers say so."""
+        if training:
+            return training_forward(self.network)(inputs)
+        return self.network(inputs, training=False)
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """One optimizer step of every group; returns the losses of this step, not running means.

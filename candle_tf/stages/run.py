@@ -30,7 +30,9 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     # Bit-identical results whether or not a run was interrupted; on CPUs it costs nothing.
     tf.keras.utils.set_random_seed(config.run.seed)
     tf.config.experimental.enable_op_determinism()
-    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
+    policy = resolve_compute_policy(
+        config.compute.precision, config.compute.xla, kernels=config.compute.kernels
+    )
     folder = open_run_folder(config)
     data = _stage("1/5 data", lambda: prepare(config, folder))
     folder.record(
@@ -50,7 +52,10 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         lambda: train_student(config, data, targets, path, policy),
     )
     xla = "on" if policy.xla else "off"
-    folder.record("student", _training_files(path), precision=policy.dtype, xla=xla)
+    kernels = "native" if policy.native else "plain"
+    folder.record(
+        "student", _training_files(path), precision=policy.dtype, xla=xla, kernels=kernels
+    )
     evaluation = _stage("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
     exported = _stage(
         "5/5 export",

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from candle_tf.errors import UserError
+from candle_tf.native.build import NATIVE, native_operators
+from candle_tf.native.build import PLAIN as PLAIN_KERNELS
+
 # Of the operands of binary convolutions.
 DTYPES = ("float32", "bfloat16")
 
@@ -32,20 +36,26 @@ class ComputePolicy:
             summed in float32; what is rounded, to 8 bits, is each sum (even whole numbers up to 512
             are exact) and the gradients at a convolution.
         xla: whether XLA compiles the step.
+        native: whether the native operators serve where they can (`candle_tf.native`); only in a
+            fused policy, and where `native_operators` has found them.
 
     Raises:
-        ValueError: for another dtype, or bfloat16 in the plain composition.
+        ValueError: for another dtype, and for bfloat16 or native operators in the plain
+            composition.
     """
 
     fused: bool = True
     dtype: str = "float32"
     xla: bool = False
+    native: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"unknown dtype {self.dtype!r}: one of {', '.join(DTYPES)}")
         if self.dtype != "float32" and not self.fused:
             raise ValueError(f"the plain composition has no operands in {self.dtype}")
+        if self.native and not self.fused:
+            raise ValueError("the plain composition has no native operators")
 
 
 PLAIN = ComputePolicy(fused=False)
@@ -75,9 +85,13 @@ def set_compute_policy(network: tf.keras.Model, policy: ComputePolicy) -> None:
 
 
 def resolve_compute_policy(
-    precision: str, xla: str, cpuinfo: Path = Path("/proc/cpuinfo")
+    precision: str,
+    xla: str,
+    cpuinfo: Path = Path("/proc/cpuinfo"),
+    *,
+    kernels: str = PLAIN_KERNELS,
 ) -> ComputePolicy:
-    """The policy of --precision and --xla on this machine.
+    """The policy of --precision, --xla and --kernels on this machine.
 
     XLA fuses the plain composition by itself, which pays on a GPU. On a CPU it leaves the fast
     convolutions unused.
@@ -86,11 +100,29 @@ def resolve_compute_policy(
         precision: "auto", "float32" or "bfloat16"; see `resolve_precision`.
         xla: "on", "off" or "auto": on where there is a GPU, unless bfloat16 is asked for.
         cpuinfo: as of `resolve_precision`.
+        kernels: "plain", "auto" or "native"; see `native_operators`. With XLA or a GPU they are
+            never used.
+
+    Raises:
+        UserError: for "native" where there are none, or where they are not used.
     """
     pays = xla == "auto" and precision != "bfloat16" and _has_gpu()
     if pays or xla == "on":
+        _refuse_native(kernels, "XLA, which compiles TensorFlow's own operators: give --xla=off")
         return ComputePolicy(fused=False, xla=True)
-    return ComputePolicy(dtype=resolve_precision(precision, cpuinfo))
+    if _has_gpu():
+        _refuse_native(kernels, "a GPU: they are for CPUs")
+        kernels = PLAIN_KERNELS
+    native = native_operators(kernels) is not None
+    return ComputePolicy(dtype=resolve_precision(precision, cpuinfo), native=native)
+
+
+def _refuse_native(kernels: str, reason: str) -> None:
+    if kernels == NATIVE:
+        raise UserError(
+            f"--kernels=native: the native operators are not used with {reason}, or give "
+            "--kernels=auto."
+        )
 
 
 def resolve_precision(precision: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 XLA = ("auto", "on", "off")
+KERNELS = ("auto", "native", "plain")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ class ComputeSettings(SettingsGroup):
         "auto",
         "whether XLA compiles the training step: on, off, or auto: on where there is a GPU",
         choices=XLA,
+    )
+    kernels: str = setting(
+        "auto",
+        "native: operators in C++ for the training step on a CPU, compiled once into a cache "
+        "folder; plain: TensorFlow's own; auto: native where there is a C++ compiler",
+        choices=KERNELS,
     )
 
     def check(self) -> None:

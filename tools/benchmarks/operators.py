@@ -15,9 +15,16 @@ import tensorflow as tf
 
 _DEVICE = "/host:CPU"
 # Parts of the names of convolutions and of the matrix products that compute them in training.
-_PRODUCTS = ("Conv2D", "MatMul")
+_PRODUCTS = ("Conv2D", "MatMul", "CandleBinaryConv", "CandleWinograd")
 _KINDS = {
-    "weight update": ("ResourceApply", "AssignAdd", "AssignSub", "AssignVariable", "Sqrt"),
+    "weight update": (
+        "ResourceApply",
+        "AssignAdd",
+        "AssignSub",
+        "AssignVariable",
+        "Sqrt",
+        "CandleAdam",
+    ),
     "batch norm": ("BatchNorm",),
     "pooling": ("AvgPool",),
 }

@@ -21,8 +21,9 @@ def step_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
         repeats: rounds; a round takes `load.steps` steps of each side.
 
     Returns:
-        JSON-ready: median, min and max of the ratio, images_per_s of each side, "precision" of
-        ours, "profile" of each side (share of its operators' time by kind) and the seconds.
+        JSON-ready: median, min and max of the ratio, images_per_s of each side, "precision" and
+        "kernels" of ours, "profile" of each side (share of its operators' time by kind) and
+        the seconds.
     """
     batch = _batch(load)
     steps = {
@@ -38,6 +39,7 @@ def step_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
             name: images_per_second(times, load.images) for name, times in seconds.items()
         },
         "precision": load.compute_policy.dtype,
+        "kernels": "native" if load.compute_policy.native else "plain",
         "profile": {name: shares(timed_operators(step)) for name, step in steps.items()},
         "seconds": seconds,
         "student": asdict(load),

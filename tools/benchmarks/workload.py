@@ -29,7 +29,7 @@ from candle_tf.students.architectures.registry import build_student
 from candle_tf.students.compute_policy import (
     PLAIN,
     ComputePolicy,
-    resolve_precision,
+    resolve_compute_policy,
     set_compute_policy,
 )
 from candle_tf.teachers.targets import CachedTargets
@@ -50,6 +50,7 @@ class Workload:
         steps: steps of a timed part.
         feature_size: d_T; 1,280 of EfficientNet-Lite0.
         precision: as --precision of a training.
+        kernels: as --kernels of a training.
     """
 
     student: str = "reactnet_a"
@@ -60,6 +61,7 @@ class Workload:
     steps: int = 3
     feature_size: int = 1280
     precision: str = "auto"
+    kernels: str = "auto"
 
     @property
     def images(self) -> int:
@@ -69,7 +71,7 @@ class Workload:
     @property
     def compute_policy(self) -> ComputePolicy:
         """Of a training step: fused, without XLA."""
-        return ComputePolicy(dtype=resolve_precision(self.precision))
+        return resolve_compute_policy(self.precision, "off", kernels=self.kernels)
 
 
 def noise_subset(count: int, classes: int, side: int, seed: int = 0) -> Subset:

@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from candle_tf.native.ops import binary_conv, winograd_gradients
+from candle_tf.students.conv_kernels import winograd
 from candle_tf.students.conv_kernels.registry import find_implementation
 
 
@@ -45,6 +47,37 @@ def convolve(
             for_kernel = tf.cast(dy, kernel.dtype)
             for_x = for_kernel if scale is None else tf.cast(dy * scale, kernel.dtype)
             return gradients(for_x, for_kernel)
+
+        return y, grad
+
+    return run(x, kernel)
+
+
+def convolve_signs(
+    x: tf.Tensor, kernel: tf.Tensor, pad_value: float, stride: int, magnitude: float
+) -> tf.Tensor:
+    """A "same" convolution of signs by the native operators, and its gradients.
+
+    Args:
+        x: -1 and +1, float32 or bfloat16 [N, H, W, C] with known H, W and C.
+        kernel: of x's dtype, -magnitude and +magnitude, [k, k, C, C'].
+        pad_value: -1 or 1.
+        stride: of both sides.
+        magnitude: above 0.
+
+    Returns:
+        Of x's dtype, [N, ceil(H / stride), ceil(W / stride), C'].
+    """
+
+    @tf.custom_gradient
+    def run(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        y = binary_conv(x, kernel, pad_value=pad_value, stride=stride, magnitude=magnitude)
+
+        def grad(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            implementation = find_implementation(x, kernel, stride)
+            if implementation is winograd:
+                return winograd_gradients(x, kernel, dy, pad_value)
+            return implementation.conv(x, kernel, pad_value, stride).gradients(dy, dy)
 
         return y, grad
 

@@ -11,8 +11,9 @@ from typing import Any
 import larq as lq
 import tensorflow as tf
 
+from candle_tf.native.ops import binarize
 from candle_tf.students.compute_policy import ComputePolicyLayer
-from candle_tf.students.conv_kernels.convolution import convolve
+from candle_tf.students.conv_kernels.convolution import convolve, convolve_signs
 from candle_tf.students.layers.quantizers import OneBitKernel
 
 
@@ -39,6 +40,43 @@ class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
         x = tf.cast(inputs, kernel.dtype)
         y = convolve(x, kernel, self.pad_values, self.strides[0], scale)
         return tf.nn.bias_add(y, self.bias) if self.use_bias else y
+
+    def convolve_natively(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The convolution in training by native operators, without its scale.
+
+        Args:
+            inputs: -1 and +1, float32 or bfloat16 [N, H, W, C].
+
+        Returns:
+            y: float32 or of the policy's dtype [N, ceil(H / strides), ceil(W / strides), filters];
+                what belongs to the layer is scale * y.
+            scale: above 0, float32 [filters] without a gradient; None for 1.
+        """
+        if not self._is_native(inputs):
+            return self(inputs, training=True), None
+        values, scale = binarize(
+            tf.convert_to_tensor(self.kernel),
+            tf.as_dtype(self.compute_policy.dtype),
+            floor=self.kernel_quantizer.min_scale,
+            clip=self._mask(),
+        )
+        magnitude = 1.0 if scale is None else 0.5
+        x = tf.cast(inputs, values.dtype)
+        return convolve_signs(x, values, self.pad_values, self.strides[0], magnitude), scale
+
+    def _is_native(self, inputs: tf.Tensor) -> bool:
+        return (
+            self.uses_fused(True)
+            and self._is_usual(inputs)
+            and not self.use_bias
+            and isinstance(self.kernel_quantizer, OneBitKernel)
+            and (abs(self.pad_values) == 1 or self.kernel_size[0] == 1)
+        )
+
+    def _mask(self) -> float:
+        """Beyond which magnitude latent weights get no gradient; infinite where none gets there."""
+        region = self.kernel_quantizer.region
+        return float("inf") if self._bound() <= region else region
 
     def _kernel_and_scale(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor | None]:
         if isinstance(self.kernel_quantizer, OneBitKernel):

@@ -112,6 +112,8 @@ class OneBitKernel:
 
     #: The straight-through gradient passes where |w| is at most this.
     region: float = 1.0
+    #: Least scale of a channel; None for a sign without a scale.
+    min_scale: float | None = None
 
     def values_and_scale(
         self, kernel: tf.Tensor, dtype: tf.DType, bound: float
@@ -153,6 +155,7 @@ class ScaledSign(OneBitKernel, tf.keras.layers.Layer):
     """`scaled_sign` as a layer, to be given as `kernel_quantizer`."""
 
     precision = 1
+    min_scale = MIN_SCALE
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return scaled_sign(inputs)

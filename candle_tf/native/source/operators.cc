@@ -1,0 +1,7 @@
+// All operators as one file to compile: most of the time goes into TensorFlow's headers.
+
+#include "adam.cc"
+#include "binarize.cc"
+#include "binary_conv.cc"
+#include "norm_chain.cc"
+#include "winograd.cc"

@@ -1,0 +1,206 @@
+"""A student's training by the native operators against the plain composition."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.optimizers import adam
+from candle_tf.students.architectures.registry import STUDENTS, build_student
+from candle_tf.students.compute_policy import PLAIN, ComputePolicy, set_compute_policy
+from candle_tf.students.fused_forward import FusedForward, is_native, training_forward
+from candle_tf.students.layers.blocks import RPReLU, Shift, batch_norm, binary_conv
+from candle_tf.students.layers.quantizers import ApproxSign
+from tests.native.availability import needs_native
+
+pytestmark = needs_native
+
+NATIVE = ComputePolicy(native=True)
+NATIVE_BFLOAT16 = ComputePolicy(dtype="bfloat16", native=True)
+SIDE, CLASSES = 32, 5
+# One of each family: the others differ in the number of blocks alone.
+NAMES = ("reactnet_a", "quicknet_small", "birealnet18", "real_to_binary", "bnext_t")
+
+
+def _student(name: str) -> tf.keras.Model:
+    """A narrow one whose shifts, slopes and batch norms are not at their start."""
+    tf.keras.utils.set_random_seed(0)
+    student = build_student(name, (SIDE, SIDE, 3), CLASSES, width=0.25)
+    rng = np.random.default_rng(0)
+    for variable in student.trainable_variables:
+        if variable.shape[:-1].num_elements() == 1 or len(variable.shape) == 1:
+            variable.assign(variable + rng.normal(0, 0.1, variable.shape).astype(np.float32))
+    return student
+
+
+def _batch(size: int = 6) -> tuple[tf.Tensor, tf.Tensor]:
+    rng = np.random.default_rng(1)
+    images = rng.uniform(0, 255, (size, SIDE, SIDE, 3)).astype(np.float32)
+    return tf.constant(images), tf.constant(rng.normal(size=(size, CLASSES)), tf.float32)
+
+
+def _step(student: tf.keras.Model, policy: ComputePolicy, weights: list[np.ndarray]):
+    """Logits, gradients by variable, and what the batch norms' statistics become."""
+    set_compute_policy(student, policy)
+    student.set_weights(weights)
+    images, upstream = _batch()
+
+    @tf.function(autograph=False)
+    def step():
+        with tf.GradientTape() as tape:
+            logits = training_forward(student)(images)["logits"]
+            loss = tf.reduce_sum(logits * upstream)
+        return logits, tape.gradient(loss, student.trainable_variables)
+
+    logits, gradients = step()
+    moving = [variable.numpy() for variable in student.non_trainable_variables]
+    return logits.numpy(), [gradient.numpy() for gradient in gradients], moving
+
+
+def _distance(actual: np.ndarray, wanted: np.ndarray, least: float) -> float:
+    difference = np.linalg.norm(actual.astype(np.float64) - wanted)
+    return float(difference / max(np.linalg.norm(wanted), least))
+
+
+def test_every_family_is_tested():
+    assert {name for name in STUDENTS if name.startswith(NAMES)} >= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_gradients_and_statistics_are_those_of_the_plain_composition(name):
+    student = _student(name)
+    weights = student.get_weights()
+    wanted = _step(student, PLAIN, weights)
+    actual = _step(student, NATIVE, weights)
+    np.testing.assert_allclose(
+        actual[0], wanted[0], rtol=0, atol=1e-4 * float(np.abs(wanted[0]).max())
+    )
+    # In front of a further batch norm some gradients are 0 but for rounding.
+    largest = max(float(np.linalg.norm(gradient)) for gradient in wanted[1])
+    for variable, a, w in zip(student.trainable_variables, actual[1], wanted[1], strict=True):
+        assert _distance(a, w, 1e-3 * largest) < 2e-3, variable.name
+    for variable, a, w in zip(student.non_trainable_variables, actual[2], wanted[2], strict=True):
+        assert _distance(a, w, 1e-2) < 1e-4, variable.name
+
+
+def test_bfloat16_operands_round_the_gradients_alone():
+    student = _student("reactnet_a")
+    weights = student.get_weights()
+    wanted = _step(student, NATIVE, weights)
+    actual = _step(student, NATIVE_BFLOAT16, weights)
+    # The sums of this width are below 512, and exact.
+    np.testing.assert_allclose(actual[0], wanted[0], rtol=0, atol=1e-5)
+    for variable, a, w in zip(student.trainable_variables, actual[1], wanted[1], strict=True):
+        assert _distance(a, w, 1e-6) < 0.05, variable.name
+
+
+@pytest.mark.parametrize(
+    ("name", "fused"),
+    [("reactnet_a", 32), ("birealnet18", 20), ("real_to_binary", 20), ("bnext_t", 63)],
+)
+def test_every_usual_batch_norm_runs_in_an_operator(name, fused):
+    student = _student(name)
+    norms = [
+        layer for layer in student.layers if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
+    assert FusedForward(student).fused == fused == len(norms)
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics():
+    student = _student("reactnet_a")
+    frozen = student.get_layer("block03_spatial_bn")
+    frozen.trainable = False
+    weights = student.get_weights()
+    wanted, _, _ = _step(student, PLAIN, weights)
+    actual, _, _ = _step(student, NATIVE, weights)
+    np.testing.assert_allclose(actual, wanted, rtol=0, atol=1e-3)
+    np.testing.assert_array_equal(frozen.moving_mean, 0.0)
+
+
+def _small_network(shortcuts: str) -> tf.keras.Model:
+    """Two normalised branches of one sign, summed and concatenated."""
+    x = inputs = tf.keras.Input((6, 6, 8))
+    sign = ApproxSign()(Shift()(x))
+    left = batch_norm(binary_conv(sign, 8, 3, 1, "left"), "left_bn") + x
+    right = batch_norm(binary_conv(sign, 8, 3, 1, "right"), "right_bn")
+    right = right + (x if shortcuts == "same" else left)
+    y = RPReLU()(tf.keras.layers.Concatenate()([left, right]))
+    return tf.keras.Model(inputs, {"logits": y, "left": left})
+
+
+@pytest.mark.parametrize("shortcuts", ["same", "one of the other"])
+def test_what_others_read_too_is_not_joined(shortcuts):
+    """The left branch is an output of its own here, and in one network the right one's shortcut."""
+    network = _small_network(shortcuts)
+    x = tf.constant(np.random.default_rng(0).normal(size=(3, 6, 6, 8)), tf.float32)
+    weights = network.get_weights()
+    found = {}
+    for policy in (PLAIN, NATIVE):
+        network.set_weights(weights)
+        set_compute_policy(network, policy)
+        found[policy] = training_forward(network)(x)
+    for name in ("logits", "left"):
+        np.testing.assert_allclose(found[NATIVE][name], found[PLAIN][name], rtol=0, atol=1e-5)
+
+
+def test_networks_without_the_policy_run_as_they_are():
+    student = _student("reactnet_a")
+    set_compute_policy(student, ComputePolicy())
+    assert not is_native(student)
+    assert not is_native(tf.keras.Sequential([tf.keras.layers.Dense(2)]))
+
+
+def _trained(policy: ComputePolicy, strategy: tf.distribute.Strategy, steps: int = 3):
+    """Weights after some steps of `fit`."""
+    tf.keras.utils.set_random_seed(0)
+    images, _ = _batch(12)
+    labels = tf.constant(np.arange(12) % CLASSES, tf.int32)
+    data = (
+        tf.data.Dataset.from_tensor_slices({"inputs": images, "labels": labels})
+        .batch(4)
+        .take(steps)
+    )
+    with strategy.scope():
+        student = build_student("reactnet_a", (SIDE, SIDE, 3), CLASSES, width=0.25)
+        set_compute_policy(student, policy)
+        counts = np.ones(CLASSES, np.int64)
+        optimizer = adam(1e-3, weight_decay=1e-4)
+        trainer = SupervisedTrainer(student, LOSSES["cross_entropy"], counts, optimizer).ready()
+    trainer.fit(data, verbose=0)
+    return student
+
+
+def test_fit_trains_as_the_plain_composition_does():
+    strategy = tf.distribute.get_strategy()
+    wanted = _trained(PLAIN, strategy, steps=1)
+    actual = _trained(NATIVE, strategy, steps=1)
+    for a, w in zip(actual.trainable_variables, wanted.trainable_variables, strict=True):
+        # Adam's first step is the gradient's sign: where that is near 0 it may differ.
+        near = np.isclose(a.numpy(), w.numpy(), rtol=0, atol=1e-4)
+        assert near.mean() > 0.97, a.name
+        assert np.abs(a.numpy()).max() <= max(1.0, np.abs(w.numpy()).max() + 0.01)
+
+
+def test_fit_gives_the_same_bits_again():
+    strategy = tf.distribute.get_strategy()
+    first, second = (_trained(NATIVE, strategy).get_weights() for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_it_trains_under_a_mirrored_strategy():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    mirrored = _trained(NATIVE, strategy)
+    alone = _trained(NATIVE, tf.distribute.get_strategy())
+    for a, b in zip(mirrored.get_weights(), alone.get_weights(), strict=True):
+        near = np.isclose(a, b, rtol=0, atol=1e-4 * max(1.0, float(np.abs(b).max())))
+        assert near.mean() > 0.97
+
+
+def test_evaluation_does_not_change():
+    student = _student("reactnet_a")
+    images, _ = _batch()
+    set_compute_policy(student, PLAIN)
+    plain = student(images, training=False)["logits"].numpy()
+    set_compute_policy(student, NATIVE)
+    np.testing.assert_array_equal(student(images, training=False)["logits"], plain)
