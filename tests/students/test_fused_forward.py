@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.methods.baselines import LOSSES, SupervisedTrainer
+from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.optimizers import adam
+from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.registry import METHODS
 from candle_tf.students.architectures.registry import STUDENTS, build_student
 from candle_tf.students.compute_policy import PLAIN, ComputePolicy, set_compute_policy
 from candle_tf.students.fused_forward import FusedForward, is_native, training_forward
@@ -165,7 +167,8 @@ def _trained(policy: ComputePolicy, strategy: tf.distribute.Strategy, steps: int
         set_compute_policy(student, policy)
         counts = np.ones(CLASSES, np.int64)
         optimizer = adam(1e-3, weight_decay=1e-4)
-        trainer = SupervisedTrainer(student, LOSSES["cross_entropy"], counts, optimizer).ready()
+        group = ParameterGroup(student.trainable_variables, optimizer)
+        trainer = SupervisedTrainer(student, METHODS["cross_entropy"], counts, [group])
     trainer.fit(data, verbose=0)
     return student
 
