@@ -52,7 +52,7 @@ _KERNELS: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
 }
 
 
-class _NotBuiltError(Exception):
+class NotBuiltError(Exception):
     """Why there is no library, in one sentence."""
 
 
@@ -76,18 +76,18 @@ def native_operators(kernels: str) -> Any:
         raise ValueError(f"unknown kernels {kernels!r}: one of {', '.join(KERNELS)}")
     if kernels == PLAIN:
         return None
-    module, reason = _found()
+    module, reason = _find_operators()
     if module is None and kernels == NATIVE:
         raise UserError(f"--kernels=native: {reason} Give --kernels=auto to train without them.")
     return module
 
 
 @functools.lru_cache(maxsize=1)
-def _found() -> tuple[Any, str]:
+def _find_operators() -> tuple[Any, str]:
     """The module, or None and why."""
     try:
         return tf.load_op_library(str(_library())), ""
-    except (_NotBuiltError, OSError, tf.errors.OpError) as error:
+    except (NotBuiltError, OSError, tf.errors.OpError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = f"the native operators cannot be used here: {lines[0].rstrip('.')}."
         told = reason[0].upper() + reason[1:]
@@ -100,23 +100,40 @@ def _library() -> Path:
     prebuilt = PREBUILT / _prebuilt_name()
     if prebuilt.exists():
         return prebuilt
-    compiler = _compiler()
-    folder = cache_folder()
-    path = folder / f"{_key(_version_of(compiler))}.so"
+    compiler = find_compiler()
+    path = cached_path(compiler)
     if path.exists():
         return path
-    with _locked(folder):
-        if path.exists():
-            return path
-        logging.info("compiling native operators, once (about a minute), into %s", path)
-        build(compiler, path)
+    with _lock(path.parent):
+        if not path.exists():
+            logging.info("compiling native operators, once (about a minute), into %s", path)
+            build(compiler, path)
     return path
+
+
+def cached_path(compiler: str) -> Path:
+    """The file in the cache of the library that a compiler makes of these sources."""
+    return cache_folder() / f"{_key(_version_of(compiler))}.so"
 
 
 def cache_folder() -> Path:
     """The folder of built libraries: candle_tf in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "candle_tf"
+
+
+def find_compiler() -> str:
+    """The C++ compiler: $CXX, or the first of the usual names on the path.
+
+    Raises:
+        NotBuiltError: where there is none.
+    """
+    wanted = os.environ.get("CXX")
+    names = (wanted,) if wanted else _COMPILERS
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        raise NotBuiltError(f"there is no C++ compiler ({', '.join(names)})")
+    return found
 
 
 def build(compiler: str, path: Path, extra: Sequence[str] = ()) -> None:
@@ -132,7 +149,7 @@ def build(compiler: str, path: Path, extra: Sequence[str] = ()) -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(
                 pool.map(
-                    lambda unit: _compiled(compiler, unit, folder, extra),
+                    lambda unit: _compile(compiler, unit, folder, extra),
                     _units(),
                 )
             )
@@ -146,7 +163,7 @@ def build_into(folder: Path = PREBUILT) -> Path:
     """Builds the library that a wheel or an image carries; it needs no compiler afterwards.
 
     Args:
-        folder: for it; `PREBUILT` is where it is looked for.
+        folder: for it; only a library in `PREBUILT` is loaded.
 
     Returns:
         The library's file.
@@ -157,8 +174,8 @@ def build_into(folder: Path = PREBUILT) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _prebuilt_name()
     try:
-        build(_compiler(), path)
-    except _NotBuiltError as error:
+        build(find_compiler(), path)
+    except NotBuiltError as error:
         raise UserError(f"The native operators cannot be built: {error}") from error
     return path
 
@@ -174,7 +191,7 @@ def _units() -> list[tuple[Path, str, tuple[str, ...]]]:
     return [*((SOURCE / file, Path(file).stem, ()) for file in _FILES), *kernels]
 
 
-def _compiled(
+def _compile(
     compiler: str, unit: tuple[Path, str, tuple[str, ...]], folder: Path, extra: Sequence[str]
 ) -> Path:
     source, name, options = unit
@@ -193,20 +210,11 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise _NotBuiltError(f"{command[0]}: {error.strerror}") from error
+        raise NotBuiltError(f"{command[0]}: {error.strerror}") from error
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
         reason = (errors or done.stderr.splitlines() or ["no message"])[0]
-        raise _NotBuiltError(f"{Path(command[0]).name} failed: {reason}")
-
-
-def _compiler() -> str:
-    wanted = os.environ.get("CXX")
-    found = next((path for name in ([wanted] if wanted else _COMPILERS)
-                  if (path := shutil.which(name))), None)  # fmt: skip
-    if found is None:
-        raise _NotBuiltError(f"there is no C++ compiler ({wanted or ', '.join(_COMPILERS)})")
-    return found
+        raise NotBuiltError(f"{Path(command[0]).name} failed: {reason}")
 
 
 def _version_of(compiler: str) -> str:
@@ -231,7 +239,7 @@ def _key(compiler: str) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     """One process builds; others wait for it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "native.lock").open("w") as file:

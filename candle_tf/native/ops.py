@@ -160,7 +160,7 @@ def _norm_chain_gradient(op: tf.Operation, dy: tf.Tensor, *rest: tf.Tensor) -> l
 def binarize(
     weights: tf.Tensor, dtype: tf.DType, *, floor: float | None, clip: float = float("inf")
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """A binary kernel in two parts, in one pass over its latent weights.
+    """The values and the scale of a binary kernel, in one pass over its latent weights.
 
     Args:
         weights: float32 [..., C'].

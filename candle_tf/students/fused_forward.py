@@ -93,7 +93,7 @@ class FusedForward:
             and node.flat_output_ids[0] in starts
             and self._graph.only_reader(node.flat_output_ids[0]) is not None
         }
-        self._steps = self._ordered(chains)
+        self._steps = self._order_steps(chains)
 
     @property
     def fused(self) -> int:
@@ -115,7 +115,7 @@ class FusedForward:
         outputs = [values[self._graph.key(tensor)] for tensor in network.outputs]
         return tf.nest.pack_sequence_as(network._nested_outputs, outputs)
 
-    def _ordered(self, chains: list[_Chain]) -> list[Any]:
+    def _order_steps(self, chains: list[_Chain]) -> list[Any]:
         """Chains and the other layers, each after what it reads."""
         of_node = {id(node): chain for chain in chains for node in chain.nodes}
         last: dict[int, Any] = {}
@@ -207,7 +207,7 @@ def _chains(graph: _Graph) -> Iterator[_Chain]:
     normalized: list[_Normalized] = []
     taken: set[int] = set()
     for node in graph.nodes:
-        found = _normalized(graph, node, taken)
+        found = _match_norm(graph, node, taken)
         if found is not None:
             normalized.append(found)
             taken |= {id(n) for n in found.nodes}
@@ -227,7 +227,7 @@ def _chains(graph: _Graph) -> Iterator[_Chain]:
         yield _with_sign(graph, _with_activation(graph, chain))
 
 
-def _normalized(graph: _Graph, node: Any, taken: set[int]) -> _Normalized | None:
+def _match_norm(graph: _Graph, node: Any, taken: set[int]) -> _Normalized | None:
     """The normalisation at a node; a sum of two normalisations belongs to the first."""
     layer = node.layer
     if not _is_usual_norm(layer, graph.shapes[node.flat_output_ids[0]]):
@@ -343,7 +343,7 @@ def _alike(graph: _Graph, one: _Key, other: _Key) -> bool:
 
 
 def _branch(branch: _Normalized, source: Any) -> Branch:
-    """The normalisation's weights, and its input, which a bare convolution gives in two parts."""
+    """The normalisation's weights and input; a bare convolution gives that as values and scale."""
     x, scale = source if isinstance(source, tuple) else (source, None)
     gamma, beta = map(tf.convert_to_tensor, (branch.layer.gamma, branch.layer.beta))
     return Branch(x, gamma, beta, scale)

@@ -80,12 +80,12 @@ def test_it_knows_its_shape_in_a_graph():
     kernel = _signs((3, 3, 8, 5), tf.float32)
 
     @tf.function(input_signature=[tf.TensorSpec([None, 7, 9, 8])])
-    def traced(x):
+    def run(x):
         y = binary_conv(x, kernel, pad_value=1.0, stride=2)
         assert y.shape.as_list() == [None, 4, 5, 5]
         return y
 
-    assert traced(tf.ones([2, 7, 9, 8])).shape == [2, 4, 5, 5]
+    assert run(tf.ones([2, 7, 9, 8])).shape == [2, 4, 5, 5]
 
 
 def _gradients(function, x: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor):

@@ -27,9 +27,9 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_FILES", ("small.cc",))
     monkeypatch.setattr(build, "_KERNELS", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    build._found.cache_clear()
+    build._find_operators.cache_clear()
     yield tmp_path
-    build._found.cache_clear()
+    build._find_operators.cache_clear()
 
 
 def _libraries(folder: Path) -> list[Path]:
@@ -47,7 +47,7 @@ def test_it_is_built_once(small):
     assert native_operators(AUTO) is not None
     library = _libraries(small)[0]
     written = library.stat().st_mtime_ns
-    build._found.cache_clear()
+    build._find_operators.cache_clear()
     assert native_operators(NATIVE) is not None
     assert library.stat().st_mtime_ns == written
     assert len(_libraries(small)) == 1

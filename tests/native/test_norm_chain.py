@@ -204,7 +204,7 @@ def test_wrong_shapes_are_refused(change, message):
 
 def test_it_knows_its_shapes_in_a_graph():
     @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 6])])
-    def traced(x):
+    def run(x):
         branch = Branch(x, tf.ones([6]), tf.zeros([6]))
         chain = norm_chain([branch, branch], epsilon=EPSILON, sign=SignOf(tf.zeros([12])))
         assert chain.y.shape.as_list() == [None, 8, 8, 12]
@@ -212,4 +212,4 @@ def test_it_knows_its_shapes_in_a_graph():
         assert chain.batch_mean.shape.as_list() == [12]
         return chain.y
 
-    assert traced(tf.ones([3, 8, 8, 6])).shape == [3, 8, 8, 12]
+    assert run(tf.ones([3, 8, 8, 6])).shape == [3, 8, 8, 12]

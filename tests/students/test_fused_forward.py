@@ -152,7 +152,7 @@ def test_networks_without_the_policy_run_as_they_are():
     assert not is_native(tf.keras.Sequential([tf.keras.layers.Dense(2)]))
 
 
-def _trained(policy: ComputePolicy, strategy: tf.distribute.Strategy, steps: int = 3):
+def _train(policy: ComputePolicy, strategy: tf.distribute.Strategy, steps: int = 3):
     """Weights after some steps of `fit`."""
     tf.keras.utils.set_random_seed(0)
     images, _ = _batch(12)
@@ -175,8 +175,8 @@ def _trained(policy: ComputePolicy, strategy: tf.distribute.Strategy, steps: int
 
 def test_fit_trains_as_the_plain_composition_does():
     strategy = tf.distribute.get_strategy()
-    wanted = _trained(PLAIN, strategy, steps=1)
-    actual = _trained(NATIVE, strategy, steps=1)
+    wanted = _train(PLAIN, strategy, steps=1)
+    actual = _train(NATIVE, strategy, steps=1)
     for a, w in zip(actual.trainable_variables, wanted.trainable_variables, strict=True):
         # Adam's first step is the gradient's sign: where that is near 0 it may differ.
         near = np.isclose(a.numpy(), w.numpy(), rtol=0, atol=1e-4)
@@ -186,15 +186,15 @@ def test_fit_trains_as_the_plain_composition_does():
 
 def test_fit_gives_the_same_bits_again():
     strategy = tf.distribute.get_strategy()
-    first, second = (_trained(NATIVE, strategy).get_weights() for _ in range(2))
+    first, second = (_train(NATIVE, strategy).get_weights() for _ in range(2))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_it_trains_under_a_mirrored_strategy():
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    mirrored = _trained(NATIVE, strategy)
-    alone = _trained(NATIVE, tf.distribute.get_strategy())
+    mirrored = _train(NATIVE, strategy)
+    alone = _train(NATIVE, tf.distribute.get_strategy())
     for a, b in zip(mirrored.get_weights(), alone.get_weights(), strict=True):
         near = np.isclose(a, b, rtol=0, atol=1e-4 * max(1.0, float(np.abs(b).max())))
         assert near.mean() > 0.97
