@@ -3,8 +3,8 @@
     python -m tools.build_native
     python -m tools.build_native --out=FOLDER
 
-The library is for this version of TensorFlow and this kind of CPU (all x86-64 ones alike); training
-with --kernels=auto finds it in candle_tf/native/prebuilt. Without it, the first training compiles it.
+The library is for this version of TensorFlow and this kind of CPU (all x86-64 ones alike). Training
+with --kernels=auto finds it in candle_tf/native/prebuilt; otherwise the first training compiles it.
 """
 
 from pathlib import Path

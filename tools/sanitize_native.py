@@ -2,8 +2,9 @@
 
     python -m tools.sanitize_native
 
-Compiles the operators with -fsanitize=address,undefined into a temporary cache, and runs tests/native
-with the sanitizer's library loaded first. Anything that it finds ends the tests with its report.
+Compiles the operators with -fsanitize=address,undefined into a temporary cache, and runs their
+tests with the sanitizers' libraries loaded first. Anything that these find ends the tests with a
+report.
 """
 
 import os
