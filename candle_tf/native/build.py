@@ -87,7 +87,8 @@ def _find_operators() -> tuple[Any, str]:
     """The module, or None and why."""
     try:
         return tf.load_op_library(str(_library())), ""
-    except (NotBuiltError, OSError, tf.errors.OpError) as error:
+    # A RuntimeError is Python's where a user has no home folder.
+    except (NotBuiltError, OSError, RuntimeError, tf.errors.OpError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = f"the native operators cannot be used here: {lines[0].rstrip('.')}."
         told = reason[0].upper() + reason[1:]

@@ -1,6 +1,7 @@
 import pytest
 import tensorflow as tf
 
+from candle_tf.errors import UserError
 from candle_tf.students.architectures.reactnet import reactnet_a
 from candle_tf.students.compute_policy import (
     ComputePolicy,
@@ -10,6 +11,7 @@ from candle_tf.students.compute_policy import (
     set_compute_policy,
 )
 from candle_tf.students.layers.blocks import Shift
+from tests.native.availability import needs_native
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,26 @@ def test_unknown_dtypes_are_refused():
 def test_the_plain_composition_has_no_bfloat16():
     with pytest.raises(ValueError, match="bfloat16"):
         ComputePolicy(fused=False, dtype="bfloat16")
+
+
+def test_the_plain_composition_has_no_native_operators():
+    with pytest.raises(ValueError, match="native"):
+        ComputePolicy(fused=False, native=True)
+
+
+def test_native_operators_are_not_for_xla():
+    assert not resolve_compute_policy("float32", "on", kernels="auto").native
+    with pytest.raises(UserError, match=r"--kernels=native: .*--xla=off"):
+        resolve_compute_policy("float32", "on", kernels="native")
+
+
+@needs_native
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("kernels", "native"), [("auto", True), ("native", True), ("plain", False)]
+)
+def test_native_operators_are_used_where_they_can_be_had(kernels, native):
+    assert resolve_compute_policy("float32", "off", kernels=kernels).native == native
 
 
 def test_mixed_precision_keeps_the_plain_composition():
