@@ -153,7 +153,7 @@ def test_networks_without_the_policy_run_as_they_are():
 
 
 def _train(policy: ComputePolicy, strategy: tf.distribute.Strategy, steps: int = 3):
-    """Weights after some steps of `fit`."""
+    """A trainer after some steps of `fit`."""
     tf.keras.utils.set_random_seed(0)
     images, _ = _batch(12)
     labels = tf.constant(np.arange(12) % CLASSES, tf.int32)
@@ -170,31 +170,35 @@ def _train(policy: ComputePolicy, strategy: tf.distribute.Strategy, steps: int =
         group = ParameterGroup(student.trainable_variables, optimizer)
         trainer = SupervisedTrainer(student, METHODS["cross_entropy"], counts, [group])
     trainer.fit(data, verbose=0)
-    return student
+    return trainer
 
 
 def test_fit_trains_as_the_plain_composition_does():
     strategy = tf.distribute.get_strategy()
     wanted = _train(PLAIN, strategy, steps=1)
     actual = _train(NATIVE, strategy, steps=1)
-    for a, w in zip(actual.trainable_variables, wanted.trainable_variables, strict=True):
-        # Adam's first step is the gradient's sign: where that is near 0 it may differ.
-        near = np.isclose(a.numpy(), w.numpy(), rtol=0, atol=1e-4)
-        assert near.mean() > 0.97, a.name
-        assert np.abs(a.numpy()).max() <= max(1.0, np.abs(w.numpy()).max() + 0.01)
+    moments = wanted.parameter_groups[0].optimizer._momentums
+    pairs = zip(
+        actual.network.trainable_variables, wanted.network.trainable_variables, moments, strict=True
+    )
+    for a, w, moment in pairs:
+        # Adam's first step is the gradient's sign, which rounding decides where that is near 0.
+        size = np.abs(moment.numpy())
+        sure = size > 0.02 * size.max()
+        np.testing.assert_allclose(a.numpy()[sure], w.numpy()[sure], rtol=0, atol=1e-4)
 
 
 def test_fit_gives_the_same_bits_again():
     strategy = tf.distribute.get_strategy()
-    first, second = (_train(NATIVE, strategy).get_weights() for _ in range(2))
+    first, second = (_train(NATIVE, strategy).network.get_weights() for _ in range(2))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_it_trains_under_a_mirrored_strategy():
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    mirrored = _train(NATIVE, strategy)
-    alone = _train(NATIVE, tf.distribute.get_strategy())
+    mirrored = _train(NATIVE, strategy).network
+    alone = _train(NATIVE, tf.distribute.get_strategy()).network
     for a, b in zip(mirrored.get_weights(), alone.get_weights(), strict=True):
         near = np.isclose(a, b, rtol=0, atol=1e-4 * max(1.0, float(np.abs(b).max())))
         assert near.mean() > 0.97
