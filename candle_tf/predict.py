@@ -30,6 +30,9 @@ _TOP = flags.DEFINE_integer("top", 5, "most likely classes of each image", lower
 _CSV = flags.DEFINE_string("csv", "", "a file to write the predictions to as CSV")
 _JSONL = flags.DEFINE_string("jsonl", "", "a file to write the predictions to as JSON Lines")
 _HTML = flags.DEFINE_string("html", "", "a page to write, with the images (best below 1,000)")
+_ENCODING = flags.DEFINE_string(
+    "archive_encoding", "", "of names in a ZIP or TAR that are not UTF-8, e.g. cp932"
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "images at once", lower_bound=1)
 
 _PROGRESS_SECONDS = 30.0
@@ -43,11 +46,11 @@ def main(arguments: list[str]) -> None:
         )
     from candle_tf.data.sources.image_files import open_image_files
     from candle_tf.deploy.exported_student import load_exported
-    from candle_tf.reporting import predictions as output
+    from candle_tf.reporting.predictions import csv_lines, json_lines, write_lines, write_page
     from candle_tf.stages.predict import Prediction, predict
 
     student = load_exported(arguments[0], _RUNTIME.value)
-    with open_image_files(arguments[1:]) as files:
+    with open_image_files(arguments[1:], _ENCODING.value) as files:
         top = min(_TOP.value, len(student.labels))
         found: list[Prediction] = []
         began = time.monotonic()
@@ -63,17 +66,17 @@ def main(arguments: list[str]) -> None:
 
         results = follow(predict(student, files, top, _BATCH_SIZE.value))
         if not (_CSV.value or _JSONL.value or _HTML.value):
-            sys.stdout.writelines(output.csv_lines(results, top))
+            sys.stdout.writelines(csv_lines(results, top))
         else:
             for _ in results:
                 pass
         if _CSV.value:
-            output.write_lines(Path(_CSV.value).expanduser(), output.csv_lines(found, top))
+            write_lines(Path(_CSV.value).expanduser(), csv_lines(found, top))
         if _JSONL.value:
-            output.write_lines(Path(_JSONL.value).expanduser(), output.json_lines(found))
+            write_lines(Path(_JSONL.value).expanduser(), json_lines(found))
         if _HTML.value:
             page = Path(_HTML.value).expanduser()
-            output.write_page(page, f"Predictions of {student.source}", found)
+            write_page(page, f"Predictions of {student.source}", found)
         logging.info("%s", _rate(len(found), len(files), time.monotonic() - began))
     bad = [each for each in found if each.error]
     if bad:

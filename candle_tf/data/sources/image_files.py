@@ -32,12 +32,15 @@ class ImageFile:
 
 
 @contextmanager
-def open_image_files(paths: Sequence[str | Path]) -> Iterator[list[ImageFile]]:
+def open_image_files(
+    paths: Sequence[str | Path], archive_encoding: str = ""
+) -> Iterator[list[ImageFile]]:
     """Lists images; what has no image's extension in folders and archives is passed over.
 
     Args:
         paths: files, folders and ZIP or TAR archives. A file that is named is an image whatever its
             name is, unless it is an archive.
+        archive_encoding: of names in archives that are not UTF-8, see `SourceConfig`.
 
     Raises:
         UserError: where a path does not exist or an archive is damaged, and where there is no image
@@ -50,7 +53,7 @@ def open_image_files(paths: Sequence[str | Path]) -> Iterator[list[ImageFile]]:
             if path.is_file() and (is_image(path.name) or not _is_archive(path)):
                 files.append(ImageFile(str(path), _reader(read_file, path)))
                 continue
-            tree = open_tree(path, _ADVICE)
+            tree = open_tree(path, _ADVICE, encoding=archive_encoding)
             opened.callback(tree.close)
             files += [
                 ImageFile(f"{path}/{name}", _reader(tree.read, name))
