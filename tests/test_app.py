@@ -100,7 +100,8 @@ def another(field):
     elif isinstance(default, tuple):
         value = [64, 224]
     else:
-        known = {"teacher": "keras_cv:some", "dataset": "list", "archive_encoding": "cp932"}
+        known = {"teacher": "keras_cv:some", "dataset": "list", "archive_encoding": "cp932",
+                 "plugin": "json"}  # fmt: skip
         value = known.get(field.name, f"some_{field.name}")
     written = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return written, value
