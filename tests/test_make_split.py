@@ -121,7 +121,8 @@ def test_published_totals_of_the_shared_cifar100(tmp_path, factor, total):
     if not path.exists():
         pytest.skip(f"{path.name} is not at hand")
     done = start(tmp_path, "--dataset=folder", f"--data_dir={path}", "--json=figures.json",
-                 f"--imbalance_factor={factor}", "--selection=first")  # fmt: skip
+                 "--profile=exponential", f"--imbalance_factor={factor}",
+                 "--selection=first")  # fmt: skip
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["total"] == total

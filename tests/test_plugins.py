@@ -13,7 +13,8 @@ import candle_tf
 
 ROOT = Path(candle_tf.__file__).parents[1]
 MODULES = "my_student,my_loss,my_teacher,my_source,my_augmentation"
-SMALL = ["--dataset=stripes", "--imbalance_factor=2", "--image_size=16", "--student=my_student",
+SMALL = ["--dataset=stripes", "--profile=exponential", "--imbalance_factor=2",
+         "--image_size=16", "--student=my_student",
          "--width=0.5", "--stem_stride=1", "--batch_size=16", "--epochs=2",
          "--calibration_epochs=2",
          "--calibration_resolutions=32", "--validation_fraction=0.2"]  # fmt: skip

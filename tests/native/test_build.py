@@ -57,7 +57,7 @@ def test_it_is_built_once(small):
 @pytest.mark.usefixtures("small")
 def test_those_who_come_at_the_same_time_wait_for_one_build(caplog):
     logging.get_absl_logger().propagate = True
-    with caplog.at_level("INFO"), ThreadPoolExecutor(4) as pool:
+    with caplog.at_level("INFO", logger="absl"), ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(lambda _: build._library(), range(4)))
     assert len(set(paths)) == 1
     assert sum("compiling" in record.getMessage() for record in caplog.records) == 1
@@ -78,7 +78,7 @@ def test_another_source_or_compiler_is_another_library(small, monkeypatch):
 @pytest.mark.usefixtures("small")
 def test_without_a_compiler_there_is_one_line_and_the_plain_composition(monkeypatch, caplog):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         assert native_operators(AUTO) is None
         assert native_operators(AUTO) is None
     assert len(_reasons(caplog)) == 1
@@ -90,7 +90,7 @@ def test_without_a_compiler_there_is_one_line_and_the_plain_composition(monkeypa
 @needs_native
 def test_a_source_that_does_not_compile_leaves_nothing_behind(small, caplog):
     (small / "source" / "small.cc").write_text("int x = nonsense;\n")
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         assert native_operators(AUTO) is None
     assert len(_reasons(caplog)) == 1
     assert "nonsense" in _reasons(caplog)[0]
@@ -100,7 +100,7 @@ def test_a_source_that_does_not_compile_leaves_nothing_behind(small, caplog):
 def test_a_cache_that_cannot_be_written_is_told(small, monkeypatch, caplog):
     (small / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(small / "file"))
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         assert native_operators(AUTO) is None
     assert len(_reasons(caplog)) == 1
 
@@ -114,7 +114,7 @@ def test_a_library_for_another_tensorflow_is_told(small, caplog):
     broken = build._library()
     broken.replace(library)
     (small / "source" / "small.cc").write_text(EMPTY)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         assert native_operators(AUTO) is None
     assert len(_reasons(caplog)) == 1
     assert "not_in_this_tensorflow" in _reasons(caplog)[0]

@@ -56,7 +56,7 @@ def test_counts_are_read_for_the_classes_of_the_source(tmp_path):
 
 
 def test_what_a_profile_leaves_out_is_logged_in_numbers(tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     split = split_of(settings(tmp_path))
     used, available = int(split.train_counts.sum()), 1797 - len(split.test.ids)
     assert (

@@ -190,7 +190,7 @@ def bnext():
     load_pytorch(student, "bnext_t", state, "test")
     for layer in student.layers:
         if hasattr(layer, "kernel_quantizer"):
-            layer.kernel_quantizer.harden()
+            layer.kernel_quantizer.set_exact_sign()
     return student, state
 
 
