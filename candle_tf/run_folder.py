@@ -14,6 +14,7 @@ runs/digits/
 import dataclasses
 import json
 import platform
+import shutil
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -161,12 +162,24 @@ def open_run_folder(config: Config) -> RunFolder:
     try:
         path.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(path, lock_folder(path))
+        _remove_leftovers(path)
         if folder.config_path.exists():
             _require_same(Config.from_json(folder.config_path), config, folder.path)
         config.to_json(folder.config_path)
     except OSError as error:
         raise UserError(f"--run_dir={config.run.run_dir} cannot be written: {error}.") from error
     return folder
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed processes were writing; the folder is locked by this one."""
+    for folder in path.rglob(".unfinished-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in path.rglob(".*.unfinished"):
+        process = file.name.split(".")[-2]
+        # A cache in the run folder may be shared with a process that runs.
+        if not (process.isdigit() and Path(f"/proc/{process}").exists()):
+            file.unlink(missing_ok=True)
 
 
 def _require_same(before: Config, now: Config, path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from importlib import metadata
 
@@ -187,3 +188,13 @@ def test_a_manifest_of_another_form_is_refused(folder, text):
     folder.manifest_path.write_text(text)
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         folder.is_finished("train")
+
+
+def test_what_killed_processes_were_writing_is_removed(tmp_path):
+    (tmp_path / "export" / "saved_model" / ".unfinished-x" / "model").mkdir(parents=True)
+    (tmp_path / ".split.json.4194305.unfinished").write_bytes(b"half")  # above the last process id
+    mine = tmp_path / f".report.json.{os.getpid()}.unfinished"
+    mine.write_bytes(b"being written")
+    open_run_folder(config(tmp_path))
+    names = sorted(path.name for path in tmp_path.rglob("*"))
+    assert names == sorted([".lock", mine.name, "config.json", "export", "saved_model"])
