@@ -24,6 +24,7 @@ from candle_tf.data.sources.registry import open_source
 from candle_tf.data.sources.source import Source
 from candle_tf.deploy.exported_student import ExportedStudent, load_exported
 from candle_tf.errors import UserError
+from candle_tf.files import expand_home
 from candle_tf.metrics import Metrics, evaluate_logits
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.stages.predict import BATCH_SIZE, Prediction, classify, predict
@@ -130,7 +131,7 @@ def load(path: str | Path, runtime: str = "auto") -> Model:
     Raises:
         UserError: where there is none, or it is damaged.
     """
-    report = Path(path).expanduser() / "report.json"
+    report = Path(expand_home(str(path))) / "report.json"
     return Model(load_exported(path, runtime), read_results(report) if report.exists() else None)
 
 

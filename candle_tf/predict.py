@@ -71,12 +71,11 @@ def main(arguments: list[str]) -> None:
             for _ in results:
                 pass
         if _CSV.value:
-            write_lines(Path(_CSV.value).expanduser(), csv_lines(found, top))
+            write_lines(Path(_CSV.value), csv_lines(found, top))
         if _JSONL.value:
-            write_lines(Path(_JSONL.value).expanduser(), json_lines(found))
+            write_lines(Path(_JSONL.value), json_lines(found))
         if _HTML.value:
-            page = Path(_HTML.value).expanduser()
-            write_page(page, f"Predictions of {student.source}", found)
+            write_page(Path(_HTML.value), f"Predictions of {student.source}", found)
         logging.info("%s", _rate(len(found), len(files), time.monotonic() - began))
     bad = [each for each in found if each.error]
     if bad:

@@ -7,7 +7,6 @@
 Preprocessing is evaluation's own (`data.augment.evaluation`): bit for bit what was measured.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from candle_tf.deploy.tflite.interpreters import (
     open_litert,
 )
 from candle_tf.errors import UserError
-from candle_tf.files import sha256_of_file
+from candle_tf.files import expand_home, read_json_object, sha256_of_file
 from candle_tf.metrics import softmax
 
 RUNTIMES = ("auto", "lce", "float", "saved_model")
@@ -94,13 +93,14 @@ def load_exported(path: str | Path, runtime: str = "auto") -> ExportedStudent:
     """
     if runtime not in RUNTIMES:
         raise UserError(f"--runtime={runtime} is not known; it is one of {', '.join(RUNTIMES)}.")
-    folder, named = _find_export(Path(path).expanduser())
+    path = Path(expand_home(str(path)))
+    folder, named = _find_export(path)
     if runtime not in ("auto", named or runtime):
         raise UserError(f"--runtime={runtime} contradicts {path}, which is for --runtime={named}.")
     chosen = named or ("lce" if runtime == "auto" else runtime)
     metadata = _read_metadata(folder / METADATA)
     if chosen == "saved_model":
-        saved_model = _newest_version(Path(path).expanduser(), folder)
+        saved_model = _newest_version(path, folder)
         scores_of = _open_saved_model(saved_model)
         source = saved_model
     else:
@@ -147,12 +147,12 @@ def _newest_version(path: Path, folder: Path) -> Path:
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(metadata["labels"], list) or not isinstance(metadata["files"], dict):
-            raise ValueError("labels or files are missing")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): export the run again.") from error
+    metadata = read_json_object(path, "Export the run again.")
+    kinds = {"labels": list, "files": dict, "input": dict}
+    if not all(isinstance(metadata.get(name), kind) for name, kind in kinds.items()):
+        raise UserError(
+            f"{path} is damaged ({', '.join(kinds)} are not as written). Export the run again."
+        )
     return metadata
 
 
@@ -173,10 +173,10 @@ def _resizing_of_run(config: Path, folder: Path) -> dict[str, Any]:
     from candle_tf.data.images.store import store_side
 
     try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
+        settings = read_json_object(config, "Restore it.")
         resize = str(settings["resize"])
         sides = settings["image_size"], tuple(settings["calibration_resolutions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder / METADATA} was written before version 0.2 and does not say how images are "
             f"resized, and the run's {config} cannot be read ({error}): export the run again."

@@ -47,7 +47,6 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(trainer=trainer)
         self._files: dict[str, dict[str, str]] = {}
         self._read_progress()
-        self._remove_leftovers()
 
     def require_space(self) -> None:
         """Refuses to train where the disk has no room for the checkpoints.
@@ -106,7 +105,7 @@ class Checkpoints:
         try:
             self._checkpoint.write(str(prefix))
         except (OSError, tf.errors.OpError) as error:
-            self._remove_leftovers()
+            self.remove_leftovers()
             free = shutil.disk_usage(self.folder).free
             raise UserError(
                 f"The checkpoint {prefix} of about {self._size / 1e6:.1f} MB cannot be written "
@@ -124,8 +123,11 @@ class Checkpoints:
         sizes = [variable.shape.num_elements() * variable.dtype.size for variable in held]
         return sum(sizes) + _OVERHEAD
 
-    def _remove_leftovers(self) -> None:
-        """Removes what a process killed while it wrote, or dropped, a checkpoint has left."""
+    def remove_leftovers(self) -> None:
+        """Removes what a process killed while it wrote, or dropped, a checkpoint has left.
+
+        For the one that trains: to others, what is not recorded may be a checkpoint being written.
+        """
         recorded = {name for files in self._files.values() for name in files}
         for path in self.folder.glob("epoch-*"):
             if path.is_dir():

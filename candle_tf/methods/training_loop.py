@@ -53,6 +53,7 @@ def fit(
         UserError: where a checkpoint is damaged, or a loss or weight is no longer finite.
     """
     checkpoints = Checkpoints(folder / "checkpoints", trainer, keep)
+    checkpoints.remove_leftovers()
     done = checkpoints.epochs_done
     if done:
         checkpoints.restore(done)

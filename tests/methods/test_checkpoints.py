@@ -190,7 +190,11 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     (tmp_path / "epoch-0003_temp").mkdir()
     (tmp_path / "epoch-0003_temp" / "part-00000-of-00001").write_bytes(b"half")
     (tmp_path / "epoch-0003.data-00000-of-00001").write_bytes(b"whole, but not recorded")
+    found = sorted(path.name for path in tmp_path.iterdir())
     checkpoints = Checkpoints(tmp_path, _Weights())
+    # It may be read while another process writes to it.
+    assert sorted(path.name for path in tmp_path.iterdir()) == found
+    checkpoints.remove_leftovers()
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
     checkpoints.restore(2)
 

@@ -2,18 +2,15 @@
 
 import hashlib
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import candle_tf
 from candle_tf.reporting.results import read_results
+from tests.command import start
 
-ROOT = Path(candle_tf.__file__).parents[1]
 FLAGS = [
     "--dataset=digits", "--imbalance_factor=5", "--image_size=16", "--stem_stride=1",
     "--width=0.25", "--augmentation=pad_crop", "--calibration_resolutions=32",
@@ -37,11 +34,6 @@ KILLS = [
     ("before", r"report\.json$"),
     ("after", r"report\.html$"),
 ]
-
-
-def start(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,10 @@ _DECOMPRESSORS: dict[bytes, Callable[[Path], Any]] = {
 }
 
 
+# Where a TAR says that it is one.
+_TAR_MAGIC = slice(257, 262)
+
+
 def open_tree(path: Path, advice: str = "", scratch: str = "", encoding: str = "") -> FileTree:
     """Opens a folder or an archive. Names are those on disk or in the archive.
 
@@ -94,6 +98,13 @@ def open_tree(path: Path, advice: str = "", scratch: str = "", encoding: str = "
         if magic.startswith(beginning):
             return _tar_tree(path, _unpack(path, opener, advice, scratch), advice, encoding)
     return _tar_tree(path, path.open("rb"), advice, encoding)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as one of the kinds that `open_tree` opens does."""
+    with path.open("rb") as file:
+        start = file.read(_TAR_MAGIC.stop)
+    return start.startswith((b"PK", *_DECOMPRESSORS)) or start[_TAR_MAGIC] == b"ustar"
 
 
 def _damage_error(path: Path, error: object, advice: str) -> UserError:

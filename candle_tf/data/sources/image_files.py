@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from candle_tf.data.sources.archives import open_tree
+from candle_tf.data.sources.archives import is_archive, open_tree
 from candle_tf.data.sources.file_tree import is_image, read_file
 from candle_tf.errors import UserError
+from candle_tf.files import expand_home
 
 _ADVICE = "Give image files, folders of them, or ZIP or TAR files."
 
@@ -49,8 +50,8 @@ def open_image_files(
     with ExitStack() as opened:
         files: list[ImageFile] = []
         for given in paths:
-            path = Path(given).expanduser()
-            if path.is_file() and (is_image(path.name) or not _is_archive(path)):
+            path = Path(expand_home(str(given)))
+            if path.is_file() and (is_image(path.name) or not is_archive(path)):
                 files.append(ImageFile(str(path), _reader(read_file, path)))
                 continue
             tree = open_tree(path, _ADVICE, encoding=archive_encoding)
@@ -67,11 +68,3 @@ def open_image_files(
 
 def _reader(read: Callable[..., bytes], name: object) -> Callable[[], bytes]:
     return lambda: read(name)
-
-
-def _is_archive(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(265)
-    return (
-        start.startswith((b"PK", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")) or start[257:262] == b"ustar"
-    )
