@@ -14,12 +14,12 @@ from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.settings import SettingsGroup, setting
 from candle_tf.students.architectures.registry import STUDENTS
-from candle_tf.students.settings import PRECISIONS, XLA
+from candle_tf.students.settings import KERNELS, PRECISIONS, XLA
 
 # May differ between two calls that work on one folder.
 _CHANGEABLE = (
     *("epochs", "data_dir", "train_list", "test_data_dir", "data_license", "teacher_weights"),
-    *("run_dir", "cache_dir", "precision", "xla"),
+    *("run_dir", "cache_dir", "precision", "kernels", "xla"),
 )
 
 
@@ -79,6 +79,9 @@ class Pretraining(SettingsGroup):
     feature_weight: float = setting(1.0, "weight of 1 - R^2 of the features", at_least=0)
     precision: str = setting(
         "auto", "of binary convolutions; see candle_tf.train", choices=PRECISIONS
+    )
+    kernels: str = setting(
+        "auto", "operators of the training step; see candle_tf.train", choices=KERNELS
     )
     xla: str = setting("auto", "whether XLA compiles the training step", choices=XLA)
     seed: int = setting(0, "seed of everything random", at_least=0, below=2**31)
