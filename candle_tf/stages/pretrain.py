@@ -92,9 +92,7 @@ def _train(
 ) -> tuple[PretrainingTrainer, Checkpoints]:
     augmentation = make_augmentation(AugmentSettings(settings.augmentation), settings.seed)
     targets, heldout = _targets(settings, data, teacher, augmentation)
-    policy = resolve_compute_policy(
-        settings.precision, settings.xla, kernels=settings.kernels
-    )
+    policy = resolve_compute_policy(settings.precision, settings.xla, kernels=settings.kernels)
     student = _spec(settings).build(settings.image_size, _ANY_CLASSES)
     refuse_unconvertible(student)
     set_compute_policy(student, policy)
