@@ -21,6 +21,7 @@ from candle_tf.config import Config
 from candle_tf.data.catalog import settings_of
 from candle_tf.errors import UserError
 from candle_tf.files import expand_home
+from candle_tf.runtime_messages import quiet_imports
 
 _CONFIG_FILE = "config"
 
@@ -108,9 +109,12 @@ def run(main: Callable[[list[str]], None], takes_arguments: bool = False) -> Non
 
     def main_with_messages(argv: list[str]) -> None:
         logging.use_absl_handler()
-        logging.set_verbosity(logging.INFO)
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.INFO)
         logging.get_absl_handler().setFormatter(None)
-        logging.get_absl_handler().addFilter(_is_ours)
+        if logging.get_verbosity() < logging.DEBUG:
+            logging.get_absl_handler().addFilter(_is_ours)
+        quiet_imports()
         if len(argv) > 1 and not takes_arguments:
             _fail(f"{argv[1]!r} is not a flag; flags begin with --.")
         try:

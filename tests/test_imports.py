@@ -66,6 +66,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "data.splits.longtail",
                 "data.catalog",
                 "registry",
+                "runtime_messages",
                 "settings",
                 "timing",
             }

@@ -114,11 +114,11 @@ def _float_binary_layers(steps: list[Operator], student: tf.keras.Model) -> list
     return [
         layer.name
         for layer in binary_layers(student)
-        if any(_same_signs(layer.kernel.numpy(), values) for values in floats)
+        if any(same_signs(layer.kernel.numpy(), values) for values in floats)
     ]
 
 
-def _same_signs(kernel: np.ndarray, converted: np.ndarray) -> bool:
+def same_signs(kernel: np.ndarray, converted: np.ndarray) -> bool:
     """Whether the signs agree, up to one per output channel.
 
     Args:

@@ -17,6 +17,7 @@ from absl import logging
 
 from candle_tf.deploy.tflite.flatbuffer import operators
 from candle_tf.errors import UserError
+from candle_tf.runtime_messages import drop_runtime_messages
 
 # Flags of the engine's interpreter for each kernel of the binary convolution. On x86 the indirect
 # one is several times faster than the default one, which is written for ARM.
@@ -36,17 +37,17 @@ class Interpreter:
         source: how messages call the file.
         shape: of its input, (1, H, W, 3).
         dtype: of its input.
-        invoke: from such an array to its first output.
+        invoke: from such an array to its outputs, in the file's order.
     """
 
     source: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    invoke: Callable[[np.ndarray], np.ndarray]
+    invoke: Callable[[np.ndarray], list[np.ndarray]]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Runs the file on an array of its own shape and type."""
-        return self.invoke(image)
+        """Runs the file on an array of its own shape and type; gives its first output."""
+        return self.invoke(image)[0]
 
 
 def open_compute_engine(
@@ -78,9 +79,11 @@ def open_compute_engine(
     except RuntimeError as error:
         raise UserError(f"{source} cannot be run ({error}): export it again.") from error
     shape, dtype = tuple(loaded.input_shapes[0]), np.dtype(loaded.input_types[0])
-    return Interpreter(
-        source, shape, dtype, lambda image: loaded.interpreter.predict([image])[0].copy()
-    )
+
+    def invoke(image: np.ndarray) -> list[np.ndarray]:
+        return [output.copy() for output in loaded.interpreter.predict([image])]
+
+    return Interpreter(source, shape, dtype, invoke)
 
 
 def open_litert(
@@ -101,16 +104,18 @@ def open_litert(
     from ai_edge_litert import interpreter as litert
 
     try:
-        loaded = litert.Interpreter(model_content=flatbuffer, num_threads=num_threads)
-        loaded.allocate_tensors()
+        with drop_runtime_messages():
+            loaded = litert.Interpreter(model_content=flatbuffer, num_threads=num_threads)
+            loaded.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{source} cannot be run ({error}): export it again.") from error
-    given, output = loaded.get_input_details()[0], loaded.get_output_details()[0]
+    given = loaded.get_input_details()[0]
+    outputs = [output["index"] for output in loaded.get_output_details()]
 
-    def invoke(image: np.ndarray) -> np.ndarray:
+    def invoke(image: np.ndarray) -> list[np.ndarray]:
         loaded.set_tensor(given["index"], image)
         loaded.invoke()
-        return loaded.get_tensor(output["index"])
+        return [loaded.get_tensor(index) for index in outputs]
 
     return Interpreter(source, tuple(given["shape"].tolist()), np.dtype(given["dtype"]), invoke)
 

@@ -1,1 +1,0 @@
-"""The table of many trainings: its definition, cells and summary."""
