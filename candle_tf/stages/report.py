@@ -1,4 +1,4 @@
-"""Sixth stage: report.json, report.html and the model card of a finished run."""
+"""Sixth stage: report.json, report.html, predictions and the model card of a finished run."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.files import write_atomically
+from candle_tf.reporting import test_predictions
 from candle_tf.reporting.model_card import card_markdown, model_card
 from candle_tf.reporting.results import Results, write_results
 from candle_tf.reporting.run_page import write_run_report
@@ -59,7 +60,16 @@ def report(
         pixels=evaluation.pixels,
         norms=_norms(calibrated, trained),
     )
-    folder.record("report", [folder.report_path, html_path, *card])
+    predictions = folder.path / test_predictions.NAME
+    test_predictions.write_test_predictions(
+        predictions,
+        data.split.test.ids,
+        data.test.labels,
+        ({"teacher": calibrated.test_logits} if calibrated else {})
+        | {"student": evaluation.logits},
+        data.split.class_names,
+    )
+    folder.record("report", [folder.report_path, html_path, predictions, *card])
     return results
 
 

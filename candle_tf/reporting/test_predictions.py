@@ -1,0 +1,85 @@
+"""test_predictions.csv of a run: what each model said of every test image.
+
+image,class,teacher,student
+cat/17.jpg,cat,cat,dog
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+
+NAME = "test_predictions.csv"
+_GIVEN = ("image", "class")
+
+
+@dataclass(frozen=True)
+class TestPredictions:
+    """The file's content.
+
+    Attributes:
+        images: N ids.
+        classes: N names, of the images' own classes.
+        predicted: by model, N class names.
+    """
+
+    __test__ = False  # no test, whatever its name says to pytest
+
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+    predicted: dict[str, tuple[str, ...]]
+
+    def correct(self, model: str) -> np.ndarray:
+        """Whether a model was right, bool `[N]`."""
+        return np.array(self.classes) == np.array(self.predicted[model])
+
+
+def write_test_predictions(
+    path: Path,
+    images: Sequence[str],
+    labels: np.ndarray,
+    logits: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+) -> None:
+    """Writes the file.
+
+    Args:
+        path: of the file.
+        images: N ids of the test images.
+        labels: int `[N]`.
+        logits: by model, float `[N, C]`.
+        class_names: C names.
+    """
+    names = np.array(class_names)
+    predicted = [names[values.argmax(axis=1)] for values in logits.values()]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*_GIVEN, *logits])
+    table.writerows(zip(images, names[labels], *predicted, strict=True))
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
+
+
+def read_test_predictions(path: Path) -> TestPredictions:
+    """Reads what `write_test_predictions` wrote.
+
+    Raises:
+        UserError: where the file is missing or damaged.
+    """
+    try:
+        with path.open(newline="", errors="surrogateescape") as file:
+            rows = list(csv.reader(file, strict=True))
+        head = rows[0]
+        columns = list(zip(*rows[1:], strict=True))
+    except (OSError, IndexError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): start the run again to write it again."
+        ) from error
+    if tuple(head[:2]) != _GIVEN or len(columns) != len(head):
+        raise UserError(f"{path} is damaged: start the run again to write it again.")
+    return TestPredictions(columns[0], columns[1], dict(zip(head[2:], columns[2:], strict=True)))

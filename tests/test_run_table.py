@@ -1,0 +1,170 @@
+"""Tables of many trainings: two tiny cells, trained; and what the summary makes of records."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from candle_tf.errors import UserError
+from candle_tf.reporting.bootstrap import paired_difference
+from candle_tf.reporting.test_predictions import read_test_predictions, write_test_predictions
+from tests.command import start
+from tools.tables.definition import read_definition
+from tools.tables.summary import write_summary
+
+ROOT = Path(__file__).parents[1]
+
+
+def definition_file(folder: Path, **changes) -> Path:
+    flagfile = folder / "tiny.cfg"
+    flagfile.write_text(
+        "--dataset=digits\n--validation_fraction=0\n--select_epoch=last\n--student=quicknet_small\n--width=0.125\n--image_size=32\n--epochs=1\n"
+    )
+    content = {
+        "about": "Two losses.",
+        "flagfile": str(flagfile),
+        "axes": {
+            "method": {name: {"method": name} for name in ("balanced_softmax", "cross_entropy")}
+        },
+        "seeds": [3],
+        "compare": [{"axis": "method", "of": "balanced_softmax"}],
+        **changes,
+    }
+    path = folder / "tiny.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Two cells, run by two commands; the folder and what the second printed."""
+    folder = tmp_path_factory.mktemp("table")
+    arguments = [f"--table={definition_file(folder)}", f"--run_dir={folder / 'out'}"]
+    first = start("tools.run_table", *arguments, "--cells=1")
+    assert first.returncode == 0, first.stderr
+    before = sorted((folder / "out" / "cells").iterdir())
+    assert len(before) == 1
+    stamp = before[0].stat().st_mtime_ns
+    second = start("tools.run_table", *arguments)
+    assert second.returncode == 0, second.stderr
+    assert before[0].stat().st_mtime_ns == stamp, "a finished cell was run again"
+    return folder, second.stdout
+
+
+def test_a_cell_leaves_a_record_that_agrees_with_its_run(table):
+    folder, _ = table
+    for name in ("balanced_softmax-3", "cross_entropy-3"):
+        record = json.loads((folder / "out" / "cells" / f"{name}.json").read_text())
+        run = folder / "out" / "runs" / name
+        report = json.loads((run / "report.json").read_text())
+        assert record["config"]["seed"] == 3
+        assert f"{record['values']['method']}-3" == name
+        assert record["split"] == report["split"]["hash"]
+        labels, correct = np.array(record["labels"]), np.array(record["correct"])
+        mean = np.mean([correct[labels == c].mean() for c in np.unique(labels)])
+        assert mean == pytest.approx(report["metrics"]["student"]["mean"])
+        assert record["images_seen"] == report["split"]["train"]
+
+
+def test_the_table_holds_both_cells_and_their_paired_difference(table):
+    folder, printed = table
+    rows = list(csv.DictReader((folder / "out" / "table.csv").open()))
+    assert [row["method"] for row in rows] == ["balanced_softmax", "cross_entropy"]
+    assert "balanced_softmax - cross_entropy" in printed
+    assert (folder / "out" / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert "| balanced_softmax" in (folder / "out" / "table.md").read_text().replace("\\", "")
+
+
+def test_no_difference_is_told_of_runs_on_other_splits(table, tmp_path):
+    folder, _ = table
+    definition = read_definition(folder / "tiny.json")
+    (tmp_path / "cells").mkdir()
+    for place, cell in enumerate(definition.cells):
+        record = json.loads(cell.record_path(folder / "out").read_text())
+        record["split"] += str(place)
+        cell.record_path(tmp_path).write_text(json.dumps(record))
+    assert "not on the same split" in write_summary(definition, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": [1]}, "'seed', which is no key"),
+        ({"axes": {"method": {"a": {"metod": "candle"}}}}, "'metod', which is no setting"),
+        ({"compare": [{"axis": "method", "of": "candle"}]}, "which no axis has"),
+        ({"seeds": []}, "no axis or no seed"),
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        read_definition(definition_file(tmp_path, **changes))
+
+
+def test_left_out_cells_and_the_order_of_seeds(tmp_path):
+    path = definition_file(
+        tmp_path,
+        axes={
+            "method": {"candle": {}, "cross_entropy": {"method": "cross_entropy"}},
+            "epochs": {"5": {"epochs": 5}, "25": {"epochs": 25}},
+        },
+        seeds=[0, 1],
+        compare=[],
+        leave_out=[{"method": "cross_entropy", "epochs": "25"}],
+    )
+    names = [cell.name for cell in read_definition(path).cells]
+    assert names == [
+        *("candle-5-0", "candle-25-0", "cross_entropy-5-0"),
+        *("candle-5-1", "candle-25-1", "cross_entropy-5-1"),
+    ]
+
+
+def test_all_tables_of_ours_can_be_read():
+    tables = sorted((ROOT / "configs" / "tables").glob("*.json"))
+    assert tables
+    for path in tables:
+        definition = read_definition(path)
+        assert definition.cells
+        assert all((ROOT / cell.flagfile).is_file() for cell in definition.cells)
+
+
+def test_the_paired_interval_covers_what_an_independent_estimate_says():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 5, 4000)
+    first, second = rng.random(4000) < 0.7, rng.random(4000) < 0.6
+    found = paired_difference(first, second, labels)
+    gaps = first.astype(float) - second
+    per_class = [gaps[labels == c] for c in range(5)]
+    mean = np.mean([g.mean() for g in per_class])
+    error = np.sqrt(np.sum([g.var() / len(g) for g in per_class])) / 5
+    assert found.mean == pytest.approx(mean)
+    assert found.low == pytest.approx(mean - 1.96 * error, abs=0.2 * error)
+    assert found.high == pytest.approx(mean + 1.96 * error, abs=0.2 * error)
+
+
+def test_equal_predictions_differ_by_nothing():
+    right = np.array([1, 0, 1, 1])
+    found = paired_difference(right, right, [0, 0, 1, 1])
+    assert (found.mean, found.low, found.high) == (0, 0, 0)
+
+
+def test_images_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="not one"):
+        paired_difference([1, 0], [1], [0, 1])
+
+
+def test_predictions_come_back_whatever_their_names_hold(tmp_path):
+    path = tmp_path / "predictions.csv"
+    names = ["a,b", 'quote"d', "dög"]
+    logits = np.eye(3)[[2, 0, 1]]
+    write_test_predictions(
+        path, ["x\n.png", "y.png", "z.png"], np.array([2, 1, 0]), {"m": logits}, names
+    )
+    back = read_test_predictions(path)
+    assert back.images == ("x\n.png", "y.png", "z.png")
+    assert back.predicted["m"] == ("dög", "a,b", 'quote"d')
+    assert back.correct("m").tolist() == [True, False, False]
+    path.write_text("image,label\n")
+    with pytest.raises(UserError, match="damaged"):
+        read_test_predictions(path)

@@ -1,0 +1,102 @@
+"""Trains every cell of a table, one after the other, and writes the table.
+
+    python -m tools.run_table --table=configs/tables/pretrained.json --data_dir=caltech101.zip
+
+A table's file holds a flagfile of settings, axes (name -> value -> settings of its own), and seeds;
+its cells are all combinations. Each cell is a training in a process and a run folder of its own,
+and leaves cells/NAME.json: settings, seed, split, versions, hours, images seen, history, figures.
+What is finished is not run again: the same command resumes, and --cells=0 only writes the table.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+
+from candle_tf import app
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+from tools.tables.cells import Cell, collect_cell
+from tools.tables.definition import TableDefinition, read_definition
+from tools.tables.summary import write_summary
+
+
+def main(
+    definition: TableDefinition, folder: Path, settings: dict[str, Any], only: str, most: int
+) -> None:
+    """Runs what is missing, then writes table.md, table.csv and table.png."""
+    missing = [
+        cell
+        for cell in definition.cells
+        if only in cell.name and not cell.record_path(folder).exists()
+    ]
+    for number, cell in enumerate(missing[:most] if most >= 0 else missing, 1):
+        logging.info("--- cell %d of %d: %s", number, len(missing), cell.name)
+        _train(cell, folder, settings)
+        record = collect_cell(cell, folder)
+        write_atomically(cell.record_path(folder), (json.dumps(record) + "\n").encode())
+        write_summary(definition, folder)
+    print(write_summary(definition, folder))
+
+
+def _train(cell: Cell, folder: Path, settings: dict[str, Any]) -> None:
+    """A process of its own: what one training leaves in memory does not reach the next."""
+    given = {
+        **cell.settings,
+        **settings,
+        "seed": cell.seed,
+        "run_dir": cell.run_path(folder),
+        "cache_dir": folder / "cache",
+    }
+    command = [sys.executable, "-m", "candle_tf.train", f"--flagfile={cell.flagfile}"]
+    command += [f"--{name}={_text(value)}" for name, value in given.items()]
+    log = folder / "logs" / f"{cell.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        code = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    if code:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise UserError(
+            f"The cell {cell.name} ended with code {code}: {''.join(last)} The whole log is in "
+            f"{log}; the command was {shlex.join(command)}. Start the table again to resume it."
+        )
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _settings(given: list[str]) -> dict[str, Any]:
+    pairs = [each.partition("=") for each in given]
+    wrong = [name for name, equals, _ in pairs if not equals or not name]
+    if wrong:
+        raise UserError(f"--set={','.join(given)} is not a list of name=value: {wrong[0]!r}.")
+    return {name: value for name, _, value in pairs}
+
+
+def _run(_: list[str]) -> None:
+    values = flags.FLAGS
+    if not values.table:
+        raise UserError("--table is missing: a file of configs/tables.")
+    definition = read_definition(Path(values.table))
+    folder = Path(values.run_dir or f"runs/tables/{definition.name}")
+    settings = _settings(values.set)
+    if values.data_dir:
+        settings["data_dir"] = values.data_dir
+    main(definition, folder, settings, values.only, values.cells)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("table", "", "the table's file, of configs/tables")
+    flags.DEFINE_string("data_dir", "", "as of candle_tf.train, for all cells")
+    flags.DEFINE_string("run_dir", "", "folder of cells and table; runs/tables/NAME if empty")
+    flags.DEFINE_list("set", [], "settings of all cells, name=value")
+    flags.DEFINE_string("only", "", "run only cells with this in their names")
+    flags.DEFINE_integer("cells", -1, "run at most this many; -1 for all", lower_bound=-1)
+    app.run(_run)

@@ -1,0 +1,1 @@
+"""The table of many trainings: its definition, cells and summary."""

@@ -1,0 +1,87 @@
+"""One cell of a table: a training with its settings, and the record that it leaves.
+
+record = collect_cell(cell, folder)        # JSON-ready, once the training has ended
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from candle_tf.files import read_json_object
+from candle_tf.reporting.results import read_results
+from candle_tf.reporting.test_predictions import NAME as PREDICTIONS
+from candle_tf.reporting.test_predictions import read_test_predictions
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A training.
+
+    Attributes:
+        values: by axis, the name of the value.
+        seed: of everything random.
+        flagfile: settings that all cells share.
+        settings: this cell's own, by flag name.
+    """
+
+    values: dict[str, str]
+    seed: int
+    flagfile: str
+    settings: dict[str, Any]
+
+    @property
+    def row(self) -> str:
+        """The name without the seed: cells of one row are averaged."""
+        return "-".join(self.values.values())
+
+    @property
+    def name(self) -> str:
+        """The row and the seed."""
+        return f"{self.row}-{self.seed}"
+
+    def run_path(self, folder: Path) -> Path:
+        """The run folder of the training."""
+        return folder / "runs" / self.name
+
+    def record_path(self, folder: Path) -> Path:
+        """The record of the finished cell."""
+        return folder / "cells" / f"{self.name}.json"
+
+
+def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
+    """The record of a finished training.
+
+    Returns:
+        "values", "seed", "config", "split" (its hash), "versions", "hours", "images_seen",
+        "history", "bytes", "figures" (by model: mean, groups, per_class), "labels" and "correct"
+        (of the student, 0 or 1 for each test image).
+
+    Raises:
+        UserError: where the run has not finished, or its files are damaged.
+    """
+    run = cell.run_path(folder)
+    results = read_results(run / "report.json")
+    remedy = "Start the table again to write it again."
+    progress = read_json_object(run / "student" / "checkpoints" / "progress.json", remedy)
+    history = progress["history"]
+    predictions = read_test_predictions(run / PREDICTIONS)
+    names = sorted(set(predictions.classes))
+    return {
+        "values": cell.values,
+        "seed": cell.seed,
+        "config": results.config,
+        "split": results.split["hash"],
+        "versions": read_json_object(run / "manifest.json", remedy)["versions"],
+        "hours": sum(row["seconds"] for row in history) / 3600,
+        "images_seen": results.split["train"] * len(history),
+        "history": history,
+        "bytes": results.bytes,
+        "figures": {
+            model: {"mean": each.mean, "groups": each.groups, "per_class": each.per_class}
+            for model, each in results.metrics.items()
+        },
+        "labels": np.searchsorted(names, predictions.classes).tolist(),
+        "correct": predictions.correct("student").astype(int).tolist(),
+    }

@@ -1,0 +1,99 @@
+"""What a table consists of, from its JSON file.
+
+definition = read_definition(Path("configs/tables/pretrained.json"))
+definition.cells[0].name                                # "scratch-25-candle-0"
+"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.files import read_json_object
+from tools.tables.cells import Cell
+
+_KEYS = {"about", "flagfile", "axes", "seeds", "compare", "leave_out"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cells with the value `of` on an axis, against all cells that differ from them in it alone."""
+
+    axis: str
+    of: str
+
+
+@dataclass(frozen=True)
+class TableDefinition:
+    """A table.
+
+    Attributes:
+        name: of its file.
+        about: what is compared, in a sentence.
+        axes: names of the axes, in order.
+        cells: all combinations of the axes' values and seeds; all cells of a seed before the next.
+        comparisons: differences that the summary tells.
+    """
+
+    name: str
+    about: str
+    axes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def read_definition(path: Path) -> TableDefinition:
+    """Reads a table's file.
+
+    Raises:
+        UserError: where it cannot be read, holds a key or setting that is none, or no cell.
+    """
+    remedy = "See configs/tables for examples."
+    if not path.is_file():
+        raise UserError(f"There is no table {path}. {remedy}")
+    content = read_json_object(path, remedy)
+    unknown = sorted(set(content) - _KEYS)
+    if unknown or not {"flagfile", "axes", "seeds"} <= set(content):
+        raise UserError(
+            f"{path} holds {unknown[0]!r}, which is no key of a table. {remedy}"
+            if unknown
+            else f"{path} lacks flagfile, axes or seeds. {remedy}"
+        )
+    axes, seeds = content["axes"], content["seeds"]
+    _check_axes(path, axes, seeds)
+    cells = tuple(
+        _cell(content["flagfile"], axes, values, seed)
+        for seed in seeds
+        for values in itertools.product(*axes.values())
+        if not _is_left_out(dict(zip(axes, values, strict=True)), content.get("leave_out", []))
+    )
+    comparisons = tuple(Comparison(**each) for each in content.get("compare", []))
+    for each in comparisons:
+        if each.axis not in axes or each.of not in axes[each.axis]:
+            raise UserError(f"{path} compares {each.axis}={each.of}, which no axis has.")
+    return TableDefinition(path.stem, content.get("about", ""), tuple(axes), cells, comparisons)
+
+
+def _check_axes(path: Path, axes: Any, seeds: Any) -> None:
+    if not isinstance(axes, dict) or not axes or not seeds:
+        raise UserError(f"{path} has no axis or no seed.")
+    known = Config.fields()
+    for axis, values in axes.items():
+        for value, settings in values.items():
+            wrong = sorted(set(settings) - set(known))
+            if wrong:
+                raise UserError(f"{path}: {axis}={value} gives {wrong[0]!r}, which is no setting.")
+
+
+def _cell(flagfile: str, axes: dict[str, Any], values: tuple[str, ...], seed: int) -> Cell:
+    chosen = dict(zip(axes, values, strict=True))
+    settings: dict[str, Any] = {}
+    for axis, value in chosen.items():
+        settings.update(axes[axis][value])
+    return Cell(chosen, seed, flagfile, settings)
+
+
+def _is_left_out(chosen: dict[str, str], rules: list[dict[str, str]]) -> bool:
+    return any(all(chosen.get(axis) == value for axis, value in rule.items()) for rule in rules)

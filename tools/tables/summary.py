@@ -1,0 +1,135 @@
+"""The table of the cells that are there: Markdown, CSV and a plot, with paired differences.
+
+print(write_summary(definition, folder))        # also table.md, table.csv and table.png
+"""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from candle_tf.files import read_json_object, write_atomically
+from candle_tf.reporting.bootstrap import paired_difference
+from candle_tf.reporting.plots import to_png
+from candle_tf.reporting.table import SHOT_GROUPS, text_table
+from tools.tables.definition import TableDefinition
+
+# What of a run is compared: the student in Keras, whose predictions are recorded.
+MODEL = "student"
+_Record = dict[str, Any]
+
+
+def write_summary(definition: TableDefinition, folder: Path) -> str:
+    """Writes the table of the finished cells; returns it as text."""
+    rows = _records(definition, folder)
+    if not rows:
+        return "No cell is finished."
+    averages = [_average(definition, name, records) for name, records in rows.items()]
+    columns = list(averages[0])
+    left = (*definition.axes, "difference")
+    differences = list(_differences(definition, rows))
+    parts = [
+        f"# {definition.name}",
+        definition.about,
+        text_table(averages, columns, left=left, markdown=True),
+    ]
+    if differences:
+        parts.append(text_table(differences, list(differences[0]), left=left, markdown=True))
+    write_atomically(folder / "table.md", ("\n\n".join(parts) + "\n").encode())
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(averages)
+    write_atomically(folder / "table.csv", text.getvalue().encode())
+    write_atomically(folder / "table.png", to_png(_plot(rows)))
+    told = [text_table(averages, columns, left=left)]
+    if differences:
+        told.append(text_table(differences, list(differences[0]), left=left))
+    return "\n\n".join(told)
+
+
+def _records(definition: TableDefinition, folder: Path) -> dict[str, list[_Record]]:
+    rows: dict[str, list[_Record]] = defaultdict(list)
+    for cell in definition.cells:
+        path = cell.record_path(folder)
+        if path.exists():
+            record = read_json_object(path, "Delete it, and start the table again.")
+            rows[cell.row].append(record)
+    return dict(rows)
+
+
+def _average(definition: TableDefinition, name: str, records: list[_Record]) -> dict[str, str]:  # noqa: ARG001
+    figures = [record["figures"][MODEL] for record in records]
+    means = np.array([each["mean"] for each in figures])
+    row = dict(records[0]["values"])
+    row["seeds"] = str(len(records))
+    row["mean %"] = _percent(means)
+    for group in SHOT_GROUPS:
+        values = [each["groups"][group] for each in figures if group in each["groups"]]
+        row[f"{group} %"] = _percent(np.array(values)) if values else "–"
+    row["teacher %"] = "–"
+    if all("teacher" in record["figures"] for record in records):
+        row["teacher %"] = _percent(np.array([r["figures"]["teacher"]["mean"] for r in records]))
+    row["images seen"] = f"{np.mean([record['images_seen'] for record in records]):,.0f}"
+    row["minutes"] = f"{60 * np.mean([record['hours'] for record in records]):.0f}"
+    return row
+
+
+def _percent(values: np.ndarray) -> str:
+    """The mean and, of several seeds, their standard deviation."""
+    mean = f"{100 * values.mean():.1f}"
+    return f"{mean} ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else mean
+
+
+def _differences(
+    definition: TableDefinition, rows: dict[str, list[_Record]]
+) -> Iterator[dict[str, str]]:
+    for comparison in definition.comparisons:
+        for records in rows.values():
+            values = records[0]["values"]
+            if values[comparison.axis] != comparison.of:
+                continue
+            for others in rows.values():
+                other = others[0]["values"]
+                changed = [axis for axis in definition.axes if values[axis] != other[axis]]
+                if changed == [comparison.axis]:
+                    yield _difference(comparison.axis, records, others)
+
+
+def _difference(axis: str, records: list[_Record], others: list[_Record]) -> dict[str, str]:
+    values, other = records[0]["values"], others[0]["values"]
+    seeds = sorted({r["seed"] for r in records} & {r["seed"] for r in others})
+    same = {record["split"] for record in (*records, *others)}
+    row = {name: value for name, value in values.items() if name != axis}
+    row = {"difference": f"{values[axis]} - {other[axis]}", **row, "seeds": str(len(seeds))}
+    if len(same) > 1 or not seeds:
+        return {**row, "points": "–", "95 %": "not on the same split and seeds"}
+    found = paired_difference(
+        _mean_correct(records, seeds), _mean_correct(others, seeds), records[0]["labels"]
+    )
+    interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+    return {**row, "points": f"{100 * found.mean:+.1f}", "95 %": interval}
+
+
+def _mean_correct(records: Sequence[_Record], seeds: Sequence[int]) -> np.ndarray:
+    return np.mean([record["correct"] for record in records if record["seed"] in seeds], axis=0)
+
+
+def _plot(rows: dict[str, list[_Record]]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.6 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, records in enumerate(rows.values()):
+        means = [100 * record["figures"][MODEL]["mean"] for record in records]
+        axes.barh(place, np.mean(means), color="#4477aa")
+        axes.plot(means, [place] * len(means), "o", color="black", markersize=3)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("mean class accuracy of the student, % (points: seeds)")
+    return figure
