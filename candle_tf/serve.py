@@ -1,16 +1,17 @@
 """Serves an exported SavedModel on this machine, as TensorFlow Serving would, to try it out.
 
-    python -m candle_tf.serve --model_name=student \
-        --model_base_path=runs/quickstart/export/saved_model
+    python -m candle_tf.serve runs/quickstart --model_name=student
+    python -m candle_tf.serve --model_base_path=runs/quickstart/export/saved_model
 
 In production use TensorFlow Serving itself: same folder, same requests, same responses
 (docs/deploy.md). This server is Python, has no batching, no metrics and no TLS.
 """
 
 import importlib.util
+import os
+import resource
 import signal
 import threading
-from pathlib import Path
 
 from absl import flags, logging
 
@@ -19,7 +20,9 @@ from candle_tf.errors import UserError
 
 _NAME = flags.DEFINE_string("model_name", "default", "name of the model in requests")
 _BASE_PATH = flags.DEFINE_string(
-    "model_base_path", None, "folder of the numbered version folders: export/saved_model of a run"
+    "model_base_path",
+    None,
+    "folder of the numbered version folders, or a run's folder; the first argument means the same",
 )
 _PORT = flags.DEFINE_integer("port", 8500, "port of gRPC; 0 takes a free one", 0, 65535)
 _REST_PORT = flags.DEFINE_integer(
@@ -30,26 +33,39 @@ _POLL = flags.DEFINE_float(
     "file_system_poll_wait_seconds", 1.0, "seconds between checks for new versions", 0.01
 )
 _MAX_BYTES = flags.DEFINE_integer(
-    "max_request_bytes", 64 * 1024**2, "largest request that is read", 1
+    "max_request_bytes", 64 * 1024**2, "largest request that is read, also when decompressed", 1
+)
+_TIMEOUT = flags.DEFINE_integer(
+    "rest_api_timeout_in_ms", 30_000, "in which a REST request must have arrived", 1000
 )
 
+_FILES = 4096  # open at a time, connections among them
 
-def main() -> None:
+
+def main(arguments: list[str]) -> None:
     """Serves until SIGTERM or SIGINT."""
-    if not _BASE_PATH.value:
-        raise UserError("--model_base_path is missing; give a run's export/saved_model.")
-    base_path = Path(_BASE_PATH.value)
+    given = [*arguments, *([_BASE_PATH.value] if _BASE_PATH.value else [])]
+    if len(given) != 1:
+        raise UserError(
+            "Give one run's folder, or --model_base_path: python -m candle_tf.serve RUN"
+            if given
+            else "--model_base_path is missing; give a run's folder: python -m candle_tf.serve RUN"
+        )
     _require_packages()
+    from candle_tf.deploy.exported_student import find_saved_models
+    from candle_tf.serving.limits import Limits
     from candle_tf.serving.server import Server
     from candle_tf.serving.versions import Versions
 
+    base_path = find_saved_models(given[0])
     versions = Versions(_NAME.value, base_path)
     versions.poll()
     if not versions.is_ready():
         raise UserError(
-            f"--model_base_path={base_path} has no version that loads: it must hold folders named "
-            "by numbers, each with a SavedModel, as export/saved_model of a run does."
+            f"{base_path} has no version that loads: it must hold folders named by numbers, each "
+            "with a SavedModel, as export/saved_model of a run does."
         )
+    _allow_many_connections()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -58,7 +74,7 @@ def main() -> None:
         port=_PORT.value,
         rest_api_port=_REST_PORT.value,
         host=_HOST.value,
-        max_request_bytes=_MAX_BYTES.value,
+        limits=Limits(request_bytes=_MAX_BYTES.value, receive_seconds=_TIMEOUT.value / 1000),
     ) as server:
         print(
             f"Serving {_NAME.value!r} on {_HOST.value}: gRPC on port {server.port}, REST on port "
@@ -67,7 +83,20 @@ def main() -> None:
             flush=True,
         )
         server.watch(stop, _POLL.value)
-    logging.info("stopped")
+    if server.is_idle:
+        logging.info("stopped")
+    else:
+        logging.warning("stopped, while requests were still running")
+        logging.flush()
+        os._exit(0)  # the interpreter would wait for their threads
+
+
+def _allow_many_connections() -> None:
+    """Raises the soft limit of open files where it is low: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _require_packages() -> None:
@@ -83,7 +112,7 @@ def _require_packages() -> None:
 
 def command() -> None:
     """What `candle-serve` and `python -m candle_tf.serve` run."""
-    app.run(lambda _: main())
+    app.run(lambda argv: main(argv[1:]), takes_arguments=True)
 
 
 if __name__ == "__main__":

@@ -130,20 +130,46 @@ def _find_export(path: Path) -> tuple[Path, str | None]:
     for folder, runtime in candidates:
         if (folder / METADATA).is_file():
             return folder, runtime
+    if (path / "config.json").is_file():
+        raise UserError(
+            f"{path} is a run without an export: it has not finished. Start the same command "
+            "again, which resumes it."
+        )
     raise UserError(
         f"{path} holds no export: there is no {METADATA} in it or in {path / 'export'}. Give the "
         "folder of a finished run (python -m candle_tf.train), or its export."
     )
 
 
+def find_saved_models(path: str | Path) -> Path:
+    """The folder of numbered SavedModels that a path means.
+
+    Args:
+        path: that folder itself, or what `load_exported` takes.
+
+    Raises:
+        UserError: where there is no SavedModel; says whether it is a run without an export.
+    """
+    path = Path(expand_home(str(path)))
+    if _versions_in(path):
+        return path
+    base = _find_export(path)[0] / SAVED_MODELS
+    _newest_version(path, base.parent)
+    return base
+
+
 def _newest_version(path: Path, folder: Path) -> Path:
     if (path / "saved_model.pb").is_file():
         return path
     base = folder / SAVED_MODELS
-    versions = [entry for entry in base.glob("*") if re.fullmatch(r"[0-9]+", entry.name)]
+    versions = _versions_in(base)
     if not versions:
         raise UserError(f"{base} holds no numbered SavedModel; export the run again.")
     return max(versions, key=lambda entry: int(entry.name))
+
+
+def _versions_in(base: Path) -> list[Path]:
+    return [entry for entry in base.glob("*") if re.fullmatch(r"[0-9]+", entry.name)]
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

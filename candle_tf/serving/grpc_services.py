@@ -1,5 +1,7 @@
 """PredictionService and ModelService over gRPC, with TensorFlow Serving's own messages."""
 
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,14 +26,19 @@ Response = TypeVar("Response")
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict and GetModelMetadata; its other methods are UNIMPLEMENTED."""
 
-    def __init__(self, versions: Versions) -> None:
+    def __init__(self, versions: Versions, max_bytes: int, at_once: int) -> None:
         self._versions = versions
+        self._max_bytes = max_bytes
+        # A thread also waits for each call whose message has not arrived, so there are many.
+        self._turns = threading.BoundedSemaphore(at_once)
 
     def Predict(  # noqa: N802, the protocol's name
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """Runs a signature."""
-        return _respond(responses.predict, self._versions, request, context)
+        predict = functools.partial(responses.predict, max_bytes=self._max_bytes)
+        with self._turns:
+            return _respond(predict, self._versions, request, context)
 
     def GetModelMetadata(  # noqa: N802
         self,
@@ -57,10 +64,17 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         return _respond(responses.model_status, self._versions, request, context)
 
 
-def add_services(server: grpc.Server, versions: Versions) -> None:
-    """Puts both services on a server."""
+def add_services(server: grpc.Server, versions: Versions, max_bytes: int, at_once: int) -> None:
+    """Puts both services on a server.
+
+    Args:
+        server: before it is started.
+        versions: what is served.
+        max_bytes: of a tensor in a request.
+        at_once: predictions that run at a time.
+    """
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(versions), server
+        PredictionService(versions, max_bytes, at_once), server
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(versions), server)
 

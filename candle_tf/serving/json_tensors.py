@@ -6,6 +6,7 @@ body = body_of(outputs, by_row)       # {"predictions": [...]}
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,9 +42,7 @@ def inputs_of(body: Any, infos: Mapping[str, Any]) -> tuple[dict[str, np.ndarray
             else f"Missing '{COLUMNAR}' or '{ROW}' key",
         )
     if COLUMNAR in body:
-        columns = body[COLUMNAR]
-        if not _is_named(columns):
-            columns = {_only_name(infos, COLUMNAR): columns}
+        columns = _named_inputs(body[COLUMNAR], infos)
     else:
         columns = _columns(body[ROW], infos)
     return {name: _array(name, value, infos) for name, value in columns.items()}, ROW in body
@@ -62,6 +61,18 @@ def body_of(outputs: Mapping[str, np.ndarray], by_row: bool) -> dict[str, Any]:
         return {"predictions": next(iter(values.values()))}
     rows = zip(*values.values(), strict=True)
     return {"predictions": [dict(zip(values, row, strict=True)) for row in rows]}
+
+
+def _named_inputs(value: Any, infos: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each input; TensorFlow Serving ignores what else an object holds."""
+    if not _is_named(value):
+        return {_only_name(infos, COLUMNAR): value}
+    for name in sorted(infos):
+        if name not in value:
+            raise RequestError(
+                INVALID_ARGUMENT, f"Missing named input: {name} in '{COLUMNAR}' object."
+            )
+    return {name: value[name] for name in infos}
 
 
 def _columns(rows: Any, infos: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -84,47 +95,75 @@ def _columns(rows: Any, infos: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _array(name: str, value: Any, infos: Mapping[str, Any]) -> np.ndarray:
-    if name not in infos:
-        raise RequestError(INVALID_ARGUMENT, f"JSON object: does not have named input: {name}")
     dtype = tf.dtypes.as_dtype(infos[name].dtype)
-    if dtype == tf.string:
-        return _strings(name, _without_base64(value))
     try:
-        array = np.array(value)
-    except (ValueError, OverflowError) as error:  # lists of different lengths
+        # As objects: an array of NumPy's own strings would have the size of the longest for all,
+        # and would lose zeros at the end.
+        array = np.array(value, object)
+    except ValueError as error:
         raise RequestError(INVALID_ARGUMENT, f"input {name} is no tensor: {error}") from error
-    if array.size == 0:
-        return np.zeros(array.shape, dtype.as_numpy_dtype)
-    fits = array.dtype.kind in ("iu" if dtype.is_integer else "iuf") and (
-        not dtype.is_integer or (dtype.min <= array.min() and array.max() <= dtype.max)
-    )
-    if not fits:
+    if dtype == tf.string:
+        return _encode_strings(name, array)
+    return _convert_numbers(name, array, dtype)
+
+
+def _convert_numbers(name: str, array: np.ndarray, dtype: tf.DType) -> np.ndarray:
+    """Numbers as the signature's type, refused where they are others."""
+    types = set(map(type, array.flat))
+    if list in types:
+        raise RequestError(
+            INVALID_ARGUMENT,
+            f"input {name} is no tensor: its lists have different lengths, or too many dimensions",
+        )
+    # Not by isinstance: a bool is an int.
+    if not types <= ({int} if dtype.is_integer else {int, float}):
         raise _wrong_type(name, dtype)
-    return array.astype(dtype.as_numpy_dtype)
+    if not array.size:
+        return np.zeros(array.shape, dtype.as_numpy_dtype)
+    try:
+        numbers = array.astype(np.int64 if dtype.is_integer else np.float64)
+    except OverflowError as error:
+        raise _wrong_type(name, dtype) from error
+    if dtype.is_integer and not (dtype.min <= numbers.min() and numbers.max() <= dtype.max):
+        raise _wrong_type(name, dtype)
+    with np.errstate(over="ignore"):
+        return numbers.astype(dtype.as_numpy_dtype)
 
 
-def _strings(name: str, value: Any) -> np.ndarray:
-    # NumPy's own strings would lose zeros at the end.
-    array = np.array(value, object)
-    if not all(isinstance(item, bytes | str) for item in array.flat):
-        raise _wrong_type(name, tf.string)
+def _encode_strings(name: str, array: np.ndarray) -> np.ndarray:
+    encoded = np.empty(array.shape, object)
     for index, item in np.ndenumerate(array):
-        array[index] = item.encode() if isinstance(item, str) else item
-    return array
+        if isinstance(item, str):
+            encoded[index] = item.encode()
+        elif isinstance(item, dict):
+            encoded[index] = _decode_object(item)
+        else:
+            raise _wrong_type(name, tf.string)
+    return encoded
 
 
-def _without_base64(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_base64(item) for item in value]
-    if not isinstance(value, dict):
-        return value
+def _decode_object(value: dict[str, Any]) -> bytes:
     encoded = value.get(_BASE64)
     if set(value) != {_BASE64} or not isinstance(encoded, str):
         raise RequestError(INVALID_ARGUMENT, "JSON Value not formatted correctly for base64 data")
     try:
-        return base64.b64decode(encoded, validate=True)
+        return _decode_base64(encoded)
     except (binascii.Error, ValueError) as error:
         raise RequestError(INVALID_ARGUMENT, "Unable to base64 decode") from error
+
+
+def _decode_base64(text: str) -> bytes:
+    """As TensorFlow Serving (`absl::Base64Unescape`): white space anywhere, padding optional.
+
+    Raises:
+        ValueError: for other characters, a wrong number of them, and wrong padding.
+    """
+    compact = re.sub(r"[ \t\n\v\f\r]+", "", text)
+    digits = compact.rstrip("=.")
+    missing = -len(digits) % 4
+    if missing == 3 or len(compact) - len(digits) not in (0, missing):
+        raise ValueError("wrong length or padding")
+    return base64.b64decode(digits + "=" * missing, validate=True)
 
 
 def _plain(name: str, value: np.ndarray) -> Any:

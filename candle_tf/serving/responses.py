@@ -3,6 +3,7 @@
 response = predict(versions, request)   # PredictRequest to PredictResponse
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
-from candle_tf.serving.servable import DEFAULT_SIGNATURE
+from candle_tf.serving.servable import DEFAULT_SIGNATURE, check_names, check_tensor
 from candle_tf.serving.status import INVALID_ARGUMENT, RequestError
 from candle_tf.serving.versions import Versions, VersionState
 
@@ -22,16 +23,28 @@ SIGNATURE_DEF = "signature_def"
 _UNKNOWN_ERROR = 2  # of error_codes.proto
 
 
-def predict(versions: Versions, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+def predict(
+    versions: Versions, request: predict_pb2.PredictRequest, max_bytes: int
+) -> predict_pb2.PredictResponse:
     """Runs a signature.
+
+    Args:
+        versions: what is served.
+        request: what was sent.
+        max_bytes: of each input; a request may state a value once for a whole tensor.
 
     Raises:
         RequestError: for an unknown model, version or signature, and inputs it does not take.
     """
     version = wanted_version(request.model_spec)
     servable = versions.servable(request.model_spec.name, version)
-    inputs = {name: _array(name, value) for name, value in request.inputs.items()}
     signature = request.model_spec.signature_name
+    definition = servable.signature(signature)
+    check_names(definition, request.inputs, tuple(request.output_filter))
+    inputs = {
+        name: _array(name, value, definition.inputs[name], max_bytes)
+        for name, value in request.inputs.items()
+    }
     outputs = servable.call(signature, inputs, tuple(request.output_filter))
     response = predict_pb2.PredictResponse()
     response.model_spec.name = versions.name
@@ -107,7 +120,27 @@ def _add_state(response: Any, number: int, state: VersionState) -> None:
     status.status.error_message = state.error
 
 
-def _array(name: str, value: Any) -> np.ndarray:
+def _array(name: str, value: Any, info: Any, max_bytes: int) -> np.ndarray:
+    """The array of a TensorProto, refused by its stated shape before anything is allocated."""
+    try:
+        dtype = tf.dtypes.as_dtype(value.dtype)
+    except TypeError as error:
+        raise RequestError(INVALID_ARGUMENT, f"tensor parsing error: {name}: {error}") from error
+    if value.tensor_shape.unknown_rank:
+        raise RequestError(INVALID_ARGUMENT, f"tensor parsing error: {name}: it states no shape")
+    sizes = [int(dim.size) for dim in value.tensor_shape.dim]
+    check_tensor(name, info, dtype, sizes)
+    elements = math.prod(sizes)
+    # A number may be stated once for all; each image of a batch is to be sent.
+    if dtype == tf.string:
+        fits = len(value.string_val) == elements
+    else:
+        fits = elements * dtype.size <= max_bytes
+    if not fits:
+        raise RequestError(
+            INVALID_ARGUMENT,
+            f"tensor parsing error: {name}: shape {sizes} does not fit the values that were sent",
+        )
     try:
         return tf.make_ndarray(value)
     except (TypeError, ValueError, KeyError) as error:

@@ -7,6 +7,7 @@ GET  /v1/models/NAME[/versions/N]/metadata      signatures
 
 import json
 import re
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_pb2,
 )
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
 from candle_tf.serving import responses
@@ -27,10 +28,13 @@ from candle_tf.serving.versions import Versions
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
 
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(_MODEL + ":predict")
 _CLASSIFY = re.compile(_MODEL + ":(classify|regress)")
 _ABOUT = re.compile(_MODEL + "(?P<metadata>/metadata)?")
+# Of a version, which is an int64.
+_MOST_DIGITS = 19
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def application(versions: Versions, max_bytes: int) -> Application:
@@ -38,13 +42,13 @@ def application(versions: Versions, max_bytes: int) -> Application:
 
     Args:
         versions: of the model that is served.
-        max_bytes: larger bodies are refused with 413.
+        max_bytes: larger bodies are refused with 413, also if they are so when decompressed.
     """
 
     def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         request = Request(environment)
         request.max_content_length = max_bytes
-        body, status = _body_and_status(versions, request)
+        body, status = _body_and_status(versions, request, max_bytes)
         text = json.dumps(body, indent=1, ensure_ascii=False)
         response = Response(text, status, content_type="application/json")
         return response(environment, start_response)
@@ -52,9 +56,11 @@ def application(versions: Versions, max_bytes: int) -> Application:
     return respond
 
 
-def _body_and_status(versions: Versions, request: Request) -> tuple[dict[str, Any], int]:
+def _body_and_status(
+    versions: Versions, request: Request, max_bytes: int
+) -> tuple[dict[str, Any], int]:
     try:
-        return _route(versions, request), 200
+        return _route(versions, request, max_bytes), 200
     except RequestError as refused:
         return {"error": refused.message}, HTTP[refused.code]
     except HTTPException as error:  # a body that is too large or cut off
@@ -64,10 +70,10 @@ def _body_and_status(versions: Versions, request: Request) -> tuple[dict[str, An
         return {"error": "the server failed; its log says why"}, 500
 
 
-def _route(versions: Versions, request: Request) -> dict[str, Any]:
+def _route(versions: Versions, request: Request, max_bytes: int) -> dict[str, Any]:
     if request.method == "POST":
         if found := _PREDICT.fullmatch(request.path):
-            return _predict(versions, _model_spec(found), request.get_data(cache=False))
+            return _predict(versions, _model_spec(found), _read_body(request, max_bytes))
         if _CLASSIFY.fullmatch(request.path):
             raise RequestError("UNIMPLEMENTED", "this server has only :predict")
     elif request.method == "GET" and (found := _ABOUT.fullmatch(request.path)):
@@ -76,13 +82,30 @@ def _route(versions: Versions, request: Request) -> dict[str, Any]:
     raise RequestError(INVALID_ARGUMENT, f"Malformed request: {request.method} {request.path}")
 
 
+def _read_body(request: Request, max_bytes: int) -> bytes:
+    body = request.get_data(cache=False)
+    if "gzip" not in request.headers.get("Content-Encoding", ""):
+        return body
+    unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        text = unzip.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise RequestError(INVALID_ARGUMENT, f"The gzip body is damaged: {error}") from error
+    if len(text) > max_bytes:
+        raise RequestEntityTooLarge(f"The body is above the limit of {max_bytes} bytes.")
+    if not unzip.eof or unzip.unused_data:
+        raise RequestError(INVALID_ARGUMENT, "The gzip body is damaged: it is cut off or too long")
+    return text
+
+
 def _model_spec(found: re.Match[str]) -> model_pb2.ModelSpec:
     spec = model_pb2.ModelSpec(name=found["name"])
     if found["version"]:
-        number = int(found["version"])
-        if number >= 2**63:
-            raise RequestError(INVALID_ARGUMENT, f"Failed to convert version: {number} to numeric.")
-        spec.version.value = number
+        digits = found["version"].lstrip("0") or "0"
+        if len(digits) > _MOST_DIGITS or int(digits) >= 2**63:
+            shown = digits if len(digits) < 50 else f"a number of {len(digits)} digits"
+            raise RequestError(INVALID_ARGUMENT, f"Failed to convert version: {shown} to numeric.")
+        spec.version.value = int(digits)
     elif found["label"]:
         spec.version_label = found["label"]
     return spec
@@ -108,7 +131,11 @@ def _predict(versions: Versions, spec: model_pb2.ModelSpec, body: bytes) -> dict
 
 def _parse_body(body: bytes) -> dict[str, Any]:
     try:
-        asked = json.loads(body)
+        text = body.decode()
+        asked = json.loads(text)
+        if _SURROGATE.search(text):
+            # Half a character is none; this raises UnicodeEncodeError, a ValueError.
+            json.dumps(asked, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise RequestError(INVALID_ARGUMENT, f"JSON Parse error: {error}") from error
     if not isinstance(asked, dict):

@@ -6,7 +6,7 @@ outputs = servable.call("serving_default", {"image_bytes": np.array([jpeg], obje
 Stock TensorFlow loads it; nothing of this package runs in the graph.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from candle_tf.serving.limits import MAX_BATCH_SIZE
 from candle_tf.serving.status import (
     FAILED_PRECONDITION,
     INVALID_ARGUMENT,
@@ -64,7 +65,7 @@ class Servable:
                 graph itself refuses, such as a bad image.
         """
         definition = self.signature(name)
-        _check_names(definition, inputs, outputs)
+        check_names(definition, inputs, outputs)
         tensors = {key: _tensor(key, definition.inputs[key], inputs[key]) for key in inputs}
         with graph_errors_as_refusals():
             results = self._loaded.signatures[name or DEFAULT_SIGNATURE](**tensors)
@@ -83,7 +84,12 @@ def load_servable(folder: Path, version: int) -> Servable:
     )
 
 
-def _check_names(definition: Any, inputs: Mapping[str, Any], outputs: Sequence[str]) -> None:
+def check_names(definition: Any, inputs: Iterable[str], outputs: Sequence[str]) -> None:
+    """Refuses names that are not all of a signature's inputs, or not among its outputs.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT.
+    """
     given, wanted = set(inputs), set(definition.inputs)
     if len(given) != len(wanted):
         raise RequestError(
@@ -109,21 +115,44 @@ def _check_names(definition: Any, inputs: Mapping[str, Any], outputs: Sequence[s
         raise RequestError(INVALID_ARGUMENT, f"duplicate output tensor alias in {list(outputs)}")
 
 
-def _tensor(name: str, info: Any, value: np.ndarray) -> tf.Tensor:
-    """A tensor of the signature's type and shape; TensorFlow itself would convert a type."""
+def check_tensor(name: str, info: Any, given: tf.DType, sizes: Sequence[int]) -> None:
+    """Refuses a tensor that is not the signature's, or too large, before it is made.
+
+    Args:
+        name: of the input.
+        info: its TensorInfo.
+        given: the type of the tensor.
+        sizes: of its dimensions, as the request states them.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT.
+    """
     expected = tf.dtypes.as_dtype(info.dtype)
-    given = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
     if given != expected:
         raise RequestError(
             INVALID_ARGUMENT, f"input {name} is {given.name} where {expected.name} is expected"
         )
     shape = tf.TensorShape(info.tensor_shape)
-    if not shape.is_compatible_with(value.shape):
+    if min(sizes, default=0) < 0 or not shape.is_compatible_with(sizes):
+        raise RequestError(
+            INVALID_ARGUMENT, f"input {name} has shape {list(sizes)} where {shape} is expected"
+        )
+    if 0 in sizes:
+        raise RequestError(
+            INVALID_ARGUMENT, f"input {name} has shape {list(sizes)}: send at least one example"
+        )
+    if shape.rank and shape[0] is None and sizes[0] > MAX_BATCH_SIZE:
         raise RequestError(
             INVALID_ARGUMENT,
-            f"input {name} has shape {list(value.shape)} where {shape} is expected",
+            f"input {name} has {sizes[0]} examples: send at most {MAX_BATCH_SIZE} in a request",
         )
-    return tf.constant(value, expected)
+
+
+def _tensor(name: str, info: Any, value: np.ndarray) -> tf.Tensor:
+    """A tensor of the signature's type and shape; TensorFlow itself would convert a type."""
+    given = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
+    check_tensor(name, info, given, value.shape)
+    return tf.constant(value, given)
 
 
 def _format_names(names: set[str]) -> str:

@@ -13,20 +13,30 @@ from types import TracebackType
 import grpc
 from absl import logging
 from waitress import wasyncore
-from waitress.server import create_server
 
 from candle_tf.errors import UserError
 from candle_tf.serving.grpc_services import add_services
+from candle_tf.serving.http_server import HttpServer
+from candle_tf.serving.limits import Limits
 from candle_tf.serving.rest import application
 from candle_tf.serving.versions import Versions
 
-MAX_REQUEST_BYTES = 64 * 1024**2
-_THREADS = 8  # in each protocol; TensorFlow has its own for the work
-_GRACE = 10.0  # seconds for running requests when the server stops
+_THREADS = 8  # of running requests in each protocol; TensorFlow has its own for the work
+_STREAMS = 64  # calls at a time of one gRPC connection; its client queues more
+# A connection that is opened and says nothing, and one whose calls never send their message.
+_HANDSHAKE_MS = 10_000
+_CONNECTION_AGE_MS = 60_000
+_UNLIMITED = 2**40
 
 
 class Server:
-    """A server of one model; requests queue, and are not batched."""
+    """A server of one model; requests queue, and are not batched.
+
+    Attributes:
+        port: of gRPC.
+        rest_api_port: of REST.
+        is_idle: after the `with` block, whether no request runs any more.
+    """
 
     def __init__(
         self,
@@ -35,7 +45,7 @@ class Server:
         port: int,
         rest_api_port: int,
         host: str = "127.0.0.1",
-        max_request_bytes: int = MAX_REQUEST_BYTES,
+        limits: Limits = Limits(),  # noqa: B008, it is frozen
     ) -> None:
         """Takes the ports; requests are handled only inside the `with` block.
 
@@ -44,44 +54,37 @@ class Server:
             port: of gRPC; 0 takes a free one.
             rest_api_port: of REST; 0 takes a free one.
             host: the address to listen on.
-            max_request_bytes: larger requests are refused (RESOURCE_EXHAUSTED, 413).
+            limits: what is refused (RESOURCE_EXHAUSTED, 413), and what is closed.
 
         Raises:
             UserError: where a port is taken.
         """
         self._versions = versions
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(limits.concurrent_rpcs, thread_name_prefix="grpc")
         self._grpc = grpc.server(
-            ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
+            self._pool,
+            maximum_concurrent_rpcs=limits.concurrent_rpcs,
             options=[
-                ("grpc.max_receive_message_length", max_request_bytes),
+                ("grpc.max_receive_message_length", limits.request_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", _STREAMS),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+                ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
+                ("grpc.max_connection_age_grace_ms", _CONNECTION_AGE_MS),
                 # Else two servers could share a port without knowing.
                 ("grpc.so_reuseport", 0),
             ],
         )
-        add_services(self._grpc, versions)
+        add_services(self._grpc, versions, limits.request_bytes, _THREADS)
         try:
             self.port = self._grpc.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
             raise UserError(f"--port={port} cannot be taken on {host}: {error}.") from error
-        # It would log each request that waits for a thread.
-        standard_logging.getLogger("waitress.queue").setLevel(standard_logging.ERROR)
-        try:
-            # Waitress: pure Python, threaded, limits bodies and connections, and closes cleanly.
-            self._http = create_server(
-                application(versions, max_request_bytes),
-                host=host,
-                port=rest_api_port,
-                threads=_THREADS,
-                max_request_body_size=2 * max_request_bytes,  # the application says it in JSON
-                ident="candle_tf.serve",
-            )
-        except OSError as error:
-            raise UserError(
-                f"--rest_api_port={rest_api_port} cannot be taken on {host}: {error}."
-            ) from error
+        self._http = _open_http(versions, host, rest_api_port, limits)
         self.rest_api_port = int(self._http.effective_port)
-        self._http_thread = threading.Thread(target=self._http.run, name="http")
+        self._http_thread = threading.Thread(target=self._http.run, name="http", daemon=True)
+        self.is_idle = True
 
     def __enter__(self) -> "Server":
         self._grpc.start()
@@ -94,9 +97,14 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        finished = self._grpc.stop(_GRACE)
-        self._finish_http()
-        finished.wait(_GRACE)
+        end = time.monotonic() + self._limits.grace_seconds
+        self._grpc.stop(self._limits.grace_seconds)
+        http_is_idle = self._finish_http(end)
+        # In a thread, as a request that still runs cannot be stopped.
+        closing = threading.Thread(target=self._pool.shutdown, daemon=True)
+        closing.start()
+        closing.join(_seconds_until(end) + 1.0)  # calls without a message end with the grace period
+        self.is_idle = http_is_idle and not closing.is_alive()
 
     def watch(self, stop: threading.Event, every: float = 1.0) -> None:
         """Loads new versions until `stop` is set.
@@ -109,17 +117,44 @@ class Server:
             self._versions.poll()
         logging.info("stopping: running requests are finished")
 
-    def _finish_http(self) -> None:
-        """Finishes running HTTP requests, and ends the threads."""
+    def _finish_http(self, end: float) -> bool:
+        """Finishes running HTTP requests, and ends the threads; whether all did in time."""
         workers, channels = self._http.task_dispatcher, self._http.active_channels
-        end = time.monotonic() + _GRACE
         while time.monotonic() < end and (
             workers.queue
             or workers.active_count
             or any(channel.total_outbufs_len for channel in list(channels.values()))
         ):
             time.sleep(0.02)
-        workers.shutdown(timeout=_GRACE)
+        workers.shutdown(timeout=_seconds_until(end))
         sockets = self._http._map  # the loop runs, in its thread, as long as there are any
         self._http.trigger.pull_trigger(lambda: wasyncore.close_all(sockets, ignore_all=True))
-        self._http_thread.join(_GRACE)
+        self._http_thread.join(_seconds_until(end) + 1.0)
+        return not workers.threads
+
+
+def _open_http(versions: Versions, host: str, port: int, limits: Limits) -> HttpServer:
+    # It would log each request that waits for a thread.
+    standard_logging.getLogger("waitress.queue").setLevel(standard_logging.ERROR)
+    try:
+        # Waitress: pure Python, threaded, limits bodies and connections, and closes cleanly.
+        return HttpServer(
+            application(versions, limits.request_bytes),
+            host=host,
+            port=port,
+            threads=_THREADS,
+            max_request_body_size=2 * limits.request_bytes,  # the application says it in JSON
+            connection_limit=limits.connections,
+            channel_timeout=limits.receive_seconds,
+            cleanup_interval=1,
+            # Else a client that does not read its response would hold a thread.
+            outbuf_high_watermark=_UNLIMITED,
+            asyncore_use_poll=True,  # select() knows 1,024 files only
+            ident="candle_tf.serve",
+        )
+    except OSError as error:
+        raise UserError(f"--rest_api_port={port} cannot be taken on {host}: {error}.") from error
+
+
+def _seconds_until(end: float) -> float:
+    return max(0.0, end - time.monotonic())

@@ -3,6 +3,7 @@
 raise RequestError(INVALID_ARGUMENT, "Missing ModelSpec")
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,10 @@ HTTP = {
     UNIMPLEMENTED: 501,
     INTERNAL: 500,
 }
+
+
+# Names of the graph's inner nodes, which say nothing to who sent a request.
+_NODES = re.compile(r"\[\[\{\{node [^}]*\}\}\]\]|\{\{(?:function_)?node [^}]*\}\}|\[Op:[^\]]*\]")
 
 
 class RequestError(Exception):
@@ -63,4 +68,4 @@ def _first_lines(message: str) -> str:
         if line
         and not line.startswith(("Graph execution error", "Detected at node", "File ", "<stack"))
     ]
-    return " ".join(inner)
+    return " ".join(_NODES.sub("", " ".join(inner)).split())

@@ -21,6 +21,8 @@ from candle_tf.serving.status import NOT_FOUND, RequestError
 LOADING, AVAILABLE, END = "LOADING", "AVAILABLE", "END"
 # A folder may still be being copied when it is first seen.
 _TRIES = 5
+# A version is an int64 in both protocols.
+_END_OF_VERSIONS = 2**63
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Versions:
 
     def poll(self) -> None:
         """Loads the highest version, unless it is served or has failed too often."""
-        wanted = max(self._on_disk(), default=None)
+        folders = self._on_disk()
+        wanted = max(folders, default=None)
         with self._lock:
             served = self._current.version if self._current else None
         if wanted is None or wanted == served or self._tries[wanted] == _TRIES:
@@ -58,7 +61,7 @@ class Versions:
         self._tries[wanted] += 1
         self._say(wanted, VersionState(LOADING))
         try:
-            servable = load_servable(self.base_path / str(wanted), wanted)
+            servable = load_servable(folders[wanted], wanted)
         except Exception as error:  # whatever is wrong with the folder, the server keeps running
             logging.exception("version %d does not load", wanted)
             self._say(wanted, VersionState(END, f"{type(error).__name__}: {error}"))
@@ -112,9 +115,12 @@ class Versions:
         with self._lock:
             self._states[version] = state
 
-    def _on_disk(self) -> list[int]:
+    def _on_disk(self) -> dict[int, Path]:
+        """The folders by their numbers, which may have zeros in front: 000001 is version 1."""
         try:
-            names = [entry.name for entry in self.base_path.iterdir() if entry.is_dir()]
+            folders = sorted(entry for entry in self.base_path.iterdir() if entry.is_dir())
         except OSError:
-            return []
-        return [int(name) for name in names if name.isascii() and name.isdigit()]
+            return {}
+        numbered = [each for each in folders if each.name.isascii() and each.name.isdigit()]
+        found = {int(each.name): each for each in numbered}
+        return {number: each for number, each in found.items() if number < _END_OF_VERSIONS}

@@ -1,16 +1,20 @@
 """The server as a user starts it, called by TensorFlow Serving's own gRPC clients and over HTTP."""
 
 import base64
+import gzip
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,9 @@ from tensorflow_serving.apis import (
 from candle_tf.data.images.decode import decode_image
 from candle_tf.data.images.store import stretch
 from candle_tf.deploy.saved_model.writer import export_saved_model
+from candle_tf.serving.limits import Limits
+from candle_tf.serving.server import Server
+from candle_tf.serving.versions import Versions
 from tests.deploy.saved_model.test_writer import NAMES, real_images, scores_of
 from tests.deploy.test_binarize import SIZE, logits_of, photographs, small_student
 
@@ -46,6 +53,7 @@ class Running:
     base_path: Path
     channel: grpc.Channel
     rest: str
+    port: int
 
     @property
     def prediction(self) -> Any:
@@ -75,7 +83,7 @@ def running(tmp_path_factory) -> Iterator[Running]:
         assert "in production use TensorFlow Serving" in process.stdout.readline()
         port, rest_port = (int(text.split()[0].strip(",.")) for text in line.split(" port ")[1:])
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Running(process, base_path, channel, f"http://127.0.0.1:{rest_port}")
+            yield Running(process, base_path, channel, f"http://127.0.0.1:{rest_port}", port)
     finally:
         process.kill()
         process.communicate()
@@ -101,10 +109,12 @@ def predict_request(inputs: dict[str, Any], signature: str = "", **spec: Any) ->
     return request
 
 
-def http(url: str, body: Any = None) -> tuple[int, Any]:
+def http(url: str, body: Any = None, **headers: str) -> tuple[int, Any]:
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
-        with urllib.request.urlopen(url, data, timeout=60) as response:
+        asked = urllib.request.Request(url, data, headers)
+        with urllib.request.urlopen(asked, timeout=60) as response:
             assert response.headers["Content-Type"] == "application/json"
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
@@ -231,6 +241,23 @@ def test_status_tells_the_versions(running):
         })  # fmt: skip
 
 
+def stated_shape(sizes: list[int] | None, name: str = "image_bytes") -> Any:
+    """One value, for a tensor of any shape: TensorFlow would repeat it."""
+    request = predict_request({}, "" if name == "image_bytes" else name)
+    tensor = request.inputs[name]
+    if name == "pixels":
+        tensor.dtype = tf.uint8.as_datatype_enum
+        tensor.int_val.append(7)
+    else:
+        tensor.dtype = tf.string.as_datatype_enum
+        tensor.string_val.append(real_images()[0])
+    if sizes is None:
+        tensor.tensor_shape.unknown_rank = True
+    for size in sizes or []:
+        tensor.tensor_shape.dim.add(size=size)
+    return request
+
+
 PIXELS = {"pixels": np.zeros((1, SIZE, SIZE, 3), np.uint8)}
 
 
@@ -254,6 +281,20 @@ PIXELS = {"pixels": np.zeros((1, SIZE, SIZE, 3), np.uint8)}
         (predict_request({"pixels": PIXELS["pixels"].astype(np.float32)}, "pixels"),
          "INVALID_ARGUMENT", "float32 where uint8"),
         (predict_request({"image_bytes": [bytes(LIMIT)]}), "RESOURCE_EXHAUSTED", ""),
+        (predict_request({"image_bytes": np.array([], object)}), "INVALID_ARGUMENT",
+         "at least one example"),
+        (predict_request({"pixels": PIXELS["pixels"][:0]}, "pixels"), "INVALID_ARGUMENT",
+         "at least one example"),
+        (stated_shape([1_000_000]), "INVALID_ARGUMENT", "send at most 1024"),
+        (stated_shape([10**12]), "INVALID_ARGUMENT", "send at most 1024"),
+        (stated_shape([2]), "INVALID_ARGUMENT", "does not fit the values"),
+        (stated_shape([-1]), "INVALID_ARGUMENT", "shape [-1]"),
+        (stated_shape([]), "INVALID_ARGUMENT", "shape []"),
+        (stated_shape(None), "INVALID_ARGUMENT", "states no shape"),
+        (stated_shape([100, SIZE, SIZE, 3], "pixels"), "INVALID_ARGUMENT",
+         "does not fit the values"),
+        (stated_shape([1, -SIZE, -SIZE, 3], "pixels"), "INVALID_ARGUMENT", "is expected"),
+        (stated_shape([2**40, SIZE, SIZE, 3], "pixels"), "INVALID_ARGUMENT", "send at most 1024"),
     ],
 )  # fmt: skip
 def test_grpc_errors_have_tensorflow_servings_codes(running, request_, code, message):
@@ -286,7 +327,57 @@ def test_other_grpc_errors(running):
         assert message in refusal.value.details()
 
 
+def test_a_number_stated_once_is_all_of_a_tensor(running):
+    """As TensorFlow writes `tf.make_tensor_proto(7, tf.uint8, shape)`."""
+    response = running.prediction.Predict(stated_shape([2, SIZE, SIZE, 3], "pixels"), 60)
+    student = small_student()
+    sevens = np.full((2, SIZE, SIZE, 3), 7, np.float32)
+    expected = scores_of(student(sevens, training=False)["logits"].numpy())
+    np.testing.assert_allclose(tf.make_ndarray(response.outputs["scores"]), expected, atol=1e-5)
+
+
 GOOD = b64(real_images()[0])
+LINES = base64.encodebytes(real_images()[0]).decode()  # a line break after 76 characters
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ({"instances": [{"b64": LINES}]}, {}),
+        ({"instances": [{"b64": LINES.replace("\n", "\r\n ")}]}, {}),
+        ({"instances": [{"b64": LINES.rstrip("\n=")}]}, {}),
+        ({"instances": [{"b64": LINES.rstrip("\n=") + "." * (LINES.count("="))}]}, {}),
+        ({"inputs": {"image_bytes": [GOOD], "key": [1]}, "more": 1}, {}),
+        (gzip.compress(json.dumps({"instances": [GOOD]}).encode()), {"Content_Encoding": "gzip"}),
+    ],
+    ids=["lines", "windows lines", "no padding", "dots", "extra key", "gzip"],
+)
+def test_what_tensorflow_serving_accepts_is_accepted(running, body, headers):
+    url = f"{running.rest}/v1/models/small/versions/0001:predict"
+    status, reply = http(url, body, **headers)
+    assert status == 200, reply
+    scores = (reply.get("predictions") or [{}])[0].get("scores") or reply["outputs"]["scores"][0]
+    expected = np.sort(expected_scores(real_images()[:1])[0])[::-1][:5]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (gzip.compress(b" " * (LIMIT + 1)), 413, "above the limit"),
+        (gzip.compress(b" " * 10**8), 413, "above the limit"),
+        (gzip.compress(b"{}")[:-4], 400, "damaged"),
+        (gzip.compress(b"{}") + b"more", 400, "damaged"),
+        (b"{}", 400, "damaged"),
+        (b"", 400, "damaged"),
+    ],
+    ids=["long", "bomb", "cut off", "trailing", "plain", "empty"],
+)
+def test_bodies_that_are_not_gzip_or_too_long_are_refused(running, body, status, message):
+    url = f"{running.rest}/v1/models/small:predict"
+    code, reply = http(url, body, Content_Encoding="gzip")
+    assert (code, set(reply)) == (status, {"error"})
+    assert message in reply["error"]
 
 
 @pytest.mark.parametrize(
@@ -305,7 +396,31 @@ GOOD = b64(real_images()[0])
         ("small:predict", {"instances": []}, 400, "list with values"),
         ("small:predict", {"instances": [{"x": GOOD}]}, 400, "keys must be equal to: image_bytes"),
         ("small:predict", {"instances": [GOOD, {"image_bytes": GOOD}]}, 400, "mixes"),
-        ("small:predict", {"inputs": {"x": [GOOD]}}, 400, "named input: x"),
+        ("small:predict", {"inputs": {"x": [GOOD]}}, 400, "Missing named input: image_bytes"),
+        ("small:predict", {"inputs": []}, 400, "at least one example"),
+        ("small:predict", {"signature_name": "pixels", "inputs": []}, 400, "is expected"),
+        ("small:predict", {"instances": [GOOD["b64"][:40]] * 2000}, 400, "send at most 1024"),
+        ("small:predict", b'{"instances": ' + b"[" * 900 + b"]" * 900 + b"}", 400,
+         "expected type: string"),
+        ("small:predict", b'{"signature_name": "pixels", "instances": ' + b"[" * 900 + b"]" * 900
+         + b"}", 400, "no tensor"),
+        ("small:predict", b'{"instances": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}", 400,
+         "list with values"),
+        ("small:predict", b'{"instances": ["\\ud800"]}', 400, "JSON Parse error"),
+        ("small:predict", b'{"\\uDFFF": 1, "instances": ["x"]}', 400, "JSON Parse error"),
+        ("small:predict", b'{"instances": ["\xed\xa0\x80"]}', 400, "JSON Parse error"),
+        ("small:predict", b'{"instances": ["\\ud83d\\ude00"]}', 400, "is no JPEG or PNG"),
+        ("small:predict", b'{"instances": [' + b"9" * 5000 + b"]}", 400, "JSON Parse error"),
+        ("small:predict", {"signature_name": "pixels", "instances": [[[["7", 1, 10**30]]]]}, 400,
+         "expected type: uint8"),
+        ("small:predict", {"signature_name": "pixels", "instances": [[[[0, 0, 10**30]]]]}, 400,
+         "expected type: uint8"),
+        ("small:predict", {"signature_name": "pixels", "instances": [[[[0, 0, True]]]]}, 400,
+         "expected type: uint8"),
+        ("small:predict", {"instances": [{"b64": "AAAAA"}]}, 400, "Unable to base64 decode"),
+        ("small:predict", {"instances": [{"b64": "AAA=="}]}, 400, "Unable to base64 decode"),
+        ("small:predict", {"instances": [{"b64": "AA-_"}]}, 400, "Unable to base64 decode"),
+        ("small:predict", {"instances": [{"b64": "\u0663AAA"}]}, 400, "Unable to base64 decode"),
         ("small:predict", {"instances": [{"b64": "?"}]}, 400, "Unable to base64 decode"),
         ("small:predict", {"instances": [3]}, 400, "expected type: string"),
         ("small:predict", {"instances": [[GOOD], [GOOD, GOOD]]}, 400, "expected type: string"),
@@ -321,6 +436,10 @@ GOOD = b64(real_images()[0])
         ("small:classify", {}, 501, "predict"),
         ("small:train", {}, 400, "Malformed request: POST /v1/models/small:train"),
         ("small/versions/99999999999999999999:predict", {}, 400, "to numeric"),
+        (f"small/versions/{'9' * 5000}:predict", {}, 400, "to numeric"),
+        (f"small/versions/{'9' * 5000}", None, 400, "to numeric"),
+        (f"small/versions/{'0' * 5000}9/metadata", None, 404, "Specific(small, 9)"),
+        ("small/versions/%D9%A1", None, 400, "Malformed request"),  # an Arabic 1
         ("x", None, 404, "Could not find any versions of model x"),
         ("small/versions/9", None, 404, "Could not find version 9 of model small"),
         ("small/versions/9/metadata", None, 404, "Specific(small, 9)"),
@@ -347,16 +466,128 @@ def states(running: Running) -> dict[str, str]:
     return {each["version"]: each["state"] for each in reply["model_version_status"]}
 
 
+@contextmanager
+def half_open_connections(running: Running, count: int, data: bytes) -> Iterator[list[Any]]:
+    host, port = running.rest.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(count)
+        ]
+        for each in sockets:
+            each.sendall(data)
+        yield sockets
+
+
+@contextmanager
+def half_open_calls(port: int, count: int) -> Iterator[list[Any]]:
+    """Calls that never send their message, each over a connection of its own."""
+    end = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        end.wait(60)
+        yield from ()
+
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with ExitStack() as stack:
+        calls = []
+        for _ in range(count):
+            channel = grpc.insecure_channel(f"127.0.0.1:{port}", options)
+            stack.enter_context(channel)
+            method = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+            calls.append(method.future(nothing()))
+        try:
+            yield calls
+        finally:
+            end.set()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"POST /v1/models/small:predict HTTP/1.1\r\nHost:",
+     b"POST /v1/models/small:predict HTTP/1.1\r\nContent-Length: 99\r\n\r\n{"],
+    ids=["nothing", "half a header", "half a body"],
+)  # fmt: skip
+def test_half_open_requests_do_not_block_others(running, data):
+    with half_open_connections(running, 130, data), half_open_calls(running.port, 20):
+        assert http(f"{running.rest}/v1/models/small:predict", {"instances": [GOOD]})[0] == 200
+        running.prediction.Predict(predict_request(PIXELS, "pixels"), 60)
+
+
+def test_connections_that_wait_are_closed_and_those_that_work_are_not(running):
+    """More than are accepted: of the crowd, those that wait are closed after a second."""
+    with half_open_connections(running, 600, b"POST ") as sockets:
+        assert http(f"{running.rest}/v1/models/small")[0] == 200
+        assert http(f"{running.rest}/v1/models/small:predict", {"instances": [GOOD]})[0] == 200
+        sockets[0].settimeout(60)
+        assert sockets[0].recv(1) == b""
+
+
+@pytest.fixture(scope="module")
+def versions(running) -> Versions:
+    loaded = Versions("small", running.base_path)
+    loaded.poll()
+    return loaded
+
+
+@pytest.fixture
+def impatient(running, versions) -> Iterator[tuple[Server, Running]]:
+    """A server of the same model in this process, with other limits."""
+    limits = Limits(receive_seconds=1.0, grace_seconds=0.5, concurrent_rpcs=12)
+    server = Server(versions, port=0, rest_api_port=0, limits=limits)
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        rest = f"http://127.0.0.1:{server.rest_api_port}"
+        yield server, Running(running.process, running.base_path, channel, rest, server.port)
+
+
+def is_closed_after(connection: socket.socket, data: bytes) -> bool:
+    try:
+        connection.sendall(data)
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_a_request_that_trickles_in_is_closed(impatient):
+    server, other = impatient
+    with server, half_open_connections(other, 1, b"POST /") as (slow,):
+        slow.settimeout(0.1)
+        wait_for(lambda: is_closed_after(slow, b"x"))
+    assert server.is_idle
+
+
+def test_calls_above_the_limit_are_refused_and_the_rest_ends_with_the_grace_period(impatient):
+    server, other = impatient
+    with half_open_calls(other.port, 12) as calls:
+        with server:
+            request = predict_request(PIXELS, "pixels")
+
+            def is_full() -> bool:
+                try:
+                    other.prediction.Predict(request, 60)
+                except grpc.RpcError as refusal:
+                    return refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                return False
+
+            wait_for(is_full)
+            with half_open_connections(other, 3, b"POST /"):
+                pass
+        assert server.is_idle
+        codes = {call.exception(60).code() for call in calls}
+        assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
 def test_new_versions_are_loaded_and_broken_ones_are_not(running):
-    (running.base_path / "3").mkdir()
-    (running.base_path / "3" / "saved_model.pb").write_bytes(b"broken")
+    (running.base_path / "000003").mkdir()
+    (running.base_path / "000003" / "saved_model.pb").write_bytes(b"broken")
     wait_for(lambda: states(running) == {"1": "AVAILABLE", "3": "END"})
     error = http(f"{running.rest}/v1/models/small/versions/3")[1]["model_version_status"][0]
     assert error["status"]["error_code"] != "OK"
     assert error["status"]["error_message"]
     # A copy in one step, as an export's is.
     shutil.copytree(running.base_path / "1", running.base_path / ".unfinished")
-    (running.base_path / ".unfinished").rename(running.base_path / "4")
+    (running.base_path / ".unfinished").rename(running.base_path / "000004")
     wait_for(lambda: states(running).get("4") == "AVAILABLE")
     assert states(running)["1"] == "END"
     request = predict_request(PIXELS, "pixels")
@@ -385,8 +616,9 @@ def test_a_signal_ends_it_after_running_requests(running):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "has no version that loads"),
+        ([], "holds no export"),
         (["--model_base_path="], "--model_base_path is missing"),
+        (["runs/a", "--model_base_path=runs/b"], "Give one run's folder"),
         (["--port=x"], "--port=x is not a whole number"),
         (["--rest_api_port=70000"], "70000"),
     ],
