@@ -9,6 +9,12 @@ The array is a memory-mapped .npy file. Its manifest, a JSON file beside it, has
 computed from and a checksum of each finished block. An interrupted computation resumes after its
 last finished block. A block with a wrong checksum is computed again. Another key is another file.
 At most one block is in memory while it is computed.
+
+Any number of processes, on any number of machines that share the folder, compute an array together:
+each takes a block that nobody has locked, and all return when every block is there. A lock ends
+with its process, so that what a killed one was computing is computed by another. The locks are
+those of POSIX on the block's bytes in the file itself: where the folder is on NFS, its clients then
+write out and read again what others share. A file system without locks costs work done twice.
 """
 
 import errno
@@ -17,11 +23,13 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from absl import logging
@@ -30,6 +38,26 @@ from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
 Compute = Callable[[int, int], np.ndarray]
+
+# Seconds between two looks at blocks that others compute.
+_WAIT = 0.2
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal ranges of an array's blocks.
+
+    Attributes:
+        number: of this one, from 1.
+        count: how many there are.
+    """
+
+    number: int
+    count: int
+
+    def blocks(self, total: int) -> range:
+        """The blocks, of so many in all, that are this shard's."""
+        return range(total * (self.number - 1) // self.count, total * self.number // self.count)
 
 
 def key_digest(key: Mapping[str, Any]) -> str:
@@ -47,11 +75,12 @@ def stored_array(
     name: str,
     key: Mapping[str, Any],
     shape: tuple[int, ...],
-    dtype: str,
+    dtype: str | np.dtype,
     block: int,
     compute: Compute,
+    shard: Shard | None = None,
 ) -> np.ndarray:
-    """Opens the array of a key; computes the blocks that are missing.
+    """Opens the array of a key; computes the blocks that are missing, together with others.
 
     Args:
         folder: folder of the arrays.
@@ -61,6 +90,7 @@ def stored_array(
         dtype: its NumPy type.
         block: rows to compute, check and save at a time.
         compute: from (start, stop) to rows [start, stop), of shape [stop - start, ...].
+        shard: computes the blocks of this shard alone; rows of other shards may be missing then.
 
     Returns:
         Read-only memory map of the given shape and dtype.
@@ -69,49 +99,186 @@ def stored_array(
         UserError: if the disk has no room for the array.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = array_path(folder, name, key)
-    with _lock(path):
-        _compute_missing(path, name, key, shape, dtype, block, compute)
-    return np.load(path, mmap_mode="r")
+    array = _SharedArray(array_path(folder, name, key), key, shape, np.dtype(dtype), block)
+    array.open(name)
+    starts = range(0, shape[0], block)
+    chosen = starts if shard is None else [starts[place] for place in shard.blocks(len(starts))]
+    array.compute(name, chosen, compute)
+    return np.load(array.path, mmap_mode="r")
+
+
+@dataclass
+class _SharedArray:
+    """An array that several processes may be computing.
+
+    Attributes:
+        path: of the .npy file.
+        key, shape, dtype, block: of `stored_array`.
+        finished: checksums of the blocks that are known to be finished, by their first row.
+    """
+
+    path: Path
+    key: Mapping[str, Any]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    block: int
+
+    def __post_init__(self) -> None:
+        self.finished: dict[str, int] = {}
+
+    def open(self, name: str) -> None:
+        """Finds the intact blocks; makes the file where there is none that can be used."""
+        with self._manifest_lock():
+            recorded = self._read_manifest()
+            if recorded is not None and not _has_shape(self.path, self.shape, self.dtype):
+                logging.warning("%s is damaged (cut off) and is computed again.", self.path)
+                recorded = None
+            self.finished = {} if recorded is None else self._intact(recorded)
+            if recorded is None:
+                _reserve(self.path, name, self.shape, self.dtype)
+                self._write_manifest()
+            elif len(self.finished) < len(recorded):
+                damaged = len(recorded) - len(self.finished)
+                logging.warning("%s: %d damaged block(s) are computed again.", self.path, damaged)
+                self._write_manifest()
+
+    def compute(self, name: str, starts: "range | list[int]", compute: Compute) -> None:
+        """Computes blocks until all are finished, by this process or by others."""
+        missing = [start for start in starts if str(start) not in self.finished]
+        if not missing:
+            return
+        logging.info(
+            "%s: computing %d of %d rows; %.1f MB on disk, %.0f MB free beside it",
+            name,
+            sum(self._stop(start) - start for start in missing),
+            self.shape[0],
+            self.path.stat().st_size / 1e6,
+            shutil.disk_usage(self.path.parent).free / 1e6,
+        )
+        done, told, waiting = 0, max(1, len(missing) // 10), False
+        with self.path.open("r+b") as file:
+            while missing:
+                before = len(missing)
+                for start in missing:
+                    done += self._compute_block(file, start, compute)
+                    if done == told:
+                        logging.info("%s: %d blocks computed", self.path.stem, done)
+                        told += max(1, before // 10)
+                missing = [start for start in missing if str(start) not in self.finished]
+                if missing and not waiting:
+                    waiting = True
+                    logging.info("%s: others compute the last %d blocks", name, len(missing))
+                if missing:
+                    time.sleep(_WAIT)
+
+    def _compute_block(self, file: IO[bytes], start: int, compute: Compute) -> bool:
+        """Computes one block, unless it is finished or another process is at it."""
+        if str(start) in self.finished:
+            return False
+        row = self.dtype.itemsize * int(np.prod(self.shape[1:]))
+        stop = self._stop(start)
+        # Opening the array itself, which NumPy does, would free the lock: see `_locked`.
+        begin = self.path.stat().st_size - (self.shape[0] - start) * row
+        with _locked(file, begin, max(1, (stop - start) * row)) as mine:
+            if not mine:
+                return False
+            self._refresh()
+            if str(start) in self.finished:
+                return False
+            rows = np.ascontiguousarray(compute(start, stop), self.dtype)
+            if rows.shape != (stop - start, *self.shape[1:]):
+                raise ValueError(f"rows of shape {rows.shape} for {start}..{stop} of {self.shape}")
+            _write(file, begin, rows)
+            with self._manifest_lock():
+                self.finished = {**(self._read_manifest() or {}), str(start): _checksum(rows)}
+                self._write_manifest()
+        return True
+
+    def _stop(self, start: int) -> int:
+        return min(start + self.block, self.shape[0])
+
+    def _refresh(self) -> None:
+        with self._manifest_lock():
+            self.finished = self._read_manifest() or {}
+
+    @contextmanager
+    def _manifest_lock(self) -> Iterator[None]:
+        """One process at a time reads the manifest and writes it again."""
+        with self.path.with_suffix(".lock").open("a+b") as file, _locked(file, 0, 1, wait=True):
+            yield
+
+    def _read_manifest(self) -> dict[str, int] | None:
+        """Checksums of the finished blocks; None if there is no manifest of this very array."""
+        manifest = self.path.with_suffix(".json")
+        if not (self.path.exists() and manifest.exists()):
+            return None
+        try:
+            record = json.loads(manifest.read_text())
+            # The file's name has only 16 digits of the key's digest.
+            same = key_digest(record["key"]) == key_digest(self.key)
+            if not same or record["block"] != self.block:
+                return None
+            return {str(int(start)): int(value) for start, value in record["checksums"].items()}
+        # What JSON of other contents raises.
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logging.warning("%s is damaged (%s) and is computed again.", self.path, error)
+            return None
+
+    def _write_manifest(self) -> None:
+        record = {"key": dict(self.key), "block": self.block, "checksums": self.finished}
+        write_atomically(self.path.with_suffix(".json"), json.dumps(record).encode())
+
+    def _intact(self, checksums: Mapping[str, int]) -> dict[str, int]:
+        array = np.load(self.path, mmap_mode="r")
+        return {
+            start: checksum
+            for start, checksum in checksums.items()
+            if _checksum(array[int(start) : int(start) + self.block]) == checksum
+        }
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Lets one process at a time write an array; a second run waits."""
-    with path.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _locked(file: IO[bytes], begin: int, length: int, wait: bool = False) -> Iterator[bool]:
+    """Locks bytes of an open file against other processes; gives whether it has them.
 
-
-def _compute_missing(
-    path: Path,
-    name: str,
-    key: Mapping[str, Any],
-    shape: tuple[int, ...],
-    dtype: str,
-    block: int,
-    compute: Compute,
-) -> None:
-    checksums = _finished_blocks(path, key, shape, dtype, block)
-    if not checksums:
-        _reserve(path, name, shape, dtype)
-    starts = [start for start in range(0, shape[0], block) if str(start) not in checksums]
-    if starts:
-        missing = sum(min(block, shape[0] - start) for start in starts)
-        size = path.stat().st_size / 1e6
-        free = shutil.disk_usage(path.parent).free / 1e6
-        logging.info(
-            "%s: computing %d of %d rows; %.1f MB on disk, %.0f MB free beside it",
-            *(name, missing, shape[0], size, free),
-        )
-        _compute_blocks(path, key, starts, block, checksums, compute)
-
-
-def _reserve(path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
-    """Makes an empty file of the full size and reserves its disk space."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    _require_disk(path.parent, size, name)
+    True too where the file system has no locks. Closing any handle of the file in this process
+    frees the lock, so nothing else may open the file meanwhile.
+    """
     try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, begin)
+    except (BlockingIOError, PermissionError):
+        yield False
+        return
+    except OSError:
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, length, begin)
+
+
+def _has_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether a file is a whole array of this shape and type."""
+    try:
+        array = np.load(path, mmap_mode="r")
+    # What NumPy raises for what is no array, or is cut off.
+    except (OSError, ValueError, EOFError):
+        return False
+    return array.shape == shape and array.dtype == dtype
+
+
+def _reserve(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Makes an empty file of the full size and reserves its disk space.
+
+    A file of the same size stays, as another process may be writing into it.
+    """
+    size = int(np.prod(shape)) * dtype.itemsize
+    try:
+        if _has_shape(path, shape, dtype):
+            _fill_holes(path)
+            return
+        _require_disk(path.parent, size, name)
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
         _fill_holes(path)
     except OSError as error:
@@ -135,53 +302,19 @@ def _fill_holes(path: Path) -> None:
                 raise
 
 
-def _compute_blocks(
-    path: Path,
-    key: Mapping[str, Any],
-    starts: list[int],
-    block: int,
-    checksums: dict[str, int],
-    compute: Compute,
-) -> None:
-    array = np.load(path, mmap_mode="r+")
-    for done, start in enumerate(starts, start=1):
-        stop = min(start + block, len(array))
-        array[start:stop] = compute(start, stop)
-        array.flush()
-        checksums[str(start)] = _checksum(array[start:stop])
-        record = {"key": dict(key), "block": block, "checksums": checksums}
-        write_atomically(path.with_suffix(".json"), json.dumps(record).encode())
-        if done % max(1, len(starts) // 10) == 0:
-            logging.info("%s: %d of %d blocks", path.stem, done, len(starts))
-
-
-def _finished_blocks(
-    path: Path, key: Mapping[str, Any], shape: tuple[int, ...], dtype: str, block: int
-) -> dict[str, int]:
-    """Checksums of the intact blocks on disk; empty if there is no usable file."""
-    record_path = path.with_suffix(".json")
-    if not (path.exists() and record_path.exists()):
-        return {}
+def _write(file: IO[bytes], begin: int, rows: np.ndarray) -> None:
+    """Writes rows at a place of the file, through to the disk."""
+    data = rows.reshape(-1).view(np.uint8).data
     try:
-        record = json.loads(record_path.read_text())
-        array = np.load(path, mmap_mode="r")
-        usable = array.shape == shape and array.dtype == dtype and record["block"] == block
-        # The file's name has only 16 digits of the key's digest.
-        same = key_digest(record["key"]) == key_digest(key)
-        checksums = record["checksums"] if usable and same else {}
-        intact = {
-            start: checksum
-            for start, checksum in checksums.items()
-            if _checksum(array[int(start) : int(start) + block]) == checksum
-        }
-    # What NumPy raises, and JSON of other contents.
-    except (ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
-        logging.warning("%s is damaged (%s) and is computed again.", path, error)
-        return {}
-    if len(intact) < len(checksums):
-        damaged = len(checksums) - len(intact)
-        logging.warning("%s: %d damaged block(s) are computed again.", path, damaged)
-    return intact
+        while data:
+            written = os.pwrite(file.fileno(), data, begin)
+            data, begin = data[written:], begin + written
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"{file.name} cannot be written ({error}). Make room, or give another --cache_dir, and "
+            "run the same command again: it resumes."
+        ) from error
 
 
 def _checksum(rows: np.ndarray) -> int:

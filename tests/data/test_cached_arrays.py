@@ -2,12 +2,13 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from candle_tf.data.cached_arrays import key_digest, stored_array
+from candle_tf.data.cached_arrays import Shard, key_digest, stored_array
 from candle_tf.errors import UserError
 
 _ROOT = Path(__file__).parents[2]
@@ -240,3 +241,80 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tmp_path):
     assert str(tmp_path) in message
     assert "--cache_dir" in message
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+_ONE_OF_SEVERAL = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from candle_tf.data.cached_arrays import stored_array
+
+folder, name, hangs_at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+def compute(start, stop):
+    with (folder / f"{name}.computed").open("a") as file:
+        file.write(f"{start}\\n")
+    time.sleep(600 if start == hangs_at else 0.02)
+    return np.arange(3 * start, 3 * stop).reshape(-1, 3)
+array = stored_array(folder, "features", {"of": "all"}, (120, 3), "float16", 3, compute)
+assert (array == np.arange(360).reshape(120, 3)).all()
+"""
+
+
+def start_process(folder: Path, name: str, hangs_at: int = -1) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", _ONE_OF_SEVERAL, str(folder), name, str(hangs_at)], cwd=_ROOT
+    )
+
+
+def computed(folder: Path, name: str) -> list[int]:
+    path = folder / f"{name}.computed"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def test_several_processes_compute_an_array_together(tmp_path):
+    """Each block by one of them; all of them return the whole."""
+    names = ("a", "b", "c")
+    processes = [start_process(tmp_path, name) for name in names]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    by_process = [computed(tmp_path, name) for name in names]
+    assert sorted(start for part in by_process for start in part) == list(range(0, 120, 3))
+    assert sum(map(bool, by_process)) >= 2
+
+
+def test_the_block_of_a_killed_process_is_computed_by_another(tmp_path):
+    stuck = start_process(tmp_path, "stuck", hangs_at=30)
+    while 30 not in computed(tmp_path, "stuck"):
+        time.sleep(0.02)
+    other = start_process(tmp_path, "other")
+    while 117 not in computed(tmp_path, "other"):
+        time.sleep(0.02)
+    # It waits for the block that is locked.
+    assert other.poll() is None
+    assert 30 not in computed(tmp_path, "other")
+    stuck.kill()
+    stuck.wait(60)
+    assert other.wait(60) == 0
+    assert computed(tmp_path, "other")[-1] == 30
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shards_are_all_blocks_once(tmp_path, count):
+    work = Work()
+    for number in range(count, 0, -1):
+        shard = Shard(number, count)
+        stored_array(tmp_path, "features", KEY, SHAPE, "float16", BLOCK, work, shard)
+    assert sorted(work.ranges) == BLOCKS
+    nothing = Work()
+    np.testing.assert_array_equal(open_array(tmp_path, nothing), expected_rows())
+    assert nothing.ranges == []
+
+
+def test_a_structured_type_is_stored_and_checked(tmp_path):
+    dtype = np.dtype([("values", "<f2", 2), ("rest", "<f4")])
+    rows = np.zeros(10, dtype)
+    rows["values"], rows["rest"] = np.arange(20).reshape(10, 2), np.arange(10)
+    for _ in range(2):
+        stored = stored_array(
+            tmp_path, "features", KEY, (10,), dtype, BLOCK, lambda start, stop: rows[start:stop]
+        )
+        np.testing.assert_array_equal(stored, rows)
