@@ -25,9 +25,11 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +41,7 @@ from candle_tf.files import write_atomically
 
 Compute = Callable[[int, int], np.ndarray]
 
-# Seconds between two looks at blocks that others compute.
+# Seconds after which blocks that others compute are asked for again.
 _WAIT = 0.2
 
 
@@ -76,7 +78,7 @@ def stored_array(
     key: Mapping[str, Any],
     shape: tuple[int, ...],
     dtype: str | np.dtype,
-    block: int,
+    block: int | Sequence[int],
     compute: Compute,
     shard: Shard | None = None,
 ) -> np.ndarray:
@@ -88,7 +90,8 @@ def stored_array(
         key: everything the values depend on; JSON-ready.
         shape: shape of the array, rows first.
         dtype: its NumPy type.
-        block: rows to compute, check and save at a time.
+        block: rows to compute, check and save at a time; or the first row of each block, where
+            blocks differ in length.
         compute: from (start, stop) to rows [start, stop), of shape [stop - start, ...].
         shard: computes the blocks of this shard alone; rows of other shards may be missing then.
 
@@ -101,7 +104,7 @@ def stored_array(
     folder.mkdir(parents=True, exist_ok=True)
     array = _SharedArray(array_path(folder, name, key), key, shape, np.dtype(dtype), block)
     array.open(name)
-    starts = range(0, shape[0], block)
+    starts = array.starts
     chosen = starts if shard is None else [starts[place] for place in shard.blocks(len(starts))]
     array.compute(name, chosen, compute)
     return np.load(array.path, mmap_mode="r")
@@ -121,10 +124,24 @@ class _SharedArray:
     key: Mapping[str, Any]
     shape: tuple[int, ...]
     dtype: np.dtype
-    block: int
+    block: int | Sequence[int]
 
     def __post_init__(self) -> None:
         self.finished: dict[str, int] = {}
+
+    @cached_property
+    def starts(self) -> Sequence[int]:
+        """The first row of each block."""
+        if isinstance(self.block, int):
+            return range(0, self.shape[0], self.block)
+        return [int(start) for start in self.block]
+
+    @cached_property
+    def _division(self) -> int | str:
+        """How rows are divided into blocks, as manifests say it."""
+        if isinstance(self.block, int):
+            return self.block
+        return hashlib.sha256(json.dumps(self.starts).encode()).hexdigest()
 
     def open(self, name: str) -> None:
         """Finds the intact blocks; makes the file where there is none that can be used."""
@@ -142,7 +159,7 @@ class _SharedArray:
                 logging.warning("%s: %d damaged block(s) are computed again.", self.path, damaged)
                 self._write_manifest()
 
-    def compute(self, name: str, starts: "range | list[int]", compute: Compute) -> None:
+    def compute(self, name: str, starts: Sequence[int], compute: Compute) -> None:
         """Computes blocks until all are finished, by this process or by others."""
         missing = [start for start in starts if str(start) not in self.finished]
         if not missing:
@@ -195,7 +212,8 @@ class _SharedArray:
         return True
 
     def _stop(self, start: int) -> int:
-        return min(start + self.block, self.shape[0])
+        following = bisect_right(self.starts, start)
+        return self.starts[following] if following < len(self.starts) else self.shape[0]
 
     def _refresh(self) -> None:
         with self._manifest_lock():
@@ -216,7 +234,7 @@ class _SharedArray:
             record = json.loads(manifest.read_text())
             # The file's name has only 16 digits of the key's digest.
             same = key_digest(record["key"]) == key_digest(self.key)
-            if not same or record["block"] != self.block:
+            if not same or record["block"] != self._division:
                 return None
             return {str(int(start)): int(value) for start, value in record["checksums"].items()}
         # What JSON of other contents raises.
@@ -225,7 +243,7 @@ class _SharedArray:
             return None
 
     def _write_manifest(self) -> None:
-        record = {"key": dict(self.key), "block": self.block, "checksums": self.finished}
+        record = {"key": dict(self.key), "block": self._division, "checksums": self.finished}
         write_atomically(self.path.with_suffix(".json"), json.dumps(record).encode())
 
     def _intact(self, checksums: Mapping[str, int]) -> dict[str, int]:
@@ -233,7 +251,7 @@ class _SharedArray:
         return {
             start: checksum
             for start, checksum in checksums.items()
-            if _checksum(array[int(start) : int(start) + self.block]) == checksum
+            if _checksum(array[int(start) : self._stop(int(start))]) == checksum
         }
 
 

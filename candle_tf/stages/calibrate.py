@@ -13,6 +13,7 @@ from candle_tf.config import Config
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
 from candle_tf.data.batches import dataset_from_generator
+from candle_tf.data.cached_arrays import Shard
 from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
@@ -80,13 +81,40 @@ def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
     return Calibrated(teacher, classifier, targets, np.concatenate(logits))
 
 
+def cache_all_features(
+    config: Config, data: Data, teacher: Teacher, shard: Shard | None = None
+) -> None:
+    """Computes all features that `calibrate` reads from the cache.
+
+    Args:
+        config: the run's settings.
+        data: the prepared split.
+        teacher: frozen.
+        shard: computes this range of each array alone; None: all that others do not compute.
+
+    Raises:
+        UserError: as `cached_features`.
+    """
+    if config.teacher.teacher_mode == "cached":
+        views = _training_views(config, data)
+        _cache_features(config, teacher, data.train, *views, shard)
+    for subset in (data.validation, data.test):
+        if len(subset):
+            whole = (WHOLE, same_for_all(len(subset)))
+            _cache_features(config, teacher, subset, *whole, shard)
+
+
+def _training_views(config: Config, data: Data) -> tuple[Augmentation, PrecomputedViews]:
+    return teacher_views(
+        config.teacher.teacher_view, student_augmentation(config), views_of_images(config, data)
+    )
+
+
 def _train_on_cache(
     config: Config, teacher: Teacher, data: Data, folder: Path
 ) -> tuple[tf.keras.Model, Targets]:
     """Trains on the features of precomputed views."""
-    augmentation, precomputed = teacher_views(
-        config.teacher.teacher_view, student_augmentation(config), views_of_images(config, data)
-    )
+    augmentation, precomputed = _training_views(config, data)
     cached = _cache_features(config, teacher, data.train, augmentation, precomputed)
     images = precomputed.of_rows(np.arange(precomputed.total)).images
     steps = steps_per_epoch(
@@ -137,12 +165,13 @@ def _cache_features(
     subset: Subset,
     augmentation: Augmentation,
     precomputed: PrecomputedViews,
+    shard: Shard | None = None,
 ) -> _CachedFeatures:
     """Features at every resolution; computes what is not stored yet."""
     features, keys = [], []
     for resolution in config.calibration.calibration_resolutions:
         views = (teacher, subset, augmentation, precomputed, resolution)
-        features.append(cached_features(*views, config.run.cache_path))
+        features.append(cached_features(*views, config.run.cache_path, shard))
         keys.append(features_key(*views))
     return _CachedFeatures(features, keys)
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
 from candle_tf.data.augment.views import Views
-from candle_tf.data.cached_arrays import key_digest, stored_array
+from candle_tf.data.cached_arrays import Shard, key_digest, stored_array
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import Teacher
@@ -59,6 +59,7 @@ def cached_features(
     precomputed: PrecomputedViews,
     resolution: int,
     folder: Path,
+    shard: Shard | None = None,
 ) -> np.ndarray:
     """Features of every precomputed view at one resolution; computes what is not stored yet.
 
@@ -69,6 +70,7 @@ def cached_features(
         precomputed: R views of the images.
         resolution: side in pixels of the teacher's input.
         folder: cache folder.
+        shard: computes this range of the rows alone; the others may be missing then.
 
     Returns:
         float16 [R, d_T], memory-mapped.
@@ -90,6 +92,7 @@ def cached_features(
         "float16",
         _BLOCK,
         compute,
+        shard,
     )
 
 

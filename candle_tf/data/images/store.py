@@ -3,14 +3,15 @@
     images = open_image_store(source, ids, side=160, folder=cache)
     images.array[images.rows["train/cat/0.jpg"]]      # uint8 [160, 160, 3]
 
-Training reads memory-mapped rows instead of decoding files at every step. If the disk is too small
-for that, images are decoded whenever they are needed, to the same pixels.
+Training reads memory-mapped rows instead of decoding files at every step. Images that are smaller
+than the square are kept at their own size, and stretched when they are read. If the disk is too
+small for all of them, images are decoded whenever they are needed. The pixels are always the same.
 """
 
 import hashlib
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from candle_tf.data.cached_arrays import array_path, key_digest, stored_array
 from candle_tf.data.images.decode import DECODE_VERSION
+from candle_tf.data.images.own_size import OwnSizeImages, image_offsets, keep, kept_size
+from candle_tf.data.images.stretch import image_aspect, stretch
 from candle_tf.data.sources.registry import Source
+from candle_tf.errors import UserError
 
 # A part of the key of the image array and of all that is computed from it: raise it with every
 # change of `stretch` or of `image_aspect`; of decoding see `DECODE_VERSION`.
@@ -31,6 +34,10 @@ STORE_VERSION = 1
 _NAME = "images"
 _BLOCK = 256
 _THREADS = 4
+# Images whose size tells whether those of a data set are smaller than the square, and the part of
+# the squares' bytes that keeping them at their own size must save.
+_SAMPLE = 256
+_LEAST_SAVED = 0.1
 # The authors' test transform: the shorter side to 256, then the central 224 x 224.
 CENTRE_CROP = 224 / 256
 
@@ -73,13 +80,39 @@ class StreamedImages:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         return self.read(rows)[0]
 
+    def sizes(self, rows: Iterable[int]) -> np.ndarray:
+        """Height and width that images of rows are kept at by `OwnSizeImages`, int32 [B, 2].
+
+        Raises:
+            UserError: for an image that cannot be read; names it.
+        """
+
+        def size(row: int) -> tuple[int, int]:
+            height, width, _ = self._source.read_image(self._ids[row]).shape
+            return kept_size(height, width, self.shape[1])
+
+        return np.array(list(self._pool.map(size, rows)), np.int32).reshape(-1, 2)
+
+    def kept(self, rows: Iterable[int]) -> list[np.ndarray]:
+        """Images of rows as `OwnSizeImages` keeps them, uint8 [H, W, 3] each.
+
+        Raises:
+            UserError: for an image that cannot be read; names it.
+        """
+
+        def pixels(row: int) -> np.ndarray:
+            return keep(self._source.read_image(self._ids[row]), self.shape[1])
+
+        return list(self._pool.map(pixels, rows))
+
 
 @dataclass(frozen=True)
 class ImageStore:
     """Decoded images by row.
 
     Attributes:
-        array: image array, uint8 [N, side, side, 3], RGB, memory-mapped or streamed.
+        array: image array, uint8 [N, side, side, 3], RGB: memory-mapped, kept at the images' own
+            size, or streamed.
         keys: int64 [N], seeds of each image's random views: a hash of its id, so that views do not
             depend on the order or number of images.
         rows: row of each id.
@@ -88,7 +121,7 @@ class ImageStore:
         aspects: for that, width / height of each original image, float32 [N]; None if streamed.
     """
 
-    array: np.ndarray | StreamedImages
+    array: np.ndarray | OwnSizeImages | StreamedImages
     keys: np.ndarray
     rows: dict[str, int]
     digest: str
@@ -121,25 +154,6 @@ class ImageStore:
     def rows_of(self, ids: Sequence[str]) -> np.ndarray:
         """Rows of several ids, int64 [len(ids)]."""
         return np.array([self.rows[image_id] for image_id in ids], np.int64)
-
-
-def stretch(image: np.ndarray, side: int) -> np.ndarray:
-    """Resizes an image to a square without keeping its aspect, so that nothing is cut off.
-
-    Args:
-        image: uint8 [H, W, 3].
-        side: pixels.
-
-    Returns:
-        uint8 [side, side, 3], antialiased bilinear.
-    """
-    resized = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(resized, np.uint8)
-
-
-def image_aspect(image: np.ndarray) -> float:
-    """Width / height of an image [H, W, 3]."""
-    return image.shape[1] / image.shape[0]
 
 
 def image_key(image_id: str) -> int:
@@ -193,19 +207,45 @@ def open_image_store(
     keys = np.array([image_key(image_id) for image_id in ids], np.int64)
     rows = {image_id: row for row, image_id in enumerate(ids)}
     digest = key_digest({**key, "views": "original_aspect"} if original_aspect else key)
-    if store == "stream" or (
-        store == "auto" and not _fits_on_disk(folder, key, len(ids) * 3 * side**2)
-    ):
-        return ImageStore(StreamedImages(source, ids, side), keys, rows, digest, original_aspect)
-    array, aspects = _open_on_disk(source, ids, side, folder, key, original_aspect)
+    stream = StreamedImages(source, ids, side)
+    if store == "stream" or (store == "auto" and not _fits_on_disk(folder, key, stream)):
+        return ImageStore(stream, keys, rows, digest, original_aspect)
+    array: np.ndarray | OwnSizeImages
+    known: dict[int, np.ndarray] = {}
+    if _keeps_own_sizes(folder, key, stream):
+        array = _open_own_sizes(stream, folder, key)
+    else:
+        array, known = _open_squares(stream, folder, key)
+    aspects = _open_aspects(stream, folder, key, known) if original_aspect else None
     return ImageStore(array, keys, rows, digest, original_aspect, aspects)
 
 
-def _fits_on_disk(folder: Path, key: Mapping[str, Any], size: int) -> bool:
-    if array_path(folder, _NAME, key).exists():
+def _own_size_key(key: Mapping[str, Any]) -> dict[str, Any]:
+    return {**key, "kept": "own size"}
+
+
+def _mean_pixels(stream: StreamedImages) -> float:
+    """Pixels that an image is kept at, the mean of a sample."""
+    count = stream.shape[0]
+    sizes = stream.sizes(range(0, count, max(1, count // _SAMPLE)))
+    return float(np.prod(sizes, axis=1).mean()) if count else 0.0
+
+
+def _keeps_own_sizes(folder: Path, key: Mapping[str, Any], stream: StreamedImages) -> bool:
+    """Whether images are kept at their own size: as before, or where it saves bytes."""
+    if array_path(folder, _NAME, _own_size_key(key)).exists():
+        return True
+    if array_path(folder, _NAME, key).exists() or not stream.shape[0]:
+        return False
+    return _mean_pixels(stream) <= (1 - _LEAST_SAVED) * stream.shape[1] ** 2
+
+
+def _fits_on_disk(folder: Path, key: Mapping[str, Any], stream: StreamedImages) -> bool:
+    if any(array_path(folder, _NAME, known).exists() for known in (key, _own_size_key(key))):
         return True
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
+    size = 3 * stream.shape[0] * _mean_pixels(stream)
     if size <= free / 2:
         return True
     logging.info(
@@ -218,30 +258,53 @@ def _fits_on_disk(folder: Path, key: Mapping[str, Any], size: int) -> bool:
     return False
 
 
-def _open_on_disk(
-    source: Source,
-    ids: Sequence[str],
-    side: int,
-    folder: Path,
-    key: Mapping[str, Any],
-    original_aspect: bool,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The image array and, for the original aspect, the aspects; decodes what is missing."""
-    stream = StreamedImages(source, ids, side)
-    known_aspects: dict[int, np.ndarray] = {}
+def _open_own_sizes(stream: StreamedImages, folder: Path, key: Mapping[str, Any]) -> OwnSizeImages:
+    """The images at their own size; decodes what is missing."""
+    count, side = stream.shape[:2]
+    of_sizes = {**key, "of": "sizes"}
+
+    def sizes_of(start: int, stop: int) -> np.ndarray:
+        return stream.sizes(range(start, stop))
+
+    sizes = stored_array(folder, "sizes", of_sizes, (count, 2), "int32", _BLOCK, sizes_of)
+    offsets = image_offsets(sizes)
 
     def decode(start: int, stop: int) -> np.ndarray:
-        pixels, known_aspects[start] = stream.read(np.arange(start, stop))
+        first, last = np.searchsorted(offsets, [start, stop])
+        kept = stream.kept(range(first, last))
+        if [image.shape[:2] for image in kept] != [tuple(size) for size in sizes[first:last]]:
+            raise UserError("An image changed while it was decoded. Run the same command again.")
+        return np.concatenate([image.reshape(-1) for image in kept])
+
+    starts = offsets[:-1][::_BLOCK].tolist()
+    pixels = stored_array(
+        folder, _NAME, _own_size_key(key), (int(offsets[-1]),), "uint8", starts, decode
+    )
+    return OwnSizeImages(pixels, sizes, side)
+
+
+def _open_squares(
+    stream: StreamedImages, folder: Path, key: Mapping[str, Any]
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """The array of squares; aspects of the blocks that were decoded for it, by their first row."""
+    aspects: dict[int, np.ndarray] = {}
+
+    def decode(start: int, stop: int) -> np.ndarray:
+        pixels, aspects[start] = stream.read(np.arange(start, stop))
         return pixels
 
-    def aspects_of(start: int, stop: int) -> np.ndarray:
-        if start in known_aspects:
-            return known_aspects[start]
-        return stream.read(np.arange(start, stop))[1]
+    return stored_array(folder, _NAME, key, stream.shape, "uint8", _BLOCK, decode), aspects
 
-    array = stored_array(folder, _NAME, key, stream.shape, "uint8", _BLOCK, decode)
-    if not original_aspect:
-        return array, None
-    of_aspects = {**key, "of": "aspects"}
-    shape = (len(ids),)
-    return array, stored_array(folder, "aspects", of_aspects, shape, "float32", _BLOCK, aspects_of)
+
+def _open_aspects(
+    stream: StreamedImages, folder: Path, key: Mapping[str, Any], known: Mapping[int, np.ndarray]
+) -> np.ndarray:
+    """Width / height of each original image, float32 [N]."""
+
+    def aspects_of(start: int, stop: int) -> np.ndarray:
+        return known[start] if start in known else stream.read(np.arange(start, stop))[1]
+
+    shape = (stream.shape[0],)
+    return stored_array(
+        folder, "aspects", {**key, "of": "aspects"}, shape, "float32", _BLOCK, aspects_of
+    )

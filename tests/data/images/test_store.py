@@ -125,7 +125,8 @@ def test_a_second_opening_decodes_nothing(data, tmp_path):
         object.__setattr__(source, "reader", lambda name: (seen.append(name), read(name))[1])
         again = open_image_store(source, IDS, SIDE, tmp_path / "cache")
         open_image_store(source, IDS, SIDE + 1, tmp_path / "cache")
-    assert sorted(seen) == sorted(IDS)  # for the other side alone
+    # For the other side alone: of a sample of the images (here all) their sizes, then the pixels.
+    assert sorted(seen) == sorted(2 * IDS)
     assert again.digest == first.digest
     np.testing.assert_array_equal(again.array, first.array)
 
@@ -207,3 +208,67 @@ def test_the_store_has_room_for_the_largest_view_of_the_centre():
     assert store_side(64, (96, 160), "stretch") == 160
     assert store_side(224, (96, 160), "crop") == 256
     assert store_side(64, (96, 160), "crop") * 224 / 256 >= 160
+
+
+# Smaller than a square of 12 px, larger, and of as many pixels but another shape.
+SMALL_SIZES = [(5, 9), (12, 11), (3, 40), (40, 3), (20, 30), (2, 72)]
+
+
+@pytest.fixture
+def small_data(tmp_path):
+    """A data set of IDS; the i-th image is noise(i) of the i-th small size."""
+    root = tmp_path / "small"
+    for i, name in enumerate(IDS):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(noise(i, *SMALL_SIZES[i])))
+    return root
+
+
+def test_images_take_no_more_bytes_than_their_own_pixels_or_the_square(small_data, tmp_path):
+    images = open_store(small_data, tmp_path / "cache")
+    pixels = sum(min(height * width, SIDE**2) for height, width in SMALL_SIZES)
+    (path,) = (tmp_path / "cache").glob("images-*.npy")
+    assert path.stat().st_size == 3 * pixels + 128  # NumPy's header
+    assert pixels < len(IDS) * SIDE**2
+    assert not images.streamed
+    for i in range(len(IDS)):
+        np.testing.assert_array_equal(images.array[i], stretch(noise(i, *SMALL_SIZES[i]), SIDE))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+def test_images_kept_at_their_own_size_are_the_streamed_ones(small_data, tmp_path, resize):
+    rows = np.array([4, 1, 1, 0, 5, 2, 3])
+    with open_source("folder", str(small_data)) as source:
+        stored, streamed = (
+            open_image_store(source, IDS, SIDE, tmp_path / store, resize=resize, store=store)
+            for store in ("disk", "stream")
+        )
+        assert streamed.digest == stored.digest
+        ours, theirs = stored.batch(rows), streamed.batch(rows)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name].dtype == theirs[name].dtype
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    np.testing.assert_array_equal(np.array(stored.array), stored.array[np.arange(len(IDS))])
+
+
+def test_images_kept_at_their_own_size_are_opened_without_decoding(small_data, tmp_path):
+    first = open_store(small_data, tmp_path / "cache")
+    seen = []
+    with open_source("folder", str(small_data)) as source:
+        read = source.reader
+        object.__setattr__(source, "reader", lambda name: (seen.append(name), read(name))[1])
+        again = open_image_store(source, IDS, SIDE, tmp_path / "cache", store="auto")
+    assert seen == []
+    np.testing.assert_array_equal(again.array[:], first.array[:])
+
+
+def test_squares_of_an_earlier_run_are_used(small_data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("candle_tf.data.images.store._LEAST_SAVED", 1.0)
+        squares = open_store(small_data, tmp_path / "cache")
+    assert isinstance(squares.array, np.memmap)
+    again = open_store(small_data, tmp_path / "cache")
+    assert isinstance(again.array, np.memmap)
+    assert len(list((tmp_path / "cache").glob("images-*.npy"))) == 1
