@@ -194,9 +194,9 @@ class _SharedArray:
             return False
         row = self.dtype.itemsize * int(np.prod(self.shape[1:]))
         stop = self._stop(start)
-        # Opening the array itself, which NumPy does, would free the lock: see `_locked`.
+        # Opening the array itself, which NumPy does, would free the lock: see `_lock_bytes`.
         begin = self.path.stat().st_size - (self.shape[0] - start) * row
-        with _locked(file, begin, max(1, (stop - start) * row)) as mine:
+        with _lock_bytes(file, begin, max(1, (stop - start) * row)) as mine:
             if not mine:
                 return False
             self._refresh()
@@ -222,7 +222,7 @@ class _SharedArray:
     @contextmanager
     def _manifest_lock(self) -> Iterator[None]:
         """One process at a time reads the manifest and writes it again."""
-        with self.path.with_suffix(".lock").open("a+b") as file, _locked(file, 0, 1, wait=True):
+        with self.path.with_suffix(".lock").open("a+b") as file, _lock_bytes(file, 0, 1, wait=True):
             yield
 
     def _read_manifest(self) -> dict[str, int] | None:
@@ -256,7 +256,7 @@ class _SharedArray:
 
 
 @contextmanager
-def _locked(file: IO[bytes], begin: int, length: int, wait: bool = False) -> Iterator[bool]:
+def _lock_bytes(file: IO[bytes], begin: int, length: int, wait: bool = False) -> Iterator[bool]:
     """Locks bytes of an open file against other processes; gives whether it has them.
 
     True too where the file system has no locks. Closing any handle of the file in this process

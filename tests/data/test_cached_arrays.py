@@ -251,7 +251,7 @@ from candle_tf.data.cached_arrays import stored_array
 
 folder, name, hangs_at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 def compute(start, stop):
-    with (folder / f"{name}.computed").open("a") as file:
+    with (folder / f"{name}.blocks").open("a") as file:
         file.write(f"{start}\\n")
     time.sleep(600 if start == hangs_at else 0.02)
     return np.arange(3 * start, 3 * stop).reshape(-1, 3)
@@ -266,8 +266,8 @@ def start_process(folder: Path, name: str, hangs_at: int = -1) -> "subprocess.Po
     )
 
 
-def computed(folder: Path, name: str) -> list[int]:
-    path = folder / f"{name}.computed"
+def blocks_of(folder: Path, name: str) -> list[int]:
+    path = folder / f"{name}.blocks"
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
@@ -276,25 +276,25 @@ def test_several_processes_compute_an_array_together(tmp_path):
     names = ("a", "b", "c")
     processes = [start_process(tmp_path, name) for name in names]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
-    by_process = [computed(tmp_path, name) for name in names]
+    by_process = [blocks_of(tmp_path, name) for name in names]
     assert sorted(start for part in by_process for start in part) == list(range(0, 120, 3))
     assert sum(map(bool, by_process)) >= 2
 
 
 def test_the_block_of_a_killed_process_is_computed_by_another(tmp_path):
     stuck = start_process(tmp_path, "stuck", hangs_at=30)
-    while 30 not in computed(tmp_path, "stuck"):
+    while 30 not in blocks_of(tmp_path, "stuck"):
         time.sleep(0.02)
     other = start_process(tmp_path, "other")
-    while 117 not in computed(tmp_path, "other"):
+    while 117 not in blocks_of(tmp_path, "other"):
         time.sleep(0.02)
     # It waits for the block that is locked.
     assert other.poll() is None
-    assert 30 not in computed(tmp_path, "other")
+    assert 30 not in blocks_of(tmp_path, "other")
     stuck.kill()
     stuck.wait(60)
     assert other.wait(60) == 0
-    assert computed(tmp_path, "other")[-1] == 30
+    assert blocks_of(tmp_path, "other")[-1] == 30
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

@@ -16,7 +16,7 @@ from candle_tf.teachers import features as features_module
 
 def _config(folder, cache):
     return Config(
-        imbalance_factor=50, image_size=16, augmentation="pad_crop", teacher_view="same", views=2,
+        profile="counts", class_counts="20,15,12,10,8,8,6,6,5,5", image_size=16, augmentation="pad_crop", teacher_view="same", views=8,
         calibration_resolutions=(32,), calibration_epochs=1, test_fraction=0.05,
         run_dir=str(folder), cache_dir=str(cache),
     )  # fmt: skip
@@ -49,7 +49,7 @@ def test_a_run_computes_nothing_after_the_shards(tmp_path, rows):
     assert not (tmp_path / "run").exists()
     by_shards = sum(rows)
     data, calibrated = _run(config)
-    assert by_shards == 2 * len(data.train) + len(data.validation) + len(data.test)
+    assert by_shards == 8 * len(data.train) + len(data.validation) + len(data.test)
     assert sum(rows) == by_shards
     assert len(rows) > 3
     _, alone = _run(_config(tmp_path / "alone", tmp_path / "other"))

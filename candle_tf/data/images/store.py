@@ -93,7 +93,7 @@ class StreamedImages:
 
         return np.array(list(self._pool.map(size, rows)), np.int32).reshape(-1, 2)
 
-    def kept(self, rows: Iterable[int]) -> list[np.ndarray]:
+    def pixels_at_own_size(self, rows: Iterable[int]) -> list[np.ndarray]:
         """Images of rows as `OwnSizeImages` keeps them, uint8 [H, W, 3] each.
 
         Raises:
@@ -271,7 +271,7 @@ def _open_own_sizes(stream: StreamedImages, folder: Path, key: Mapping[str, Any]
 
     def decode(start: int, stop: int) -> np.ndarray:
         first, last = np.searchsorted(offsets, [start, stop])
-        kept = stream.kept(range(first, last))
+        kept = stream.pixels_at_own_size(range(first, last))
         if [image.shape[:2] for image in kept] != [tuple(size) for size in sizes[first:last]]:
             raise UserError("An image changed while it was decoded. Run the same command again.")
         return np.concatenate([image.reshape(-1) for image in kept])
