@@ -123,7 +123,13 @@ def _train_on_cache(
     batches = partial(feature_batches, cached.features, data.train.labels[images])
     classifier = _train_classifier(config, teacher, data, batches, steps, folder)
     targets = cached_targets(
-        cached.features, cached.keys, precomputed, classifier, config.run.cache_path
+        cached.features,
+        cached.keys,
+        precomputed,
+        classifier,
+        config.run.cache_path,
+        top_k=config.teacher.teacher_top_k,
+        temperature=config.balance.temperature,
     )
     return classifier, targets
 

@@ -44,6 +44,13 @@ class TeacherSettings(SettingsGroup):
         at_least=0,
     )
 
+    teacher_top_k: int = setting(
+        0,
+        "for thousands of classes: how many of the teacher's logits are stored for each view, with "
+        "the probability of all others together; 0 for all logits",
+        at_least=0,
+    )
+
     def check(self) -> None:
         if TEACHERS.find(self.teacher) is None:
             *first, last = TEACHERS
@@ -60,4 +67,9 @@ class TeacherSettings(SettingsGroup):
                 "--teacher_mode=online contradicts --teacher_view=whole: the teacher's output on "
                 "a whole image is the same in every epoch. Give --teacher_view=same, or "
                 "--teacher_mode=cached."
+            )
+        if self.teacher_top_k and self.teacher_mode == "online":
+            raise UserError(
+                f"--teacher_top_k={self.teacher_top_k} contradicts --teacher_mode=online, which "
+                "stores no logits; give --teacher_mode=cached, or leave --teacher_top_k out."
             )

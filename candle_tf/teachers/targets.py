@@ -21,6 +21,7 @@ from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.views import Views, first_views
 from candle_tf.data.cached_arrays import stored_array
 from candle_tf.teachers.features import OnlineFeatures, as_float16, averaged_features
+from candle_tf.teachers.top_k import TopKLogits, open_top_k
 from candle_tf.weight_files.checksums import fingerprint
 
 # Raise it when the logits of given features change for another reason than the classifier.
@@ -39,12 +40,12 @@ class CachedTargets:
 
     Attributes:
         features: float16 [R, d_T], pooled, averaged over resolutions.
-        logits: float16 [R, C], of the calibrated classifier.
+        logits: float16 [R, C], of the calibrated classifier, or the largest of them.
         precomputed: which view each of the R rows is of.
     """
 
     features: np.ndarray
-    logits: np.ndarray
+    logits: np.ndarray | TopKLogits
     precomputed: PrecomputedViews
 
     @property
@@ -115,6 +116,9 @@ def cached_targets(
     precomputed: PrecomputedViews,
     classifier: tf.keras.Model,
     folder: Path,
+    *,
+    top_k: int = 0,
+    temperature: float = 1.0,
 ) -> CachedTargets:
     """Averages features over resolutions, classifies them, and stores both.
 
@@ -127,6 +131,8 @@ def cached_targets(
         precomputed: which view each of the R rows is of.
         classifier: from features [B, d_T] to "logits" [B, C].
         folder: cache folder.
+        top_k: where above 0 and below C, so many logits of each row are stored (`top_k`).
+        temperature: for that, T of the loss.
 
     Raises:
         UserError: if the disk is too full, or an output is not finite in float16.
@@ -137,13 +143,14 @@ def cached_targets(
         batch = tf.constant(averaged[start:stop].astype(np.float32))
         return as_float16(classifier(batch, training=False)["logits"].numpy(), "the classifier")
 
-    logits = stored_array(
-        folder,
-        "targets-logits",
-        {**key, "classifier": fingerprint(classifier), "version": _VERSION},
-        (len(averaged), classifier.output["logits"].shape[-1]),
-        "float16",
-        _ROWS_COMPUTED,
-        classify,
-    )
+    key = {**key, "classifier": fingerprint(classifier), "version": _VERSION}
+    classes = classifier.output["logits"].shape[-1]
+    logits: np.ndarray | TopKLogits
+    if 0 < top_k < classes:
+        logits = open_top_k(folder, key, len(averaged), classes, top_k, temperature, classify)
+    else:
+        shape = (len(averaged), classes)
+        logits = stored_array(
+            folder, "targets-logits", key, shape, "float16", _ROWS_COMPUTED, classify
+        )
     return CachedTargets(averaged, logits, replace(precomputed, mirror=False))

@@ -16,7 +16,8 @@ from candle_tf.teachers import features as features_module
 
 def _config(folder, cache):
     return Config(
-        profile="counts", class_counts="20,15,12,10,8,8,6,6,5,5", image_size=16, augmentation="pad_crop", teacher_view="same", views=8,
+        profile="counts", class_counts="20,15,12,10,8,8,6,6,5,5", image_size=16,
+        augmentation="pad_crop", teacher_view="same", views=8,
         calibration_resolutions=(32,), calibration_epochs=1, test_fraction=0.05,
         run_dir=str(folder), cache_dir=str(cache),
     )  # fmt: skip
