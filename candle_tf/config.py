@@ -20,6 +20,7 @@ from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.settings import DataSettings
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
+from candle_tf.methods.long_tail.settings import BaselineSettings
 from candle_tf.methods.settings import (
     BalanceSettings,
     CalibrationSettings,
@@ -74,6 +75,7 @@ class Config:
     compute: ComputeSettings
     optimizer: OptimizerSettings
     balance: BalanceSettings
+    baseline: BaselineSettings
     run: RunSettings
 
     def __init__(self, **settings: Any) -> None:

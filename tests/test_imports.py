@@ -41,6 +41,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "data.settings",
                 "data.sources.registry",
                 "data.sources.source",
+                "methods.long_tail.settings",
                 "methods.registry",
                 "methods.settings",
                 "students.architectures.registry",

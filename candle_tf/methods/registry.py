@@ -5,13 +5,24 @@ from typing import Any
 
 from candle_tf.registry import Registry
 
-# A method is a loss without a teacher, (logits [B, C], labels [B], training counts [C]) -> [B];
-# or "candle", which distils a teacher with a loss of its own.
+# A method is a loss without a teacher, (logits [B, C], labels [B], training counts [C]) -> [B]; or
+# one of the classes of `method`; or "candle", which distils a teacher with a loss of its own.
 METHODS: Registry[Callable[..., Any]] = Registry(
     {
         "candle": "candle_tf.methods.distillation:DistillationTrainer",
         "cross_entropy": "candle_tf.methods.losses:cross_entropy",
         "balanced_softmax": "candle_tf.methods.losses:balanced_softmax",
+        "focal": "candle_tf.methods.long_tail.focal:METHOD",
+        "class_balanced": "candle_tf.methods.long_tail.class_balanced:METHOD",
+        "ldam_drw": "candle_tf.methods.long_tail.ldam:METHOD",
+        "logit_adjustment": "candle_tf.methods.long_tail.logit_adjustment:LOSS",
+        "post_hoc_logit_adjustment": "candle_tf.methods.long_tail.logit_adjustment:POST_HOC",
+        "tau_normalization": "candle_tf.methods.long_tail.tau_normalization:METHOD",
+        "crt": "candle_tf.methods.long_tail.decoupling:CRT",
+        "mislas": "candle_tf.methods.long_tail.decoupling:MISLAS",
+        "plain_distillation": "candle_tf.methods.long_tail.plain_distillation:METHOD",
+        "dive": "candle_tf.methods.long_tail.dive:METHOD",
+        "ltkd": "candle_tf.methods.long_tail.ltkd:METHOD",
     }
 )
 # (`CalibrationSettings`, training counts [C]) -> loss, (logits [B, C], labels [B]) -> [B]

@@ -66,7 +66,7 @@ class TrainingSettings(SettingsGroup):
     @property
     def distils(self) -> bool:
         """Whether the method needs the teacher's outputs."""
-        return self.method == "candle"
+        return self.method == "candle" or getattr(METHODS[self.method], "distils", False)
 
 
 @dataclass(frozen=True)

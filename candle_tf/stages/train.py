@@ -10,19 +10,20 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.data.targets import Targets
+from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
 from candle_tf.methods.balance import (
     Balancer,
     FixedBalance,
     build_total_loss,
 )
-from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.distillation import (
     DistillationTrainer,
     build_projector,
     mean_features,
 )
+from candle_tf.methods.method import TwoStageMethod
 from candle_tf.methods.parameter_groups import build_parameter_groups
 from candle_tf.methods.registry import METHODS
 from candle_tf.methods.trainer import Trainer
@@ -31,6 +32,11 @@ from candle_tf.methods.training_phases import (
     clone_with_float_kernels,
     clone_without_kernel_constraint,
     copy_weights,
+)
+from candle_tf.stages.baselines import (
+    build_baseline_trainer,
+    classifier_adjustment,
+    train_classifier,
 )
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, student_views
@@ -61,12 +67,13 @@ def train_student(
     """Trains the student; resumes after the last epoch that an earlier call finished.
 
     With --binary_steps=2 there is a training phase before, of the student with float kernels, in
-    the folder beside it that has "_step1" added to its name.
+    the folder beside it that has "_step1" added to its name. A method with two stages has its first
+    in the folder with "_stage1" added.
 
     Args:
         config: the run's settings.
         data: the prepared split.
-        targets: the teacher's outputs, for --method=candle.
+        targets: the teacher's outputs, for a method that distils.
         folder: of this stage.
         policy: how a training step is computed.
 
@@ -75,6 +82,9 @@ def train_student(
             training that diverged, or an optimizer that the student's kernels do not suit.
     """
     tf.keras.utils.set_random_seed(config.run.seed)
+    method = METHODS[config.training.method]
+    if isinstance(method, TwoStageMethod):
+        return _train_two_stages(config, data, method, folder, policy)
     student = config.student.build(data.classes)
     refuse_unconvertible(student)
     if not _has_checkpoint(config, folder):
@@ -90,6 +100,24 @@ def train_student(
         config = config.replace(weight_decay=0.0)
     checkpoints = _train(config, data, student, targets, folder, policy)
     return Trained(student, checkpoints, policy)
+
+
+def _train_two_stages(
+    config: Config, data: Data, method: TwoStageMethod, folder: Path, policy: ComputePolicy
+) -> Trained:
+    """A whole training by the first stage's method, then the classifier alone."""
+    logging.info("first of two stages: the whole student by %s", method.first)
+    first = train_student(
+        config.replace(method=method.first),
+        data,
+        None,
+        folder.with_name(f"{folder.name}_stage1"),
+        policy,
+    )
+    first.checkpoints.restore_selected(config.training.select_epoch)
+    logging.info("second of two stages: the classifier alone, all classes sampled alike")
+    checkpoints = train_classifier(config, data, first.student, method, folder)
+    return Trained(first.student, checkpoints, policy)
 
 
 def _has_checkpoint(config: Config, folder: Path) -> bool:
@@ -138,6 +166,9 @@ def _train(
         else None,
         callbacks=[annealing] if annealing.quantizers else [],
     )
+    adjust = classifier_adjustment(config, data, student)
+    if adjust is not None:
+        return AdjustedCheckpoints(checkpoints.folder, trainer, annealing.quantizers, adjust)
     if not annealing.quantizers:
         return checkpoints
     return ExactSignCheckpoints(checkpoints.folder, trainer, annealing.quantizers)
@@ -152,9 +183,10 @@ def _build_trainer(
     steps: int,
     xla: bool,
 ) -> Trainer:
+    if config.training.method != "candle":
+        return build_baseline_trainer(config, data, student, steps=steps, xla=xla)
     if targets is None:
-        groups = build_parameter_groups(student, config.optimizer, steps=steps)
-        return SupervisedTrainer(student, METHODS[config.training.method], data.counts, groups, xla)
+        raise ValueError("--method=candle needs the teacher's outputs")
     mean = mean_features(block["teacher_features"] for block in targets.blocks())
     projector = build_projector(student, len(mean), config.run.seed)
     adversary = Balancer(config.run.seed) if config.balance.balance != "fixed" else None

@@ -1,0 +1,51 @@
+"""Settings of the published long-tail methods that CANDLE is compared with."""
+
+from dataclasses import dataclass
+
+from candle_tf.settings import SettingsGroup, setting
+
+
+@dataclass(frozen=True)
+class BaselineSettings(SettingsGroup):
+    """What other methods than candle take; each has its paper's value as default."""
+
+    focal_gamma: float = setting(2.0, "for --method=focal: gamma", at_least=0)
+    class_balanced_beta: float = setting(
+        0.9999, "beta of the effective number of images (class_balanced, ldam_drw)", at_least=0,
+        below=1,
+    )  # fmt: skip
+    ldam_margin: float = setting(
+        0.5, "for --method=ldam_drw: margin of the smallest class, as a cosine", above=0
+    )
+    ldam_scale: float = setting(30.0, "for --method=ldam_drw: factor of the cosines", above=0)
+    deferred_fraction: float = setting(
+        0.8,
+        "for --method=ldam_drw: fraction of the epochs before classes are re-weighted",
+        at_least=0,
+        below=1,
+    )
+    method_tau: float = setting(
+        1.0, "tau of --method=logit_adjustment and post_hoc_logit_adjustment", at_least=0
+    )
+    distillation_label_weight: float = setting(
+        0.5,
+        "weight of the label loss of plain_distillation, ltkd and dive; the teacher's losses have "
+        "the rest",
+        at_least=0,
+        at_most=1,
+    )
+    dive_power: float = setting(
+        0.5, "for --method=dive: power of the teacher's probabilities", above=0, at_most=1
+    )
+    ltkd_cross_weight: float = setting(
+        1.0, "for --method=ltkd: weight of the KL between class groups", at_least=0
+    )
+    ltkd_within_weight: float = setting(
+        1.0, "for --method=ltkd: weight of the KL within class groups", at_least=0
+    )
+    classifier_epochs: int = setting(
+        10, "of methods with a second stage: epochs of the classifier alone", at_least=1
+    )
+    classifier_learning_rate: float = setting(
+        1e-3, "of methods with a second stage: Adam's peak rate in it", above=0
+    )

@@ -1,0 +1,96 @@
+"""What a name of `registry.METHODS` may stand for, beyond a plain loss on labels.
+
+A plain loss is a function (logits `[B, C]`, labels `[B]`, training counts `[C]`) -> `[B]`. A method
+that has settings, changes during training, learns from a teacher or has a second stage is one of
+the classes below, an attribute of its own file, and one line in the registry.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.methods.long_tail.settings import BaselineSettings
+
+# (logits [B, C], labels [B], fraction of the training that is done, float scalar) -> [B]
+StepLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+# () -> features float [N, d_S] and labels int [N] of the validation images; N may be 0.
+Validation = Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A linear classifier: logits = features @ kernel + bias.
+
+    Attributes:
+        kernel: float `[d_S, C]`.
+        bias: float `[C]`.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+# (settings, training counts [C], the trained classifier, validation) -> the one to be exported
+Adjustment = Callable[[BaselineSettings, np.ndarray, Classifier, Validation], Classifier]
+
+
+@dataclass(frozen=True)
+class LabelMethod:
+    """A method that learns from labels alone.
+
+    Attributes:
+        build_loss: (settings, training counts int `[C]`) -> `StepLoss`.
+        cosine: whether the loss is given cosines between features and class weights for logits.
+        adjust: changes the classifier of a finished epoch, before it is measured or exported.
+    """
+
+    build_loss: Callable[[BaselineSettings, np.ndarray], StepLoss]
+    cosine: bool = False
+    adjust: Adjustment | None = None
+
+
+@dataclass(frozen=True)
+class DistillationLosses:
+    """The losses of one distillation from logits; each gives `[B]`.
+
+    Attributes:
+        of_labels: (logits `[B, C]`, labels `[B]`).
+        of_teacher: (teacher logits `[B, C]`, student logits `[B, C]`).
+        label_weight: of the first, in [0, 1]; the second has the rest.
+    """
+
+    of_labels: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    of_teacher: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    label_weight: float
+
+
+@dataclass(frozen=True)
+class DistillationMethod:
+    """A method that learns from a teacher's logits.
+
+    Attributes:
+        build_losses: (settings, temperature T > 0, training counts int `[C]`) -> the losses.
+    """
+
+    build_losses: Callable[[BaselineSettings, float, np.ndarray], DistillationLosses]
+    distils = True
+
+
+@dataclass(frozen=True)
+class TwoStageMethod:
+    """A method that trains the classifier once more, on the frozen network of a first stage.
+
+    The second stage samples all classes alike.
+
+    Attributes:
+        first: the first stage's name in `registry.METHODS`.
+        loss: the second stage's name in `registry.CALIBRATION_LOSSES`.
+        scale_only: learns one factor per class and keeps the first stage's classifier; otherwise a
+            new classifier is learned.
+    """
+
+    first: str
+    loss: str
+    scale_only: bool = False

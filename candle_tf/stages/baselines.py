@@ -1,0 +1,150 @@
+"""Trainers of all methods but CANDLE, and the second stage of those that have two."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.config import Config
+from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
+from candle_tf.methods.annealing import find_annealed_quantizers
+from candle_tf.methods.baselines import (
+    LabelMethodTrainer,
+    LogitDistillationTrainer,
+    SupervisedTrainer,
+)
+from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.methods.method import (
+    Classifier,
+    DistillationMethod,
+    LabelMethod,
+    TwoStageMethod,
+)
+from candle_tf.methods.optimizers import cosine_schedule
+from candle_tf.methods.parameter_groups import build_parameter_groups
+from candle_tf.methods.registry import CALIBRATION_LOSSES, METHODS
+from candle_tf.methods.second_stage import ClassifierTrainer, reset_classifier
+from candle_tf.methods.trainer import Trainer
+from candle_tf.methods.training_loop import fit
+from candle_tf.stages.prepare import Data
+from candle_tf.stages.student_views import student_augmentation, student_views
+
+
+def build_baseline_trainer(
+    config: Config, data: Data, student: tf.keras.Model, *, steps: int, xla: bool
+) -> Trainer:
+    """The trainer of a method that is not "candle".
+
+    Args:
+        config: the run's settings.
+        data: the prepared split.
+        student: to be trained.
+        steps: of the whole training.
+        xla: whether XLA compiles the training step.
+    """
+    method = METHODS[config.training.method]
+    groups = build_parameter_groups(student, config.optimizer, steps=steps)
+    if isinstance(method, DistillationMethod):
+        losses = method.build_losses(config.baseline, config.balance.temperature, data.counts)
+        return LogitDistillationTrainer(student, data.classes, losses, groups, xla)
+    if isinstance(method, LabelMethod):
+        return LabelMethodTrainer(
+            student,
+            data.classes,
+            method.build_loss(config.baseline, data.counts),
+            groups,
+            steps=steps,
+            cosine=method.cosine,
+            xla=xla,
+        )
+    return SupervisedTrainer(student, method, data.counts, groups, xla)
+
+
+def classifier_adjustment(
+    config: Config, data: Data, student: tf.keras.Model
+) -> Callable[[], None] | None:
+    """What the run's method does to the student's classifier after training; None for nothing."""
+    method = METHODS[config.training.method]
+    if not isinstance(method, LabelMethod) or method.adjust is None:
+        return None
+    change = method.adjust
+    layer = student.get_layer("logits")
+
+    def adjust() -> None:
+        before = Classifier(layer.kernel.numpy(), layer.bias.numpy())
+        after = change(
+            config.baseline, data.counts, before, lambda: _validation(config, data, student)
+        )
+        layer.kernel.assign(after.kernel)
+        layer.bias.assign(after.bias)
+
+    return adjust
+
+
+def _validation(
+    config: Config, data: Data, student: tf.keras.Model
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features `[N, d_S]` and labels `[N]` of the validation images."""
+    batches = evaluation_batches(data.validation, image_size=config.student.image_size)
+    features = [student(batch["inputs"], training=False)["features"].numpy() for batch in batches]
+    empty = np.zeros([0, student.output["features"].shape[-1]], np.float32)
+    return np.concatenate([empty, *features]), data.validation.labels
+
+
+def train_classifier(
+    config: Config, data: Data, student: tf.keras.Model, method: TwoStageMethod, folder: Path
+) -> Checkpoints:
+    """The second stage; resumes after the last epoch that an earlier call finished.
+
+    Args:
+        config: the run's settings.
+        data: the prepared split.
+        student: as the first stage left it; its layer "logits" is trained, or scaled.
+        method: what is trained.
+        folder: of this stage.
+
+    Returns:
+        Checkpoints that restore the student with its new classifier.
+
+    Raises:
+        UserError: for a damaged checkpoint, or a training that diverged.
+    """
+    if not method.scale_only:
+        reset_classifier(student, config.run.seed)
+    epochs = config.baseline.classifier_epochs
+    steps = steps_per_epoch(len(data.train), config.training.batch_size)
+    trainer = ClassifierTrainer(
+        student,
+        data.classes,
+        CALIBRATION_LOSSES[method.loss](config.calibration, data.counts),
+        scale_only=method.scale_only,
+        rate=cosine_schedule(
+            config.baseline.classifier_learning_rate, steps * epochs, warmup_fraction=0.0
+        ),
+    )
+    size = config.student.image_size
+    checkpoints = fit(
+        trainer,
+        lambda first_epoch: training_batches(
+            data.train,
+            image_size=size,
+            augmentation=student_augmentation(config.replace(mix="none", mix_alpha=1.0)),
+            sampler="class_balanced",
+            batch_size=config.training.batch_size,
+            seed=config.run.seed,
+            first_epoch=first_epoch,
+            epochs=epochs,
+            precomputed=student_views(config, data),
+        ),
+        steps=steps,
+        epochs=epochs,
+        folder=folder,
+        validation=evaluation_batches(data.validation, image_size=size)
+        if len(data.validation)
+        else None,
+    )
+    return AdjustedCheckpoints(
+        checkpoints.folder, trainer, find_annealed_quantizers(student), trainer.apply_scale
+    )

@@ -1,0 +1,107 @@
+"""Published methods through the student's stage: second stages, adjustments, distillation."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from candle_tf.config import Config
+from candle_tf.data.augment.precomputed_views import same_for_all
+from candle_tf.methods.long_tail.tau_normalization import TAUS
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages import train as training
+from candle_tf.stages.evaluate import logits_of
+from candle_tf.stages.prepare import prepare
+from candle_tf.stages.student_weights import read_best_epoch
+from candle_tf.students.compute_policy import resolve_compute_policy
+from candle_tf.teachers.targets import CachedTargets
+from tests.stages.test_train import _config, _train, one_block_student  # noqa: F401
+
+
+def configure(run_dir, method: str, **settings) -> Config:
+    return _config(run_dir, **settings).replace(method=method, epochs=1)
+
+
+def layer_weights(layer) -> list[np.ndarray]:
+    return [weight.numpy() for weight in layer.weights]
+
+
+def test_a_second_stage_trains_the_classifier_of_the_first_stages_student(tmp_path):
+    config = configure(tmp_path, "crt", classifier_epochs=2, mix="mixup")
+    trained = _train(config)
+    trained.checkpoints.restore_selected("last")
+    for name, epochs in (("student_stage1", 1), ("student", 2)):
+        record = tmp_path / name / "checkpoints" / "progress.json"
+        assert len(json.loads(record.read_text())["history"]) == epochs
+    first = _first_stage(config)
+    for one, other in zip(first.layers, trained.student.layers, strict=True):
+        pairs = zip(layer_weights(one), layer_weights(other), strict=True)
+        same = all(np.array_equal(before, after) for before, after in pairs)
+        assert same == (one.name != "logits"), one.name
+
+    again = _train(config)
+    again.checkpoints.restore_selected("last")
+    for one, other in zip(again.student.weights, trained.student.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def _first_stage(config: Config):
+    """The first stage's student, read back from its folder."""
+    folder = open_run_folder(config)
+    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
+    first = training.train_student(
+        config.replace(method="cross_entropy"), prepare(config, folder), None,
+        folder.path / "student_stage1", policy,
+    )  # fmt: skip
+    first.checkpoints.restore_selected("best")
+    return first.student
+
+
+def test_a_classifier_is_adjusted_once_at_every_restore(tmp_path):
+    config = configure(tmp_path / "post_hoc", "post_hoc_logit_adjustment", method_tau=2.0)
+    student, checkpoints = _restore(_train(config))
+    data = prepare(config, open_run_folder(config))
+    raw = config.student.build(data.classes)
+    read_best_epoch(tmp_path / "post_hoc", raw)
+    prior = data.counts / data.counts.sum()
+    pixels = np.random.default_rng(0).uniform(0, 255, (9, 16, 16, 3)).astype(np.float32)
+    for _ in range(2):
+        difference = logits_of(student, pixels) - logits_of(raw, pixels)
+        expected = np.tile(-2.0 * np.log(prior), (9, 1))
+        np.testing.assert_allclose(difference, expected, rtol=1e-4, atol=1e-4)
+        checkpoints.restore(1)
+
+    # The same training by another method, which chooses its tau on the validation subset.
+    shutil.copytree(tmp_path / "post_hoc" / "student", tmp_path / "tau" / "student")
+    student, _ = _restore(_train(configure(tmp_path / "tau", "tau_normalization")))
+    kernel, bias = layer_weights(student.get_layer("logits"))
+    assert (bias == 0).all()
+    norms = np.linalg.norm(kernel, axis=0)
+    before = np.linalg.norm(raw.get_layer("logits").kernel.numpy(), axis=0)
+    tau = 1 - np.log(norms) / np.log(before)
+    np.testing.assert_allclose(tau, tau[0], atol=1e-3)
+    assert min(abs(tau[0] - choice) for choice in TAUS) < 1e-3
+
+
+def _restore(trained):
+    trained.checkpoints.restore_selected("last")
+    return trained.student, trained.checkpoints
+
+
+def test_a_teachers_logits_reach_a_student_that_distils_them(tmp_path):
+    config = configure(tmp_path, "ltkd")
+    folder = open_run_folder(config)
+    data = prepare(config, folder)
+    rng = np.random.default_rng(0)
+    size = len(data.train)
+    targets = CachedTargets(
+        rng.normal(size=(size, 4)).astype(np.float16),
+        rng.normal(size=(size, data.classes)).astype(np.float16),
+        same_for_all(size),
+    )
+    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
+    trained = training.train_student(config, data, targets, folder.path / "student", policy)
+    row = trained.checkpoints.history[-1]
+    assert config.training.distils
+    assert row["objective"] == pytest.approx(0.5 * row["label"] + 0.5 * row["kl"], rel=1e-4)
