@@ -148,11 +148,13 @@ def train(**settings: Any) -> Model:
         The exported student with the run's report.
 
     Raises:
-        UserError: for settings and data that cannot be used.
+        UserError: for settings and data that cannot be used, and for an export that a check
+            refuses, after the run was reported.
     """
-    from candle_tf.stages.run import run
+    from candle_tf.stages.run import require_export, run
 
-    folder, _ = run(Config.from_dict(_as_json(settings), "The call of train()"))
+    folder, results = run(Config.from_dict(_as_json(settings), "The call of train()"))
+    require_export(results)
     return load(folder.path)
 
 

@@ -18,11 +18,12 @@ from candle_tf.reporting.table import method_table
 def main(config: Config) -> None:
     """Runs everything and prints the table."""
     # Imported here, so that a mistyped flag is refused at once and not after TensorFlow's start.
-    from candle_tf.stages.run import run
+    from candle_tf.stages.run import require_export, run
 
     folder, results = run(config)
     print(f"\n{method_table(results.rows())}\n\nEverything is in {folder.path}; begin with "
-          f"{folder.path / 'report.html'}.")  # fmt: skip
+          f"{folder.path / 'report.html'}.", flush=True)  # fmt: skip
+    require_export(results)
 
 
 def command() -> None:

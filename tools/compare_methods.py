@@ -27,7 +27,7 @@ def main(config: Config) -> None:
         raise UserError(
             f"--methods={','.join(_METHODS.value)} is not a list of {', '.join(METHODS)}."
         )
-    from candle_tf.stages.run import run
+    from candle_tf.stages.run import require_export, run
 
     base = Path(config.run.run_dir)
     cache = config.run.cache_dir or str(base / "cache")
@@ -38,6 +38,8 @@ def main(config: Config) -> None:
     results = [run(each)[1] for each in configs]
     table = compare(results, str(base / "comparison.html"), str(base / "comparison.json"))
     print(f"\n{table}\n\nEverything is in {base}; begin with {base / 'comparison.html'}.")
+    for each in results:
+        require_export(each)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class Results:
         export: operators of the LCE file, and the agreement of both exports with Keras.
         data: "scanned", "left_out", "duplicates" and "shared": the result of reading all images;
             empty in reports of older versions.
+        refused: why a check refused the export, which is empty then; "" where none did.
+        refused: why a check refused the export; empty where there is one.
     """
 
     config: dict[str, Any]
@@ -48,6 +50,7 @@ class Results:
     bytes: dict[str, int]
     export: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
+    refused: str = ""
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows for `table.method_table`, in the order of `TITLES`."""

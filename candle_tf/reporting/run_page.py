@@ -14,6 +14,7 @@ from candle_tf.reporting.results import Results
 from candle_tf.reporting.table import method_cells, percent
 
 _EXAMPLES = 24
+_REFUSED = "There is no export, as a check refused it: "
 _CARD = "The model card is beside the exported files: export/model_card.md and model_card.json."
 
 
@@ -42,8 +43,9 @@ def write_run_report(
         group: np.array([names.index(name) for name in members])
         for group, members in results.split["groups"].items()
     }
+    card = _REFUSED + results.refused if results.refused else _CARD
     sections = [
-        html.Section("Results", [_results_table(results), _CARD, _settings(results)]),
+        html.Section("Results", [_results_table(results), card, _settings(results)]),
         html.Section(
             "Data",
             [

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,18 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.deploy.checks.accuracy import check_accuracy
-from candle_tf.deploy.checks.agreement import check_agreement
+from candle_tf.deploy.checks.agreement import largest_differences, measure_agreement
+from candle_tf.deploy.checks.errors import ExportError
 from candle_tf.deploy.checks.latency import measure_latency
 from candle_tf.deploy.checks.operators import check_binary, check_stock
+from candle_tf.deploy.checks.signs import check_signs
 from candle_tf.deploy.tflite.converter import convert, convert_float, run, run_litert
-from candle_tf.deploy.tflite.interpreters import KERNELS, open_compute_engine, open_litert
+from candle_tf.deploy.tflite.interpreters import (
+    KERNELS,
+    Interpreter,
+    open_compute_engine,
+    open_litert,
+)
 from candle_tf.deploy.tflite.metadata import describe_files, encode_metadata
 from candle_tf.files import write_atomically
 from candle_tf.metrics import Metrics
@@ -25,8 +34,12 @@ from candle_tf.stages.prepare import Data
 
 NAMES = {"tflite": "student.lce.tflite", "tflite_float": "student.float.tflite"}
 METADATA_NAME = "student.json"
+# Added to the name of a file that a check refused.
+REFUSED = ".refused"
 # Of the kernels of the compute engine the fastest runs on all test images, the others this many.
 _COMPARED = 256
+# The signs of all activations are compared on the images that differ most, and on as many others.
+_TRACED = 24
 _TIMED = 8
 
 
@@ -37,6 +50,7 @@ class _CheckedFile:
     flatbuffer: bytes
     operators: dict[str, int]
     agreement: dict[str, Any]
+    signs: dict[str, Any]
     accuracy_change: dict[str, Any]
     metrics: Metrics
 
@@ -57,24 +71,25 @@ def export_tflite(
         accuracy, metrics and bytes; latency here; and the paths of what was written.
 
     Raises:
-        ExportError: where a file is not binary, not equal to Keras, or less accurate than flipped
-            signs explain.
+        ExportError: where a file is not binary, does not compute what the student computes, or is
+            less accurate than signs at their threshold explain. The file is kept under another
+            name.
     """
     paths = {kind: folder / name for kind, name in NAMES.items()}
-    path = paths["tflite"]
-    logging.info("export: converting to %s", path)
-    flatbuffer = convert(student)
-    counts = check_binary(flatbuffer, student, str(path))
-    logits = run(flatbuffer, evaluation.pixels, source=str(path))
-    files = {"tflite": _check_file(flatbuffer, counts, logits, data, evaluation, path)}
-    kernels = _other_kernels(flatbuffer, evaluation, path)
-
-    path = paths["tflite_float"]
-    logging.info("export: converting to %s", path)
-    reference = convert_float(student)
-    counts = check_stock(reference, str(path))
-    logits = run_litert(reference, evaluation.pixels, source=str(path))
-    files["tflite_float"] = _check_file(reference, counts, logits, data, evaluation, path)
+    files = {}
+    flatbuffer = _convert(convert, student, paths["tflite"])
+    with keep_on_refusal(paths["tflite"], flatbuffer):
+        files["tflite"], kernels = _check_binary_file(
+            flatbuffer, student, data, evaluation, str(paths["tflite"])
+        )
+    reference = _convert(convert_float, student, paths["tflite_float"])
+    with keep_on_refusal(paths["tflite_float"], reference):
+        what = str(paths["tflite_float"])
+        counts = check_stock(reference, what)
+        logits = run_litert(reference, evaluation.pixels, source=what)
+        files["tflite_float"] = _check_file(
+            reference, counts, logits, student, data, evaluation, what, open_litert
+        )
 
     for kind, file in files.items():
         write_atomically(paths[kind], file.flatbuffer)
@@ -92,34 +107,75 @@ def export_tflite(
     return record, [*paths.values(), folder / METADATA_NAME]
 
 
+@contextmanager
+def keep_on_refusal(path: Path, flatbuffer: bytes) -> Iterator[None]:
+    """Keeps a file that is refused, under a name that no device or program takes for a model."""
+    kept = path.with_name(path.name + REFUSED)
+    try:
+        yield
+    except ExportError as error:
+        write_atomically(kept, flatbuffer)
+        raise ExportError(f"{error} The file is kept as {kept}.") from error
+    kept.unlink(missing_ok=True)
+
+
+def _convert(converter: Callable[[Any], bytes], student: tf.keras.Model, path: Path) -> bytes:
+    logging.info("export: converting to %s", path)
+    return converter(student)
+
+
+def _check_binary_file(
+    flatbuffer: bytes, student: tf.keras.Model, data: Data, evaluation: Evaluation, what: str
+) -> tuple[_CheckedFile, dict[str, Any]]:
+    """Checks of the file for the engine, and its agreement with Keras on the other kernels."""
+    counts = check_binary(flatbuffer, student, what)
+    logits = run(flatbuffer, evaluation.pixels, source=what)
+    checked = _check_file(
+        flatbuffer, counts, logits, student, data, evaluation, what, open_compute_engine
+    )
+    return checked, _check_other_kernels(flatbuffer, student, evaluation, what)
+
+
 def _check_file(
     flatbuffer: bytes,
     operators: dict[str, int],
     logits: np.ndarray,
+    student: tf.keras.Model,
     data: Data,
     evaluation: Evaluation,
-    path: Path,
+    what: str,
+    open_file: Callable[[bytes, str], Interpreter],
 ) -> _CheckedFile:
-    agreement = check_agreement(evaluation.logits, logits, str(path))
-    changes = check_accuracy(evaluation.logits, logits, data.test.labels, data.groups, str(path))
+    """The signs of all activations tell whether it is the student; the accuracy decides."""
+    agreement = measure_agreement(evaluation.logits, logits, what)
+    traced = largest_differences(evaluation.logits, logits, _TRACED)
+    signs = check_signs(flatbuffer, student, evaluation.pixels[traced], what, open_file)
+    changes = check_accuracy(evaluation.logits, logits, data.test.labels, data.groups, what)
     return _CheckedFile(
         flatbuffer,
         operators,
         dataclasses.asdict(agreement),
+        dataclasses.asdict(signs),
         {name: dataclasses.asdict(change) for name, change in changes.items()},
         measure(data, logits),
     )
 
 
-def _other_kernels(flatbuffer: bytes, evaluation: Evaluation, path: Path) -> dict[str, Any]:
+def _check_other_kernels(
+    flatbuffer: bytes, student: tf.keras.Model, evaluation: Evaluation, path: str
+) -> dict[str, Any]:
     """Agreement with Keras on the engine's other kernels: ARM devices run the default one."""
     pixels, logits = evaluation.pixels[:_COMPARED], evaluation.logits[:_COMPARED]
     agreements = {}
     for kernel in KERNELS:
-        if kernel != "indirect":
-            what = f"{path} ({kernel} kernel)"
-            outputs = run(flatbuffer, pixels, kernel=kernel, source=str(path))
-            agreements[kernel] = dataclasses.asdict(check_agreement(logits, outputs, what))
+        if kernel == "indirect":
+            continue
+        what = f"{path} ({kernel} kernel)"
+        outputs = run(flatbuffer, pixels, kernel=kernel, source=path)
+        agreements[kernel] = dataclasses.asdict(measure_agreement(logits, outputs, what))
+        traced = largest_differences(logits, outputs, _TRACED // 3)
+        open_file = partial(open_compute_engine, kernel=kernel)
+        check_signs(flatbuffer, student, pixels[traced], what, open_file)
     return agreements
 
 
@@ -137,6 +193,7 @@ def _record(files: dict[str, _CheckedFile]) -> dict[str, Any]:
     values: dict[str, Callable[[_CheckedFile], Any]] = {
         "operators": lambda file: file.operators,
         "agreement": lambda file: file.agreement,
+        "signs": lambda file: file.signs,
         "accuracy_change": lambda file: file.accuracy_change,
         "metrics": lambda file: file.metrics.to_json(),
         "bytes": lambda file: len(file.flatbuffer),

@@ -31,14 +31,16 @@ def report(
     calibrated: Calibrated | None,
     trained: Trained,
     evaluation: Evaluation,
-    exported: Exported,
+    exported: Exported | None,
+    refused: str = "",
 ) -> Results:
     """Writes report.json, report.html and, beside the export, model_card.md and .json.
 
-    The student is restored to `evaluation.selected_epoch`, whose weights are reported.
+    The student is restored to `evaluation.selected_epoch`, whose weights are reported. Without an
+    export there is no model card, and `refused` says why.
     """
     trained.checkpoints.restore(evaluation.selected_epoch)
-    metrics = {**evaluation.results, **exported.metrics}
+    metrics = {**evaluation.results, **(exported.metrics if exported else {})}
     results = Results(
         config=config.to_dict(),
         split=_split_summary(data),
@@ -46,11 +48,12 @@ def report(
         last_epoch=evaluation.last_epoch,
         metrics=metrics,
         bytes=_sizes(calibrated, trained, exported),
-        export=exported.record,
+        export=exported.record if exported else {},
         data=data.check,
+        refused=refused,
     )
     write_results(results, folder.report_path)
-    card = _write_card(results, trained, exported, folder)
+    card = _write_card(results, trained, exported, folder) if exported else []
     html_path = folder.path / "report.html"
     write_run_report(
         html_path,
@@ -111,11 +114,14 @@ def _split_summary(data: Data) -> dict[str, object]:
     }
 
 
-def _sizes(calibrated: Calibrated | None, trained: Trained, exported: Exported) -> dict[str, int]:
+def _sizes(
+    calibrated: Calibrated | None, trained: Trained, exported: Exported | None
+) -> dict[str, int]:
     """Bytes by model; of Keras models, their float32 weights."""
     keras = trained.student.count_params() * _FLOAT_BYTES
     sizes = {"student": keras, "student_last_epoch": keras}
-    sizes.update({name: exported.record["bytes"][name] for name in exported.metrics})
+    if exported:
+        sizes.update({name: exported.record["bytes"][name] for name in exported.metrics})
     if calibrated:
         teacher = calibrated.teacher.encoder.count_params() + calibrated.classifier.count_params()
         sizes["teacher"] = teacher * _FLOAT_BYTES

@@ -8,6 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
+from candle_tf.deploy.checks.errors import ExportError
 from candle_tf.reporting.results import Results
 from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.calibrate import calibrate
@@ -23,6 +24,10 @@ T = TypeVar("T")
 
 def run(config: Config) -> tuple[RunFolder, Results]:
     """Calibrates, trains, evaluates, exports and reports; resumes where an earlier call stopped.
+
+    Returns:
+        The run's folder, and its results. Where a check refused the export, they say so:
+        `require_export` raises it.
 
     Raises:
         UserError: for anything that a user can fix; nothing finished is lost.
@@ -57,11 +62,26 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         "student", _training_files(path), precision=policy.dtype, xla=xla, kernels=kernels
     )
     evaluation = _stage("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
-    exported = _stage(
-        "5/5 export",
-        lambda: export(trained, data, evaluation, folder),
-    )
-    return folder, report(config, folder, data, calibrated, trained, evaluation, exported)
+    exported, refused = None, ""
+    try:
+        exported = _stage("5/5 export", lambda: export(trained, data, evaluation, folder))
+    except ExportError as error:
+        refused = str(error)
+    results = report(config, folder, data, calibrated, trained, evaluation, exported, refused)
+    return folder, results
+
+
+def require_export(results: Results) -> None:
+    """Raises the refusal of a run's export, if there is one, after the run was reported.
+
+    Raises:
+        ExportError: with what the check found, and what to do.
+    """
+    if results.refused:
+        raise ExportError(
+            f"{results.refused} The report holds the run's figures. The same command exports again "
+            "without training again; where it is refused again, report it with that file."
+        )
 
 
 def _training_files(path: Path) -> list[Path]:

@@ -25,7 +25,7 @@ def test_a_run_its_export_and_the_folder_itself_are_the_same(run, given):
 
 def test_a_run_without_an_export_is_refused_as_such(run):
     (run / "export/student.json").unlink()
-    with pytest.raises(UserError, match="is a run without an export.*resumes it"):
+    with pytest.raises(UserError, match=r"is a run without an export.*resumes it"):
         find_saved_models(run)
 
 

@@ -86,10 +86,7 @@ def check_accuracy(
             f"images that changed it lost {change.lost} and gained {change.gained}"
         )
         if change.chance < CHANCE:
-            raise ExportError(
-                f"{message}, which is not chance (p = {change.chance:.1e}). Export it again from "
-                "its checkpoint."
-            )
+            raise ExportError(f"{message}, which is not chance (p = {change.chance:.1e}).")
         logging.warning("%s, as flipped signs may (p = %.2g).", message, change.chance)
     return changes
 

@@ -1,8 +1,8 @@
 """Runs both signatures of a SavedModel, with TensorFlow and NumPy alone.
 
 `candle_tf.deploy.checks.saved_model` starts it in a folder with pixels.npy, uint8 `[N, H, W, 3]`,
-and images.npy, uint8 `[N, side, side, 3]`; its one argument is the folder of the SavedModel. It
-writes outputs.npz with
+and images.npy, uint8 `[N, side, side, 3]`; its arguments are the folder of the SavedModel and the
+number of images in a batch. It writes outputs.npz with
 
 - all_scores: float `[N, classes]`, of the signature "pixels";
 - class_names, class_ids, scores: `[N, best]`, of "serving_default" on the images as PNG files.
@@ -14,21 +14,22 @@ from collections import defaultdict
 import numpy as np
 import tensorflow as tf
 
-BATCH_SIZE = 64
 
-
-def run_signatures(folder: str, pixels: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+def run_signatures(
+    folder: str, pixels: np.ndarray, images: np.ndarray, batch_size: int
+) -> dict[str, np.ndarray]:
     """The outputs named above.
 
     Args:
         folder: of the SavedModel.
         pixels: uint8 `[N, H, W, 3]`.
         images: uint8 `[N, side, side, 3]`.
+        batch_size: images in a call.
     """
     signatures = tf.saved_model.load(folder).signatures
     batches: dict[str, list[np.ndarray]] = defaultdict(list)
-    for start in range(0, len(pixels), BATCH_SIZE):
-        batch = slice(start, start + BATCH_SIZE)
+    for start in range(0, len(pixels), batch_size):
+        batch = slice(start, start + batch_size)
         scores = signatures["pixels"](pixels=tf.constant(pixels[batch]))["scores"]
         batches["all_scores"].append(scores.numpy())
         files = tf.stack([tf.io.encode_png(image) for image in images[batch]])
@@ -39,7 +40,8 @@ def run_signatures(folder: str, pixels: np.ndarray, images: np.ndarray) -> dict[
 
 
 def main() -> None:
-    outputs = run_signatures(sys.argv[1], np.load("pixels.npy"), np.load("images.npy"))
+    pixels, images = np.load("pixels.npy"), np.load("images.npy")
+    outputs = run_signatures(sys.argv[1], pixels, images, int(sys.argv[2]))
     np.savez("outputs.npz", **outputs)
     foreign = {"larq", "candle_tf"} & {name.partition(".")[0] for name in sys.modules}
     assert not foreign, f"imported {foreign}"

@@ -7,7 +7,7 @@ signatures["pixels"](pixels=tf.constant(images))       # {"scores": float32 [N, 
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -34,6 +34,7 @@ def export_saved_model(
     *,
     image_side: int,
     original_aspect: bool = False,
+    check: Callable[[Path], object] | None = None,
 ) -> Path:
     """Writes a student as `directory`/<n>/, with n one above the highest number there.
 
@@ -47,7 +48,7 @@ def export_saved_model(
       softmax over all classes, float32 `[N, classes]`.
 
     The labels are in assets/labels.txt, one a line, and calls to warm up with in assets.extra. A
-    folder is complete or not there at all, and none is ever written over.
+    numbered folder is complete and checked, or not there at all, and none is ever written over.
 
     Args:
         student: Keras model from pixels, float32 `[N, H, W, 3]` in 0..255, to "logits".
@@ -56,6 +57,8 @@ def export_saved_model(
         image_side: side of the squares that images are stretched to before they are resized
             for the student, in pixels: of `data.images.open_image_store`.
         original_aspect: whether the input is the centre of the original image (--resize=crop).
+        check: called with the SavedModel's folder while that has another name, which no server
+            takes; where it raises, the SavedModel gets no number.
 
     Returns:
         The new folder.
@@ -76,6 +79,8 @@ def export_saved_model(
             module, str(written), signatures=module.signatures(), options=SAVE_OPTIONS
         )
         _write_warmup(written, int(model.input_shape[1]))
+        if check is not None:
+            check(written)
         folder = directory / str(_next_number(directory))
         # A folder that another process has filled in the meantime makes this fail, not merge.
         return written.rename(folder)

@@ -55,7 +55,7 @@ def test_best_classes_of_files_are_those_of_their_pixels_by_name(tmp_path):
         "class_ids": np.array([[1, 2], [0, 2]]),
         "scores": np.array([[0.7, 0.2], [0.5, 0.3]]),
     }
-    saved_model._refuse_other_best(tmp_path, outputs)
+    saved_model._refuse_other_best(tmp_path, outputs, "model")
     for name, wrong, message in [
         ("class_names", np.array([["dog", "elk"], ["cat", "dog"]], "S"), "class names"),
         ("class_ids", np.array([[1, 2], [0, 1]]), "of 2 images given as files, 1 get other"),
@@ -63,4 +63,4 @@ def test_best_classes_of_files_are_those_of_their_pixels_by_name(tmp_path):
         ("scores", np.array([[0.7, np.nan], [0.5, 0.3]]), "1 get other scores"),
     ]:
         with pytest.raises(ExportError, match=message):
-            saved_model._refuse_other_best(tmp_path, {**outputs, name: wrong})
+            saved_model._refuse_other_best(tmp_path, {**outputs, name: wrong}, "model")
