@@ -12,6 +12,7 @@ from typing import Any
 
 from candle_tf import app
 from candle_tf.config import Config
+from candle_tf.reporting.shipping import shipping_sentence
 from candle_tf.reporting.table import method_table
 
 
@@ -21,8 +22,12 @@ def main(config: Config) -> None:
     from candle_tf.stages.run import require_export, run
 
     folder, results = run(config)
-    print(f"\n{method_table(results.rows())}\n\nEverything is in {folder.path}; begin with "
-          f"{folder.path / 'report.html'}.", flush=True)  # fmt: skip
+    told = [
+        method_table(results.rows()),
+        shipping_sentence(results),
+        f"Everything is in {folder.path}; begin with {folder.path / 'report.html'}.",
+    ]
+    print("\n" + "\n\n".join(filter(None, told)), flush=True)
     require_export(results)
 
 

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 from candle_tf.data.catalog import CATALOG
 from candle_tf.metrics import Metrics
-from candle_tf.reporting.results import Results
-from candle_tf.reporting.table import ABSENT, percent, printable
+from candle_tf.reporting.results import TITLES, Results, accuracies
+from candle_tf.reporting.shipping import SHIPPABLE, shipping_sentence
+from candle_tf.reporting.table import ABSENT, human_bytes, percent, printable
 
 FORMAT = 1
 # So many of the least accurate classes are named.
@@ -76,7 +77,8 @@ def model_card(
 
     Returns:
         "format", "title", "student", "data", "accuracy", "files" (bytes), "operations", "latency",
-        "made_with", "intended_use" and "limits"; plain values for JSON. Accuracies and the
+        "compared" (with what else one could ship), "made_with", "intended_use" and "limits"; plain
+        values for JSON. Accuracies and the
         calibration error are 0 to 1, latency ratios are to the float32 reference model's time.
     """
     config, export = results.config, results.export
@@ -106,6 +108,7 @@ def model_card(
             "parameters_32_bit": operations.float_parameters + operations.frozen_parameters,
         },
         "latency": _latency(export["latency"], files),
+        "compared": _compared(results),
         "made_with": {
             "seed": config["seed"],
             "training_precision": precision,
@@ -170,6 +173,16 @@ def _latency(latency: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, 
     }
 
 
+def _compared(results: Results) -> dict[str, Any]:
+    """The student's file beside its float32 reference model and the teacher in int8."""
+    kinds = [kind for kind in SHIPPABLE if kind in results.metrics]
+    models = {
+        TITLES[kind]: {"bytes": results.bytes.get(kind), **accuracies(results.metrics[kind])}
+        for kind in kinds
+    }
+    return {"models": models, "summary": shipping_sentence(results)}
+
+
 def card_markdown(card: Mapping[str, Any]) -> str:
     """The card for readers; no text of a user (class names, folders) can act as Markdown."""
     student, made = card["student"], card["made_with"]
@@ -184,6 +197,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         _section("Operations of one image", _with_spaces(_operation_lines(card["operations"]))),
         "OPs are binary multiply-adds / 64 + those in float.",
         _latency_section(card["latency"]),
+        _compared_section(card["compared"]),
         _section("Made with", _with_spaces({k: v for k, v in made.items() if k != "versions"})),
         _section("Versions", made["versions"]),
     ]
@@ -244,6 +258,19 @@ def _latency_section(latency: Mapping[str, Any]) -> str:
         f"single rounds; threads: {latency['threads']}), in turn on this machine: "
         f"{_escape(latency['machine'])}. `{latency['command']}` measures it again."
     )
+
+
+def _compared_section(compared: Mapping[str, Any]) -> str:
+    rows = [
+        {
+            "file": name,
+            "size": ABSENT if model["bytes"] is None else human_bytes(model["bytes"]),
+            **{f"{key} %": percent(value) for key, value in model.items() if key != "bytes"},
+        }
+        for name, model in compared["models"].items()
+    ]
+    parts = ["## What else could be shipped", _table(rows, list(rows[0]))]
+    return "\n\n".join(filter(None, [*parts, _escape(compared["summary"])]))
 
 
 def _with_spaces(lines: Mapping[str, Any]) -> dict[str, Any]:

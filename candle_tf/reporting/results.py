@@ -17,9 +17,11 @@ from candle_tf.metrics import Metrics
 # What each result is called in tables, in their order.
 TITLES = {
     "teacher": "teacher (calibrated, float)",
+    "teacher_int8": "teacher as int8 file",
     "student_last_epoch": "student in Keras, last epoch",
     "student": "student in Keras, selected epoch",
     "tflite": "student as LCE file",
+    "tflite_float": "its float32 reference model",
 }
 
 

@@ -12,10 +12,12 @@ from candle_tf.reporting import test_predictions
 from candle_tf.reporting.model_card import card_markdown, model_card
 from candle_tf.reporting.results import Results, write_results
 from candle_tf.reporting.run_page import write_run_report
+from candle_tf.reporting.shipping import TEACHER
 from candle_tf.run_folder import RunFolder, versions
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.evaluate import Evaluation
 from candle_tf.stages.export import Exported
+from candle_tf.stages.export_teacher import ExportedTeacher
 from candle_tf.stages.export_tflite import NAMES
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.train import Trained
@@ -32,6 +34,7 @@ def report(
     trained: Trained,
     evaluation: Evaluation,
     exported: Exported | None,
+    teacher_file: ExportedTeacher | None = None,
     refused: str = "",
 ) -> Results:
     """Writes report.json, report.html and, beside the export, model_card.md and .json.
@@ -41,14 +44,20 @@ def report(
     """
     trained.checkpoints.restore(evaluation.selected_epoch)
     metrics = {**evaluation.results, **(exported.metrics if exported else {})}
+    sizes = _sizes(calibrated, trained, exported)
+    export = exported.record if exported else {}
+    if teacher_file:
+        metrics.update(teacher_file.metrics)
+        export = {**export, TEACHER: teacher_file.record}
+        sizes.update(dict.fromkeys(teacher_file.metrics, teacher_file.record.get("bytes")))
     results = Results(
         config=config.to_dict(),
         split=_split_summary(data),
         selected_epoch=evaluation.selected_epoch,
         last_epoch=evaluation.last_epoch,
         metrics=metrics,
-        bytes=_sizes(calibrated, trained, exported),
-        export=exported.record if exported else {},
+        bytes=sizes,
+        export=export,
         data=data.check,
         refused=refused,
     )

@@ -14,6 +14,7 @@ from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.evaluate import evaluate
 from candle_tf.stages.export import export
+from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.report import report
 from candle_tf.stages.train import train_student
@@ -62,12 +63,16 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         "student", _training_files(path), precision=policy.dtype, xla=xla, kernels=kernels
     )
     evaluation = _stage("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
-    exported, refused = None, ""
+    exported, teacher_file, refused = None, None, ""
     try:
         exported = _stage("5/5 export", lambda: export(trained, data, evaluation, folder))
     except ExportError as error:
         refused = str(error)
-    results = report(config, folder, data, calibrated, trained, evaluation, exported, refused)
+    if exported and calibrated and config.teacher.export_teacher == "auto":
+        teacher_file = export_teacher(config, data, calibrated, exported, folder)
+    results = report(
+        config, folder, data, calibrated, trained, evaluation, exported, teacher_file, refused
+    )
     return folder, results
 
 

@@ -8,6 +8,7 @@ from candle_tf.teachers.registry import OFFLINE_TEACHER, TEACHERS
 
 TEACHER_VIEWS = ("whole", "same")
 TEACHER_MODES = ("cached", "online")
+EXPORT_TEACHER = ("auto", "off")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class TeacherSettings(SettingsGroup):
         "for thousands of classes: how many of the teacher's logits are stored for each view, with "
         "the probability of all others together; 0 for all logits",
         at_least=0,
+    )
+    export_teacher: str = setting(
+        "auto",
+        "auto: the calibrated teacher is also written as an int8 TFLite file and measured like the "
+        "student, to compare what one could ship; off: it is not",
+        choices=EXPORT_TEACHER,
     )
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches
-from candle_tf.deploy.tflite.converter import run
+from candle_tf.deploy.tflite.converter import run, run_litert
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.calibrate import calibrate
@@ -95,6 +95,8 @@ def test_leaves_everything_that_is_promised(finished):
         "student/checkpoints/progress.json",
         "export/student.lce.tflite",
         "export/student.float.tflite",
+        "export/teacher.int8.tflite",
+        "test_predictions.csv",
         "export/student.json",
         "export/saved_model/1/saved_model.pb",
     ):
@@ -122,6 +124,27 @@ def test_the_exported_file_is_smaller_and_as_accurate_as_measured(finished):
     accuracy = {"mean": figures.metrics["tflite"].mean, **figures.metrics["tflite"].groups}
     assert file["accuracy"] == accuracy
     assert described["labels"] == list(data.split.class_names)
+
+
+def test_the_teachers_int8_file_is_as_accurate_as_measured(finished):
+    run_dir, output = finished
+    figures = _figures(run_dir)
+    path = run_dir / "export" / "teacher.int8.tflite"
+    assert figures.bytes["teacher_int8"] == path.stat().st_size < figures.bytes["teacher"] / 3
+    config = Config.from_json(run_dir / "config.json")
+    data = prepare(config, open_run_folder(config))
+    (side,) = config.calibration.calibration_resolutions
+    batches = evaluation_batches(data.test, image_size=side)
+    pixels = np.concatenate([batch["inputs"].numpy() for batch in batches])
+    hits = run_litert(path.read_bytes(), pixels).argmax(axis=1) == data.test.labels
+    mean = np.mean([hits[data.test.labels == c].mean() for c in range(data.classes)])
+    assert figures.metrics["teacher_int8"].mean == pytest.approx(mean, abs=1e-6)
+    record = figures.export["teacher_int8"]
+    assert record["resolution"] == side
+    assert record["agreement"] > 0.9
+    assert "Beside its teacher in int8 (32 px), the student is" in output
+    card = (run_dir / "export" / "model_card.md").read_text()
+    assert "What else could be shipped" in card
 
 
 def test_a_killed_run_ends_like_an_uninterrupted_one(finished, tmp_path):

@@ -17,13 +17,17 @@ from candle_tf.timing import alternate, ratio_of
 
 
 def measure_latency(
-    sides: Mapping[str, Interpreter], pixels: np.ndarray, baseline: str, repeats: int = 15
+    sides: Mapping[str, Interpreter],
+    pixels: np.ndarray | Mapping[str, np.ndarray],
+    baseline: str,
+    repeats: int = 15,
 ) -> dict[str, Any]:
     """Times loaded files on one image after another, in turn.
 
     Args:
-        sides: loaded files by name, which take the same input.
-        pixels: of their shape and type, `[N, H, W, 3]`; a round runs through all.
+        sides: loaded files by name.
+        pixels: of their shape and type, `[N, H, W, 3]`, for all sides or by side; a round runs
+            through all N.
         baseline: the side that the others are compared with.
         repeats: rounds.
 
@@ -31,21 +35,24 @@ def measure_latency(
         "machine"; and by side "median_ms" of one image, and "ratio" to the baseline's time in the
         same round with "ratio_min" and "ratio_max".
     """
-    images = [pixels[number : number + 1] for number in range(len(pixels))]
+    given = pixels if isinstance(pixels, Mapping) else dict.fromkeys(sides, pixels)
+    count = len(given[baseline])
 
-    def side(interpreter: Interpreter) -> Callable[[], None]:
+    def side(name: str, interpreter: Interpreter) -> Callable[[], None]:
+        images = [given[name][number : number + 1] for number in range(count)]
+
         def work() -> None:
             for image in images:
                 interpreter(image)
 
         return work
 
-    seconds = alternate({name: side(each) for name, each in sides.items()}, repeats=repeats)
+    seconds = alternate({name: side(name, each) for name, each in sides.items()}, repeats=repeats)
     result: dict[str, Any] = {"machine": machine(), "threads": 1, "baseline": baseline}
     for name, times in seconds.items():
         ratio = ratio_of(times, seconds[baseline])
         result[name] = {
-            "median_ms": 1000 * statistics.median(times) / len(images),
+            "median_ms": 1000 * statistics.median(times) / count,
             "ratio": ratio.median,
             "ratio_min": ratio.min,
             "ratio_max": ratio.max,

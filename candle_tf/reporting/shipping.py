@@ -1,0 +1,65 @@
+"""Which file to ship: the binary student, or the teacher it learned from in 8 bits.
+
+print(shipping_sentence(results))
+"""
+
+from candle_tf.metrics import Metrics
+from candle_tf.reporting.results import Results
+from candle_tf.reporting.table import human_bytes, percent
+
+STUDENT, TEACHER = "tflite", "teacher_int8"
+# What can run on a device.
+SHIPPABLE = (STUDENT, "tflite_float", TEACHER)
+# The rarest classes that a split has.
+_RAREST = ("few", "medium", "many")
+
+
+def shipping_sentence(results: Results) -> str:
+    """One sentence: which of the two is smaller, which faster here, which better on rare classes.
+
+    Args:
+        results: of a run.
+
+    Returns:
+        The sentence; where there is no int8 teacher, why. Empty for a method without a teacher.
+    """
+    if "teacher" not in results.metrics or STUDENT not in results.metrics:
+        return ""
+    record = results.export.get(TEACHER)
+    if record is None:
+        return "The teacher was not written as an int8 file (--export_teacher=off)."
+    if "error" in record:
+        return f"The teacher could not be written as an int8 file: {record['error']}"
+    parts = (
+        _compare_sizes(results.bytes[STUDENT], results.bytes[TEACHER]),
+        _compare_times(record["latency"][STUDENT]["ratio"]),
+        _compare_accuracies(results.metrics[STUDENT], results.metrics[TEACHER]),
+    )
+    return (
+        f"Beside its teacher in int8 ({record['resolution']} px), the student {'; '.join(parts)}."
+    )
+
+
+def _compare_sizes(student: int, teacher: int) -> str:
+    word = "smaller" if student < teacher else "larger"
+    factor = max(student, teacher) / min(student, teacher)
+    return f"is {factor:.1f} times {word} ({human_bytes(student)} against {human_bytes(teacher)})"
+
+
+def _compare_times(ratio: float) -> str:
+    if ratio < 1:
+        return f"takes {1 / ratio:.1f} times less time an image on this machine"
+    return f"takes {ratio:.1f} times more time an image on this machine"
+
+
+def _compare_accuracies(student: Metrics, teacher: Metrics) -> str:
+    group = next((name for name in _RAREST if name in student.groups), None)
+    ours, its = (
+        (student.groups[group], teacher.groups[group]) if group else (student.mean, teacher.mean)
+    )
+    where = f"on {group}-shot classes" if group else "on the mean over classes"
+    points = 100 * (ours - its)
+    if abs(points) < 0.05:
+        return f"is as accurate {where} ({percent(ours)} %)"
+    word = "better" if points > 0 else "worse"
+    return f"is {abs(points):.1f} points {word} {where} ({percent(ours)} against {percent(its)} %)"

@@ -1,0 +1,68 @@
+"""The sentence that says what to ship."""
+
+import numpy as np
+import pytest
+
+from candle_tf.metrics import evaluate_logits
+from candle_tf.reporting.results import Results
+from candle_tf.reporting.shipping import shipping_sentence
+
+LABELS = np.array([0, 0, 1, 1])
+
+
+def metrics(right: list[bool]):
+    predictions = np.where(right, LABELS, 1 - LABELS)
+    return evaluate_logits(np.eye(2)[predictions], LABELS, {"many": [0], "few": [1]}, ["a", "b"])
+
+
+def results(student: list[bool], teacher: list[bool], ratio: float, sizes: tuple[int, int]):
+    record = {"resolution": 96, "latency": {"tflite": {"ratio": ratio}}}
+    return Results(
+        config={},
+        split={},
+        selected_epoch=1,
+        last_epoch=1,
+        metrics={
+            "teacher": metrics(teacher),
+            "tflite": metrics(student),
+            "teacher_int8": metrics(teacher),
+        },
+        bytes={"tflite": sizes[0], "teacher_int8": sizes[1]},
+        export={"teacher_int8": record},
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "sizes", "words"),
+    [
+        (0.25, (1000, 4000), ("4.0 times smaller", "4.0 times less time")),
+        (3.0, (8000, 4000), ("2.0 times larger", "3.0 times more time")),
+    ],
+)
+def test_it_says_which_is_smaller_and_faster(ratio, sizes, words):
+    sentence = shipping_sentence(results([True] * 4, [True] * 4, ratio, sizes))
+    for word in words:
+        assert word in sentence
+    assert "as accurate on few-shot classes (100.0 %)" in sentence
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "words"),
+    [
+        # Equal on the mean, and the student better where few images were.
+        ([True, False, True, True], [True, True, True, False], "50.0 points better on few-shot"),
+        ([True, True, True, False], [True, False, True, True], "50.0 points worse on few-shot"),
+    ],
+)
+def test_it_compares_the_rarest_classes(student, teacher, words):
+    assert words in shipping_sentence(results(student, teacher, 1.0, (1, 1)))
+
+
+def test_it_says_why_there_is_no_int8_teacher():
+    made = results([True] * 4, [True] * 4, 1.0, (1, 1))
+    made.export["teacher_int8"] = {"error": "no such operator"}
+    assert "no such operator" in shipping_sentence(made)
+    del made.export["teacher_int8"]
+    assert "--export_teacher=off" in shipping_sentence(made)
+    del made.metrics["teacher"]
+    assert shipping_sentence(made) == ""
