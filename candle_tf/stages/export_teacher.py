@@ -1,6 +1,6 @@
 """Part of the export: the calibrated teacher as an int8 file, measured like the student.
 
-It answers whether a binary student is worth it: what the teacher itself takes and gives once it is
+It shows whether a binary student is worth it: what the teacher itself takes and gives once it is
 quantized.
 """
 
