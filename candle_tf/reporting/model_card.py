@@ -108,7 +108,7 @@ def model_card(
             "parameters_32_bit": operations.float_parameters + operations.frozen_parameters,
         },
         "latency": _latency(export["latency"], files),
-        "compared": _compared(results),
+        "compared": _compare(results),
         "made_with": {
             "seed": config["seed"],
             "training_precision": precision,
@@ -173,7 +173,7 @@ def _latency(latency: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _compared(results: Results) -> dict[str, Any]:
+def _compare(results: Results) -> dict[str, Any]:
     """The student's file beside its float32 reference model and the teacher in int8."""
     kinds = [kind for kind in SHIPPABLE if kind in results.metrics]
     models = {
