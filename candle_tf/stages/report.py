@@ -49,7 +49,8 @@ def report(
     if teacher_file:
         metrics.update(teacher_file.metrics)
         export = {**export, TEACHER: teacher_file.record}
-        sizes.update(dict.fromkeys(teacher_file.metrics, teacher_file.record.get("bytes")))
+        if teacher_file.metrics:
+            sizes[TEACHER] = teacher_file.record["bytes"]
     results = Results(
         config=config.to_dict(),
         split=_split_summary(data),
