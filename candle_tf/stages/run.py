@@ -14,6 +14,7 @@ from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.evaluate import evaluate
 from candle_tf.stages.export import export
+from candle_tf.stages.export_requirements import check_export_requirements
 from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.report import report
@@ -46,6 +47,7 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         [folder.config_path, folder.data_check_path, folder.split_path],
         split=data.split.hash,
     )
+    check_export_requirements(config, data.split.class_names, folder)
     calibrated = None
     if config.training.distils:
         path = folder.path / "calibrate"

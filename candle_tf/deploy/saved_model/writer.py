@@ -16,13 +16,12 @@ from candle_tf.data.augment.crops import centre_box, render, whole_box
 from candle_tf.deploy.binarize import make_deployable
 from candle_tf.deploy.preprocessing.decode import decode
 from candle_tf.deploy.preprocessing.stretch import stretch
+from candle_tf.deploy.saved_model.labels import LABELS, encode_labels
 from candle_tf.deploy.saved_model.warmup import warmup_images, write_warmup
-from candle_tf.errors import UserError
 
 SIGNATURE = "serving_default"
 PIXELS = "pixels"
 TOP_CLASSES = 5
-LABELS = "labels.txt"
 # Graphs for training on would name gradients that only this package knows.
 SAVE_OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
@@ -67,7 +66,7 @@ def export_saved_model(
         UserError: for a wrong number of names, or a name that is not one line of text.
     """
     model = make_deployable(student)
-    labels = _labels(class_names, int(model.output_shape[-1]))
+    labels = encode_labels(class_names, int(model.output_shape[-1]))
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=directory) as unfinished:
@@ -156,23 +155,6 @@ def _write_warmup(saved_model: Path, size: int) -> None:
     requests = [(SIGNATURE, {"image_bytes": tf.constant([image])}) for image in images]
     pixels = tf.zeros([1, size, size, 3], tf.uint8)
     write_warmup(saved_model, [*requests, (PIXELS, {"pixels": pixels})])
-
-
-def _labels(class_names: Sequence[str], classes: int) -> str:
-    if len(class_names) != classes:
-        raise UserError(
-            f"{len(class_names)} class names were given for a student of {classes} classes: "
-            "give one per class, in the order of the training data."
-        )
-    for name in class_names:
-        # Python stands in a surrogate for each byte of a file name that is not UTF-8.
-        undecoded = any("\ud800" <= character <= "\udfff" for character in name)
-        if name.splitlines() != [name] or undecoded:
-            raise UserError(
-                f"The class name {name!r} is not one line of text, so it cannot be written to "
-                f"{LABELS}: rename that class."
-            )
-    return "".join(f"{name}\n" for name in class_names)
 
 
 def _next_number(directory: Path) -> int:

@@ -101,8 +101,7 @@ def open_litert(
     """
     if needs_compute_engine(flatbuffer, source):
         raise UserError(f"{source} needs the Larq Compute Engine; stock LiteRT cannot run it.")
-    from ai_edge_litert import interpreter as litert
-
+    litert = import_litert()
     try:
         with drop_runtime_messages():
             loaded = litert.Interpreter(model_content=flatbuffer, num_threads=num_threads)
@@ -178,3 +177,19 @@ def compute_engine() -> ModuleType:
             "run the file on the device with the engine's C++ library (docs/devices.md)."
         ) from error
     return larq_compute_engine
+
+
+def import_litert() -> ModuleType:
+    """The module `ai_edge_litert.interpreter`.
+
+    Raises:
+        UserError: where it cannot be imported.
+    """
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError as error:
+        raise UserError(
+            f"LiteRT cannot be imported on {platform.machine()} ({error}): install the packages of "
+            "requirements.txt (python -m pip install -r requirements.txt)."
+        ) from error
+    return interpreter
