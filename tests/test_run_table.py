@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 
+from candle_tf import app
+from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.reporting.bootstrap import paired_difference
 from candle_tf.reporting.test_predictions import read_test_predictions, write_test_predictions
 from tests.command import start
+from tools.run_table import setting_text
 from tools.tables.definition import read_definition
 from tools.tables.summary import write_summary
 
@@ -127,6 +131,66 @@ def test_all_tables_of_ours_can_be_read():
         definition = read_definition(path)
         assert definition.cells
         assert all((ROOT / cell.flagfile).is_file() for cell in definition.cells)
+
+
+def config_of(cell) -> Config:
+    """The settings that a cell's training would read from its command."""
+    values = flags.FlagValues()
+    app.define_config_flags(values)
+    given = [f"--{name}={setting_text(value)}" for name, value in cell.settings.items()]
+    values(["candle_tf.train", f"--flagfile={ROOT / cell.flagfile}", *given, "--data_dir=data.zip"])
+    return app.config_from_flags(values)
+
+
+def test_every_cell_of_every_table_has_settings_that_a_training_accepts():
+    for path in sorted((ROOT / "configs" / "tables").glob("*.json")):
+        for cell in read_definition(path).cells:
+            config = config_of(cell)
+            for name, value in cell.settings.items():
+                assert config.to_dict()[name] == value, (path.name, cell.name, name)
+
+
+def test_a_table_that_chooses_shows_the_validation_subset_alone(table, tmp_path):
+    folder, _ = table
+    definition = read_definition(definition_file(tmp_path, choose=True))
+    (tmp_path / "cells").mkdir()
+    for place, cell in enumerate(definition.cells):
+        record = json.loads(cell.record_path(folder / "out").read_text())
+        scores = [{"val_mean_class_accuracy": 0.125 * (place + k)} for k in (1, 3, 2)]
+        record["history"] = scores
+        cell.record_path(tmp_path).write_text(json.dumps(record))
+    write_summary(definition, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert [row["validation %"] for row in rows] == ["37.5", "50.0"]
+    assert "mean %" not in rows[0]
+    assert "balanced\\_softmax - " not in (tmp_path / "table.md").read_text()
+
+
+def test_seeds_with_validation_images_of_their_own_are_compared_on_one_test_set(table, tmp_path):
+    folder, _ = table
+    definition = read_definition(definition_file(tmp_path, seeds=[3, 4]))
+    (tmp_path / "cells").mkdir()
+    for cell in definition.cells:
+        name = cell.name.replace("-4", "-3")
+        record = json.loads((folder / "out" / "cells" / f"{name}.json").read_text())
+        record |= {"seed": cell.seed, "split": f"split of seed {cell.seed}"}
+        cell.record_path(tmp_path).write_text(json.dumps(record))
+    assert "not on the same split" not in write_summary(definition, tmp_path)
+
+
+def test_settings_of_all_cells_yield_to_those_of_an_axis(tmp_path):
+    path = definition_file(
+        tmp_path,
+        settings={"epochs": 7, "width": 0.5},
+        axes={"method": {"candle": {"epochs": 9}, "other": {}}},
+        compare=[],
+    )
+    found = {cell.name: cell.settings for cell in read_definition(path).cells}
+    assert found == {
+        "candle-3": {"epochs": 9, "width": 0.5}, "other-3": {"epochs": 7, "width": 0.5},
+    }  # fmt: skip
+    with pytest.raises(UserError, match="settings gives 'epoch', which is no setting"):
+        read_definition(definition_file(tmp_path, settings={"epoch": 1}))
 
 
 def test_the_paired_interval_covers_what_an_independent_estimate_says():

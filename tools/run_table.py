@@ -2,10 +2,11 @@
 
     python -m tools.run_table --table=configs/tables/pretrained.json --data_dir=caltech101.zip
 
-A table's file holds a flagfile of settings, axes (name -> value -> settings of its own), and seeds;
-its cells are all combinations. Each cell is a training in a process and a run folder of its own,
-and leaves cells/NAME.json: settings, seed, split, versions, hours, images seen, history, figures.
-What is finished is not run again: the same command resumes, and --cells=0 only writes the table.
+A table's file holds a flagfile, "settings" of all cells, axes (name -> value -> settings of its
+own) and seeds; its cells are all combinations. With "choose" true the table has figures of the
+validation subset alone. Each cell is a training in a process and a run folder of its own, and
+leaves cells/NAME.json: settings, seed, split, versions, hours, images seen, history, figures. What
+is finished is not run again: the same command resumes, and --cells=0 only writes the table.
 """
 
 import json
@@ -53,7 +54,7 @@ def _train(cell: Cell, folder: Path, settings: dict[str, Any]) -> None:
         "cache_dir": folder / "cache",
     }
     command = [sys.executable, "-m", "candle_tf.train", f"--flagfile={cell.flagfile}"]
-    command += [f"--{name}={_text(value)}" for name, value in given.items()]
+    command += [f"--{name}={setting_text(value)}" for name, value in given.items()]
     log = folder / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
@@ -68,7 +69,8 @@ def _train(cell: Cell, folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """A setting's value as a flag's."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -89,8 +89,10 @@ class TwoStageMethod:
         loss: the second stage's name in `registry.CALIBRATION_LOSSES`.
         scale_only: learns one factor per class and keeps the first stage's classifier; otherwise a
             new classifier is learned.
+        distils: whether the first stage learns from a teacher.
     """
 
     first: str
     loss: str
     scale_only: bool = False
+    distils: bool = False

@@ -20,6 +20,7 @@ METHODS: Registry[Callable[..., Any]] = Registry(
         "tau_normalization": "candle_tf.methods.long_tail.tau_normalization:METHOD",
         "crt": "candle_tf.methods.long_tail.decoupling:CRT",
         "mislas": "candle_tf.methods.long_tail.decoupling:MISLAS",
+        "candle_crt": "candle_tf.methods.long_tail.decoupling:CANDLE_CRT",
         "plain_distillation": "candle_tf.methods.long_tail.plain_distillation:METHOD",
         "dive": "candle_tf.methods.long_tail.dive:METHOD",
         "ltkd": "candle_tf.methods.long_tail.ltkd:METHOD",

@@ -84,7 +84,7 @@ def train_student(
     tf.keras.utils.set_random_seed(config.run.seed)
     method = METHODS[config.training.method]
     if isinstance(method, TwoStageMethod):
-        return _train_two_stages(config, data, method, folder, policy)
+        return _train_two_stages(config, data, method, targets, folder, policy)
     student = config.student.build(data.classes)
     refuse_unconvertible(student)
     if not _has_checkpoint(config, folder):
@@ -103,14 +103,19 @@ def train_student(
 
 
 def _train_two_stages(
-    config: Config, data: Data, method: TwoStageMethod, folder: Path, policy: ComputePolicy
+    config: Config,
+    data: Data,
+    method: TwoStageMethod,
+    targets: Targets | None,
+    folder: Path,
+    policy: ComputePolicy,
 ) -> Trained:
     """A whole training by the first stage's method, then the classifier alone."""
     logging.info("first of two stages: the whole student by %s", method.first)
     first = train_student(
         config.replace(method=method.first),
         data,
-        None,
+        targets,
         folder.with_name(f"{folder.name}_stage1"),
         policy,
     )

@@ -3,6 +3,8 @@
 record = collect_cell(cell, folder)        # JSON-ready, once the training has ended
 """
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +56,10 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     """The record of a finished training.
 
     Returns:
-        "values", "seed", "config", "split" (its hash), "versions", "hours", "images_seen",
-        "history", "bytes", "figures" (by model: mean, groups, per_class), "labels" and "correct"
-        (of the student, 0 or 1 for each test image).
+        "values", "seed", "config", "split" (its hash), "test" (a hash of the test images' ids),
+        "versions", "hours" and "images_seen" (of all phases and stages of the student), "history"
+        (of the last), "bytes", "figures" (by model: mean, groups, per_class), "labels" and
+        "correct" (of the student, 0 or 1 for each test image).
 
     Raises:
         UserError: where the run has not finished, or its files are damaged.
@@ -64,8 +67,11 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     run = cell.run_path(folder)
     results = read_results(run / "report.json")
     remedy = "Start the table again to write it again."
-    progress = read_json_object(run / "student" / "checkpoints" / "progress.json", remedy)
-    history = progress["history"]
+    histories = {
+        path.parents[1].name: read_json_object(path, remedy)["history"]
+        for path in run.glob("student*/checkpoints/progress.json")
+    }
+    epochs = [row for history in histories.values() for row in history]
     predictions = read_test_predictions(run / PREDICTIONS)
     names = sorted(set(predictions.classes))
     return {
@@ -73,10 +79,11 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         "seed": cell.seed,
         "config": results.config,
         "split": results.split["hash"],
+        "test": _hash(predictions.images),
         "versions": read_json_object(run / "manifest.json", remedy)["versions"],
-        "hours": sum(row["seconds"] for row in history) / 3600,
-        "images_seen": results.split["train"] * len(history),
-        "history": history,
+        "hours": sum(row["seconds"] for row in epochs) / 3600,
+        "images_seen": results.split["train"] * len(epochs),
+        "history": histories["student"],
         "bytes": results.bytes,
         "figures": {
             model: {"mean": each.mean, "groups": each.groups, "per_class": each.per_class}
@@ -85,3 +92,7 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         "labels": np.searchsorted(names, predictions.classes).tolist(),
         "correct": predictions.correct("student").astype(int).tolist(),
     }
+
+
+def _hash(names: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()

@@ -14,7 +14,7 @@ from candle_tf.errors import UserError
 from candle_tf.files import read_json_object
 from tools.tables.cells import Cell
 
-_KEYS = {"about", "flagfile", "axes", "seeds", "compare", "leave_out"}
+_KEYS = {"about", "flagfile", "settings", "axes", "seeds", "compare", "leave_out", "choose"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class TableDefinition:
         axes: names of the axes, in order.
         cells: all combinations of the axes' values and seeds; all cells of a seed before the next.
         comparisons: differences that the summary tells.
+        chooses: whether the table chooses settings: its summary holds figures of the validation
+            subset and none of the test set.
     """
 
     name: str
@@ -42,6 +44,7 @@ class TableDefinition:
     axes: tuple[str, ...]
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
+    chooses: bool = False
 
 
 def read_definition(path: Path) -> TableDefinition:
@@ -61,10 +64,11 @@ def read_definition(path: Path) -> TableDefinition:
             if unknown
             else f"{path} lacks flagfile, axes or seeds. {remedy}"
         )
-    axes, seeds = content["axes"], content["seeds"]
+    axes, seeds, shared = content["axes"], content["seeds"], content.get("settings", {})
     _check_axes(path, axes, seeds)
+    _check_settings(f"{path}: settings", shared)
     cells = tuple(
-        _cell(content["flagfile"], axes, values, seed)
+        _cell(content["flagfile"], shared, axes, values, seed)
         for seed in seeds
         for values in itertools.product(*axes.values())
         if not _is_left_out(dict(zip(axes, values, strict=True)), content.get("leave_out", []))
@@ -73,23 +77,40 @@ def read_definition(path: Path) -> TableDefinition:
     for each in comparisons:
         if each.axis not in axes or each.of not in axes[each.axis]:
             raise UserError(f"{path} compares {each.axis}={each.of}, which no axis has.")
-    return TableDefinition(path.stem, content.get("about", ""), tuple(axes), cells, comparisons)
+    return TableDefinition(
+        path.stem,
+        content.get("about", ""),
+        tuple(axes),
+        cells,
+        comparisons,
+        content.get("choose", False),
+    )
 
 
 def _check_axes(path: Path, axes: Any, seeds: Any) -> None:
     if not isinstance(axes, dict) or not axes or not seeds:
         raise UserError(f"{path} has no axis or no seed.")
-    known = Config.fields()
     for axis, values in axes.items():
         for value, settings in values.items():
-            wrong = sorted(set(settings) - set(known))
-            if wrong:
-                raise UserError(f"{path}: {axis}={value} gives {wrong[0]!r}, which is no setting.")
+            _check_settings(f"{path}: {axis}={value}", settings)
 
 
-def _cell(flagfile: str, axes: dict[str, Any], values: tuple[str, ...], seed: int) -> Cell:
+def _check_settings(place: str, settings: dict[str, Any]) -> None:
+    wrong = sorted(set(settings) - set(Config.fields()))
+    if wrong:
+        raise UserError(f"{place} gives {wrong[0]!r}, which is no setting.")
+
+
+def _cell(
+    flagfile: str,
+    shared: dict[str, Any],
+    axes: dict[str, Any],
+    values: tuple[str, ...],
+    seed: int,
+) -> Cell:
+    """Settings of a later axis win over those of an earlier one, and all over the shared ones."""
     chosen = dict(zip(axes, values, strict=True))
-    settings: dict[str, Any] = {}
+    settings = dict(shared)
     for axis, value in chosen.items():
         settings.update(axes[axis][value])
     return Cell(chosen, seed, flagfile, settings)

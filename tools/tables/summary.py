@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from candle_tf.files import read_json_object, write_atomically
+from candle_tf.methods.checkpoints import SCORE
 from candle_tf.reporting.bootstrap import paired_difference
 from candle_tf.reporting.plots import to_png
 from candle_tf.reporting.table import SHOT_GROUPS, text_table
@@ -28,10 +29,11 @@ def write_summary(definition: TableDefinition, folder: Path) -> str:
     rows = _records(definition, folder)
     if not rows:
         return "No cell is finished."
-    averages = [_average(definition, name, records) for name, records in rows.items()]
+    average = _validation_average if definition.chooses else _average
+    averages = [average(records) for records in rows.values()]
     columns = list(averages[0])
     left = (*definition.axes, "difference")
-    differences = list(_differences(definition, rows))
+    differences = [] if definition.chooses else list(_differences(definition, rows))
     parts = [
         f"# {definition.name}",
         definition.about,
@@ -45,7 +47,7 @@ def write_summary(definition: TableDefinition, folder: Path) -> str:
     table.writeheader()
     table.writerows(averages)
     write_atomically(folder / "table.csv", text.getvalue().encode())
-    write_atomically(folder / "table.png", to_png(_plot(rows)))
+    write_atomically(folder / "table.png", to_png(_plot(rows, definition.chooses)))
     told = [text_table(averages, columns, left=left)]
     if differences:
         told.append(text_table(differences, list(differences[0]), left=left))
@@ -62,7 +64,19 @@ def _records(definition: TableDefinition, folder: Path) -> dict[str, list[_Recor
     return dict(rows)
 
 
-def _average(definition: TableDefinition, name: str, records: list[_Record]) -> dict[str, str]:  # noqa: ARG001
+def _validation(record: _Record) -> float:
+    """The highest mean class accuracy on the validation subset; nan where there was none."""
+    return max((row[SCORE] for row in record["history"] if SCORE in row), default=float("nan"))
+
+
+def _validation_average(records: list[_Record]) -> dict[str, str]:
+    row = {**records[0]["values"], "seeds": str(len(records))}
+    row["validation %"] = _percent(np.array([_validation(record) for record in records]))
+    row["images seen"] = f"{np.mean([record['images_seen'] for record in records]):,.0f}"
+    return row
+
+
+def _average(records: list[_Record]) -> dict[str, str]:
     figures = [record["figures"][MODEL] for record in records]
     means = np.array([each["mean"] for each in figures])
     row = dict(records[0]["values"])
@@ -103,10 +117,12 @@ def _differences(
 def _difference(axis: str, records: list[_Record], others: list[_Record]) -> dict[str, str]:
     values, other = records[0]["values"], others[0]["values"]
     seeds = sorted({r["seed"] for r in records} & {r["seed"] for r in others})
-    same = {record["split"] for record in (*records, *others)}
+    # A seed draws the validation images; the test images must be the same for all.
+    tests = {record.get("test", record["split"]) for record in (*records, *others)}
+    splits = [{r["split"] for r in (*records, *others) if r["seed"] == seed} for seed in seeds]
     row = {name: value for name, value in values.items() if name != axis}
     row = {"difference": f"{values[axis]} - {other[axis]}", **row, "seeds": str(len(seeds))}
-    if len(same) > 1 or not seeds:
+    if len(tests) > 1 or not seeds or any(len(split) > 1 for split in splits):
         return {**row, "points": "–", "95 %": "not on the same split and seeds"}
     found = paired_difference(
         _mean_correct(records, seeds), _mean_correct(others, seeds), records[0]["labels"]
@@ -119,17 +135,21 @@ def _mean_correct(records: Sequence[_Record], seeds: Sequence[int]) -> np.ndarra
     return np.mean([record["correct"] for record in records if record["seed"] in seeds], axis=0)
 
 
-def _plot(rows: dict[str, list[_Record]]) -> Any:
+def _plot(rows: dict[str, list[_Record]], chooses: bool) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.6 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for place, records in enumerate(rows.values()):
-        means = [100 * record["figures"][MODEL]["mean"] for record in records]
+        means = [
+            100 * (_validation(each) if chooses else each["figures"][MODEL]["mean"])
+            for each in records
+        ]
         axes.barh(place, np.mean(means), color="#4477aa")
         axes.plot(means, [place] * len(means), "o", color="black", markersize=3)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel("mean class accuracy of the student, % (points: seeds)")
+    subset = "validation subset" if chooses else "test set"
+    axes.set_xlabel(f"mean class accuracy of the student on the {subset}, % (points: seeds)")
     return figure
