@@ -41,7 +41,8 @@ class Results:
         data: "scanned", "left_out", "duplicates" and "shared": the result of reading all images;
             empty in reports of older versions.
         refused: why a check refused the export, which is empty then; "" where none did.
-        refused: why a check refused the export; empty where there is one.
+        norms: norm of each class's classifier weights, by model; empty in reports of older
+            versions.
     """
 
     config: dict[str, Any]
@@ -53,6 +54,7 @@ class Results:
     export: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
+    norms: dict[str, list[float]] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows for `table.method_table`, in the order of `TITLES`."""

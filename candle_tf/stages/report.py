@@ -51,6 +51,7 @@ def report(
         export = {**export, TEACHER: teacher_file.record}
         if teacher_file.metrics:
             sizes[TEACHER] = teacher_file.record["bytes"]
+    norms = _norms(calibrated, trained)
     results = Results(
         config=config.to_dict(),
         split=_split_summary(data),
@@ -61,6 +62,7 @@ def report(
         export=export,
         data=data.check,
         refused=refused,
+        norms={name: values.tolist() for name, values in norms.items()},
     )
     write_results(results, folder.report_path)
     card = _write_card(results, trained, exported, folder) if exported else []
@@ -71,7 +73,7 @@ def report(
         labels=data.test.labels,
         logits=evaluation.logits,
         pixels=evaluation.pixels,
-        norms=_norms(calibrated, trained),
+        norms=norms,
     )
     predictions = folder.path / test_predictions.NAME
     test_predictions.write_test_predictions(

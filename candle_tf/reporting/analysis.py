@@ -1,0 +1,388 @@
+"""What finished runs say about the paper's questions: text, tables and figures.
+
+runs = [read_run(Path("runs/candle")), read_run(Path("runs/cross_entropy"))]
+sections = analyze(runs)             # the first run is compared with each of the others
+print(sections_text(sections))
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from candle_tf.reporting import analysis_plots, html, plots
+from candle_tf.reporting.bootstrap import paired_difference
+from candle_tf.reporting.results import Results, read_results
+from candle_tf.reporting.table import SHOT_GROUPS, text_table
+from candle_tf.reporting.test_predictions import NAME as PREDICTIONS
+from candle_tf.reporting.test_predictions import TestPredictions, read_test_predictions
+
+STUDENT, TEACHER = "student", "teacher"
+# Settings that say where a run is, and not what it is.
+_PLACES = ("run_dir", "cache_dir", "data_dir")
+_SHOWN_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        name: of its folder.
+        results: its report.json.
+        predictions: of its test images; None in runs of older versions.
+        steps: columns of the student's steps.csv, float `[S]` each.
+        calibration_seconds: of all epochs of the calibration; 0 without one.
+    """
+
+    name: str
+    results: Results
+    predictions: TestPredictions | None
+    steps: dict[str, np.ndarray]
+    calibration_seconds: float = 0.0
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Training images of each class, int `[C]`."""
+        return np.array(list(self.results.split["train_counts"].values()))
+
+    @property
+    def accuracies(self) -> np.ndarray:
+        """The student's accuracy on each class, float `[C]`; nan where there is no test image."""
+        return np.array(self.results.metrics[STUDENT].per_class, float)
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run's folder.
+
+    Raises:
+        UserError: where the run has not finished, or a file is damaged.
+    """
+    predictions = folder / PREDICTIONS
+    return Run(
+        folder.resolve().name,
+        read_results(folder / "report.json"),
+        read_test_predictions(predictions) if predictions.exists() else None,
+        _columns(folder / STUDENT / "steps.csv"),
+        float(np.sum(_columns(folder / "calibrate" / "history.csv").get("seconds", 0.0))),
+    )
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]} if rows else {}
+
+
+def analyze(runs: Sequence[Run]) -> list[html.Section]:
+    """The questions that these runs have an answer to; a question without data says so.
+
+    Args:
+        runs: at least one; the first is compared with each of the others.
+    """
+    sections = [
+        html.Section("Runs", [_settings_table(runs)]),
+        html.Section("Classifier weights, head to tail", list(_norms(runs))),
+        html.Section("Lambda during training", list(_lambdas(runs))),
+        html.Section("Resolutions of the teacher", list(_resolutions(runs))),
+    ]
+    for other in runs[1:]:
+        title = f"{runs[0].name} compared with {other.name}"
+        sections.append(html.Section(title, list(_comparison(runs[0], other))))
+    return sections
+
+
+def sections_text(sections: Sequence[html.Section]) -> str:
+    """The sections for a terminal, without their figures."""
+    parts = []
+    for section in sections:
+        parts.append(f"{section.title}\n{'=' * len(section.title)}")
+        for item in section.items:
+            if isinstance(item, html.Table):
+                rows = [dict(zip(item.columns, row, strict=True)) for row in item.rows]
+                table = text_table(rows, list(item.columns), left=item.columns[: item.left])
+                parts.append(f"{item.caption}\n\n{table}" if item.caption else table)
+            elif isinstance(item, str):
+                parts.append(item)
+    return "\n\n".join(parts)
+
+
+def different_settings(first: Run, other: Run) -> dict[str, tuple[object, object]]:
+    """Settings, but for folders, in which two runs differ: name -> value of each."""
+    one, two = first.results.config, other.results.config
+    names = [name for name in one if name in two and name not in _PLACES]
+    return {name: (one[name], two[name]) for name in names if one[name] != two[name]}
+
+
+def _settings_table(runs: Sequence[Run]) -> html.Table:
+    rows = []
+    for run in runs:
+        changed = different_settings(runs[0], run)
+        told = ", ".join(f"{name}={_plain(after)}" for name, (_, after) in changed.items())
+        method, mean = run.results.config["method"], _percent(run.results.metrics[STUDENT].mean)
+        rows.append([run.name, method, mean, told or "–"])
+    return html.Table(["run", "method", "mean %", "settings unlike the first run's"], rows)
+
+
+def _plain(value: object) -> str:
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# --- Weight norms: under which optimizer are the tail's larger?
+
+
+def norm_exponent(norms: np.ndarray, counts: np.ndarray) -> float:
+    """The a of norm ~ n^a, by least squares of the logarithms; nan where all n are equal.
+
+    Args:
+        norms: of each class's weights, float `[C]`, above 0.
+        counts: training images of each class, int `[C]`, at least 1.
+
+    Returns:
+        Above 0 where the head has the larger weights, below 0 where the tail has.
+    """
+    return _slope(np.log(np.asarray(counts, float)), np.log(np.asarray(norms, float)))
+
+
+def _norms(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
+    rows, shown = [], {}
+    for run in runs:
+        for model, norms in run.results.norms.items():
+            exponent = norm_exponent(np.array(norms), run.counts)
+            means = [_group_mean(run, np.array(norms), group) for group in SHOT_GROUPS]
+            optimizer = run.results.config["optimizer"] if model == STUDENT else "adam"
+            rows.append([run.name, model, optimizer, *means, f"{exponent:+.3f}"])
+            if np.array_equal(run.counts, runs[0].counts):
+                shown[f"{run.name}, {model}"] = norms
+    if not rows:
+        yield "These reports have no norms. Start a run again to write its report again."
+        return
+    yield (
+        "Mean norm of the classifier's weights by shot group, and the exponent a of norm ~ n^a: "
+        "above 0 the head has the larger weights, below 0 the tail."
+    )
+    yield html.Table(["run", "model", "optimizer", *SHOT_GROUPS, "a"], rows, left=3)
+    figure = plots.weight_norms(shown, runs[0].counts)
+    yield html.Figure(plots.to_png(figure), "Classifier weight norms, head to tail")
+
+
+def _group_mean(run: Run, values: np.ndarray, group: str) -> str:
+    names = list(run.results.split["train_counts"])
+    members = [names.index(name) for name in run.results.split["groups"].get(group, [])]
+    return f"{np.mean(values[members]):.2f}" if members else "–"
+
+
+# --- Lambda
+
+
+def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
+    rows, curves = [], {}
+    for run in runs:
+        for name, values in run.steps.items():
+            if name.startswith("lambda"):
+                # Means of a tenth of the training each.
+                tenths = [part.mean() for part in np.array_split(values, 10) if len(part)]
+                middle = tenths[len(tenths) // 2]
+                cells = [f"{x:.2f}" for x in (tenths[0], middle, tenths[-1], values.min())]
+                rows.append([run.name, name, *cells, f"{values.max():.2f}"])
+                curves[f"{run.name}, {name}"] = values
+    if not rows:
+        yield "None of these runs has a lambda: only --method=candle does."
+        return
+    yield (
+        "Weight of the KL loss: means over the first, middle and last tenth of the steps. A run "
+        "whose steps.csv has one column `lambda` gives all classes the same; `lambda_<group>` is "
+        "that of a shot group."
+    )
+    columns = ["run", "column", "first tenth", "middle", "last tenth", "lowest", "highest"]
+    yield html.Table(columns, rows, left=2)
+    figure = analysis_plots.lambda_curves(curves)
+    yield html.Figure(plots.to_png(figure), "Lambda during training")
+
+
+# --- Resolutions
+
+
+def _resolutions(runs: Sequence[Run]) -> Iterator[str | html.Table]:
+    taught = [run for run in runs if TEACHER in run.results.metrics]
+    if not taught:
+        yield "None of these runs has a teacher."
+        return
+    yield (
+        "Pixels that the teacher reads of one view, over those of the first run. Features are "
+        "cached: they are computed once for each view, and the calibration reads them from there."
+    )
+    first = taught[0]
+    rows = [
+        [
+            run.name,
+            _plain(run.results.config["calibration_resolutions"]),
+            f"{_pixels(run) / _pixels(first):.2f}",
+            f"{run.calibration_seconds:.0f}",
+            _percent(run.results.metrics[TEACHER].mean),
+            _percent(run.results.metrics[STUDENT].mean),
+        ]
+        for run in taught
+    ]
+    columns = ["run", "resolutions", "pixels", "calibration s", "teacher %", "student %"]
+    yield html.Table(columns, rows, left=2)
+    for run in taught[1:]:
+        if set(different_settings(first, run)) == {"calibration_resolutions"}:
+            gains = [
+                first.results.metrics[model].mean - run.results.metrics[model].mean
+                for model in (TEACHER, STUDENT)
+            ]
+            yield (
+                f"{first.name} and {run.name} differ in resolutions alone: teacher "
+                f"{_points(gains[0])} points, student {_points(gains[1])} points."
+            )
+
+
+def _pixels(run: Run) -> int:
+    return sum(side**2 for side in run.results.config["calibration_resolutions"])
+
+
+# --- Two runs, image by image
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Test images by which of two students is right.
+
+    Attributes:
+        both, first_only, other_only, neither: numbers of images.
+    """
+
+    both: int
+    first_only: int
+    other_only: int
+    neither: int
+
+
+def count_changes(first: np.ndarray, other: np.ndarray) -> Changes:
+    """Counts images.
+
+    Args:
+        first: whether the first student is right, bool `[N]`.
+        other: the same of the other.
+    """
+    return Changes(
+        int((first & other).sum()),
+        int((first & ~other).sum()),
+        int((~first & other).sum()),
+        int((~first & ~other).sum()),
+    )
+
+
+def gain_per_decade(gains: np.ndarray, counts: np.ndarray) -> float:
+    """How much a class's gain changes where it has ten times the training images.
+
+    Args:
+        gains: of each class, float `[C]`; nan where there is none.
+        counts: training images of each class, int `[C]`, at least 1.
+
+    Returns:
+        Below 0 where rare classes gain more; nan where all counts are equal.
+    """
+    known = ~np.isnan(gains)
+    return _slope(np.log10(np.asarray(counts, float)[known]), gains[known])
+
+
+def _comparison(first: Run, other: Run) -> Iterator[str | html.Table | html.Figure]:
+    ours, theirs = first.predictions, other.predictions
+    if ours is None or theirs is None:
+        yield "One of the runs has no test_predictions.csv. Start it again to write it."
+        return
+    if (ours.images, ours.classes) != (theirs.images, theirs.classes):
+        yield "The runs were not measured on the same test images, so they are not compared."
+        return
+    labels = np.array(ours.classes)
+    right, right_too = ours.correct(STUDENT), theirs.correct(STUDENT)
+    yield _changes_table(first, labels, right, right_too)
+    gains = first.accuracies - other.accuracies
+    slope = gain_per_decade(gains, first.counts)
+    yield (
+        f"With ten times the training images a class gains {_points(slope)} points "
+        f"{'less' if slope < 0 else 'more'}."
+        if np.isfinite(slope)
+        else "All classes have the same number of training images."
+    )
+    figure = analysis_plots.gains_by_class_size(gains, first.counts)
+    yield html.Figure(plots.to_png(figure), "Gain of each class against its training images")
+    yield from _losing_classes(first, other, gains)
+
+
+def _changes_table(
+    run: Run, labels: np.ndarray, right: np.ndarray, right_too: np.ndarray
+) -> html.Table:
+    groups = {"all": np.ones(len(labels), bool)} | {
+        group: np.isin(labels, run.results.split["groups"][group])
+        for group in SHOT_GROUPS
+        if group in run.results.split["groups"]
+    }
+    rows = []
+    for name, of_group in groups.items():
+        if not of_group.any():
+            continue
+        found = paired_difference(right[of_group], right_too[of_group], labels[of_group])
+        changes = count_changes(right[of_group], right_too[of_group])
+        counted = [changes.both, changes.first_only, changes.other_only, changes.neither]
+        interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+        rows.append([name, *map(str, counted), _points(found.mean), interval])
+    columns = ["classes", "both right", "first alone", "other alone", "neither", "points", "95 %"]
+    caption = "Test images by which student is right, and the difference in mean class accuracy"
+    return html.Table(columns, rows, caption)
+
+
+def _losing_classes(first: Run, other: Run, gains: np.ndarray) -> Iterator[str | html.Table]:
+    names = list(first.results.split["train_counts"])
+    losing = [c for c in np.argsort(gains, kind="stable") if gains[c] < 0]
+    tested = int((~np.isnan(gains)).sum())
+    yield f"{len(losing)} of {tested} classes are worse than with {other.name}."
+    taught = first.results.metrics.get(TEACHER)
+    of_teacher = np.array(taught.per_class, float) if taught else np.full(len(gains), np.nan)
+    if taught and losing:
+        weak = int(np.sum(of_teacher[losing] < other.accuracies[losing]))
+        yield (
+            f"In {weak} of them the teacher itself is worse than {other.name}. The teacher's mean "
+            f"accuracy is {_percent(_mean(of_teacher[losing]))} % on classes that lose and "
+            f"{_percent(_mean(np.delete(of_teacher, losing)))} % on the others."
+        )
+    rows = [
+        [
+            names[c],
+            str(first.counts[c]),
+            _percent(first.accuracies[c]),
+            _percent(other.accuracies[c]),
+            _percent(of_teacher[c]),
+        ]
+        for c in losing[:_SHOWN_CLASSES]
+    ]
+    if rows:
+        columns = ["class", "training images", f"{first.name} %", f"{other.name} %", "teacher %"]
+        yield html.Table(columns, rows, "Classes that lose most")
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Of the least-squares line; nan where all x are equal."""
+    deviations = x - x.mean() if len(x) else x
+    spread = float(deviations @ deviations)
+    return float(deviations @ y) / spread if spread > 0 else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of the values that are not nan; nan where there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}" if np.isfinite(fraction) else "–"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"

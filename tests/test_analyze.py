@@ -1,0 +1,186 @@
+"""`candle_tf.analyze` on made runs of 4 classes, whose figures are computed here by hand."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from candle_tf.metrics import evaluate_logits
+from candle_tf.reporting import analysis, html
+from candle_tf.reporting.results import Results, write_results
+from candle_tf.reporting.test_predictions import NAME, write_test_predictions
+from tests.command import start
+
+CLASSES = ["a", "b", "c", "d"]
+COUNTS = np.array([1000, 100, 10, 1])
+GROUPS = {"many": ["a"], "medium": ["b"], "few": ["c", "d"]}
+LABELS = np.repeat(np.arange(4), 10)
+# Right answers of each class, of 10 test images.
+CANDLE, OTHER, TAUGHT = [9, 8, 8, 6], [10, 7, 5, 2], [9, 9, 9, 9]
+
+
+def logits_with(right: list[int]) -> np.ndarray:
+    """The first `right[c]` images of class c are right, the rest are taken for the next class."""
+    place = np.tile(np.arange(10), 4)
+    predicted = np.where(place < np.array(right)[LABELS], LABELS, (LABELS + 1) % 4)
+    return np.eye(4)[predicted] * 5
+
+
+def make_run(folder: Path, right, norms, *, teacher=TAUGHT, images="image", **config) -> Path:
+    folder.mkdir()
+    groups = {name: np.array([CLASSES.index(c) for c in of]) for name, of in GROUPS.items()}
+    logits = {"student": logits_with(right)} | (
+        {"teacher": logits_with(teacher)} if teacher else {}
+    )
+    settings = {"method": "candle", "optimizer": "adam", "calibration_resolutions": [96, 128],
+                "run_dir": str(folder), **config}  # fmt: skip
+    split = {"hash": "h", "train_counts": dict(zip(CLASSES, COUNTS.tolist(), strict=True)),
+             "groups": GROUPS}  # fmt: skip
+    metrics = {
+        name: evaluate_logits(values, LABELS, groups, CLASSES) for name, values in logits.items()
+    }
+    results = Results(settings, split, 1, 1, metrics, {}, {}, norms={"student": norms})
+    write_results(results, folder / "report.json")
+    ids = [f"{images}{number}" for number in range(40)]
+    write_test_predictions(folder / NAME, ids, LABELS, logits, CLASSES)
+    return folder
+
+
+def write_csv(path: Path, columns: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    base = tmp_path_factory.mktemp("runs")
+    candle = make_run(base / "candle", CANDLE, (COUNTS**-0.25).tolist())
+    steps = np.linspace(1.0, 0.0, 100)
+    write_csv(candle / "student" / "steps.csv",
+              {"epoch": np.ones(100), "lambda": steps, "lambda_few": steps / 2})  # fmt: skip
+    write_csv(candle / "calibrate" / "history.csv", {"epoch": [1, 2], "seconds": [3.5, 4.5]})
+    sgd = make_run(base / "plain", OTHER, (COUNTS**0.5).tolist(), teacher=None,
+                   method="cross_entropy", optimizer="adam_sgd")  # fmt: skip
+    single = make_run(base / "single", CANDLE, [1.0] * 4, teacher=[9, 9, 8, 8],
+                      calibration_resolutions=[128])  # fmt: skip
+    elsewhere = make_run(base / "elsewhere", OTHER, [1.0] * 4, images="other")
+    return candle, sgd, single, elsewhere
+
+
+@pytest.fixture(scope="module")
+def sections(folders):
+    found = analysis.analyze([analysis.read_run(folder) for folder in folders])
+    return {section.title: section for section in found}
+
+
+def tables(section: html.Section) -> list[dict[str, dict[str, str]]]:
+    """Each table as rows by their first cell."""
+    return [
+        {row[0]: dict(zip(item.columns, row, strict=True)) for row in item.rows}
+        for item in section.items
+        if isinstance(item, html.Table)
+    ]
+
+
+def text(section: html.Section) -> str:
+    return " ".join(item for item in section.items if isinstance(item, str))
+
+
+def test_the_exponent_of_the_norms_is_that_of_the_power_law(sections):
+    (table,) = tables(sections["Classifier weights, head to tail"])
+    assert table["candle"]["a"] == "-0.250"
+    assert table["plain"]["a"] == "+0.500"
+    assert table["plain"]["optimizer"] == "adam_sgd"
+    assert table["candle"]["few"] == f"{np.mean([10**-0.25, 1.0]):.2f}"
+    assert np.isnan(analysis.norm_exponent(np.ones(3), np.full(3, 7)))
+
+
+def test_lambda_is_told_of_every_column(sections):
+    section = sections["Lambda during training"]
+    (table,) = [item for item in section.items if isinstance(item, html.Table)]
+    assert [row[:2] for row in table.rows] == [["candle", "lambda"], ["candle", "lambda_few"]]
+    first, last = np.linspace(1, 0, 100)[:10].mean(), np.linspace(1, 0, 100)[-10:].mean()
+    assert [table.rows[0][2], table.rows[0][4]] == [f"{first:.2f}", f"{last:.2f}"]
+
+
+def test_resolutions_cost_pixels_and_what_they_gain_is_told_of_runs_that_differ_in_them(sections):
+    section = sections["Resolutions of the teacher"]
+    (table,) = tables(section)
+    assert list(table) == ["candle", "single", "elsewhere"]
+    assert table["single"]["pixels"] == f"{128**2 / (96**2 + 128**2):.2f}"
+    assert table["candle"]["calibration s"] == "8"
+    assert "candle and single differ in resolutions alone: teacher +5.0 points" in text(section)
+    assert "elsewhere differ" not in text(section)
+
+
+def test_images_are_counted_by_which_student_is_right(sections):
+    changes, losing = tables(sections["candle compared with plain"])
+    both = np.minimum(CANDLE, OTHER)
+    assert [changes["all"][name] for name in ("both right", "first alone", "other alone")] == [
+        str(both.sum()), str(sum(CANDLE) - both.sum()), str(sum(OTHER) - both.sum()),
+    ]  # fmt: skip
+    assert int(changes["all"]["neither"]) == 40 - np.maximum(CANDLE, OTHER).sum()
+    assert changes["all"]["points"] == f"{100 * (np.sum(CANDLE) - np.sum(OTHER)) / 40:+.1f}"
+    assert changes["few"]["points"] == "+35.0"
+    assert changes["many"]["points"] == "-10.0"
+    assert list(losing) == ["a"]
+    assert losing["a"]["teacher %"] == "90.0"
+
+
+def test_gain_against_class_size_and_where_it_does_not_help(sections):
+    said = text(sections["candle compared with plain"])
+    gains = (np.array(CANDLE) - np.array(OTHER)) / 10
+    slope = np.polyfit(np.log10(COUNTS), gains, 1)[0]
+    assert f"gains {100 * slope:+.1f} points less" in said
+    assert "1 of 4 classes are worse than with plain" in said
+    # Class a: the teacher is right in 9 of 10, the other student in all.
+    assert "In 1 of them the teacher itself is worse" in said
+
+
+def test_a_class_without_test_images_has_no_gain():
+    gains = np.array([0.1, np.nan, 0.3])
+    expected = np.polyfit(np.log10([100, 1]), [0.1, 0.3], 1)[0]
+    assert analysis.gain_per_decade(gains, np.array([100, 10, 1])) == pytest.approx(expected)
+
+
+def test_other_test_images_are_not_compared(sections):
+    section = sections["candle compared with elsewhere"]
+    assert "not measured on the same test images" in text(section)
+    assert not tables(section)
+
+
+def test_runs_are_told_by_their_settings(sections):
+    (table,) = tables(sections["Runs"])
+    assert table["single"]["settings unlike the first run's"] == "calibration_resolutions=128"
+    assert table["candle"]["mean %"] == f"{100 * np.sum(CANDLE) / 40:.1f}"
+
+
+def test_the_command_prints_it_and_writes_a_page(folders, tmp_path):
+    page = tmp_path / "analysis.html"
+    done = start("candle_tf.analyze", *map(str, folders[:2]), f"--html={page}")
+    assert done.returncode == 0, done.stderr
+    assert "candle compared with plain" in done.stdout
+    assert "Classes that lose most" in done.stdout
+    assert page.read_text().count("data:image/png") == 3
+
+
+def test_an_unfinished_run_and_no_run_are_told(tmp_path):
+    for arguments, said in (([str(tmp_path)], "has not finished"), ([], "Give folders")):
+        done = start("candle_tf.analyze", *arguments)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_older_runs_without_norms_predictions_and_logs(folders, tmp_path):
+    older = analysis.read_run(folders[0])
+    write_results(Results(**{**vars(older.results), "norms": {}}), tmp_path / "report.json")
+    found = analysis.analyze([analysis.read_run(tmp_path)] * 2)
+    said = analysis.sections_text(found)
+    assert "have no norms" in said
+    assert "None of these runs has a lambda" in said
+    assert "no test_predictions.csv" in said
