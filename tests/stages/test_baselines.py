@@ -89,19 +89,41 @@ def _restore(trained):
     return trained.student, trained.checkpoints
 
 
-def test_a_teachers_logits_reach_a_student_that_distils_them(tmp_path):
-    config = configure(tmp_path, "ltkd")
-    folder = open_run_folder(config)
-    data = prepare(config, folder)
+def made_targets(data) -> CachedTargets:
+    """Features and logits of no teacher: what is learned does not matter here."""
     rng = np.random.default_rng(0)
     size = len(data.train)
-    targets = CachedTargets(
+    return CachedTargets(
         rng.normal(size=(size, 4)).astype(np.float16),
         rng.normal(size=(size, data.classes)).astype(np.float16),
         same_for_all(size),
     )
+
+
+def test_a_teachers_logits_reach_a_student_that_distils_them(tmp_path):
+    config = configure(tmp_path, "ltkd")
+    folder = open_run_folder(config)
+    data = prepare(config, folder)
+    targets = made_targets(data)
     policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
     trained = training.train_student(config, data, targets, folder.path / "student", policy)
     row = trained.checkpoints.history[-1]
     assert config.training.distils
     assert row["objective"] == pytest.approx(0.5 * row["label"] + 0.5 * row["kl"], rel=1e-4)
+
+
+def test_features_alone_leave_the_classifier_to_the_second_stage(tmp_path):
+    config = configure(
+        tmp_path, "candle_crt", balance="fixed", fixed_lambda=0.0, classifier_epochs=1
+    )
+    folder = open_run_folder(config)
+    data = prepare(config, folder)
+    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
+    targets = made_targets(data)
+    trained = training.train_student(config, data, targets, folder.path / "student", policy)
+    assert config.training.distils
+    record = tmp_path / "student_stage1" / "checkpoints" / "progress.json"
+    (row,) = json.loads(record.read_text())["history"]
+    assert row["objective"] == pytest.approx(row["fs"], rel=1e-5)
+    (row,) = trained.checkpoints.history
+    assert "fs" not in row
