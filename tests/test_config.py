@@ -168,6 +168,7 @@ def test_one_bad_resolution_among_good_ones_is_named():
             ["--select_epoch=best", "--validation_fraction=0", "--select_epoch=last"],
         ),
         ({"mix": "mixup"}, ["--mix=mixup", "--teacher_view=whole", "--teacher_view=same"]),
+        ({"mix": "mixup", "method": "ltkd"}, ["--mix=mixup", "--teacher_view=whole"]),
         (
             {"randaugment_layers": 3},
             ["--randaugment_layers=3", "--randaugment_magnitude=0", "up to 10"],
