@@ -16,7 +16,7 @@ CLASSES = ["a", "b", "c", "d"]
 COUNTS = np.array([1000, 100, 10, 1])
 GROUPS = {"many": ["a"], "medium": ["b"], "few": ["c", "d"]}
 LABELS = np.repeat(np.arange(4), 10)
-# Right answers of each class, of 10 test images.
+# Images of each class that are classified correctly, of 10.
 CANDLE, OTHER, TAUGHT = [9, 8, 8, 6], [10, 7, 5, 2], [9, 9, 9, 9]
 
 

@@ -79,7 +79,7 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
 
 
 def analyze(runs: Sequence[Run]) -> list[html.Section]:
-    """The questions that these runs have an answer to; a question without data says so.
+    """What these runs say about each question; one without data says that it has none.
 
     Args:
         runs: at least one; the first is compared with each of the others.
