@@ -10,6 +10,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from candle_tf.data.images.heif import find_heif_kind, read_avif_orientation, require_decoder
 from candle_tf.data.images.orientation import hide_exif, read_orientation, upright
 from candle_tf.errors import UserError
 
@@ -26,14 +27,14 @@ MAX_PIXELS = 1024**3 // 4 // 3
 MAX_RATIO = 500
 _RATIO_FREE_PIXELS = 2**24
 
-# Only these decoders run, whatever format the bytes claim.
+# Only these decoders run, whatever format the bytes claim; and of HEIC or AVIF its own.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Needed as Image.open does not load decoders when it is given a list of formats.
 Image.init()
 
 
 def decode_image(data: bytes, origin: str) -> np.ndarray:
-    """Decodes one JPEG, PNG, WebP, BMP or GIF image.
+    """Decodes one JPEG, PNG, WebP, BMP, GIF, AVIF or, with pillow-heif, HEIC image.
 
     The EXIF orientation is applied, other metadata is not used. Grey, palette and CMYK images
     become RGB (colour profiles are not applied, and Adobe's inverted CMYK is recognised by its
@@ -48,14 +49,19 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
         uint8 [H, W, 3], RGB, 0..255, writable.
 
     Raises:
-        UserError: If the data has another format, is damaged or truncated, has more than
-            `MAX_PIXELS` pixels, or over 16 million with a ratio above `MAX_RATIO`.
+        UserError: If the data has another format, or one whose decoder is not installed, is damaged
+            or truncated, has more than `MAX_PIXELS` pixels, or over 16 million with a ratio above
+            `MAX_RATIO`.
     """
+    kind = find_heif_kind(data)
+    formats = (require_decoder(kind, origin),) if kind else _FORMATS
     try:
-        with Image.open(io.BytesIO(hide_exif(data)), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(hide_exif(data)), formats=formats) as image:
             _refuse_bomb(image.size, len(data), origin)
             image.load()
-            return np.array(_to_rgb(upright(image, read_orientation(data))))
+            avif = kind == "AVIF"
+            orientation = read_avif_orientation(image) if avif else read_orientation(data)
+            return np.array(_to_rgb(upright(image, orientation)))
     except UserError:
         raise
     # Decoders raise almost anything on damaged bytes, also TypeError, KeyError and MemoryError.

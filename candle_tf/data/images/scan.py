@@ -18,6 +18,7 @@ import numpy as np
 
 from candle_tf.data.cached_arrays import stored_array
 from candle_tf.data.images.decode import DECODE_VERSION
+from candle_tf.data.images.heif import find_decoders
 from candle_tf.data.sources.source import Source
 from candle_tf.errors import UserError
 
@@ -25,7 +26,7 @@ _BLOCK = 256
 _THREADS = 4
 _HASH_BYTES = 32
 # Raise it with every change of what a scan stores; of what can be decoded see `DECODE_VERSION`.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,9 @@ def scan_images(source: Source, ids: Sequence[str], folder: Path) -> Scan:
         UserError: If the cache cannot be written. An unreadable image is no error here.
     """
     content = source.content_hash(ids, missing="missing")
-    key = {"source": source.name, "content": content, "version": [_VERSION, DECODE_VERSION]}
+    # What could not be read can be once its decoder is installed.
+    version = [_VERSION, DECODE_VERSION, *find_decoders().values()]
+    key = {"source": source.name, "content": content, "version": version}
 
     def scan_block(start: int, stop: int) -> np.ndarray:
         return np.stack(list(pool.map(lambda i: _scan_image(source, i), ids[start:stop])))

@@ -22,7 +22,9 @@ from candle_tf.data.images.decode import decode_image
 from candle_tf.data.sources.source import LabelledImages, Source, find_repeats
 from candle_tf.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif")
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".heic", ".heif", ".avif",
+)  # fmt: skip
 
 # Left by file managers and packers. Names that start with a dot are skipped too.
 _JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir"})

@@ -14,6 +14,7 @@ from candle_tf.deploy.preprocessing.orientation import apply_orientation, read_o
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_HEIF_BOX = b"ftyp"
 # Places in a PNG's header, which every PNG begins with.
 _WIDTH, _HEIGHT, _DEPTH, _COLOUR = 16, 20, 24, 25
 _GREY = 0
@@ -39,7 +40,13 @@ def decode(encoded: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     """
     is_png = tf.equal(tf.strings.substr(encoded, 0, len(_PNG)), _PNG)
     is_jpeg = tf.equal(tf.strings.substr(encoded, 0, len(_JPEG)), _JPEG)
-    refusal = [tf.constant("image"), index, tf.constant("is no JPEG or PNG")]
+    box = tf.strings.substr(encoded + b"\x00" * 8, 4, 4)
+    kind = tf.where(
+        tf.equal(box, _HEIF_BOX),
+        "is HEIC or AVIF, which is not decoded here: send a JPEG or PNG",
+        "is no JPEG or PNG",
+    )
+    refusal = [tf.constant("image"), index, kind]
     with tf.control_dependencies([tf.debugging.Assert(is_png | is_jpeg, refusal)]):
         encoded = tf.identity(encoded)
     pixels = tf.cond(is_png, lambda: _png_pixels(encoded), lambda: _jpeg_pixels(encoded))

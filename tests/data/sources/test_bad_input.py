@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from candle_tf.config import Config
+from candle_tf.data.images import heif
 from candle_tf.data.sources.registry import open_source
 from candle_tf.errors import UserError
 from candle_tf.run_folder import open_run_folder
@@ -207,6 +208,16 @@ def _(root: Path) -> object:
 def _(root: Path) -> object:
     bad = {f"train/ant/{i}.png": b"" for i in range(5)}
     return run_on(root, files_with(bad), on_bad_image="skip")
+
+
+@case("HEIC images where no decoder is installed")
+def _(root: Path) -> object:
+    data = write_folder(root / "images", tree("train/ant/1.png", "train/bee/1.png"))
+    path = root / "images" / "train" / "ant" / "2.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.MonkeyPatch.context() as patch, open_source("folder", data) as source:
+        patch.setattr(heif, "find_decoders", lambda: {"HEIC": "", "AVIF": ""})
+        return source.read_image(next(i for i in source.train.ids if i.endswith(".heic")))
 
 
 def open_table(root: Path, text: str) -> object:

@@ -210,6 +210,7 @@ def test_orientations_turn_as_exif_says():
         (b"GIF89a and so on", "is no JPEG or PNG"),
         (encode(noise(4, 4, 3), "WEBP"), "is no JPEG or PNG"),
         (encode(noise(4, 4, 3), "BMP"), "is no JPEG or PNG"),
+        (b"\0\0\0\x18ftypheic", "is HEIC or AVIF, which is not decoded here: send a JPEG or PNG"),
         (encode(noise(40, 40, 3), "JPEG")[:-300], "JPEG"),
         (encode(noise(40, 40, 3), "JPEG")[:30], "JPEG"),
         (encode(noise(40, 40, 3), "PNG")[:-300], "PNG"),
@@ -221,7 +222,7 @@ def test_orientations_turn_as_exif_says():
 def test_bad_images_are_refused(encoded, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message) as refusal:
         in_graph(encoded)
-    if message in ("is no JPEG or PNG", "pixels"):
+    if message.startswith("is ") or message == "pixels":
         assert "[image] [3]" in str(refusal.value)
 
 
