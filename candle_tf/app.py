@@ -7,7 +7,6 @@ if __name__ == "__main__":
     app.run(lambda _: main(app.config_from_flags()))
 """
 
-import io
 import logging as standard_logging
 import sys
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from candle_tf.data.catalog import settings_of
 from candle_tf.errors import UserError
 from candle_tf.files import expand_home
 from candle_tf.runtime_messages import quiet_imports
+from candle_tf.terminal import guard_streams
 
 _CONFIG_FILE = "config"
 
@@ -114,6 +114,7 @@ def run(main: Callable[[list[str]], None], takes_arguments: bool = False) -> Non
         logging.get_absl_handler().setFormatter(None)
         if logging.get_verbosity() < logging.DEBUG:
             logging.get_absl_handler().addFilter(_is_ours)
+        logging.get_absl_handler().python_handler.stream = sys.stderr
         quiet_imports()
         if len(argv) > 1 and not takes_arguments:
             _fail(f"{argv[1]!r} is not a flag; flags begin with --.")
@@ -124,10 +125,8 @@ def run(main: Callable[[list[str]], None], takes_arguments: bool = False) -> Non
         except KeyboardInterrupt:
             _fail("Stopped. The same command resumes from the last checkpoint.", code=130)
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a character shows its code.
-            stream.reconfigure(errors="backslashreplace")
+    # A terminal shows codes of what it cannot show, or should not obey.
+    guard_streams()
     absl_app.run(main_with_messages, flags_parser=_parse)
 
 
@@ -143,6 +142,8 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(_illegal_value(str(error)))
     except flags.Error as error:
         _fail(str(error).removeprefix("ERROR:: "))
+    except RecursionError:
+        _fail("the flagfiles are nested too deeply: one names another, and that one the next.")
     except UnicodeDecodeError as error:  # absl reads flagfiles as UTF-8
         _fail(f"a flagfile is not a text file: {error}")
 

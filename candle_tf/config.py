@@ -12,14 +12,13 @@ write its field in its group: flag, help and JSON follow. To add a group, give i
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.settings import DataSettings
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import read_json_object, write_atomically
 from candle_tf.methods.long_tail.settings import BaselineSettings
 from candle_tf.methods.settings import (
     BalanceSettings,
@@ -28,7 +27,7 @@ from candle_tf.methods.settings import (
     TrainingSettings,
 )
 from candle_tf.plugins import import_plugins
-from candle_tf.settings import SettingsGroup, setting
+from candle_tf.settings import SettingsGroup, convert_setting, setting
 from candle_tf.students.settings import ComputeSettings, StudentSettings
 from candle_tf.teachers.settings import TeacherSettings
 
@@ -168,7 +167,7 @@ class Config:
         if unknown:
             raise UserError(f"{origin} holds {unknown[0]!r}, which is not a setting.")
         return cls(
-            **{name: _convert(fields[name], value, origin) for name, value in values.items()}
+            **{name: convert_setting(fields[name], value, origin) for name, value in values.items()}
         )
 
     @classmethod
@@ -178,33 +177,7 @@ class Config:
         Raises:
             UserError: where the file is missing, is not JSON, or holds what no run can use.
         """
-        try:
-            values = json.loads(Path(path).read_text())
-        except FileNotFoundError as error:
-            raise UserError(f"There is no settings file {path}.") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"The settings file {path} cannot be read: {error}.") from error
-        if not isinstance(values, dict):
-            raise UserError(f"The settings file {path} does not hold one JSON object.")
+        if not Path(path).exists():
+            raise UserError(f"There is no settings file {path}.")
+        values = read_json_object(Path(path), "It is to hold settings, as a run's config.json.")
         return cls.from_dict(values, str(path))
-
-
-def _convert(field: "dataclasses.Field[Any]", value: Any, origin: str) -> Any:
-    """`value` as the field's type, refusing what JSON cannot mean by it."""
-    kind: type[Any] = type(field.default)
-    accepts: Callable[[Any], bool] = {
-        bool: lambda v: isinstance(v, bool),
-        int: lambda v: isinstance(v, int) and not isinstance(v, bool),
-        float: lambda v: isinstance(v, int | float) and not isinstance(v, bool),
-        str: lambda v: isinstance(v, str),
-        tuple: lambda v: (
-            isinstance(v, list)
-            and all(isinstance(item, int) and not isinstance(item, bool) for item in v)
-        ),
-    }[kind]
-    if not accepts(value):
-        raise UserError(f"{origin} gives {field.name}={value!r}, which is no {kind.__name__}.")
-    try:
-        return kind(value)
-    except OverflowError as error:
-        raise UserError(f"{origin} gives {field.name} a number that is out of range.") from error

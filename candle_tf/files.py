@@ -67,6 +67,29 @@ def expand_home(path: str) -> str:
     return expanded
 
 
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """What JSON says: the one place where JSON of others is read.
+
+    Args:
+        text: of a file or a request.
+        **options: of `json.loads`.
+
+    Raises:
+        ValueError: for text that is not JSON, and for nesting and numbers that Python cannot read;
+            one line that says which.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError as error:
+        if "integer string conversion" in str(error):
+            raise ValueError("it holds a whole number of thousands of digits") from error
+        raise
+
+
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     """Reads a file that holds one JSON object.
 
@@ -79,12 +102,11 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
             numbers beyond what Python reads count as damage too.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         if not isinstance(content, dict):
             raise ValueError("it does not hold one JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{path} is damaged ({reason}). {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}). {remedy}") from error
     return content
 
 

@@ -14,9 +14,10 @@ runs/digits/
 
 import dataclasses
 import json
+import os
 import platform
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +31,7 @@ from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, sha256_of_file, write_atomically
 from candle_tf.folder_lock import lock_folder
 
+_CONFIG = "config.json"
 _PACKAGES = (
     "tensorflow",
     "tf_keras",
@@ -57,7 +59,7 @@ class RunFolder:
     @property
     def config_path(self) -> Path:
         """The settings of the run."""
-        return self.path / "config.json"
+        return self.path / _CONFIG
 
     @property
     def split_path(self) -> Path:
@@ -160,38 +162,82 @@ def open_run_folder(config: Config) -> RunFolder:
             another process, or cannot be written.
     """
     path = Path(config.run.run_dir)
+    lock, _ = claim_folder(path, config.to_dict(), _CHANGEABLE, _read_config)
+    return RunFolder(path, lock)
+
+
+def claim_folder(
+    path: Path,
+    settings: dict[str, Any],
+    changeable: Collection[str],
+    read: Callable[[Path], dict[str, Any]],
+) -> tuple[IO[str] | None, dict[str, Any] | None]:
+    """Makes a folder for work that can be resumed, or opens it again; writes config.json.
+
+    What killed processes were writing there is removed.
+
+    Args:
+        path: of the folder.
+        settings: JSON-ready, by flag name.
+        changeable: names of those that may differ from the ones in the folder.
+        read: reads a config.json, and refuses one of other work.
+
+    Returns:
+        The folder's lock, as `lock_folder`, and the settings that were there, if any.
+
+    Raises:
+        UserError: if the folder has other settings (which are named), is in use by another process,
+            or cannot be written.
+    """
+    config_path = path / _CONFIG
     try:
         path.mkdir(parents=True, exist_ok=True)
-        folder = RunFolder(path, lock_folder(path))
+        lock = lock_folder(path)
         _remove_leftovers(path)
-        if folder.config_path.exists():
-            _require_same(Config.from_json(folder.config_path), config, folder.path)
-        config.to_json(folder.config_path)
+        before = read(config_path) if config_path.exists() else None
+        if before is not None:
+            _require_same(before, settings, changeable, path)
+        write_atomically(config_path, (json.dumps(settings, indent=2) + "\n").encode())
     except OSError as error:
-        raise UserError(f"--run_dir={config.run.run_dir} cannot be written: {error}.") from error
-    return folder
+        raise UserError(f"--run_dir={path} cannot be written: {error}.") from error
+    return lock, before
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    return Config.from_json(path).to_dict()
 
 
 def _remove_leftovers(path: Path) -> None:
     """Removes what killed processes were writing; the folder is locked by this one."""
-    for folder in path.rglob(".unfinished-*"):
-        shutil.rmtree(folder, ignore_errors=True)
-    for file in path.rglob(".*.unfinished"):
-        process = file.name.split(".")[-2]
-        # A cache in the run folder may be shared with a process that runs.
-        if not (process.isdigit() and Path(f"/proc/{process}").exists()):
-            file.unlink(missing_ok=True)
+    waiting = [path]
+    while waiting:
+        try:
+            entries = list(os.scandir(waiting.pop()))
+        except OSError:  # no rights, or a path that is too long: nothing of ours
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name.startswith(".unfinished-"):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    waiting.append(Path(entry.path))
+            elif entry.name.startswith(".") and entry.name.endswith(".unfinished"):
+                process = entry.name.split(".")[-2]
+                # A cache in the run folder may be shared with a process that runs.
+                if not (process.isdigit() and Path(f"/proc/{process}").exists()):
+                    Path(entry.path).unlink(missing_ok=True)
 
 
-def _require_same(before: Config, now: Config, path: Path) -> None:
-    old, new = before.to_dict(), now.to_dict()
+def _require_same(
+    old: dict[str, Any], new: dict[str, Any], changeable: Collection[str], path: Path
+) -> None:
     changed = [
         f"--{name} was {old[name]} and is now {new[name]}"
         for name in new
-        if name not in _CHANGEABLE and old[name] != new[name]
+        if name not in changeable and old[name] != new[name]
     ]
     if changed:
         raise UserError(
             f"{path} has a run with other settings: {'; '.join(changed)}. Give another "
-            "--run_dir, or the settings of that run (--config) to resume it."
+            "--run_dir, or the settings of that run (config.json in it) to resume it."
         )

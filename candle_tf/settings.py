@@ -12,7 +12,7 @@ groups.
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from candle_tf.errors import UserError
@@ -90,6 +90,36 @@ def check_setting(field: "dataclasses.Field[Any]", value: Any) -> None:
                 f"--{field.name}={_abbreviate(number)} is out of range; "
                 f"it must be {_range(bounds)}."
             )
+
+
+def convert_setting(field: "dataclasses.Field[Any]", value: Any, origin: str) -> Any:
+    """`value` as the field's type, refusing what JSON cannot mean by it.
+
+    Args:
+        field: of a settings group.
+        value: as JSON gives it.
+        origin: the file, for messages.
+
+    Raises:
+        UserError: for a value of another type.
+    """
+    kind: type[Any] = type(field.default)
+    accepts: Callable[[Any], bool] = {
+        bool: lambda v: isinstance(v, bool),
+        int: lambda v: isinstance(v, int) and not isinstance(v, bool),
+        float: lambda v: isinstance(v, int | float) and not isinstance(v, bool),
+        str: lambda v: isinstance(v, str),
+        tuple: lambda v: (
+            isinstance(v, list)
+            and all(isinstance(item, int) and not isinstance(item, bool) for item in v)
+        ),
+    }[kind]
+    if not accepts(value):
+        raise UserError(f"{origin} gives {field.name}={value!r}, which is no {kind.__name__}.")
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise UserError(f"{origin} gives {field.name} a number that is out of range.") from error
 
 
 def _abbreviate(number: float) -> str:

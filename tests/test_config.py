@@ -17,6 +17,10 @@ COMPANIONS = {
     ("randaugment_layers", 1): {"randaugment_magnitude": 5.0},
     ("randaugment_layers", 14): {"randaugment_magnitude": 5.0},
     ("mix", "mixup"): {"teacher_view": "same"},
+    ("mix_alpha", 1e-3): {"mix": "mixup", "teacher_view": "same"},
+    ("mix_alpha", 1e3): {"mix": "cutmix", "method": "cross_entropy"},
+    ("binary_learning_rate", 1e3): {"optimizer": "adam_sgd"},
+    ("imbalance_factor", 1e9): {"profile": "step"},
     ("mix", "cutmix"): {"method": "cross_entropy"},
 }
 

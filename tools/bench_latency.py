@@ -20,7 +20,7 @@ from absl import flags
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import read_json_object, write_atomically
 from candle_tf.reporting.table import ABSENT, human_bytes, percent, text_table
 
 REFERENCE = "student.float.tflite"
@@ -95,7 +95,7 @@ def _describe(paths: list[Path]) -> dict[str, dict[str, Any]]:
     if not sidecar.exists():
         return {}
     try:
-        files = json.loads(sidecar.read_text())["files"]
+        files = read_json_object(sidecar, "Export the student again.")["files"]
         hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
         return {
             name: {key: files[name][key] for key in ("argmax_agreement", "accuracy")}

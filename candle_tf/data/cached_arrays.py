@@ -21,6 +21,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -37,7 +38,7 @@ import numpy as np
 from absl import logging
 
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import parse_json, write_atomically
 
 Compute = Callable[[int, int], np.ndarray]
 
@@ -231,7 +232,7 @@ class _SharedArray:
         if not (self.path.exists() and manifest.exists()):
             return None
         try:
-            record = json.loads(manifest.read_text())
+            record = parse_json(manifest.read_bytes())
             # The file's name has only 16 digits of the key's digest.
             same = key_digest(record["key"]) == key_digest(self.key)
             if not same or record["block"] != self._division:
@@ -280,8 +281,8 @@ def _has_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether a file is a whole array of this shape and type."""
     try:
         array = np.load(path, mmap_mode="r")
-    # What NumPy raises for what is no array, or is cut off.
-    except (OSError, ValueError, EOFError):
+    # Whatever NumPy raises, the file is no array, or is damaged.
+    except Exception:
         return False
     return array.shape == shape and array.dtype == dtype
 
@@ -291,7 +292,7 @@ def _reserve(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> 
 
     A file of the same size stays, as another process may be writing into it.
     """
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     try:
         if _has_shape(path, shape, dtype):
             _fill_holes(path)

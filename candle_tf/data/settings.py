@@ -67,7 +67,7 @@ class DataSettings(SettingsGroup):
         choices=(AUTO, *PROFILES, "counts"),
     )
     imbalance_factor: float = setting(
-        100.0, "images of the largest class per image of the smallest", at_least=1
+        100.0, "images of the largest class per image of the smallest", at_least=1, at_most=1e9
     )
     class_counts: str = setting(
         "",

@@ -187,12 +187,18 @@ def _input_of(metadata: dict[str, Any], folder: Path) -> dict[str, Any]:
     resizing = metadata["input"].get("resizing")
     if resizing is None:
         resizing = _resizing_of_run(folder.parent / "config.json", folder)
-    return {
-        "labels": tuple(metadata["labels"]),
-        "stored_side": int(resizing["stored_side"]),
-        "resize": resizing["resize"],
-        "image_size": int(metadata["input"]["shape"][1]),
-    }
+    try:
+        return {
+            "labels": tuple(map(str, metadata["labels"])),
+            "stored_side": int(resizing["stored_side"]),
+            "resize": str(resizing["resize"]),
+            "image_size": int(metadata["input"]["shape"][1]),
+        }
+    except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{folder / METADATA} is damaged ({type(error).__name__}: {error}). Export the run "
+            "again."
+        ) from error
 
 
 def _resizing_of_run(config: Path, folder: Path) -> dict[str, Any]:

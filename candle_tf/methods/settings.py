@@ -22,8 +22,12 @@ class CalibrationSettings(SettingsGroup):
     )
     calibration_epochs: int = setting(30, "epochs of calibration", at_least=1)
     calibration_batch_size: int = setting(256, "batch size of calibration", at_least=1)
-    calibration_learning_rate: float = setting(1e-3, "Adam's peak rate in calibration", above=0)
-    logit_adjustment_tau: float = setting(1.0, "tau of the logit adjustment", at_least=0)
+    calibration_learning_rate: float = setting(
+        1e-3, "Adam's peak rate in calibration", above=0, at_most=1e3
+    )
+    logit_adjustment_tau: float = setting(
+        1.0, "tau of the logit adjustment", at_least=0, at_most=100
+    )
     smoothing_head: float = setting(
         0.2, "label_aware_smoothing of the largest class", at_least=0, below=1
     )
@@ -84,6 +88,7 @@ class OptimizerSettings(SettingsGroup):
         "peak rate, falling along a cosine, of all that --binary_learning_rate is not for "
         "(QuickNet's adam_sgd: 0.1)",
         above=0,
+        at_most=1e3,
     )
     warmup_fraction: float = setting(
         0.02, "fraction of the training in which the rate rises linearly", at_least=0, below=1
@@ -93,17 +98,22 @@ class OptimizerSettings(SettingsGroup):
         "peak rate on binary kernels, falling likewise; of bop: gamma. 0 for the published one "
         "(adam_sgd: 0.01, bop: 0.0001)",
         at_least=0,
+        at_most=1e3,
     )
     bop_threshold: float = setting(
-        1e-8, "for --optimizer=bop: mean gradient beyond which a weight flips", above=0
+        1e-8, "for --optimizer=bop: mean gradient beyond which a weight flips", above=0, at_most=1e3
     )
     weight_decay: float = setting(
         0.0,
         "decay of float kernels in a step, times the rate (AdamW's); of nothing else",
         at_least=0,
+        at_most=1e3,
     )
     binary_weight_decay: float = setting(
-        0.0, "the same of the latent weights of binary kernels (BNext: 1e-8)", at_least=0
+        0.0,
+        "the same of the latent weights of binary kernels (BNext: 1e-8)",
+        at_least=0,
+        at_most=1e3,
     )
     clip_latent_weights: bool = setting(
         True, "hold latent weights where the student's straight-through gradient is not zero"
@@ -133,7 +143,7 @@ class OptimizerSettings(SettingsGroup):
 class BalanceSettings(SettingsGroup):
     """The two distillation losses and lambda, the balance between them."""
 
-    temperature: float = setting(2.0, "T of the KL loss", above=0)
+    temperature: float = setting(2.0, "T of the KL loss", at_least=0.01, at_most=1e3)
     balance: str = setting(
         "adversarial",
         "lambda: adversarial (the paper's total loss and an entropy barrier), relative (losses "
@@ -147,8 +157,11 @@ class BalanceSettings(SettingsGroup):
         0.2,
         "weight of lambda's entropy, relative to the uniform prediction's KL loss",
         above=0,
+        at_most=1e3,
     )
-    balance_learning_rate: float = setting(1e-3, "Adam's rate of the balancing network", above=0)
+    balance_learning_rate: float = setting(
+        1e-3, "Adam's rate of the balancing network", above=0, at_most=1e3
+    )
     center_features: bool = setting(
         True, "subtract the training mean from the teacher's features before the cosine"
     )

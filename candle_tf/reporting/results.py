@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import read_json_object, write_atomically
 from candle_tf.metrics import Metrics
 
 # What each result is called in tables, in their order.
@@ -85,18 +85,17 @@ def read_results(path: Path) -> Results:
     Raises:
         UserError: where there is none, or it is damaged.
     """
-    try:
-        content = json.loads(path.read_text())
-        metrics = {name: Metrics.from_json(value) for name, value in content["metrics"].items()}
-        return Results(**{**content, "metrics": metrics})
-    except FileNotFoundError as error:
+    remedy = "Start the run again to write it again."
+    if not path.exists():
         raise UserError(
             f"There is no {path}: the run has not finished. Start it again to resume it."
-        ) from error
+        )
+    content = read_json_object(path, remedy)
+    try:
+        metrics = {name: Metrics.from_json(value) for name, value in content["metrics"].items()}
+        return Results(**{**content, "metrics": metrics})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): start the run again to write it again."
-        ) from error
+        raise UserError(f"{path} is damaged ({error}). {remedy}") from error
 
 
 def comparison_rows(runs: Sequence[Results]) -> list[dict[str, Any]]:

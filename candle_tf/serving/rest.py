@@ -21,6 +21,7 @@ from tensorflow_serving.apis import (
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
+from candle_tf.files import parse_json
 from candle_tf.serving import responses
 from candle_tf.serving.json_tensors import body_of, inputs_of
 from candle_tf.serving.status import FAILED_PRECONDITION, HTTP, INVALID_ARGUMENT, RequestError
@@ -132,7 +133,7 @@ def _predict(versions: Versions, spec: model_pb2.ModelSpec, body: bytes) -> dict
 def _parse_body(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode()
-        asked = json.loads(text)
+        asked = parse_json(text)
         if _SURROGATE.search(text):
             # Half a character is none; this raises UnicodeEncodeError, a ValueError.
             json.dumps(asked, ensure_ascii=False).encode()

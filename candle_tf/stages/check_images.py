@@ -17,7 +17,7 @@ from candle_tf.data.sources.registry import Source
 from candle_tf.data.splits.duplicates import count_pairs, find_duplicates
 from candle_tf.data.splits.split import Split, leave_out, load_split
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import read_json_object, write_atomically
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.split import draw_split, run_split
 
@@ -101,16 +101,14 @@ def _list_images(bad: list[dict[str, str]]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    remedy = "Restore it, or choose a new run folder."
+    record = read_json_object(path, remedy)
     try:
-        record = json.loads(path.read_bytes())
         if not all(isinstance(entry["id"], str) for entry in record["left_out"]):
             raise ValueError("an id is not a string")
         return {key: record[key] for key in ("scanned", "left_out", "duplicates", "shared")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Restore it, or choose a new "
-            "run folder."
-        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}). {remedy}") from error
 
 
 def _log(record: dict[str, Any], path: Path) -> None:

@@ -6,6 +6,7 @@ A stopped call is resumed by the same one. A call with more epochs continues fro
 before the learning rate began to fall.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -77,7 +78,12 @@ def pretrain(settings: Pretraining) -> Pretrained:
     tf.keras.utils.set_random_seed(settings.seed)
     # As in `stages.run`: a resumed training is the one that was not interrupted.
     tf.config.experimental.enable_op_determinism()
-    before = open_pretraining(settings)
+    lock, before = open_pretraining(settings)
+    with lock or contextlib.nullcontext():
+        return _pretrain(settings, before)
+
+
+def _pretrain(settings: Pretraining, before: Pretraining | None) -> Pretrained:
     data = open_images(settings)
     teacher = load_teacher(
         settings.teacher, settings.teacher_weights, settings.teacher_weights_sha256

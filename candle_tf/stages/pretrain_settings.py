@@ -4,15 +4,16 @@ settings = Pretraining(data_dir="images.zip", width=0.5, run_dir="runs/pretraine
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from candle_tf.data.augment.settings import AUGMENTATIONS
 from candle_tf.data.settings import ON_BAD_IMAGE
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
-from candle_tf.settings import SettingsGroup, setting
+from candle_tf.files import read_json_object
+from candle_tf.run_folder import claim_folder
+from candle_tf.settings import SettingsGroup, convert_setting, setting
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.settings import KERNELS, PRECISIONS, XLA
 
@@ -50,23 +51,25 @@ class Pretraining(SettingsGroup):
     heldout_fraction: float = setting(
         0.02, "part of the images that is not trained on and chooses the epoch", above=0, below=1
     )
-    image_size: int = setting(64, "side of the student's input in pixels", at_least=8)
+    image_size: int = setting(64, "side of the student's input in pixels", at_least=8, at_most=4096)
     augmentation: str = setting(
         "random_resized_crop_flip", "views of teacher and student", choices=AUGMENTATIONS
     )
-    views: int = setting(3, "precomputed views of each image, taken in turn", at_least=1)
+    views: int = setting(
+        3, "precomputed views of each image, taken in turn", at_least=1, at_most=10_000
+    )
     teacher: str = setting("efficientnet_lite0", "the frozen teacher; see candle_tf.train")
     teacher_weights: str = setting("", "a weights file for the teacher, instead of its own")
     teacher_weights_sha256: str = setting("", "the SHA-256 which that file must have")
     teacher_size: int = setting(
-        128, "side in pixels at which the teacher sees each view", at_least=32
+        128, "side in pixels at which the teacher sees each view", at_least=32, at_most=4096
     )
     student: str = setting("reactnet_a", "architecture of the student", choices=STUDENTS)
     width: float = setting(1.0, "multiplier of the student's channels", above=0, at_most=4)
     stem_stride: int = setting(2, "stride of the student's stem", at_least=1, at_most=2)
     epochs: int = setting(20, "epochs in all", at_least=1)
     batch_size: int = setting(64, "images in a step", at_least=1)
-    learning_rate: float = setting(5e-3, "Adam's constant rate", above=0)
+    learning_rate: float = setting(5e-3, "Adam's constant rate", above=0, at_most=1e3)
     warmup_steps: int = setting(500, "steps in which the rate rises", at_least=0)
     decay_fraction: float = setting(
         0.3,
@@ -75,8 +78,12 @@ class Pretraining(SettingsGroup):
         at_least=0,
         at_most=1,
     )
-    temperature: float = setting(2.0, "T of the KL loss on the teacher's own classes", above=0)
-    feature_weight: float = setting(1.0, "weight of 1 - R^2 of the features", at_least=0)
+    temperature: float = setting(
+        2.0, "T of the KL loss on the teacher's own classes", at_least=0.01, at_most=1e3
+    )
+    feature_weight: float = setting(
+        1.0, "weight of 1 - R^2 of the features", at_least=0, at_most=1e6
+    )
     precision: str = setting(
         "auto", "of binary convolutions; see candle_tf.train", choices=PRECISIONS
     )
@@ -99,40 +106,34 @@ class Pretraining(SettingsGroup):
         return self.epochs - round(self.decay_fraction * self.epochs)
 
 
-def open_pretraining(settings: Pretraining) -> Pretraining | None:
-    """Writes config.json into the folder of a pretraining.
+def open_pretraining(settings: Pretraining) -> tuple[IO[str] | None, Pretraining | None]:
+    """Makes the folder of a pretraining, or opens it to resume or continue; writes config.json.
 
     Returns:
-        The settings of an earlier call that are there already, with which these agree but for the
-        number of epochs and places; None in a new folder.
+        The folder's lock, held until it is closed, as `run_folder.claim_folder`; and the settings
+        of an earlier call that were there, with which these agree but for the number of epochs and
+        places, or None in a new folder.
 
     Raises:
-        UserError: where the folder holds a pretraining with other settings, or is no such folder.
+        UserError: where the folder holds a pretraining with other settings, is no such folder, or
+            is in use by another process.
     """
-    path = Path(settings.run_dir) / "config.json"
-    before = _read(path) if path.exists() else None
-    if before:
-        changed = [
-            f"--{field.name} was {getattr(before, field.name)} and is now "
-            f"{getattr(settings, field.name)}"
-            for field in dataclasses.fields(settings)
-            if field.name not in _CHANGEABLE
-            and getattr(before, field.name) != getattr(settings, field.name)
-        ]
-        if changed:
-            raise UserError(
-                f"{settings.run_dir} holds a pretraining with other settings: {'; '.join(changed)}."
-                " Give another --run_dir, or those settings."
-            )
-    text = json.dumps(dataclasses.asdict(settings), indent=2) + "\n"
-    write_atomically(path, text.encode())
-    return before
+    now = dataclasses.asdict(settings)
+    lock, before = claim_folder(Path(settings.run_dir), now, _CHANGEABLE, _read)
+    return lock, None if before is None else Pretraining(**before)
 
 
-def _read(path: Path) -> Pretraining:
+def _read(path: Path) -> dict[str, Any]:
+    remedy = "Give another --run_dir."
+    values = read_json_object(path, remedy)
+    fields = {field.name: field for field in dataclasses.fields(Pretraining)}
     try:
-        return Pretraining(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        converted = {
+            name: convert_setting(fields[name], value, str(path)) for name, value in values.items()
+        }
+    except KeyError as error:
         raise UserError(
-            f"{path} is not the settings file of a pretraining ({error}). Give another --run_dir."
+            f"{path} is not the settings file of a pretraining: {error} is none of its settings. "
+            f"{remedy}"
         ) from error
+    return dataclasses.asdict(Pretraining(**converted))

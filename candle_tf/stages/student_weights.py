@@ -1,6 +1,5 @@
 """What --student_weights stands for: shipped weights, larq-zoo's, a file's, or a run's."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import tensorflow as tf
 
 from candle_tf.data.splits.split import load_split
 from candle_tf.errors import UserError
+from candle_tf.files import read_json_object
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.students.settings import StudentSettings
 from candle_tf.students.weights.larq_zoo import larq_zoo_file
@@ -17,7 +17,7 @@ from candle_tf.students.weights.loading import (
     shipped_weights,
     start_from,
 )
-from candle_tf.students.weights.spec import StudentSpec
+from candle_tf.students.weights.spec import StudentSpec, parse_spec
 
 PRETRAINED, LARQ_ZOO = "pretrained", "larq_zoo"
 # Of a network whose classifier is not used.
@@ -88,13 +88,14 @@ def run_spec(path: Path) -> StudentSpec:
     Raises:
         UserError: where the folder is neither.
     """
+    remedy = f"--student_weights={path} is to be the folder that --run_dir of a run named."
+    settings = read_json_object(path / "config.json", remedy)
     try:
-        settings = json.loads((path / "config.json").read_text())
-        return StudentSpec(*(settings[name] for name in ("student", "width", "stem_stride")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return parse_spec(*(settings[name] for name in ("student", "width", "stem_stride")))
+    except (ValueError, KeyError) as error:
         raise UserError(
-            f"--student_weights={path} is no folder of a run: its config.json cannot be read "
-            f"({type(error).__name__}: {error}). Give the folder that --run_dir named."
+            f"{path / 'config.json'} holds no settings of a run ({type(error).__name__}: {error}). "
+            f"{remedy}"
         ) from error
 
 

@@ -20,7 +20,7 @@ class StudentSettings(SettingsGroup):
     """The student's architecture."""
 
     student: str = setting("reactnet_a", "architecture of the student", choices=STUDENTS)
-    image_size: int = setting(64, "side of the student's input in pixels", at_least=8)
+    image_size: int = setting(64, "side of the student's input in pixels", at_least=8, at_most=4096)
     width: float = setting(1.0, "multiplier of the student's channels", above=0, at_most=4)
     stem_stride: int = setting(
         2,

@@ -37,12 +37,14 @@ class TeacherSettings(SettingsGroup):
         4,
         "for --teacher_view=same: precomputed views of each image, used one after the other",
         at_least=1,
+        at_most=10_000,
     )
     tail_views: int = setting(
         0,
         "where above --views: most precomputed views of an image of a rare class, which gets "
         "--views times the largest class's images per image of its own",
         at_least=0,
+        at_most=10_000,
     )
 
     teacher_top_k: int = setting(

@@ -99,10 +99,14 @@ def read_state_dict(data: bytes, origin: str) -> dict[str, np.ndarray]:
 
     Raises:
         UserError: `data` is truncated, damaged, of neither layout, or asks for a global that a
-            state dict has no need of.
+            state dict has no need of; or a number is not finite.
     """
     try:
-        return _read_zip(data) if data.startswith(_ZIP_MAGIC) else _read_old(data)
+        state = _read_zip(data) if data.startswith(_ZIP_MAGIC) else _read_old(data)
+        for name, array in state.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                _refuse(f"tensor {name!r} holds NaN or infinity")
+        return state
     except _MalformedError as error:
         raise UserError(
             f"{origin} is not a PyTorch state dict that can be read safely: {error}. Use an "
@@ -414,10 +418,14 @@ def _storage_offsets(
 
 def _array(data: bytes, start: int, tensor: _Tensor) -> np.ndarray:
     dtype = np.dtype(tensor.storage.dtype)
+    # The stride of a single element has no effect, and may be any number.
+    steps = (
+        stride if size > 1 else 1 for size, stride in zip(tensor.size, tensor.stride, strict=True)
+    )
     return np.ndarray(
         tensor.size,
         dtype,
         buffer=data,
         offset=start + tensor.offset * dtype.itemsize,
-        strides=tuple(stride * dtype.itemsize for stride in tensor.stride),
+        strides=tuple(step * dtype.itemsize for step in steps),
     )

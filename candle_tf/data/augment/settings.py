@@ -48,7 +48,7 @@ class AugmentSettings(SettingsGroup):
         "none", "whether a second image is mixed into each training view, and how", choices=MIXES
     )
     mix_alpha: float = setting(
-        1.0, "for --mix: the ratio is drawn from Beta(alpha, alpha)", above=0
+        1.0, "for --mix: the ratio is drawn from Beta(alpha, alpha)", at_least=1e-3, at_most=1e3
     )
 
     def check(self) -> None:

@@ -7,7 +7,6 @@ An annotation file has "images" (id, file_name), "categories" (id, name) and "an
 (image_id, category_id). Each image needs one category: this is classification, not detection.
 """
 
-import json
 from array import array
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from absl import logging
 from candle_tf.data.sources.lists import Entries, canonical_label, list_source, relative_path
 from candle_tf.data.sources.source import Source, SourceConfig, find_repeats
 from candle_tf.errors import UserError
+from candle_tf.files import parse_json
 
 _FORMAT = (
     'Expected one JSON object with "images" (each with id and file_name), "annotations" (each with '
@@ -45,7 +45,7 @@ def open_coco(name: str, config: SourceConfig) -> Source:
 
 def _read(path: Path) -> Entries:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
         pairs = [(entry["image_id"], entry["category_id"]) for entry in content["annotations"]]
@@ -54,7 +54,7 @@ def _read(path: Path) -> Entries:
         raise UserError(
             f"{path}: the annotations cannot be read ({error.strerror or error})."
         ) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: no annotations of COCO ({type(error).__name__}: {error}). {_FORMAT}"
         ) from error

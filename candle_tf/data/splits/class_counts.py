@@ -6,13 +6,13 @@ counts.csv, counts.tsv        rows of class and count, with or without a header 
 """
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from unicodedata import normalize
 
 from candle_tf.errors import UserError
+from candle_tf.files import parse_json
 
 _ADVICE = (
     "Give numbers such as 500,300,20 in the order of the classes, a .json file of a list or of "
@@ -58,7 +58,7 @@ def read_class_counts(given: str, class_names: Sequence[str]) -> list[int]:
         return [_parse_count(row) for row in rows]
     except OSError as error:
         raise UserError(f"{path}: the class counts cannot be read ({error}). {_ADVICE}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not valid class counts ({error}). {_ADVICE}") from error
 
 
@@ -69,7 +69,7 @@ def _json_rows(path: Path) -> object:
             raise ValueError(f"class {twice[0]!r} is there twice")
         return dict(pairs)
 
-    return json.loads(path.read_bytes(), object_pairs_hook=no_repeats)
+    return parse_json(path.read_bytes(), object_pairs_hook=no_repeats)
 
 
 def _csv_rows(path: Path) -> object:

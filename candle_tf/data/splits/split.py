@@ -9,7 +9,6 @@ The saved file counts, not the seed: another NumPy version may draw another spli
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from candle_tf.data.sources.registry import LabelledImages, Source
 from candle_tf.data.splits.json_stream import compact_json, indented_json
 from candle_tf.data.splits.longtail import check_counts, hold_out, profile_counts, select
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import parse_json, write_atomically
 
 _SEEDED = "seeded"
 # Format 2 adds the selection and whether the validation subset is the data set's own. If both have
@@ -243,14 +242,12 @@ def load_split(path: str | os.PathLike[str]) -> Split:
     """
     advice = "Restore the file, or choose a new run folder."
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = parse_json(Path(path).read_bytes())
         saved_hash = content.pop("hash")
         split = _from_json(content)
     except OSError as error:
         raise UserError(f"{path}: the split cannot be read ({error}). {advice}") from error
-    except (
-        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
-    ) as error:  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path}: the split is damaged ({type(error).__name__}: {error}). {advice}"
         ) from error

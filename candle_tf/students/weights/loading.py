@@ -4,7 +4,6 @@ start = load_weights_file("weights.safetensors", StudentSpec("reactnet_a", 0.5),
 copied = start_from(start, student, class_names)           # whether the classifier was copied too
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,17 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.errors import UserError
+from candle_tf.files import read_json_object
 from candle_tf.students.weights import packed
 from candle_tf.students.weights.copying import copy_student_weights
 from candle_tf.students.weights.pytorch import class_count, load_pytorch
 from candle_tf.students.weights.spec import StudentSpec
 from candle_tf.weight_files.checksums import verified_bytes
-from candle_tf.weight_files.keras_h5 import load_h5
+from candle_tf.weight_files.keras_h5 import load_h5, refuse_hostile_arrays
 from candle_tf.weight_files.torch_pickle import read_state_dict
 
 _FOLDER = Path(__file__).parent
+_REINSTALL = "Install candle_tf again."
 _TORCH = (".pth", ".pt", ".tar")
 # A network whose classifier plays no part has this many classes.
 _ANY = 2
@@ -81,7 +82,7 @@ def shipped_weights(spec: StudentSpec) -> tuple[Path, str]:
             f"those of {', '.join(there) or 'no student'}. Give one of these, or make your own "
             "with python -m candle_tf.pretrain."
         )
-    return path, str(json.loads(path.with_suffix(".json").read_text())["sha256"])
+    return path, str(read_json_object(path.with_suffix(".json"), _REINSTALL)["sha256"])
 
 
 def _list_weights() -> list[Path]:
@@ -148,6 +149,7 @@ def _h5_classes(path: str) -> int:
     """
     try:
         with h5py.File(path, "r") as file:
+            refuse_hostile_arrays(file, Path(path).stat().st_size)
             group = file.get("model_weights", file)
             if "layer_names" not in group.attrs:
                 return _v3_classes(file)
@@ -158,8 +160,8 @@ def _h5_classes(path: str) -> int:
             ]
             layer, weight = names[-1]
             return int(group[layer][weight].shape[-1])
-    # What h5py raises for what is no HDF5 file, or is damaged or laid out otherwise.
-    except (OSError, KeyError, IndexError, ValueError, RuntimeError, TypeError) as error:
+    # Whatever h5py raises is the file's damage, or another layout.
+    except Exception as error:
         raise UserError(
             f"{path} is not a Keras weights file, or is damaged ({error}). Give a file that "
             "save_weights wrote."

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import tensorflow as tf
-from safetensors import SafetensorError
 
 from candle_tf.errors import UserError
+from candle_tf.files import parse_json
 from candle_tf.students.layers.blocks import is_binary_conv
 from candle_tf.students.weights.copying import (
     CLASSIFIER,
@@ -29,10 +29,11 @@ from candle_tf.students.weights.copying import (
     variables_of,
     weight_name,
 )
-from candle_tf.students.weights.spec import StudentSpec
+from candle_tf.students.weights.spec import StudentSpec, parse_spec
 
 FORMAT = "candle_tf student weights 1"
 _ENTRY = "candle_tf"
+_SPEC = ("name", "width", "stem_stride")
 _SIGNS, _MAGNITUDE = ":signs", ":magnitude"
 # The smallest normal number of float16. Magnitude 0 would make all signs of a channel +1.
 _LEAST = 2.0**-14
@@ -91,11 +92,13 @@ def describe(data: bytes, origin: str) -> tuple[StudentSpec, list[str] | None, d
     _load(data, origin)
     size = int.from_bytes(data[:8], "little")
     try:
-        described = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_ENTRY])
+        described = parse_json(parse_json(data[8 : 8 + size])["__metadata__"][_ENTRY])
         if described["format"] != FORMAT:
             raise ValueError(f"its format is {described['format']!r}, not {FORMAT!r}")
-        spec = StudentSpec(**described["student"])
+        spec = parse_spec(*(described["student"][name] for name in _SPEC))
         names, facts = described["class_names"], dict(described["facts"])
+        if names is not None and not _are_texts(names):
+            raise ValueError("its class names are no list of texts")
     except (KeyError, ValueError, TypeError) as error:
         raise _damage_error(origin, f"{type(error).__name__}: {error}") from error
     return spec, names, facts
@@ -163,9 +166,14 @@ def _array(
 def _load(data: bytes, origin: str) -> dict[str, np.ndarray]:
     try:
         return dict(safetensors.numpy.load(data))
-    # What the library raises on bytes that are no such file, or of a type NumPy has not.
-    except (SafetensorError, KeyError, ValueError) as error:
+    # Whatever the library raises is the file's damage: bytes that are no such file, a type that
+    # NumPy has not.
+    except Exception as error:
         raise _damage_error(origin, str(error)) from error
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def _damage_error(origin: str, reason: str) -> UserError:

@@ -5,10 +5,14 @@ student = spec.build(image_size=64, classes=101)
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
 from candle_tf.students.architectures.registry import build_student
+
+# As --width.
+_WIDEST = 4
 
 
 @dataclass(frozen=True)
@@ -34,3 +38,18 @@ class StudentSpec:
 
     def __str__(self) -> str:
         return f"{self.name} at width {self.width:g}"
+
+
+def parse_spec(name: Any, width: Any, stem_stride: Any) -> StudentSpec:
+    """What a file says of its student, with the types that it must have.
+
+    Raises:
+        ValueError: for other types, and numbers that no student has.
+    """
+    if not isinstance(name, str):
+        raise ValueError("the student's name is no text")
+    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width <= _WIDEST:
+        raise ValueError(f"the student's width is no number above 0 and at most {_WIDEST}")
+    if stem_stride not in (1, 2):
+        raise ValueError("the stride of the student's stem is neither 1 nor 2")
+    return StudentSpec(name, float(width), int(stem_stride))
