@@ -24,6 +24,7 @@ from candle_tf.runtime_messages import quiet_imports
 from candle_tf.terminal import guard_streams
 
 _CONFIG_FILE = "config"
+_SHOWN = 100  # characters of a value in a message
 
 
 def define_config_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -175,6 +176,7 @@ def _illegal_value(message: str) -> str:
     name = given.removeprefix("--").partition("=")[0]
     words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
     kind = flags.FLAGS[name].flag_type() if name in flags.FLAGS else ""
+    given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
     return f"{given} is not {words[kind]}." if kind in words else f"{given}: {reason}"
 
 

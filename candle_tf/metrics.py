@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 CALIBRATION_BINS = 15
 
+_FRACTIONS = ("mean", "overall", "worst_accuracy", "expected_calibration_error")
+
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -64,7 +66,7 @@ class Metrics:
         """Reads what `to_json` wrote.
 
         Raises:
-            ValueError: a field is missing or unknown; the message names it.
+            ValueError: a field is missing, unknown or not what it should be; the message names it.
         """
         known = {field.name for field in fields(cls)}
         if known != set(values):
@@ -72,6 +74,7 @@ class Metrics:
                 f"these are not the fields of Metrics: missing {sorted(known - set(values))}, "
                 f"unknown {sorted(set(values) - known)}"
             )
+        _check_values(values)
         return cls(
             **{
                 **values,
@@ -81,6 +84,36 @@ class Metrics:
                 "untested_classes": tuple(values["untested_classes"]),
             }
         )
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Refuses values of `Metrics` of other types, and fractions out of range."""
+
+    def is_count(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    def is_fraction(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+    groups, sizes = values["groups"], values["group_classes"]
+    per_class, untested = values["per_class"], values["untested_classes"]
+    checks = {
+        **{name: is_fraction(values[name]) for name in _FRACTIONS},
+        "groups": isinstance(groups, dict) and all(map(is_fraction, groups.values())),
+        "group_classes": isinstance(sizes, dict)
+        and isinstance(groups, dict)
+        and sizes.keys() == groups.keys()
+        and all(map(is_count, sizes.values())),
+        "per_class": isinstance(per_class, list | tuple)
+        and all(value is None or is_fraction(value) for value in per_class),
+        "worst_class": isinstance(values["worst_class"], str),
+        "images": is_count(values["images"]),
+        "untested_classes": isinstance(untested, list | tuple)
+        and all(isinstance(name, str) for name in untested),
+    }
+    wrong = [name for name, is_right in checks.items() if not is_right]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is not what it should be")
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,18 @@ def test_flags_can_fix_what_contradicts_in_a_settings_file(settings, tmp_path):
     assert (read["dataset"], read["data_dir"]) == ("digits", "")
 
 
+def test_a_chain_of_flagfiles_without_end_is_refused(refusal, tmp_path):
+    for number in range(1500):
+        (tmp_path / f"{number}.cfg").write_text(f"--flagfile={tmp_path / str(number + 1)}.cfg\n")
+    (tmp_path / "1500.cfg").write_text("--epochs=1\n")
+    assert "nested too deeply" in refusal(f"--flagfile={tmp_path / '0.cfg'}")
+
+
+@pytest.mark.parametrize("digits", ["9" * 30, "9" * 5000])
+def test_numbers_without_end_are_one_short_sentence(refusal, digits):
+    assert len(refusal(f"--epochs={digits}")) < 300
+
+
 def test_a_user_error_is_one_message(refusal):
     assert refusal("--run_dir=user") == "error: the widget is bent; straighten it.\n"
 

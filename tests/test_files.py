@@ -1,3 +1,4 @@
+import ast
 import hashlib
 import os
 import subprocess
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from candle_tf.errors import UserError
-from candle_tf.files import read_json_object, sha256_of_file, write_atomically
+from candle_tf.files import parse_json, read_json_object, sha256_of_file, write_atomically
 
 _ROOT = Path(__file__).parents[1]
 
@@ -106,3 +107,37 @@ def test_json_that_is_no_object_is_refused_by_name(tmp_path, data):
 def test_a_json_object_is_read(tmp_path):
     (tmp_path / "record.json").write_text('{"a": [1, "ä"]}', encoding="utf-8")
     assert read_json_object(tmp_path / "record.json", "") == {"a": [1, "ä"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+        ("9" * 5000, "whole number of thousands of digits"),
+        ("{", "Expecting property name"),
+        (b"\xff\xfe\xff", "can't decode"),
+    ],
+    ids=["brackets", "objects", "digits", "cut", "no text"],
+)
+def test_json_that_python_cannot_read_is_a_value_error(text, words):
+    with pytest.raises(ValueError, match=words):
+        parse_json(text)
+
+
+def test_json_of_others_is_read_in_one_place():
+    """Else a reader would forget what `parse_json` guards against."""
+    # Its record is compared with its SHA-256 before.
+    own = {"files.py", "stages/export.py"}
+    package = _ROOT / "candle_tf"
+    found = [
+        f"{path.relative_to(package)}:{node.lineno}"
+        for path in package.rglob("*.py")
+        if str(path.relative_to(package)) not in own
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("load", "loads")
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("json", "pickle")
+    ]
+    assert not found

@@ -13,6 +13,7 @@ from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.folder_lock import lock_folder
 from candle_tf.run_folder import open_run_folder
+from candle_tf.stages.pretrain_settings import Pretraining, open_pretraining
 
 HOLDER = """
 import sys, time
@@ -39,9 +40,17 @@ def holder(tmp_path):
     process.wait()
 
 
-def test_the_second_process_is_told_who_holds_it(tmp_path, holder):
+@pytest.mark.parametrize(
+    "open_folder",
+    [
+        lambda path: open_run_folder(Config(run_dir=path)),
+        lambda path: open_pretraining(Pretraining(run_dir=path)),
+    ],
+    ids=["run", "pretraining"],
+)
+def test_the_second_process_is_told_who_holds_it(tmp_path, holder, open_folder):
     with pytest.raises(UserError, match=rf"in use by process {holder.pid} on "):
-        open_run_folder(Config(run_dir=str(tmp_path)))
+        open_folder(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 

@@ -219,7 +219,8 @@ def _resizing_of_run(config: Path, folder: Path) -> dict[str, Any]:
 def _open_tflite(path: Path, runtime: str, metadata: dict[str, Any]) -> Interpreter:
     if not path.is_file():
         raise UserError(f"{path} does not exist; export the run again, or give another --runtime.")
-    expected = metadata["files"].get(path.name, {}).get("sha256")
+    entry = metadata["files"].get(path.name)
+    expected = entry.get("sha256") if isinstance(entry, dict) else None
     if expected != sha256_of_file(path):
         raise UserError(
             f"{path} is not the file that {path.parent / METADATA} describes (SHA-256 differs): "

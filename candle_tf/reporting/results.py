@@ -93,9 +93,27 @@ def read_results(path: Path) -> Results:
     content = read_json_object(path, remedy)
     try:
         metrics = {name: Metrics.from_json(value) for name, value in content["metrics"].items()}
-        return Results(**{**content, "metrics": metrics})
+        results = Results(**{**content, "metrics": metrics})
+        _check_types(results)
+        return results
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}). {remedy}") from error
+
+
+def _check_types(results: Results) -> None:
+    """Refuses a report whose parts are of other kinds than were written.
+
+    Raises:
+        ValueError: names the part.
+    """
+    for name in ("config", "split", "bytes", "export", "data"):
+        if not isinstance(getattr(results, name), dict):
+            raise ValueError(f"{name} is no object")
+    for name in ("selected_epoch", "last_epoch"):
+        if not isinstance(getattr(results, name), int):
+            raise ValueError(f"{name} is no whole number")
+    if not all(isinstance(size, int) for size in results.bytes.values()):
+        raise ValueError("a size in bytes is no whole number")
 
 
 def comparison_rows(runs: Sequence[Results]) -> list[dict[str, Any]]:

@@ -23,6 +23,8 @@ from candle_tf.stages.split import draw_split, run_split
 
 # Images that a message lists; all are in the file.
 _SHOWN = 50
+# What is recorded of an image that is left out.
+_ENTRY = ("id", "part", "class", "reason")
 
 
 def checked_split(
@@ -43,7 +45,7 @@ def checked_split(
     if not path.exists():
         record = _check(config, folder, source)
         write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
-    record = _read(path)
+    record = read_data_check(path)
     split = run_split(config, folder, source, [entry["id"] for entry in record["left_out"]])
     _log(record, path)
     return split, record
@@ -100,12 +102,21 @@ def _list_images(bad: list[dict[str, str]]) -> str:
     return f"{len(bad)} images cannot be read:{shown}{more}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_data_check(path: Path) -> dict[str, Any]:
+    """Reads data_check.json, as `checked_split` returns it.
+
+    Raises:
+        UserError: where it is damaged.
+    """
     remedy = "Restore it, or choose a new run folder."
     record = read_json_object(path, remedy)
     try:
-        if not all(isinstance(entry["id"], str) for entry in record["left_out"]):
-            raise ValueError("an id is not a string")
+        texts = [entry[name] for entry in record["left_out"] for name in _ENTRY]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("an image that was left out is not described by texts")
+        numbers = [record["scanned"], *dict(record["shared"]).values()]
+        if not all(isinstance(number, int) for number in numbers):
+            raise ValueError("a number of images is none")
         return {key: record[key] for key in ("scanned", "left_out", "duplicates", "shared")}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}). {remedy}") from error

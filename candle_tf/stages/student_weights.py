@@ -88,7 +88,7 @@ def run_spec(path: Path) -> StudentSpec:
     Raises:
         UserError: where the folder is neither.
     """
-    remedy = f"--student_weights={path} is to be the folder that --run_dir of a run named."
+    remedy = f"--student_weights={path} is no folder of a run: give what --run_dir named."
     settings = read_json_object(path / "config.json", remedy)
     try:
         return parse_spec(*(settings[name] for name in ("student", "width", "stem_stride")))

@@ -4,7 +4,6 @@ load_h5(backbone, "resnet152_notop.h5", "ResNet152")
 """
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -13,10 +12,9 @@ import tensorflow as tf
 
 from candle_tf.errors import UserError
 from candle_tf.weight_files.checksums import unreadable
+from candle_tf.weight_files.hdf5_check import check_hdf5
 
 _V3_SUFFIX = ".weights.h5"
-# Keras does not compress; weights of others shrink by less.
-_MOST_COMPRESSION = 16
 
 
 def load_h5(model: tf.keras.Model, path: str | Path, name: str) -> None:
@@ -40,9 +38,9 @@ def load_h5(model: tf.keras.Model, path: str | Path, name: str) -> None:
     except OSError as error:
         raise unreadable(path, error) from error
     try:
+        check_hdf5(path)
         with h5py.File(path, "r") as file:
             newer = "layer_names" not in file.attrs and "model_weights" not in file
-            refuse_hostile_arrays(file, Path(path).stat().st_size)
             arrays = _array_count(file)
         _check_suffix(path, newer)
         with warnings.catch_warnings():
@@ -61,48 +59,6 @@ def load_h5(model: tf.keras.Model, path: str | Path, name: str) -> None:
             f"{path} does not hold the weights of {name}: it has {arrays} arrays and the "
             f"model {len(model.weights)}. Give the weights of the very architecture that is named."
         )
-
-
-def refuse_hostile_arrays(file: h5py.File, size: int) -> None:
-    """Refuses arrays that are elsewhere, or of more numbers than a file can hold.
-
-    Args:
-        file: open.
-        size: bytes of it on disk.
-
-    Raises:
-        ValueError: names the array.
-    """
-    stated = 0
-    for name, group in _groups_of(file):
-        for key in group:
-            if isinstance(group.get(key, getlink=True), h5py.ExternalLink):
-                raise ValueError(f"{name}{key} is a link to another file")
-            item = group[key]
-            if not isinstance(item, h5py.Dataset):
-                continue
-            if item.external or item.is_virtual:
-                raise ValueError(f"the numbers of {name}{key} are in another file")
-            stated += int(item.size or 0) * item.dtype.itemsize
-            if stated > _MOST_COMPRESSION * size:
-                raise ValueError(f"{name}{key} states more numbers than a file of {size} bytes has")
-
-
-def _groups_of(file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
-    """All groups, each once, with their names and "/"; links in circles end."""
-    waiting, seen = [("", file)], set()
-    while waiting:
-        name, group = waiting.pop()
-        identity = h5py.h5o.get_info(group.id).addr
-        if identity in seen:
-            continue
-        seen.add(identity)
-        yield name, group
-        for key in group:
-            if isinstance(group.get(key, getlink=True), h5py.HardLink) and isinstance(
-                item := group[key], h5py.Group
-            ):
-                waiting.append((f"{name}{key}/", item))
 
 
 def _refuse_not_finite(model: tf.keras.Model) -> None:

@@ -291,6 +291,23 @@ def test_storages_that_are_not_what_they_say_are_refused(storages, change, messa
         read_state_dict(file_of(state, [storage]), "test")
 
 
+@pytest.mark.parametrize("stride", [2**61, 2**63, 10**300])
+def test_the_stride_of_a_single_element_may_be_anything(storages, stride):
+    state = {"a": tensor(storages[0], 4, (1, 20), (stride, 1))}
+    for data in (file_of(state, storages[:1]), zip_of(state, storages[:1])):
+        array = read_state_dict(data, "a.pth")["a"]
+        np.testing.assert_array_equal(array, storages[0].values[None, 4:])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(value):
+    storage = Storage("0", np.array([1, value], "<f4"))
+    state = {"a": tensor(storage, 0, (2,), (1,))}
+    for data in (file_of(state, [storage]), zip_of(state, [storage])):
+        with pytest.raises(UserError, match="tensor 'a' holds NaN or infinity"):
+            read_state_dict(data, "a.pth")
+
+
 def test_one_storage_cannot_have_two_types(storages):
     again = Storage("7", storages[0].values, "IntStorage")
     state = OrderedDict(a=tensor(storages[0], 0, (4,), (1,)), b=tensor(again, 0, (4,), (1,)))

@@ -158,7 +158,8 @@ def folder_tree(root: Path) -> FileTree:
                 files.append(name)
     except OSError as error:
         raise UserError(
-            f"{root}: cannot be listed ({error}). Check the folder's rights."
+            f"{root}: cannot be listed ({error.strerror or error}). Check the folder's rights, "
+            "and the length of its paths."
         ) from error
     refuse_repeats(files, str(root))
     known = frozenset(files)

@@ -19,7 +19,8 @@ from candle_tf.students.weights.copying import copy_student_weights
 from candle_tf.students.weights.pytorch import class_count, load_pytorch
 from candle_tf.students.weights.spec import StudentSpec
 from candle_tf.weight_files.checksums import verified_bytes
-from candle_tf.weight_files.keras_h5 import load_h5, refuse_hostile_arrays
+from candle_tf.weight_files.hdf5_check import check_hdf5
+from candle_tf.weight_files.keras_h5 import load_h5
 from candle_tf.weight_files.torch_pickle import read_state_dict
 
 _FOLDER = Path(__file__).parent
@@ -148,8 +149,8 @@ def _h5_classes(path: str) -> int:
         UserError: where it is no such file.
     """
     try:
+        check_hdf5(path)
         with h5py.File(path, "r") as file:
-            refuse_hostile_arrays(file, Path(path).stat().st_size)
             group = file.get("model_weights", file)
             if "layer_names" not in group.attrs:
                 return _v3_classes(file)

@@ -1,5 +1,8 @@
 """Layouts that data sets are published in, in a folder, a ZIP and a TAR alike."""
 
+import os
+import subprocess
+
 import pytest
 
 from candle_tf.data.sources.registry import open_source
@@ -156,3 +159,22 @@ def test_jfif_is_an_extension_of_images(tmp_path, write):
     files = {f"{label}/1.{kind}": image(0) for label, kind in (("ant", "jfif"), ("bee", "JFIF"))}
     with open_source("folder", write(tmp_path, files)) as source:
         assert source.train.ids == ("ant/1.jfif", "bee/1.JFIF")
+
+
+def test_folders_nested_without_end_are_listed(tmp_path):
+    write_folder(tmp_path, tree("train/cat/0.png", "train/dog/1.png"))
+    deepest = os.open(tmp_path / "train/cat", os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=deepest)
+        inner = os.open("d", os.O_RDONLY, dir_fd=deepest)
+        os.close(deepest)
+        deepest = inner
+    os.close(deepest)
+    image_path = tmp_path / ("train/cat" + "/d" * 1200) / "2.png"
+    image_path.write_bytes((tmp_path / "train/cat/0.png").read_bytes())
+    try:
+        with open_source("folder", str(tmp_path)) as source:
+            assert source.class_names == ("cat", "dog")
+            assert len(source.train.ids) == 3
+    finally:  # what cleans up after tests descends by recursion
+        subprocess.run(["rm", "-rf", str(tmp_path / "train")], check=True)
