@@ -40,6 +40,7 @@ from candle_tf.serving.server import Server
 from candle_tf.serving.versions import Versions
 from tests.deploy.saved_model.test_writer import NAMES, real_images, scores_of
 from tests.deploy.test_binarize import SIZE, logits_of, photographs, small_student
+from tests.fuzz.requests import count_grpc, count_rest
 
 BAD = b"GIF89a is no image here"
 LIMIT = 300_000  # bytes of a request
@@ -69,9 +70,9 @@ def start(base_path: Path, *flags: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory) -> Iterator[Running]:
-    base_path = tmp_path_factory.mktemp("base") / "saved_model"
+@contextmanager
+def running_server(base_path: Path) -> Iterator[Running]:
+    """An export of the small student, served by a process of its own."""
     export_saved_model(small_student(), base_path, NAMES, image_side=SIZE)
     process = start(
         base_path, "--model_name=small", "--port=0", "--rest_api_port=0",
@@ -87,6 +88,12 @@ def running(tmp_path_factory) -> Iterator[Running]:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory) -> Iterator[Running]:
+    with running_server(tmp_path_factory.mktemp("base") / "saved_model") as server:
+        yield server
 
 
 def expected_scores(encoded: list[bytes]) -> np.ndarray:
@@ -520,6 +527,19 @@ def test_connections_that_wait_are_closed_and_those_that_work_are_not(running):
         assert http(f"{running.rest}/v1/models/small:predict", {"instances": [GOOD]})[0] == 200
         sockets[0].settimeout(60)
         assert sockets[0].recv(1) == b""
+
+
+def test_damaged_requests_are_the_clients_fault_and_change_nothing(running):
+    """More of them: `python -m tests.fuzz --requests 5000`."""
+    image = real_images()[0]
+    rest = count_rest(running.rest, "small", image, SIZE, inputs=300)
+    calls = count_grpc(running.channel, "small", image, inputs=300)
+    # Were all refused, the damage would not reach what runs.
+    assert rest.total() == calls.total() == 300
+    assert rest["200"] > 0 < calls["OK"]
+    assert rest["400"] > 100 < calls["INVALID_ARGUMENT"]
+    response = running.prediction.Predict(predict_request({"image_bytes": [image]}), 60)
+    check_grpc(response, expected_scores([image]))
 
 
 @pytest.fixture(scope="module")
