@@ -68,6 +68,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "data.catalog",
                 "registry",
                 "runtime_messages",
+                "terminal",
                 "settings",
                 "timing",
             }

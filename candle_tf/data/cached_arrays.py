@@ -238,8 +238,8 @@ class _SharedArray:
             if not same or record["block"] != self._division:
                 return None
             return {str(int(start)): int(value) for start, value in record["checksums"].items()}
-        # What JSON of other contents raises.
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        # Whatever a manifest of other contents raises: a cache can be computed again.
+        except Exception as error:
             logging.warning("%s is damaged (%s) and is computed again.", self.path, error)
             return None
 
@@ -284,7 +284,9 @@ def _has_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
     # Whatever NumPy raises, the file is no array, or is damaged.
     except Exception:
         return False
-    return array.shape == shape and array.dtype == dtype
+    # Rows are written in C order, up to the end of the file.
+    is_whole = array.flags.c_contiguous and array.offset + array.nbytes == path.stat().st_size
+    return is_whole and array.shape == shape and array.dtype == dtype
 
 
 def _reserve(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -88,6 +88,6 @@ def test_a_crash_of_the_library_is_told(tmp_path, monkeypatch):
     """Where the checking process dies by a signal, whatever the library does today."""
     program = tmp_path / "program.py"
     program.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
-    monkeypatch.setattr(hdf5_check, "__file__", str(program))
+    monkeypatch.setattr(hdf5_check, "_PROGRAM", program)
     with pytest.raises(ValueError, match="crashes"):
         check_hdf5(program)
