@@ -20,7 +20,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from tests.fuzz.damage import damaged_bytes, damaged_json
 
-# What TensorFlow Serving answers to a wrong request; the server's own failures are others.
+# Status of responses to wrong requests in TensorFlow Serving; the server failing is another.
 _HTTP = {200, 400, 404, 413, 501}
 _GRPC = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
 _PATHS = (
