@@ -306,7 +306,7 @@ def _comparison(first: Run, other: Run) -> Iterator[str | html.Table | html.Figu
     gains = first.accuracies - other.accuracies
     slope = gain_per_decade(gains, first.counts)
     yield (
-        f"With ten times the training images a class gains {_points(slope)} points "
+        f"With ten times the training images a class gains {_percent(abs(slope))} points "
         f"{'less' if slope < 0 else 'more'}."
         if np.isfinite(slope)
         else "All classes have the same number of training images."
