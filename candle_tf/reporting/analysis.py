@@ -124,8 +124,9 @@ def _settings_table(runs: Sequence[Run]) -> html.Table:
         changed = different_settings(runs[0], run)
         told = ", ".join(f"{name}={_plain(after)}" for name, (_, after) in changed.items())
         method, mean = run.results.config["method"], _percent(run.results.metrics[STUDENT].mean)
-        rows.append([run.name, method, mean, told or "–"])
-    return html.Table(["run", "method", "mean %", "settings unlike the first run's"], rows)
+        rows.append([run.name, method, told or "–", mean])
+    columns = ["run", "method", "settings unlike the first run's", "mean %"]
+    return html.Table(columns, rows, left=3)
 
 
 def _plain(value: object) -> str:
