@@ -17,6 +17,7 @@ write_report(
 """
 
 import base64
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from pathlib import Path
 from candle_tf.files import write_atomically
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Narrower windows are given a figure's narrow version, and tables without room between cells.
+NARROW = 600
 # A per-class table of 1,000 rows would push the rest of the report out of sight.
 _FOLD_ROWS = 40
 
@@ -40,12 +43,14 @@ class Figure:
         alt: what a reader who cannot see it should know; must not be empty.
         caption: text below the image, if any.
         width: CSS pixels it is shown at (never wider than the page); None for its own size.
+        narrow: the image as drawn for windows of at most 600 CSS pixels, if any.
     """
 
     png: bytes
     alt: str
     caption: str = ""
     width: int | None = None
+    narrow: bytes | None = None
 
     def __post_init__(self) -> None:
         if not self.png.startswith(_PNG_SIGNATURE):
@@ -63,12 +68,16 @@ class Table:
         rows: cells, as many in each row as there are headings.
         caption: text above the table, if any.
         left: how many of the first columns are flush left; the others are flush right.
+        sortable: whether a click on a heading sorts the rows; numbers are sorted as such.
+        folded: whether more than 40 rows are folded away; else they scroll in a box.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     left: int = 1
+    sortable: bool = False
+    folded: bool = True
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -86,11 +95,30 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Small figures beside each other, in as many rows as the page needs."""
+
+    figures: Sequence[Figure]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What is shown only after a click on its title."""
+
+    title: str
+    items: Sequence["Item"]
+
+
+Item = str | Table | Figure | Code | Gallery | Folded
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading and what stands under it; a plain string is text, a blank line a paragraph."""
 
     title: str
-    items: Sequence[str | Table | Figure | Code]
+    items: Sequence[Item]
 
 
 def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Section]) -> None:
@@ -117,7 +145,15 @@ def render_report(title: str, sections: Sequence[Section]) -> str:
     )
     contents = f"<nav><ol>\n{links}</ol></nav>\n" if len(sections) > 1 else ""
     body = "\n".join(_section(i, section) for i, section in enumerate(sections, start=1))
-    return _PAGE.format(title=escape(title), style=_STYLE, contents=contents, body=body)
+    script = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+    return _PAGE.format(
+        title=escape(title),
+        style=_STYLE,
+        contents=contents,
+        body=body,
+        script=_SCRIPT,
+        script_hash=script,
+    )
 
 
 def _section(number: int, section: Section) -> str:
@@ -126,7 +162,14 @@ def _section(number: int, section: Section) -> str:
     return f'<section id="section-{number}">\n{heading}\n{items}\n</section>'
 
 
-def _item(item: str | Table | Figure | Code) -> str:
+def _item(item: Item) -> str:
+    if isinstance(item, Folded):
+        inner = "\n".join(_item(each) for each in item.items)
+        return f"<details><summary>{escape(item.title)}</summary>\n{inner}\n</details>"
+    if isinstance(item, Gallery):
+        caption = f"<p>{escape(item.caption)}</p>\n" if item.caption else ""
+        inner = "\n".join(_figure(each) for each in item.figures)
+        return f'{caption}<div class="gallery">\n{inner}\n</div>'
     if isinstance(item, Table):
         return _table(item)
     if isinstance(item, Figure):
@@ -140,10 +183,12 @@ def _item(item: str | Table | Figure | Code) -> str:
 def _table(table: Table) -> str:
     head = _row(table.columns, "th", table.left)
     body = "\n".join(_row(row, "td", table.left) for row in table.rows)
-    folded = len(table.rows) > _FOLD_ROWS
+    folded = table.folded and len(table.rows) > _FOLD_ROWS
+    style = ' class="sortable"' if table.sortable else ""
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption and not folded else ""
+    box = "wide" if folded or len(table.rows) <= _FOLD_ROWS else "wide tall"
     text = (
-        f'<div class="wide"><table>{caption}\n<thead>{head}</thead>\n'
+        f'<div class="{box}"><table{style}>{caption}\n<thead>{head}</thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
     if not folded:
@@ -167,6 +212,11 @@ def _figure(figure: Figure) -> str:
     width = f' width="{figure.width}"' if figure.width is not None else ""
     caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
     image = f'<img src="data:image/png;base64,{data}" alt="{escape(figure.alt)}"{width}>'
+    if figure.narrow is not None:
+        narrow = base64.b64encode(figure.narrow).decode("ascii")
+        media = f"(max-width: {NARROW}px)"
+        source = f'<source media="{media}" srcset="data:image/png;base64,{narrow}">'
+        image = f"<picture>{source}{image}</picture>"
     return f"<figure>{image}{caption}</figure>"
 
 
@@ -185,14 +235,55 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #4a4f57; padding-bottom: .4rem; }
 th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #e4e6ea; }
 th { border-bottom: 2px solid #9aa0a8; font-weight: 600; }
-.left { text-align: left; padding-left: 0; }
+.left { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
+td.left { min-width: 5rem; max-width: 16rem; }
 tbody tr:hover { background: #f3f6fa; }
 summary { cursor: pointer; color: #0059a3; }
 figure { margin: 1.25rem 0; }
 img { max-width: 100%; height: auto; }
 figcaption { color: #4a4f57; font-size: .93rem; max-width: 44rem; }
-pre { background: #f5f6f8; padding: .8rem 1rem; overflow-x: auto; font-size: .88rem; }
+.gallery { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
+.gallery figure { margin: 0; width: 8rem; }
+.gallery img { width: 100%; image-rendering: auto; }
+.gallery figcaption { font-size: .82rem; line-height: 1.3; overflow-wrap: anywhere; }
+.tall { max-height: 34rem; overflow-y: auto; }
+.tall thead th { position: sticky; top: 0; background: #fff; }
+.sortable th { cursor: pointer; }
+.sortable th[aria-sort=ascending]::after { content: " ▲"; }
+.sortable th[aria-sort=descending]::after { content: " ▼"; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8;
+  padding: .8rem 1rem; font-size: .88rem; }
+@media (max-width: 600px) {
+  body { padding: 1rem .75rem 3rem; }
+  .wide { overflow-x: visible; }
+  table { width: 100%; font-size: .75rem; }
+  th, td { padding: .25rem .15rem; }
+  td.left { min-width: 4rem; }
+  .gallery figure { width: 6.6rem; }
+}
 @media print { body { max-width: none; padding: 0; } figure, tr { break-inside: avoid; } }
+"""
+
+# Sorts the rows of a table by the column whose heading is clicked; again: the other way round.
+_SCRIPT = """
+for (const head of document.querySelectorAll("table.sortable th")) {
+  head.addEventListener("click", () => {
+    const column = head.cellIndex, body = head.closest("table").tBodies[0];
+    const descending = head.getAttribute("aria-sort") === "ascending";
+    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    const text = row => row.cells[column].textContent;
+    const number = row => parseFloat(text(row).replaceAll(",", ""));
+    const compare = (a, b) => {
+      const x = number(a), y = number(b);
+      if (Number.isNaN(x) && Number.isNaN(y)) return text(a).localeCompare(text(b));
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) ? 1 : -1;
+      return x - y;
+    };
+    const rows = [...body.rows].sort(compare);
+    body.append(...(descending ? rows.reverse() : rows));
+  });
+}
 """
 
 # The policy makes the browser itself refuse whatever is not in this file.
@@ -202,13 +293,15 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline';
+  script-src 'sha256-{script_hash}'">
 <title>{title}</title>
 <style>{style}</style>
 </head>
 <body>
 <h1>{title}</h1>
 {contents}{body}
+<script>{script}</script>
 </body>
 </html>
 """

@@ -4,14 +4,18 @@
     png = to_png(figure)            # bytes, for a file or for `html.Figure`
 
 Figures are drawn by Agg without `pyplot`: no window, no global state, safe beside a user's own
-plots. Classes always run from the head (most training images) to the tail. The colours are told
-apart under the common colour-vision deficiencies (Okabe and Ito 2008; Tol's wine).
+plots. Classes always run from the head (most training images) to the tail. A colour has one meaning
+in all figures: a model (student blue, teacher orange), right or wrong; shot groups are shades of
+grey. They are told apart under the common colour-vision deficiencies (Okabe and Ito 2008).
 """
 
 import io
 import math
+import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -30,7 +34,17 @@ from candle_tf.reporting.table import ABSENT, SHOT_GROUPS, printable
 
 DPI = 120
 
-_GROUP_COLORS = {"many": "#0072B2", "medium": "#E69F00", "few": "#882255"}
+_GROUP_COLORS = {"many": "#2F3A45", "medium": "#7A8794", "few": "#B7C3CF"}
+# Of models, by the first words of their names; what has no colour of its own gets one of `_COLORS`.
+_MODEL_COLORS = {
+    "teacher as int8": "#CC79A7",
+    "teacher": "#E69F00",
+    "its float32": "#56B4E9",
+    "student": "#0072B2",
+}
+# Figures for narrow windows are at most so wide, in inches of 120 pixels.
+_NARROW_WIDTH = 3.1
+_narrow: ContextVar[bool] = ContextVar("_narrow", default=False)
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#882255", "#56B4E9", "#CC79A7", "#555555")
 _HATCHES = ("", "///", "...", "xxx")
 _INK, _FAINT = "#222222", "#DDDDDD"
@@ -62,6 +76,16 @@ def to_png(figure: Figure) -> bytes:
             len({str(w.message) for w in glyphs}),
         )
     return buffer.getvalue()
+
+
+@contextmanager
+def narrow_figures() -> Iterator[None]:
+    """Figures drawn within are for windows of 400 CSS pixels."""
+    token = _narrow.set(True)
+    try:
+        yield
+    finally:
+        _narrow.reset(token)
 
 
 def class_counts(
@@ -136,6 +160,118 @@ def per_class_accuracy(
     return figure
 
 
+def accuracy_by_class_size(
+    accuracies: Mapping[str, Sequence[float | None]], counts: npt.ArrayLike
+) -> Figure:
+    """Test accuracy of each class against its training images, for one or more models.
+
+    Args:
+        accuracies: model -> `[C]`, 0 to 1; None for a class without test images.
+        counts: int `[C]`, training images of each class.
+
+    Raises:
+        ValueError: no model, or shapes that do not fit.
+    """
+    images = _per_class("counts", counts)
+    if not accuracies:
+        raise ValueError("the accuracies of at least one model are needed")
+    figure, axes = _figure(7.5, 4.2)
+    size, alpha = next(style for most, style in _DOTS.items() if len(images) <= most)
+    order = np.argsort(images, kind="stable")
+    for i, (name, values) in enumerate(accuracies.items()):
+        percent = 100 * _per_class(f"accuracy of {name!r}", values, len(images))
+        color = _model_color(name, i)
+        dots: dict[str, Any] = {"markersize": size, "alpha": alpha, "markeredgewidth": 0}
+        axes.plot(images, percent, "o", color=color, label=_legend_name(name), **dots)
+        if len(images) >= 10:
+            smooth = _smooth(percent[order], max(1, len(images) // 20))
+            halo = [withStroke(linewidth=3.2, foreground="white")]
+            axes.plot(images[order], smooth, color=color, linewidth=2, path_effects=halo)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlim(0.8 * max(images.min(), 1), 1.2 * images.max())
+    axes.set_ylim(0, 103)
+    axes.set_xlabel("training images of the class")
+    _finish(axes, "Accuracy of each class, by its number of training images", "test accuracy (%)")
+    _legend_below(figure, axes)
+    return figure
+
+
+def confusion_heatmap(matrix: npt.ArrayLike, class_names: Sequence[str], most: int) -> Figure:
+    """Which classes are taken for which: shares of each class's test images.
+
+    Args:
+        matrix: int `[C, C]`, images by true (row) and predicted class (column).
+        class_names: C names.
+        most: at most so many classes are shown, those with the lowest accuracy; the images that
+            were taken for others are in a last column.
+
+    Raises:
+        ValueError: shapes that do not fit, or no tested class.
+    """
+    counts = np.asarray(matrix, float)
+    if counts.shape != (len(class_names), len(class_names)):
+        raise ValueError(f"a matrix of shape {counts.shape} for {len(class_names)} classes")
+    totals = counts.sum(axis=1)
+    tested = np.flatnonzero(totals)
+    if not len(tested):
+        raise ValueError("no class has a test image: there is nothing to draw")
+    shares = 100 * counts[tested] / totals[tested, None]
+    right = shares[np.arange(len(tested)), tested]
+    shown = np.sort(np.argsort(right, kind="stable")[:most])
+    classes, rows = tested[shown], shares[shown]
+    cells = rows[:, classes]
+    labels = [_name(class_names[c], 10 if _narrow.get() else _NAME_LENGTH) for c in classes]
+    columns = list(labels)
+    if len(classes) < len(class_names):
+        cells = np.hstack([cells, 100 - cells.sum(axis=1, keepdims=True)])
+        columns.append(_shorter("all others", "others"))
+    side = 0.34 * len(labels) + 2.2
+    figure, axes = _figure(min(9.5, max(4.0, side + 0.6)), min(9.0, max(3.4, side)))
+    image = axes.imshow(cells, cmap="Greys", vmin=0, vmax=100, aspect="auto")
+    if not _narrow.get():
+        figure.colorbar(image, ax=axes, label="% of the class's test images", shrink=0.8)
+    turn: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(columns)), columns, **_name_style(), **turn)
+    axes.set_yticks(range(len(labels)), labels, **_name_style())
+    few = len(classes) < len(tested)
+    title = f"Confusions of the {len(classes)} worst classes" if few else "Confusions"
+    _finish(axes, title, "class")
+    axes.set_xlabel("predicted as")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    return figure
+
+
+def accuracy_against_cost(
+    costs: Mapping[str, float], accuracies: Mapping[str, float], cost: str
+) -> Figure:
+    """Models as dots: what they cost, and how accurate they are.
+
+    Args:
+        costs: by model, more than 0.
+        accuracies: by model, 0 to 1, for the same models.
+        cost: what the costs are, with their unit.
+
+    Raises:
+        ValueError: no model, or not the same ones.
+    """
+    if not costs or set(costs) != set(accuracies):
+        raise ValueError(f"costs of {sorted(costs)}, but accuracies of {sorted(accuracies)}")
+    figure, axes = _figure(7.5, 4.2)
+    for i, (name, x) in enumerate(costs.items()):
+        y = 100 * accuracies[name]
+        axes.plot(x, y, "o", color=_model_color(name, i), markersize=8, label=_legend_name(name))
+    axes.set_xscale("log")
+    low, high = min(costs.values()), max(costs.values())
+    axes.set_xlim(low / 2, high * 2)
+    axes.set_ylim(0, 103)
+    axes.set_xlabel(cost)
+    _finish(axes, f"Accuracy against {cost.partition(' (')[0]}", "mean class accuracy (%)")
+    _legend_below(figure, axes)
+    return figure
+
+
 def accuracy_bars(
     rows: Sequence[Mapping[str, Any]], *, groups: Sequence[str] = SHOT_GROUPS
 ) -> Figure:
@@ -154,15 +290,16 @@ def accuracy_bars(
         raise ValueError(f"no row has an accuracy for any of {['mean', *groups]}")
     figure, axes = _figure(min(16.0, max(7.5, 0.3 * len(rows) * len(shown))), 4.6)
     step = 0.84 / len(rows)
-    upright = len(rows) * len(shown) > 20
+    upright = len(rows) * len(shown) > (8 if _narrow.get() else 20)
     for i, row in enumerate(rows):
         places = np.arange(len(shown)) - 0.42 + (i + 0.5) * step
         values = [np.nan if row.get(k) is None else 100 * float(row[k]) for k in shown]
-        color, hatch = _COLORS[i % len(_COLORS)], _HATCHES[i // len(_COLORS) % len(_HATCHES)]
+        color, hatch = _model_color(row["model"], i), _HATCHES[i // len(_COLORS) % len(_HATCHES)]
         options: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
         axes.bar(places, values, 0.92 * step, label=_legend_name(row["model"]), **options)
         _write_values(axes, places, values, upright)
-    axes.set_xticks(range(len(shown)), [f"{k}-shot" if k in SHOT_GROUPS else k for k in shown])
+    shot = "" if _narrow.get() else "-shot"
+    axes.set_xticks(range(len(shown)), [f"{k}{shot}" if k in SHOT_GROUPS else k for k in shown])
     axes.set_ylim(0, 112 if upright else 106)
     axes.set_yticks(range(0, 101, 20))
     _finish(axes, "Accuracy over all classes and by shot group", "mean class accuracy (%)")
@@ -172,7 +309,9 @@ def accuracy_bars(
 
 
 def training_curves(
-    series: Mapping[str, Sequence[float]], title: str = "Training and validation by epoch"
+    series: Mapping[str, Sequence[float]],
+    title: str = "Training and validation by epoch",
+    selected_epoch: int | None = None,
 ) -> Figure:
     """One panel for each quantity: the training series solid, the validation series dashed.
 
@@ -180,6 +319,7 @@ def training_curves(
         series: name -> values by epoch, as a Keras `History` holds them; "val_x" shares the
             panel of "x". Names with "accuracy" are fractions and shown in percent.
         title: above the panels.
+        selected_epoch: counted from 1, marked by a line.
 
     Raises:
         ValueError: no series, or an empty one.
@@ -187,22 +327,25 @@ def training_curves(
     quantities = list(dict.fromkeys(name.removeprefix("val_") for name in series))
     if not quantities or not all(len(values) for values in series.values()):
         raise ValueError(f"training curves need at least one epoch; got {dict(series)}")
-    columns = min(2, len(quantities))
+    columns = 1 if _narrow.get() else min(2, len(quantities))
     rows = math.ceil(len(quantities) / columns)
     figure = _blank(4.6 * columns + 1.4 * (columns == 1), 3.2 * rows + 0.4)
-    figure.suptitle(_name(title, 200), fontsize=_TITLE, color=_INK, parse_math=False)
+    figure.suptitle(_title(figure, title), fontsize=_TITLE, color=_INK, parse_math=False)
     for place, quantity in enumerate(quantities):
         axes = figure.add_subplot(rows, columns, place + 1)
         scale = 100 if "accuracy" in quantity else 1
         for prefix, label, style, color in (
-            ("", "training", "-", _COLORS[0]),
-            ("val_", "validation", "--", _WRONG),
+            ("", "training", "-", _INK),
+            ("val_", "validation", "--", "#808080"),
         ):
             if prefix + quantity in series:
                 values = scale * np.asarray(series[prefix + quantity], float)
                 epochs, mark = range(1, len(values) + 1), "o" if len(values) <= 20 else None
                 options: dict[str, Any] = {"linewidth": 1.8, "marker": mark, "markersize": 3.5}
                 axes.plot(epochs, values, style, color=color, label=label, **options)
+        if selected_epoch is not None:
+            line: dict[str, Any] = {"color": "#888888", "linewidth": 1.2, "linestyle": ":"}
+            axes.axvline(selected_epoch, label=f"selected epoch: {selected_epoch}", **line)
         axes.xaxis.set_major_locator(_whole_numbers())
         axes.set_xlabel("epoch")
         _finish(axes, "", f"{quantity.replace('_', ' ')}{' (%)' if scale == 100 else ''}")
@@ -239,11 +382,11 @@ def balance_curves(
     x = _per_class("positions", places, len(lambdas))
     figure = _blank(7.5, 5.4)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    _trace(upper, x, lambdas, _GROUP_COLORS["few"], None)
+    _trace(upper, x, lambdas, _INK, None)
     upper.axhline(0.5, color="#888888", linewidth=0.9, linestyle=":")
     upper.set_ylim(-0.03, 1.03)
     _finish(upper, "Weight of the KL loss, and the two losses", "λ (weight of KL)")
-    for color, (label, values) in zip(_COLORS, losses.items(), strict=False):
+    for color, (label, values) in zip(("#009E73", "#882255"), losses.items(), strict=True):
         _trace(lower, x, values, color, label)
     _log_if_wide(lower, np.concatenate(list(losses.values())))
     lower.set_xlabel(unit)
@@ -270,19 +413,19 @@ def reliability_diagram(bins: Reliability) -> Figure:
         bins.confidence[filled],
         bins.confidence[filled],
         "D",
-        color=_COLORS[1],
+        color="white",
         markeredgecolor=_INK,
         markersize=5,
-        label="mean confidence (where accuracy should be)",
+        label=_shorter("mean confidence (where accuracy should be)", "mean confidence"),
     )
     upper.plot([0, 1], [0, 1], "--", color="#666666", linewidth=1)
     upper.set_ylim(0, 1.03)
     upper.set_xlim(0, 1)
     error = 100 * bins.expected_calibration_error
     _finish(upper, f"Can confidence be trusted? Calibration error {error:.1f} %", "accuracy")
-    upper.legend(loc="upper left", fontsize=_TICK, framealpha=0.9)
+    _legend_below(figure, upper)
     lower.bar(left, bins.counts / bins.counts.sum() * 100, width, color="#777777", **box)
-    lower.set_xlabel("confidence (probability of the predicted class)")
+    lower.set_xlabel(_shorter("confidence (probability of the predicted class)", "confidence"))
     _finish(lower, "", "images (%)")
     return figure
 
@@ -306,7 +449,7 @@ def weight_norms(norms: Mapping[str, npt.ArrayLike], counts: npt.ArrayLike) -> F
     highest = 0.0
     for i, (name, values) in enumerate(norms.items()):
         heights = _per_class(f"norms of {name!r}", values, len(images))[order]
-        color = _COLORS[i % len(_COLORS)]
+        color = _model_color(name, i)
         _dots(axes, heights, color, name)
         _running_mean(axes, heights, color, label=None)
         highest = max(highest, float(np.nanmax(heights)))
@@ -367,7 +510,8 @@ def _draw_example(axes: Axes, image: npt.NDArray[np.uint8], truth: str, guess: s
 
 
 def _blank(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor="white")
+    size = (min(width, _NARROW_WIDTH) if _narrow.get() else width, height)
+    figure = Figure(figsize=size, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     return figure
 
@@ -382,13 +526,30 @@ def _class_width(classes: int) -> float:
 
 
 def _finish(axes: Axes, title: str, y_label: str) -> None:
-    axes.set_title(_name(title, 200), fontsize=_TITLE, loc="left", color=_INK, parse_math=False)
+    figure = axes.get_figure()
+    text = _title(figure, title) if isinstance(figure, Figure) else title
+    axes.set_title(text, fontsize=_TITLE, loc="left", color=_INK, parse_math=False)
     axes.set_ylabel(y_label, fontsize=_LABEL, color=_INK)
     axes.xaxis.label.set(fontsize=_LABEL, color=_INK)
     axes.tick_params(which="both", labelsize=_TICK, colors=_INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _shorter(text: str, narrow: str) -> str:
+    return narrow if _narrow.get() else text
+
+
+def _title(figure: Figure, text: str) -> str:
+    """A title in as many lines as the figure's width asks for."""
+    return textwrap.fill(_name(text, 200), max(20, int(9 * figure.get_figwidth())))
+
+
+def _model_color(name: str, place: int) -> str:
+    found = [color for start, color in _MODEL_COLORS.items() if name.startswith(start)]
+    # A second model of a kind must not look like the first.
+    return found[0] if found and place < len(_MODEL_COLORS) + 1 else _COLORS[place % len(_COLORS)]
 
 
 def _write_values(
@@ -574,7 +735,9 @@ def _class_axis(
     if class_names is not None and len(class_names) != classes:
         raise ValueError(f"{len(class_names)} class names for {classes} classes")
     if class_names is None or classes > _NAMED_CLASSES:
-        axes.set_xlabel("class, by number of training images (1 = most)")
+        axes.set_xlabel(
+            _shorter("class, by number of training images (1 = most)", "class (1: most images)")
+        )
         axes.xaxis.set_major_locator(_whole_numbers())
         axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
         return

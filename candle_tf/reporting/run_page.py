@@ -1,21 +1,56 @@
-"""report.html: the page of a run, from its report.json, its logs and its test images."""
+"""report.html: the page of a run, from its report.json, its logs and its test images.
+
+It tells in this order: what to ship and how good it is; which classes fail; whether the tail is
+better; whether the training converged; what it costs on a device; the data; the settings.
+"""
 
 import csv
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from candle_tf.metrics import confused_pairs, reliability, softmax
+from candle_tf.metrics import confusion_matrix, reliability, softmax
 from candle_tf.reporting import html, plots
+from candle_tf.reporting.class_table import class_table
 from candle_tf.reporting.data_findings import data_findings
-from candle_tf.reporting.results import Results
-from candle_tf.reporting.table import method_cells, percent
+from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
+from candle_tf.reporting.results import TITLES, Results, accuracies
+from candle_tf.reporting.shipping import SHIPPABLE, STUDENT, shipping_sentence
+from candle_tf.reporting.table import human_bytes, method_cells, percent
 
-_EXAMPLES = 24
 _REFUSED = "There is no export, as a check refused it: "
 _CARD = "The model card is beside the exported files: export/model_card.md and model_card.json."
+_GROUPS = (
+    "Mean is the mean over classes of the accuracy on each class. Shot groups are by training "
+    "images: many-shot classes have more than 100, medium-shot 20 to 100, few-shot fewer than 20."
+)
+# Of the confusion matrix, in a wide and in a narrow window.
+_CONFUSED, _CONFUSED_NARROW = 20, 8
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """The test set and what the student made of it.
+
+    Attributes:
+        labels: int `[N]`.
+        logits: the selected student's, float `[N, C]`.
+        pixels: uint8 `[N, S, S, 3]`.
+    """
+
+    __test__ = False  # no test, whatever its name says to pytest
+
+    labels: np.ndarray
+    logits: np.ndarray
+    pixels: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Predicted classes, int `[N]`."""
+        return self.logits.argmax(axis=1)
 
 
 def write_run_report(
@@ -39,83 +74,123 @@ def write_run_report(
     """
     names = list(results.split["train_counts"])
     counts = np.array(list(results.split["train_counts"].values()))
-    groups = {
-        group: np.array([names.index(name) for name in members])
-        for group, members in results.split["groups"].items()
-    }
-    card = _REFUSED + results.refused if results.refused else _CARD
+    tested = TestImages(labels, logits, pixels)
     sections = [
-        html.Section("Results", [_results_table(results), card, _settings(results)]),
-        html.Section(
-            "Data",
-            [
-                _figure(plots.class_counts(counts, groups, names), "Class counts"),
-                *data_findings(results.data),
-            ],
-        ),
-        html.Section("Classes", _class_figures(results, counts, groups, names, norms)),
-        html.Section("Training", _training_figures(path.parent)),
-        html.Section("Confidence and mistakes", _mistakes(labels, logits, pixels, names)),
+        html.Section("What to ship, and how good it is", _shipping(results)),
+        html.Section("Which classes fail", _failures(results, tested, names)),
+        html.Section("Is the tail better", _tail(results, counts, norms)),
+        html.Section("Did it converge", _training(results, path.parent)),
+        html.Section("Can its confidence be trusted", _confidence(tested)),
+        html.Section("Cost on a device", _costs(results)),
+        html.Section("Data", _data(results, counts, names)),
+        html.Section("Settings", [html.Folded("All settings, as flags", [_settings(results)])]),
     ]
     config = results.config
     html.write_report(path, f"{config['method']} on {config['dataset']}", sections)
 
 
-def _figure(figure: plots.Figure, alt: str) -> html.Figure:
-    return html.Figure(plots.to_png(figure), alt)
+def draw(figure: Callable[[bool], plots.Figure], alt: str) -> html.Figure:
+    """A figure in two versions, for wide and for narrow windows.
+
+    Args:
+        figure: draws it; told whether the window is narrow.
+        alt: what a reader who cannot see it should know.
+    """
+    wide = plots.to_png(figure(False))
+    with plots.narrow_figures():
+        narrow = plots.to_png(figure(True))
+    return html.Figure(wide, alt, narrow=narrow)
 
 
-def _results_table(results: Results) -> html.Table:
-    columns, rows = method_cells(results.rows())
+def _shipping(results: Results) -> list[html.Item]:
+    kinds = [kind for kind in ("teacher", *SHIPPABLE) if kind in results.metrics]
+    if STUDENT not in kinds:
+        kinds.append("student")
+    rows = [
+        {"model": TITLES[k], **accuracies(results.metrics[k]), "bytes": results.bytes.get(k)}
+        for k in kinds
+    ]
+    columns, cells = method_cells(rows)
     caption = (
-        f"Epoch {results.selected_epoch} of {results.last_epoch} was selected on the validation "
-        "set; the test set was only used for these results."
+        f"Of the {results.split['test']:,} test images, which were used for these results only. "
+        f"Epoch {results.selected_epoch} of {results.last_epoch} is the student's."
     )
-    return html.Table(columns, rows, caption)
-
-
-def _settings(results: Results) -> html.Code:
-    flags = [f"--{name}={_flag(value)}" for name, value in results.config.items() if value != ""]
-    return html.Code("\n".join(shlex.quote(flag) for flag in flags))
-
-
-def _flag(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _class_figures(
-    results: Results,
-    counts: np.ndarray,
-    groups: dict[str, np.ndarray],
-    names: Sequence[str],
-    norms: dict[str, np.ndarray],
-) -> list[html.Figure | str | html.Table | html.Code]:
-    student = results.metrics["student"]
-    worst = f"Worst class: {student.worst_class}, {percent(student.worst_accuracy)} %."
+    every = html.Folded("All models that were measured", [_all_models(results)])
+    told = [shipping_sentence(results)] if shipping_sentence(results) else []
     return [
-        _figure(plots.accuracy_bars(results.rows()), "Accuracy by shot group"),
-        worst,
-        _figure(
-            plots.per_class_accuracy(student.per_class, counts, groups, names),
-            "Accuracy of each class",
-        ),
-        _figure(plots.weight_norms(norms, counts), "Classifier weight norms, head to tail"),
+        *told,
+        html.Table(columns, cells, caption),
+        _GROUPS,
+        _REFUSED + results.refused if results.refused else _CARD,
+        draw(lambda _: plots.accuracy_bars(rows), "Accuracy over all classes and by shot group"),
+        every,
     ]
 
 
-def _training_figures(folder: Path) -> list[html.Figure | str | html.Table | html.Code]:
-    figures: list[html.Figure | str | html.Table | html.Code] = []
-    for stage in ("calibrate", "student"):
+def _all_models(results: Results) -> html.Table:
+    columns, rows = method_cells(results.rows())
+    return html.Table(columns, rows)
+
+
+def _failures(results: Results, tested: TestImages, names: Sequence[str]) -> list[html.Item]:
+    matrix = confusion_matrix(tested.labels, tested.predicted, len(names))
+    student = results.metrics["student"]
+    worst = f"Worst class: {student.worst_class}, {percent(student.worst_accuracy)} %."
+    return [
+        worst,
+        class_table(results, matrix),
+        draw(
+            lambda narrow: plots.confusion_heatmap(
+                matrix, names, _CONFUSED_NARROW if narrow else _CONFUSED
+            ),
+            "Shares of each class's test images by predicted class",
+        ),
+        confident_mistakes(tested.labels, tested.logits, tested.pixels, names),
+        mistakes_by_class(tested.labels, tested.logits, tested.pixels, names),
+    ]
+
+
+def _tail(results: Results, counts: np.ndarray, norms: dict[str, np.ndarray]) -> list[html.Item]:
+    models: dict[str, Sequence[float | None]] = {
+        name: results.metrics[name].per_class
+        for name in ("teacher", "student")
+        if name in results.metrics
+    }
+    return [
+        draw(
+            lambda _: plots.accuracy_by_class_size(models, counts),
+            "Accuracy of each class against its training images, teacher and student",
+        ),
+        draw(
+            lambda _: plots.weight_norms(norms, counts),
+            "Classifier weight norms, from the class with most images to that with fewest",
+        ),
+    ]
+
+
+def _training(results: Results, folder: Path) -> list[html.Item]:
+    items: list[html.Item] = []
+    for stage, title in (("student", "The student"), ("calibrate", "The teacher's classifier")):
         history = _columns(folder / stage / "history.csv")
         series = {name: values for name, values in history.items() if _is_curve(name)}
         if series:
-            title = f"Stage {stage!r}: training and validation by epoch"
-            figures.append(_figure(plots.training_curves(series, title), title))
+            selected = results.selected_epoch if stage == "student" else None
+            items.append(_curves(series, f"{title}: training and validation by epoch", selected))
     steps = _columns(folder / "student" / "steps.csv")
     if "lambda" in steps:
-        curves = plots.balance_curves(steps["lambda"], steps["kl"], steps["fs"], unit="step")
-        figures.append(_figure(curves, "Lambda and both losses by step"))
-    return figures
+        items.append(
+            draw(
+                lambda _: plots.balance_curves(
+                    steps["lambda"], steps["kl"], steps["fs"], unit="step"
+                ),
+                "Lambda and both losses by step",
+            )
+        )
+    return items or ["The logs of the training are not in the run folder."]
+
+
+def _curves(series: dict[str, list[float]], title: str, selected_epoch: int | None) -> html.Figure:
+    return draw(lambda _: plots.training_curves(series, title, selected_epoch), title)
 
 
 def _is_curve(name: str) -> bool:
@@ -130,28 +205,49 @@ def _columns(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
 
 
-def _mistakes(
-    labels: np.ndarray, logits: np.ndarray, pixels: np.ndarray, names: Sequence[str]
-) -> list[html.Figure | str | html.Table | html.Code]:
-    bins = reliability(softmax(logits), labels)
-    predicted = logits.argmax(axis=1)
-    pairs = confused_pairs(labels, predicted, names)
-    # Evenly over the test set, so that head and tail are both seen.
-    shown = np.linspace(0, len(labels) - 1, min(_EXAMPLES, len(labels))).astype(int)
+def _confidence(tested: TestImages) -> list[html.Item]:
+    bins = reliability(softmax(tested.logits), tested.labels)
     return [
-        _figure(plots.reliability_diagram(bins), "Reliability diagram of the student"),
-        html.Table(
-            ["true class", "predicted as", "images", "% of the class"],
-            [[p.true, p.predicted, str(p.images), percent(p.share)] for p in pairs],
-            caption="Most frequent confusions",
-            left=2,
-        ),
-        _figure(
-            plots.example_grid(
-                pixels[shown],
-                [names[label] for label in labels[shown]],
-                [names[label] for label in predicted[shown]],
-            ),
-            "Test images with true and predicted class",
-        ),
+        draw(lambda _: plots.reliability_diagram(bins), "Reliability diagram of the student"),
     ]
+
+
+def _costs(results: Results) -> list[html.Item]:
+    cost, latency = results.export.get("cost", {}), results.export.get("latency", {})
+    rows = [
+        [TITLES[kind], human_bytes(results.bytes[kind])]
+        for kind in SHIPPABLE
+        if kind in results.bytes
+    ]
+    items: list[html.Item] = [html.Table(["file", "size"], rows)] if rows else []
+    if cost:
+        operations = [[name, f"{value:,.0f}"] for name, value in cost.items()]
+        items.append(html.Table(["of one image", "number"], operations))
+    if STUDENT in latency:
+        items.append(
+            f"The student took {latency[STUDENT]['ratio']:.2f} of the time of its float32 "
+            f"reference model, measured in turn on this machine: {latency['machine']}. "
+            "Measure on the device itself: python -m tools.bench_latency RUN_DIR."
+        )
+    return items or ["Nothing was exported."]
+
+
+def _data(results: Results, counts: np.ndarray, names: Sequence[str]) -> list[html.Item]:
+    groups = {
+        group: np.array([names.index(name) for name in members])
+        for group, members in results.split["groups"].items()
+    }
+    return [
+        draw(lambda narrow: plots.class_counts(counts, groups, None if narrow else names),
+             "Training images of each class"),
+        *data_findings(results.data),
+    ]  # fmt: skip
+
+
+def _settings(results: Results) -> html.Code:
+    flags = [f"--{name}={_flag(value)}" for name, value in results.config.items() if value != ""]
+    return html.Code("\n".join(shlex.quote(flag) for flag in flags))
+
+
+def _flag(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

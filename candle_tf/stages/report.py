@@ -21,7 +21,7 @@ from candle_tf.stages.export_teacher import ExportedTeacher
 from candle_tf.stages.export_tflite import NAMES
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.train import Trained
-from candle_tf.students.analysis.cost import summarize
+from candle_tf.students.analysis.cost import Summary, summarize
 
 _FLOAT_BYTES = 4
 
@@ -52,6 +52,9 @@ def report(
         if teacher_file.metrics:
             sizes[TEACHER] = teacher_file.record["bytes"]
     norms = _norms(calibrated, trained)
+    costs = summarize(trained.student)
+    if export:
+        export = {**export, "cost": _describe_costs(costs)}
     results = Results(
         config=config.to_dict(),
         split=_split_summary(data),
@@ -109,6 +112,14 @@ def _write_card(
         if not path.exists() or path.read_bytes() != data:
             write_atomically(path, data)
     return list(contents)
+
+
+def _describe_costs(costs: Summary) -> dict[str, float]:
+    return {
+        "OPs (binary multiply-adds / 64 + those in float)": costs.ops,
+        "binary multiply-adds": costs.binary_multiply_adds,
+        "float multiply-adds": costs.float_multiply_adds,
+    }
 
 
 def _split_summary(data: Data) -> dict[str, object]:

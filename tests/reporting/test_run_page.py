@@ -1,0 +1,170 @@
+"""report.html as a whole: what is in it, in which order, and how a browser shows it."""
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from candle_tf.metrics import confusion_matrix
+from candle_tf.reporting import plots
+from candle_tf.reporting.class_table import class_table, wilson_interval
+from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
+from tests.reporting.made_run import write_made_report
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+WIDTHS = (1280, 400)
+
+
+class _Headings(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found, self._inside = [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):  # noqa: ARG002
+        self._inside = tag == "h2"
+
+    def handle_data(self, data):
+        if self._inside:
+            self.found.append(data)
+            self._inside = False
+
+
+@pytest.fixture(scope="module", params=[2, 101, 1000])
+def made(tmp_path_factory, request):
+    folder = tmp_path_factory.mktemp("made")
+    return folder, request.param, write_made_report(folder, request.param)
+
+
+def test_questions_come_in_the_order_in_which_they_are_asked(made):
+    folder, _, _ = made
+    assert _Headings((folder / "report.html").read_text()).found == [
+        "What to ship, and how good it is",
+        "Which classes fail",
+        "Is the tail better",
+        "Did it converge",
+        "Can its confidence be trusted",
+        "Cost on a device",
+        "Data",
+        "Settings",
+    ]
+
+
+def test_the_page_is_no_larger_than_a_mail_allows(made):
+    folder, _, _ = made
+    assert (folder / "report.html").stat().st_size < 5_000_000
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+def test_a_browser_shows_it_without_scrolling_sideways_or_errors(made, tmp_path):
+    """Two frames of the widths that are tested; each tells its own size to the page around it."""
+    folder, _, _ = made
+    page = (folder / "report.html").resolve().as_uri()
+    frames = "".join(
+        f'<iframe src="{page}" style="width:{width}px;height:900px;border:0"></iframe>'
+        for width in WIDTHS
+    )
+    around = tmp_path / "around.html"
+    around.write_text(
+        f"<!DOCTYPE html><body>{frames}<pre id=out></pre><script>"
+        "onload = () => { document.getElementById('out').textContent = JSON.stringify("
+        "[...document.querySelectorAll('iframe')].map(frame => {"
+        "const root = frame.contentDocument.documentElement;"
+        "const head = frame.contentDocument.querySelector('table.sortable th');"
+        "head.click();"
+        "const names = [...head.closest('table').tBodies[0].rows].map(r => r.cells[0].textContent);"
+        "return {scroll: root.scrollWidth, client: root.clientWidth,"
+        " sort: head.getAttribute('aria-sort'), first: names[0], count: names.length};"
+        "})); };</script>"
+    )
+    shown = subprocess.run(
+        [
+            *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--allow-file-access-from-files", "--enable-logging=stderr", "--dump-dom"),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            around.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in shown.stderr, shown.stderr[-2000:]
+    text = shown.stdout.partition('<pre id="out">')[2].partition("</pre>")[0]
+    sizes = json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    for size, width in zip(sizes, WIDTHS, strict=True):
+        assert width - 20 < size["client"] <= width  # without the vertical scroll bar
+        assert size["scroll"] <= size["client"], size
+        # The script that sorts is allowed to run.
+        assert size["sort"] == "ascending"
+        assert size["count"] == made[1]
+
+
+def test_the_class_table_begins_with_the_worst_class(made):
+    _, classes, results = made
+    labels = np.repeat(np.arange(classes), 2)
+    predicted = labels.copy()
+    predicted[2:4] = 0
+    table = class_table(results, confusion_matrix(labels, predicted, classes))
+    names = list(results.split["train_counts"])
+    first = dict(zip(table.columns, table.rows[0], strict=True))
+    assert first["class"] == names[1]
+    assert first["mostly taken for"] == f"{names[0]} (2)"
+    assert first["%"] == "0.0"
+    assert len(table.rows) == classes
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 5), (5, 5), (3, 7), (500, 1000)])
+def test_the_interval_solves_wilsons_equation(right, total):
+    """Its ends p are where (share - p)^2 = z^2 p (1 - p) / n."""
+    z = 1.959964
+    for end in wilson_interval(right, total):
+        assert (right / total - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / total, abs=1e-9)
+
+
+def test_mistakes_are_chosen_by_confidence_and_by_class():
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    logits = np.full((6, 3), -5.0)
+    predicted = np.array([1, 0, 0, 0, 2, 1])
+    logits[np.arange(6), predicted] = [1.0, 9.0, 7.0, 8.0, 9.0, 5.0]
+    pixels = np.zeros((6, 4, 4, 3), np.uint8)
+    names = ["a", "b", "c"]
+    sure = confident_mistakes(labels, logits, pixels, names)
+    assert [figure.caption.partition(" (")[0] for figure in sure.figures] == [
+        *("b, taken for a", "c, taken for b", "a, taken for b")
+    ]
+    worst = mistakes_by_class(labels, logits, pixels, names)
+    assert worst.figures[0].caption.startswith("b, taken for a")
+    assert len(worst.figures) == 3
+    none = confident_mistakes(labels, np.eye(3)[labels], pixels, names)
+    assert "No test image" in none.caption
+
+
+def test_a_heatmap_holds_shares_of_the_worst_classes_and_the_rest():
+    matrix = np.array([[8, 2, 0], [1, 1, 2], [0, 0, 5]])
+    figure = plots.confusion_heatmap(matrix, ["a", "b", "c"], most=2)
+    cells = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(cells, [[80, 20, 0], [25, 25, 50]])
+    with pytest.raises(ValueError, match="no class has a test image"):
+        plots.confusion_heatmap(np.zeros((2, 2)), ["a", "b"], most=2)
+
+
+def test_narrow_figures_are_narrow():
+    counts = np.array([100, 10])
+    wide = plots.class_counts(counts, {})
+    with plots.narrow_figures():
+        narrow = plots.class_counts(counts, {})
+    assert narrow.get_figwidth() * plots.DPI <= 400 < wide.get_figwidth() * plots.DPI
+
+
+def test_costs_and_accuracies_are_of_the_same_models():
+    figure = plots.accuracy_against_cost({"a": 1e6}, {"a": 0.5}, "size (bytes)")
+    assert figure.axes[0].get_xscale() == "log"
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[1e6, 50.0]]
+    with pytest.raises(ValueError, match="accuracies"):
+        plots.accuracy_against_cost({"a": 1e6}, {"b": 0.5}, "size (bytes)")
