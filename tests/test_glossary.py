@@ -70,6 +70,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("", r"\.squeeze\(|squeeze=False"): "NumPy's, TensorFlow's and Matplotlib's name",
     ("", r"(?i)squeeze[-_ ]and[-_ ]excit|gate_squeeze"): "a layer of the literature",
     ("", r"FigureCanvasAgg"): "Matplotlib's name",
+    ("candle_tf/reporting/html.py", r"<picture>.*</picture>"): "an element of HTML",
     ("", r"[\"']\w*pictures[\"']"): "keys of model_card.json",
     ("", r"[\"'](epoch_)?objective[\"']|r.objective is nan"): "column of steps.csv",
     ("docs/data.md", r"bad input|^\|"): "messages, compared with the code by a test",

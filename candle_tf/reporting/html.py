@@ -256,9 +256,9 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8;
 @media (max-width: 600px) {
   body { padding: 1rem .75rem 3rem; }
   .wide { overflow-x: visible; }
-  table { width: 100%; font-size: .75rem; }
-  th, td { padding: .25rem .15rem; }
-  td.left { min-width: 4rem; }
+  table { width: 100%; font-size: .7rem; }
+  th, td { padding: .25rem .1rem; }
+  td.left { min-width: 3.2rem; }
   .gallery figure { width: 6.6rem; }
 }
 @media print { body { max-width: none; padding: 0; } figure, tr { break-inside: avoid; } }
