@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes that share the tests, one file at a time; each needs at most 3 GB.
 WORKERS ?= 2
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test lint docs format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m candle_tf.train --flagfile=configs/quickstart.cfg
@@ -17,6 +17,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy candle_tf tools
+
+docs: $(VENV)/installed-dev
+	$(BIN)/mkdocs build --strict
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

@@ -13,6 +13,7 @@ images is a `UserError`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,36 @@ class Model:
     Attributes:
         student: what classifies.
         results: every figure of the run; None for an export without its run.
+        run_dir: folder of the run; None likewise.
     """
 
     student: ExportedStudent
     results: Results | None = None
+    run_dir: Path | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the scores."""
         return self.student.labels
+
+    @cached_property
+    def keras_model(self) -> Any:
+        """The trained student as a Keras 2 model, built from the run's checkpoint.
+
+        From pixels, float32 `[N, S, S, 3]` in 0..255 as `student.preprocess` returns them, to a
+        dictionary of "features" `[N, d]` and "logits" `[N, C]`.
+
+        Raises:
+            UserError: for an export without its run, which has no checkpoint.
+        """
+        if self.results is None or self.run_dir is None:
+            raise UserError(
+                "This is an export without its run, whose checkpoint a Keras model is built from: "
+                "give load() the run's folder."
+            )
+        from candle_tf.stages.trained_student import load_trained_student
+
+        return load_trained_student(self.run_dir, self.results.selected_epoch)
 
     def predict(
         self, images: "Sequence[str | Path] | Sequence[np.ndarray] | np.ndarray | str | Path",
@@ -86,8 +108,9 @@ class Model:
         """Accuracy on labelled images: per class, by shot group of the training, calibration.
 
         Args:
-            dataset, data_dir, **source: as the flags of these names. The test subset is measured,
-                or, where the data has none, all of it.
+            dataset: as --dataset. The test subset is measured, or, where the data has none, all.
+            data_dir: as --data_dir.
+            **source: other flags of the data by name.
 
         Raises:
             UserError: for data that cannot be used, an image that cannot be read, and a class that
@@ -126,13 +149,17 @@ def load(path: str | Path, runtime: str = "auto") -> Model:
     """Loads a finished run, or an export of one.
 
     Args:
-        path, runtime: as in `deploy.exported_student.load_exported`.
+        path: a run's folder, its export, or one file of that.
+        runtime: "lce", "float" (the float32 reference model), "saved_model", or "auto": what `path`
+            names, else the engine.
 
     Raises:
         UserError: where there is none, or it is damaged.
     """
-    report = Path(expand_home(str(path))) / "report.json"
-    return Model(load_exported(path, runtime), read_results(report) if report.exists() else None)
+    run_dir = Path(expand_home(str(path)))
+    student = load_exported(path, runtime)
+    report = run_dir / "report.json"
+    return Model(student, read_results(report), run_dir) if report.exists() else Model(student)
 
 
 def train(**settings: Any) -> Model:

@@ -8,6 +8,7 @@ if __name__ == "__main__":
 """
 
 import logging as standard_logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 from absl import app as absl_app
 from absl import flags, logging
 
+from candle_tf.command_help import HelpGroups, asks_for_help, help_text
 from candle_tf.config import Config
 from candle_tf.data.catalog import settings_of
 from candle_tf.errors import UserError
@@ -100,12 +102,20 @@ def _integers(name: str, items: list[str]) -> list[int]:
         ) from error
 
 
-def run(main: Callable[[list[str]], None], takes_arguments: bool = False) -> None:
+def run(
+    main: Callable[[list[str]], None],
+    takes_arguments: bool = False,
+    needs_arguments: bool = False,
+    help_groups: HelpGroups | None = None,
+) -> None:
     """Runs a main under absl; a `UserError` ends it with one message and exit code 2.
 
     Args:
         main: gets the program's name, and what on the command line is no flag.
         takes_arguments: whether that may be anything; by default it is refused.
+        needs_arguments: whether an empty command line shows the help (exit code 2), and starts
+            nothing.
+        help_groups: what --help shows, see `command_help.help_text`.
     """
 
     def main_with_messages(argv: list[str]) -> None:
@@ -126,9 +136,22 @@ def run(main: Callable[[list[str]], None], takes_arguments: bool = False) -> Non
         except KeyboardInterrupt:
             _fail("Stopped. The same command resumes from the last checkpoint.", code=130)
 
+    # `bazel run` starts in a folder of its own; relative paths are of the user's.
+    if "BUILD_WORKING_DIRECTORY" in os.environ:
+        os.chdir(os.environ["BUILD_WORKING_DIRECTORY"])
     # A terminal shows codes of what it cannot show, or should not obey.
     guard_streams()
-    absl_app.run(main_with_messages, flags_parser=_parse)
+
+    def parse_or_help(argv: list[str]) -> list[str]:
+        if asks_for_help(argv[1:]):
+            print(help_text(main.__module__, help_groups, flags.FLAGS))
+            sys.exit(0)
+        if needs_arguments and len(argv) == 1:
+            print(help_text(main.__module__, help_groups, flags.FLAGS), file=sys.stderr)
+            sys.exit(2)
+        return _parse(argv)
+
+    absl_app.run(main_with_messages, flags_parser=parse_or_help)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -3,14 +3,14 @@
     python -m candle_tf.predict runs/quickstart photos/ more.zip --top=3
     python -m candle_tf.predict runs/quickstart/export photos/ --csv=photos.csv --html=photos.html
 
-The first argument is a run's folder, its export or one file of that; what follows are image files,
-folders and archives. A file that is no readable image is a row with its reason, and makes the exit
+Give a run's folder, its export or one file of that, and then what to classify: image files, folders
+and archives. A file that is no readable image is a row with its reason, and makes the exit
 code 1.
 """
 
+import dataclasses
 import itertools
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from absl import flags, logging
 
 from candle_tf import app
 from candle_tf.errors import UserError
+from candle_tf.progress import Progress
 
 _RUNTIME = flags.DEFINE_enum(
     "runtime",
@@ -35,8 +36,6 @@ _ENCODING = flags.DEFINE_string(
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "images at once", lower_bound=1)
 
-_PROGRESS_SECONDS = 30.0
-
 
 def main(arguments: list[str]) -> None:
     """Classifies all images; prints CSV where no file is asked for."""
@@ -53,16 +52,15 @@ def main(arguments: list[str]) -> None:
     with open_image_files(arguments[1:], _ENCODING.value) as files:
         top = min(_TOP.value, len(student.labels))
         found: list[Prediction] = []
-        began = time.monotonic()
+        progress = Progress("predict", len(files))
 
         def follow(results: Iterator[Prediction]) -> Iterator[Prediction]:
-            told = began
             for result in results:
-                found.append(result)
-                if time.monotonic() - told > _PROGRESS_SECONDS:
-                    told = time.monotonic()
-                    logging.info("%s", _rate(len(found), len(files), told - began))
+                # Images are for the page alone: of 10,000 they take a gigabyte.
+                found.append(result if _HTML.value else dataclasses.replace(result, image=None))
+                progress.advance(1)
                 yield result
+            progress.close()
 
         results = follow(predict(student, files, top, _BATCH_SIZE.value))
         if not (_CSV.value or _JSONL.value or _HTML.value):
@@ -76,20 +74,16 @@ def main(arguments: list[str]) -> None:
             write_lines(Path(_JSONL.value), json_lines(found))
         if _HTML.value:
             write_page(Path(_HTML.value), f"Predictions of {student.source}", found)
-        logging.info("%s", _rate(len(found), len(files), time.monotonic() - began))
+        logging.info("%s", progress.summary())
     bad = [each for each in found if each.error]
     if bad:
         reasons = "\n".join(each.error for each in itertools.islice(bad, 10))
         raise SystemExit(f"{len(bad)} of {len(found)} images could not be classified:\n{reasons}")
 
 
-def _rate(done: int, total: int, seconds: float) -> str:
-    return f"{done} of {total} images, {done / max(seconds, 1e-9):.0f} images/s"
-
-
 def command() -> None:
     """What `candle-predict` and `python -m candle_tf.predict` run."""
-    app.run(lambda argv: main(argv[1:]), takes_arguments=True)
+    app.run(lambda argv: main(argv[1:]), takes_arguments=True, needs_arguments=True)
 
 
 if __name__ == "__main__":

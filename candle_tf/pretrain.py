@@ -13,6 +13,14 @@ from absl import flags
 from candle_tf import app
 from candle_tf.stages.pretrain_settings import Pretraining
 
+_HELP = {
+    "Data": ("data_dir", "test_data_dir", "on_bad_image", "heldout_fraction"),
+    "Teacher": ("teacher", "teacher_size", "views"),
+    "Student": ("student", "width", "image_size"),
+    "Training": ("epochs", "batch_size", "learning_rate", "decay_fraction"),
+    "Run": ("run_dir", "cache_dir", "seed", "flagfile"),
+}
+
 
 def main(settings: Pretraining) -> None:
     """Pretrains, and says where the weights are."""
@@ -43,7 +51,7 @@ def _settings() -> Pretraining:
 def command() -> None:
     """What `candle-pretrain` and `python -m candle_tf.pretrain` run."""
     _define_flags()
-    app.run(lambda _: main(_settings()))
+    app.run(lambda _: main(_settings()), needs_arguments=True, help_groups=_HELP)
 
 
 if __name__ == "__main__":

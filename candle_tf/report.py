@@ -28,7 +28,7 @@ def main() -> None:
 
 def command() -> None:
     """What `candle-report` and `python -m candle_tf.report` run."""
-    app.run(lambda _: main())
+    app.run(lambda _: main(), needs_arguments=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ runs/digits/
   manifest.json   versions, and the SHA-256 of every file that a stage finished
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -29,6 +30,7 @@ from candle_tf.config import Config
 from candle_tf.data.settings import LISTS
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, sha256_of_file, write_atomically
+from candle_tf.folder_lock import NAME as LOCK_NAME
 from candle_tf.folder_lock import lock_folder
 
 _CONFIG = "config.json"
@@ -85,6 +87,29 @@ class RunFolder:
     def manifest_path(self) -> Path:
         """Versions and hashes."""
         return self.path / "manifest.json"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was trained here: an epoch of the teacher's classifier or a student."""
+        trained = any(self.path.glob("*/checkpoints/progress.json"))
+        return trained or self.report_path.exists() or self.export_path.exists()
+
+    def remove_if_nothing_began(self) -> None:
+        """Removes the records of a run that stopped before its first epoch, so that none blocks
+        the next; of caches nothing is lost. The folder itself goes if it is empty then."""
+        if self.has_begun or not self.path.is_dir():
+            return
+        self.forget_data()
+        self.config_path.unlink(missing_ok=True)
+        (self.path / LOCK_NAME).unlink(missing_ok=True)
+        for folder in (self.path / "cache", self.path):
+            with contextlib.suppress(OSError):  # not empty, or not there
+                folder.rmdir()
+
+    def forget_data(self) -> None:
+        """Removes what was drawn by other settings, before anything was trained on it."""
+        for path in (self.split_path, self.data_check_path, self.manifest_path):
+            path.unlink(missing_ok=True)
 
     def record(self, stage: str, files: Iterable[Path], **facts: str) -> None:
         """Records in the manifest that a stage finished, with its files.
@@ -161,9 +186,32 @@ def open_run_folder(config: Config) -> RunFolder:
         UserError: if the folder has a run with other settings (which are named), is in use by
             another process, or cannot be written.
     """
-    path = Path(config.run.run_dir)
-    lock, _ = claim_folder(path, config.to_dict(), _CHANGEABLE, _read_config)
-    return RunFolder(path, lock)
+    folder = RunFolder(Path(config.run.run_dir))
+    settings = config.to_dict()
+
+    def read(path: Path) -> dict[str, Any]:
+        before = Config.from_json(path).to_dict()
+        if not folder.has_begun and _changed_names(before, settings):
+            folder.forget_data()
+        return before
+
+    changeable: Collection[str] = _CHANGEABLE
+    if not folder.has_begun:
+        changeable = tuple(settings)
+    elif _continues(folder.config_path, config.training.epochs):
+        changeable = (*_CHANGEABLE, "epochs")
+    lock, before = claim_folder(folder.path, settings, changeable, read)
+    if before is not None and folder.has_begun and before["epochs"] != settings["epochs"]:
+        _log_more_epochs(before["epochs"], settings["epochs"])
+    return RunFolder(folder.path, lock)
+
+
+def _continues(config_path: Path, epochs: int) -> bool:
+    """Whether a run may be continued up to a number of epochs; 0 leaves it to the data."""
+    if not config_path.exists():
+        return False
+    before = Config.from_json(config_path).training.epochs
+    return not epochs or epochs > before
 
 
 def claim_folder(
@@ -203,10 +251,6 @@ def claim_folder(
     return lock, before
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    return Config.from_json(path).to_dict()
-
-
 def _remove_leftovers(path: Path) -> None:
     """Removes what killed processes were writing; the folder is locked by this one."""
     waiting = [path]
@@ -241,3 +285,17 @@ def _require_same(
             f"{path} has a run with other settings: {'; '.join(changed)}. Give another "
             "--run_dir, or the settings of that run (config.json in it) to resume it."
         )
+
+
+def _changed_names(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
+    """Names of the settings that differ and that change what a run computes."""
+    return {name for name in new if name not in _CHANGEABLE and old.get(name) != new[name]}
+
+
+def _log_more_epochs(old: int, new: int) -> None:
+    logging.info(
+        "--epochs was %d and is now %d: the student's training continues after its last epoch. The "
+        "learning rate follows the cosine of a training of --epochs from there to 0: with twice as "
+        "many epochs it begins again at half of --learning_rate",
+        *(old, new),
+    )

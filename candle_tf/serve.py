@@ -112,7 +112,7 @@ def _require_packages() -> None:
 
 def command() -> None:
     """What `candle-serve` and `python -m candle_tf.serve` run."""
-    app.run(lambda argv: main(argv[1:]), takes_arguments=True)
+    app.run(lambda argv: main(argv[1:]), takes_arguments=True, needs_arguments=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import types
 from typing import Any
 
 from candle_tf import app
+from candle_tf.command_help import TRAINING_HELP
 from candle_tf.config import Config
 from candle_tf.reporting.shipping import shipping_sentence
 from candle_tf.reporting.table import method_table
@@ -34,7 +35,11 @@ def main(config: Config) -> None:
 def command() -> None:
     """What `candle-train` and `python -m candle_tf.train` run."""
     app.define_config_flags()
-    app.run(lambda _: main(app.config_from_flags()))
+    app.run(
+        lambda _: main(app.config_from_flags()),
+        needs_arguments=True,
+        help_groups=TRAINING_HELP,
+    )
 
 
 class _CallableModule(types.ModuleType):

@@ -1,4 +1,4 @@
-"""`bazel test //:tests` runs pytest through this."""
+"""`bazel test //:all_tests` and `//:timing_test` run pytest through this."""
 
 import sys
 

@@ -222,6 +222,58 @@ def test_predict_refuses_with_one_message(arguments, words):
     assert "Traceback" not in done.stderr
 
 
+def test_the_keras_model_is_the_exported_student(run_dir, scans):
+    model = candle_tf.load(run_dir, "saved_model")
+    pixels = np.stack([model.student.preprocess(scan) for scan in scans])
+    logits = model.keras_model(pixels.astype(np.float32))["logits"].numpy()
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores = model.student.scores_of(pixels)
+    np.testing.assert_allclose(odds / odds.sum(axis=1, keepdims=True), scores, atol=1e-3)
+    with pytest.raises(UserError, match="without its run"):
+        candle_tf.load(run_dir / "export").keras_model  # noqa: B018
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_tensorflow_may_be_imported_before(used):
+    """As long as its Keras was not used."""
+    code = (
+        "import tensorflow as tf\n"
+        f"{'tf.keras.layers' if used else 'tf.constant(1)'}\n"
+        "import candle_tf\n"
+        "from tensorflow.keras import layers\n"
+        "assert layers.Dense is tf.keras.layers.Dense\n"
+        "print(tf.keras.Model.__module__, layers.Dense.__module__)"
+    )
+    environment = {name: v for name, v in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    root = Path(candle_tf.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if used:
+        assert "import candle_tf first" in done.stderr.splitlines()[-1]
+    else:
+        assert done.returncode == 0, done.stderr
+        assert all(name.startswith("tf_keras.") for name in done.stdout.split())
+
+
+def test_the_example_notebook_runs(run_dir, tmp_path):
+    """With the run of its settings in place, so that it is not trained again."""
+    root = Path(candle_tf.__file__).parents[1]
+    shutil.copytree(run_dir, tmp_path / "runs" / "notebook")
+    command = [sys.executable, "-m", "tools.run_notebook",
+               str(root / "examples/quickstart.ipynb"), "--out=executed.ipynb"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = json.loads((tmp_path / "executed.ipynb").read_text())["cells"]
+    outputs = [cell["outputs"] for cell in cells if cell["cell_type"] == "code"]
+    assert all(outputs)
+    assert outputs[-1][0]["data"]["text/plain"] == ["True"]
+
+
 def test_no_image_at_all_is_refused(run_dir, tmp_path):
     with pytest.raises(UserError, match="no image"):
         candle_tf.load(run_dir).predict(tmp_path)

@@ -139,6 +139,16 @@ def test_help_shows_the_flags(start):
     assert "Traceback" not in done.stderr
 
 
+def test_relative_paths_are_of_the_folder_in_which_bazel_run_was_called(
+    start, tmp_path, monkeypatch
+):
+    (tmp_path / "called").mkdir()
+    (tmp_path / "called" / "mine.cfg").write_text("--epochs=3\n")
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path / "called"))
+    done = start("--flagfile=mine.cfg")
+    assert json.loads(done.stdout)["epochs"] == 3
+
+
 def test_negated_booleans_and_separate_values(settings):
     read = settings("--nocenter_features", "--epochs", "3")
     assert read["center_features"] is False

@@ -168,7 +168,7 @@ def test_one_bad_resolution_among_good_ones_is_named():
         ({"class_counts": "5,3"}, ["--profile=exponential", "--class_counts=5,3"]),
         ({"calibration_resolutions": ()}, ["--calibration_resolutions", "empty"]),
         (
-            {"validation_fraction": 0.0},
+            {"validation_fraction": 0.0, "select_epoch": "best"},
             ["--select_epoch=best", "--validation_fraction=0", "--select_epoch=last"],
         ),
         ({"mix": "mixup"}, ["--mix=mixup", "--teacher_view=whole", "--teacher_view=same"]),
@@ -349,8 +349,8 @@ def test_replace_changes_what_is_named_and_checks_again():
     config = Config(epochs=3, width=0.5)
     assert config.replace(epochs=4) == Config(epochs=4, width=0.5)
     assert config.training.epochs == 3
-    with pytest.raises(UserError, match="--epochs=0"):
-        config.replace(epochs=0)
+    with pytest.raises(UserError, match="--epochs=-1"):
+        config.replace(epochs=-1)
 
 
 def test_a_name_that_is_no_setting_is_a_defect():

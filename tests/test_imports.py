@@ -59,10 +59,12 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
         [
             {
                 "",
+                "command_help",
                 "errors",
                 "files",
                 "folder_lock",
                 "plugins",
+                "progress",
                 "metrics",
                 "data.splits.longtail",
                 "data.catalog",

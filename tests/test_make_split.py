@@ -16,7 +16,7 @@ from candle_tf.data.sources.registry import open_source
 from candle_tf.data.splits.longtail import profile_counts, shot_groups
 from candle_tf.data.splits.split import check_split, load_split
 from candle_tf.errors import UserError
-from tools.make_split import save_new
+from tools.make_split import save_new, split_text
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 
@@ -71,6 +71,12 @@ def test_the_table_says_what_the_figures_say(drawn):
         keys = ("counts", "train_counts", "validation_counts", "test_counts")
         assert row[2:] == [f"{figures[key][name]:,}" for key in keys]
         assert row[1] == ("many" if count > 100 else "medium" if count >= 20 else "few")
+
+
+def test_the_imbalance_factor_is_said_of_profiles_that_have_one(drawn):
+    _, printed, figures = drawn
+    assert "imbalance factor 20, " in printed
+    assert "imbalance" not in split_text({**figures, "profile": "natural"})
 
 
 def test_an_image_is_drawn(drawn):

@@ -16,6 +16,12 @@ def config(path, **changes):
     return Config(run_dir=str(path), **changes)
 
 
+def begin(path):
+    """Leaves what the first epoch of a training leaves."""
+    (path / "student" / "checkpoints").mkdir(parents=True)
+    (path / "student" / "checkpoints" / "progress.json").write_text("{}")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A run with two finished files of one stage."""
@@ -46,11 +52,12 @@ def test_the_same_settings_open_it_again(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "before", "now"),
-    [("epochs", 3, 4), ("method", "candle", "cross_entropy"), ("width", 1.0, 0.5),
+    [("epochs", 4, 3), ("method", "candle", "cross_entropy"), ("width", 1.0, 0.5),
      ("calibration_resolutions", (96,), (96, 128)), ("center_features", True, False)],
 )  # fmt: skip
 def test_other_settings_are_refused_with_both_values(tmp_path, name, before, now):
     open_run_folder(config(tmp_path, **{name: before}))
+    begin(tmp_path)
     with pytest.raises(UserError) as caught:
         open_run_folder(config(tmp_path, **{name: now}))
     message = str(caught.value)
@@ -64,8 +71,49 @@ def test_other_settings_are_refused_with_both_values(tmp_path, name, before, now
 
 def test_all_changed_settings_are_named(tmp_path):
     open_run_folder(config(tmp_path))
-    with pytest.raises(UserError, match=r"--width .*--epochs .*--seed "):
-        open_run_folder(config(tmp_path, seed=1, epochs=2, width=0.5))
+    begin(tmp_path)
+    with pytest.raises(UserError, match=r"--width .*--batch_size .*--seed "):
+        open_run_folder(config(tmp_path, seed=1, batch_size=2, width=0.5))
+
+
+@pytest.mark.parametrize(("before", "now"), [(3, 4), (3, 0), (0, 3)])
+def test_epochs_may_be_raised_or_left_to_the_data(tmp_path, before, now):
+    open_run_folder(config(tmp_path, epochs=before))
+    begin(tmp_path)
+    assert open_run_folder(config(tmp_path, epochs=now)).has_begun
+    assert Config.from_json(tmp_path / "config.json").training.epochs == now
+
+
+def test_settings_that_nothing_was_trained_by_do_not_block_others(tmp_path):
+    folder = open_run_folder(config(tmp_path, width=1.0))
+    folder.split_path.write_text("drawn by the settings before")
+    again = open_run_folder(config(tmp_path, width=1.0))
+    assert again.split_path.exists()
+    changed = open_run_folder(config(tmp_path, width=0.5))
+    assert not changed.split_path.exists()
+    assert Config.from_json(changed.config_path).student.width == 0.5
+
+
+def test_a_run_that_never_began_leaves_no_folder(tmp_path):
+    folder = open_run_folder(config(tmp_path / "run"))
+    folder.record("data", [folder.config_path])
+    folder.remove_if_nothing_began()
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize("kept", ["begun", "report.json", "export", "cache/store.npy", "mine.txt"])
+def test_what_is_worth_something_stays(tmp_path, kept):
+    folder = open_run_folder(config(tmp_path / "run"))
+    if kept == "begun":
+        begin(folder.path)
+    else:
+        (folder.path / kept).parent.mkdir(exist_ok=True)
+        (folder.path / kept).write_text("")
+    folder.remove_if_nothing_began()
+    assert folder.path.exists()
+    assert folder.config_path.exists() == (kept in ("begun", "report.json", "export"))
+    if kept != "begun":
+        assert (folder.path / kept).exists()
 
 
 def test_a_moved_run_resumes(folder, tmp_path):
@@ -82,6 +130,7 @@ def test_moved_data_and_weights_resume(tmp_path):
         teacher_weights_sha256="12",
     )  # fmt: skip
     open_run_folder(settings)
+    begin(tmp_path)
     moved = {"data_dir": "b.zip", "train_list": "b.csv", "teacher_weights": "v.h5"}
     open_run_folder(settings.replace(**moved))
     with pytest.raises(UserError, match="--teacher_weights_sha256 was 12 and is now 34"):

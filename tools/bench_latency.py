@@ -209,4 +209,4 @@ def _numbers(flag: str, items: list[str], kind: type) -> list[Any]:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(lambda argv: main(argv[1:]), takes_arguments=True)
+    app.run(lambda argv: main(argv[1:]), takes_arguments=True, needs_arguments=True)

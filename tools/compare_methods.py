@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from candle_tf import app
+from candle_tf.command_help import TRAINING_HELP
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.methods.registry import METHODS
@@ -44,4 +45,8 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     app.define_config_flags()
-    app.run(lambda _: main(app.config_from_flags()))
+    app.run(
+        lambda _: main(app.config_from_flags()),
+        needs_arguments=True,
+        help_groups={"Comparison": ("methods",), **TRAINING_HELP},
+    )

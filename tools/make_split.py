@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from candle_tf import app
+from candle_tf.command_help import TRAINING_HELP
 from candle_tf.config import Config
 from candle_tf.data.splits.longtail import shot_groups
 from candle_tf.data.splits.split import Split, load_split, save_split
@@ -93,9 +94,8 @@ def split_text(figures: dict[str, Any]) -> str:
         [
             text_table(rows, ("class", "shot", *_COLUMNS), left=("class", "shot")),
             "",
-            f"{figures['source']}, {figures['profile']} profile, imbalance factor "
-            f"{figures['imbalance_factor']:g}, {figures['selection']} selection, "
-            f"seed {figures['seed']}",
+            f"{figures['source']}, {figures['profile']} profile, {_imbalance(figures)}"
+            f"{figures['selection']} selection, seed {figures['seed']}",
             f"{figures['classes']:,} classes ({groups}), {figures['total']:,} training images; "
             f"{figures['train']:,} to learn from, {figures['validation']:,} to choose by, "
             f"{figures['test']:,} to test on",
@@ -103,6 +103,12 @@ def split_text(figures: dict[str, Any]) -> str:
             f"hash {figures['hash']}",
         ]
     )
+
+
+def _imbalance(figures: dict[str, Any]) -> str:
+    """The factor; the natural profile has none."""
+    natural = figures["profile"] == "natural"
+    return "" if natural else f"imbalance factor {figures['imbalance_factor']:g}, "
 
 
 def save_new(split: Split, path: Path) -> None:
@@ -151,4 +157,11 @@ if __name__ == "__main__":
     app.define_config_flags()
     define_flags()
     # Selecting an epoch does not matter here: a split may have no validation set.
-    app.run(lambda _: main(app.config_from_flags(select_epoch="last")))
+    app.run(
+        lambda _: main(app.config_from_flags(select_epoch="last")),
+        needs_arguments=True,
+        help_groups={
+            "Split": ("out", "histogram", "json", "selection", "test_fraction", "split"),
+            **{title: TRAINING_HELP[title] for title in ("Data", "Run")},
+        },
+    )

@@ -101,4 +101,4 @@ if __name__ == "__main__":
     flags.DEFINE_list("set", [], "settings of all cells, name=value")
     flags.DEFINE_string("only", "", "run only cells with this in their names")
     flags.DEFINE_integer("cells", -1, "run at most this many; -1 for all", lower_bound=-1)
-    app.run(_run)
+    app.run(_run, needs_arguments=True)

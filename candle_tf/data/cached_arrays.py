@@ -39,6 +39,7 @@ from absl import logging
 
 from candle_tf.errors import UserError
 from candle_tf.files import parse_json, write_atomically
+from candle_tf.progress import Progress
 
 Compute = Callable[[int, int], np.ndarray]
 
@@ -165,23 +166,21 @@ class _SharedArray:
         missing = [start for start in starts if str(start) not in self.finished]
         if not missing:
             return
+        rows = sum(self._stop(start) - start for start in missing)
         logging.info(
             "%s: computing %d of %d rows; %.1f MB on disk, %.0f MB free beside it",
             name,
-            sum(self._stop(start) - start for start in missing),
+            rows,
             self.shape[0],
             self.path.stat().st_size / 1e6,
             shutil.disk_usage(self.path.parent).free / 1e6,
         )
-        done, told, waiting = 0, max(1, len(missing) // 10), False
-        with self.path.open("r+b") as file:
+        waiting = False
+        with self.path.open("r+b") as file, Progress(name, rows, "rows") as progress:
             while missing:
-                before = len(missing)
                 for start in missing:
-                    done += self._compute_block(file, start, compute)
-                    if done == told:
-                        logging.info("%s: %d blocks computed", self.path.stem, done)
-                        told += max(1, before // 10)
+                    if self._compute_block(file, start, compute):
+                        progress.advance(self._stop(start) - start)
                 missing = [start for start in missing if str(start) not in self.finished]
                 if missing and not waiting:
                     waiting = True

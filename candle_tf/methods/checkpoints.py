@@ -12,6 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -22,6 +23,7 @@ from candle_tf.files import (
     sha256_of_file,
     write_atomically,
 )
+from candle_tf.methods.epoch_selection import Selection, select_epoch
 
 Row = dict[str, Any]
 SCORE = "val_mean_class_accuracy"
@@ -135,27 +137,30 @@ class Checkpoints:
             elif path.name not in recorded:
                 path.unlink(missing_ok=True)
 
-    def restore_selected(self, policy: str) -> int:
+    def restore_selected(
+        self, policy: str, validation_counts: np.ndarray | None = None
+    ) -> Selection:
         """Restores the epoch that a policy selects.
 
         Args:
-            policy: "best" or "last", as --select_epoch names them.
+            policy: as --select_epoch names them.
+            validation_counts: validation images of each class, int `[C]`; for "auto".
 
         Returns:
-            The epoch, counted from 1.
+            The epoch, counted from 1, and why.
 
         Raises:
             ValueError: for another policy.
             UserError: as `restore`.
         """
-        epochs = {"best": self.best_epoch, "last": self.epochs_done}
-        if policy not in epochs:
-            raise ValueError(f"policy is {policy!r}, which is none of {', '.join(epochs)}")
-        epoch = epochs[policy]
-        self.restore(epoch)
-        stage = self.folder.parent.name
-        logging.info("%s: epoch %d of %d restored (%s)", stage, epoch, self.epochs_done, policy)
-        return epoch
+        scores = [row.get(SCORE) for row in self.history]
+        selected = select_epoch(policy, scores, self.best_epoch, validation_counts)
+        self.restore(selected.epoch)
+        logging.info(
+            "%s: epoch %d of %d is used: %s",
+            *(self.folder.parent.name, selected.epoch, self.epochs_done, selected.reason),
+        )
+        return selected
 
     def restore(self, epoch: int) -> None:
         """Sets the trainer to its state at the end of `epoch`, which is the last or the best.

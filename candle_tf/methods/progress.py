@@ -1,61 +1,61 @@
-"""A line a minute in a long training: where it is, how fast, and how long it will take."""
+"""Progress of a training as a Keras callback: rate, time left, epoch, loss, validation."""
 
-import time
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
+from candle_tf.methods.checkpoints import SCORE
 from candle_tf.methods.trainer import TOTAL_LOSS
-
-_SECONDS = 60.0
+from candle_tf.progress import SECONDS, Progress
 
 
 class ProgressLog(tf.keras.callbacks.Callback):
-    """Logs epoch, step, images per second, the loss of the step, and the time left.
+    """Tells where a training is, on a bar or in lines (see `candle_tf.progress`), and its end.
 
     Args:
+        title: what is trained.
+        first_epoch: the epoch that comes first now, counted from 0.
         epochs: of the whole training.
         steps: of an epoch.
         batch_size: images in a step.
+        unit: what a batch consists of.
         seconds: between two lines.
     """
 
-    def __init__(self, epochs: int, steps: int, batch_size: int, seconds: float = _SECONDS) -> None:
+    def __init__(
+        self,
+        title: str,
+        *,
+        first_epoch: int,
+        epochs: int,
+        steps: int,
+        batch_size: int,
+        unit: str = "images",
+        seconds: float = SECONDS,
+    ) -> None:
         super().__init__()
-        self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
-        self._seconds = seconds
-        self._epoch = 0
-        self._steps_done = 0
-        self._logged = (time.monotonic(), 0)
+        self._epochs, self._batch_size, self._title = epochs, batch_size, title
+        total = (epochs - first_epoch) * steps * batch_size
+        self._progress = Progress(title, total, unit, seconds)
+        self._epoch = first_epoch
+        self._accuracy = ""
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         self._epoch = epoch
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        self._steps_done += 1
-        now = time.monotonic()
-        since, before = self._logged
-        if now - since < self._seconds:
-            return
-        steps_per_second = (self._steps_done - before) / max(now - since, 1e-9)
-        left = (self._epochs - self._epoch) * self._steps - batch - 1
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float]) -> None:  # noqa: ARG002
+        note = f"epoch {self._epoch + 1} of {self._epochs}, loss {float(logs[TOTAL_LOSS]):.3f}"
+        self._progress.advance(self._batch_size, note + self._accuracy)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:  # noqa: ARG002
+        if SCORE in logs:
+            self._accuracy = f", validation {100 * float(logs[SCORE]):.1f} %"
+
+    def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002
+        self._progress.close()
         logging.info(
-            "epoch %d of %d, step %d of %d: %.0f images/s, loss %.3f, %s left",
-            self._epoch + 1,
-            self._epochs,
-            batch + 1,
-            self._steps,
-            steps_per_second * self._batch_size,
-            float(logs[TOTAL_LOSS]),
-            format_seconds(left / steps_per_second),
+            "%s: %s; epoch %d of %d%s",
+            *(self._title, self._progress.summary(), self._epoch + 1, self._epochs, self._accuracy),
         )
-        self._logged = (now, self._steps_done)
-
-
-def format_seconds(seconds: float) -> str:
-    """Hours and minutes, such as "3:07 h"; below a minute "40 s"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60}:{minutes % 60:02d} h"

@@ -1,12 +1,16 @@
 """Settings of calibration and of the student's training."""
 
+import math
 from dataclasses import dataclass
 
 from candle_tf.errors import UserError
 from candle_tf.methods.registry import BALANCES, CALIBRATION_LOSSES, METHODS
 from candle_tf.settings import SettingsGroup, setting
 
-EPOCH_CHOICES = ("best", "last")
+EPOCH_CHOICES = ("auto", "best", "last")
+# What --epochs=0 stands for: the larger of the two. Of few images 100 epochs are few steps.
+DEFAULT_EPOCHS = 100
+DEFAULT_IMAGES_SEEN = 128_000
 OPTIMIZERS = ("adam", "adam_sgd", "bop")
 
 
@@ -45,7 +49,12 @@ class TrainingSettings(SettingsGroup):
     """The student's method, and its epochs."""
 
     method: str = setting("candle", "how the student learns", choices=METHODS)
-    epochs: int = setting(100, "epochs of the student", at_least=1)
+    epochs: int = setting(
+        0,
+        "epochs of the student; 0 for 100, or as many as show it 128,000 images; more than before "
+        "continue a finished run",
+        at_least=0,
+    )
     batch_size: int = setting(64, "images in a step", at_least=1)
     binary_steps: int = setting(
         1,
@@ -62,10 +71,15 @@ class TrainingSettings(SettingsGroup):
         below=1,
     )
     select_epoch: str = setting(
-        "best",
-        "which epoch is exported: best by mean class accuracy on the validation subset, or last",
+        "auto",
+        "which epoch is exported: best by mean class accuracy on the validation subset, last, or "
+        "auto: best where it is above last by more than two standard errors, else last",
         choices=EPOCH_CHOICES,
     )
+
+    def epochs_for(self, images: int) -> int:
+        """--epochs, or where it is 0 as many as are sensible for a number of training images."""
+        return self.epochs or max(DEFAULT_EPOCHS, math.ceil(DEFAULT_IMAGES_SEEN / images))
 
     @property
     def distils(self) -> bool:

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from absl import logging
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.methods.checkpoints import Checkpoints, Row
+from candle_tf.methods.progress import ProgressLog
 from candle_tf.methods.trainer import Trainer
 
 Batches = Callable[[int], tf.data.Dataset]
@@ -30,6 +30,7 @@ def fit(
     validation: tf.data.Dataset | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     keep: Collection[int] = (),
+    unit: str = "images",
 ) -> Checkpoints:
     """Trains up to `epochs`; resumes after the last epoch saved in the same folder.
 
@@ -45,31 +46,47 @@ def fit(
         validation: batches of "inputs" and "labels" to evaluate after each epoch.
         callbacks: of Keras, further ones; at the end of an epoch they run before it is saved.
         keep: epochs (from 1) whose checkpoints stay, besides the last and the best.
+        unit: what a batch consists of, for the progress.
 
     Returns:
         The stage's checkpoints; the trainer is in its state at the end of the last epoch.
 
     Raises:
-        UserError: where a checkpoint is damaged, or a loss or weight is no longer finite.
+        UserError: where a checkpoint is damaged, more epochs are done than are asked for, or a
+            loss or weight is no longer finite.
     """
     checkpoints = Checkpoints(folder / "checkpoints", trainer, keep)
     checkpoints.remove_leftovers()
     done = checkpoints.epochs_done
+    if done > epochs:
+        raise UserError(
+            f"{folder} has {done} epochs already, and {epochs} are asked for: give --epochs={done} "
+            "or more, or another --run_dir."
+        )
     if done:
         checkpoints.restore(done)
         logging.info("%s: resumes after epoch %d of %d", folder.name, done, epochs)
     if done < epochs:
         checkpoints.require_space()
         folder.mkdir(parents=True, exist_ok=True)
+        dataset = batches(done)
         trainer.fit(
-            batches(done),
+            dataset,
             initial_epoch=done,
             epochs=epochs,
             steps_per_epoch=steps,
             validation_data=validation,
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=0,
             callbacks=[
                 _StepLog(folder / "steps.csv", steps),
+                ProgressLog(
+                    folder.name,
+                    first_epoch=done,
+                    epochs=epochs,
+                    steps=steps,
+                    batch_size=tf.nest.flatten(dataset.element_spec)[0].shape[0] or 1,
+                    unit=unit,
+                ),
                 *callbacks,
                 _EpochLog(folder / "history.csv", checkpoints),
                 tf.keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),

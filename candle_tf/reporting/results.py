@@ -43,6 +43,7 @@ class Results:
         refused: why a check refused the export, which is empty then; "" where none did.
         norms: norm of each class's classifier weights, by model; empty in reports of older
             versions.
+        selection: why the selected epoch was selected; empty in reports of older versions.
     """
 
     config: dict[str, Any]
@@ -55,6 +56,7 @@ class Results:
     data: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
     norms: dict[str, list[float]] = field(default_factory=dict)
+    selection: str = ""
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows for `table.method_table`, in the order of `TITLES`."""

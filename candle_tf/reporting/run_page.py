@@ -111,9 +111,10 @@ def _shipping(results: Results) -> list[html.Item]:
         for k in kinds
     ]
     columns, cells = method_cells(rows)
+    reason = f": {results.selection}" if results.selection else ""
     caption = (
         f"Of the {results.split['test']:,} test images, which were used for these results only. "
-        f"Epoch {results.selected_epoch} of {results.last_epoch} is the student's."
+        f"Epoch {results.selected_epoch} of {results.last_epoch} is the student's{reason}."
     )
     every = html.Folded("All models that were measured", [_all_models(results)])
     told = [shipping_sentence(results)] if shipping_sentence(results) else []

@@ -217,9 +217,10 @@ def _train_classifier(
         steps=steps,
         epochs=settings.calibration_epochs,
         folder=folder,
+        unit="views",
         validation=_validation(config, teacher, data.validation),
     )
-    checkpoints.restore_selected(config.training.select_epoch)
+    checkpoints.restore_selected(config.training.select_epoch, data.validation_counts)
     return classifier
 
 

@@ -21,6 +21,7 @@ class Evaluation:
         results: by model: "teacher" (with a teacher), "student_last_epoch" and "student", the one
             of the selected epoch, which is the one to be exported.
         selected_epoch, last_epoch: counted from 1.
+        selection: why the selected epoch was selected.
         pixels: the test images as the student gets them, uint8 `[N, S, S, 3]`.
         logits: the student's logits for them at the selected epoch, float32 `[N, C]`.
     """
@@ -30,6 +31,7 @@ class Evaluation:
     last_epoch: int
     pixels: np.ndarray
     logits: np.ndarray
+    selection: str = ""
 
 
 def measure(data: Data, logits: np.ndarray) -> Metrics:
@@ -57,14 +59,17 @@ def evaluate(
     pixels = np.concatenate([batch["inputs"].numpy() for batch in batches]).astype(np.uint8)
     results = {"teacher": measure(data, calibrated.test_logits)} if calibrated else {}
 
-    last = trained.checkpoints.restore_selected("last")
+    last = trained.checkpoints.epochs_done
+    trained.checkpoints.restore(last)
     logits = logits_of(trained.student, pixels)
     results["student_last_epoch"] = measure(data, logits)
-    selected = trained.checkpoints.restore_selected(config.training.select_epoch)
-    if selected != last:
+    selected = trained.checkpoints.restore_selected(
+        config.training.select_epoch, data.validation_counts
+    )
+    if selected.epoch != last:
         logits = logits_of(trained.student, pixels)
     results["student"] = measure(data, logits)
-    return Evaluation(results, selected, last, pixels, logits)
+    return Evaluation(results, selected.epoch, last, pixels, logits, selected.reason)
 
 
 def logits_of(student: tf.keras.Model, pixels: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Classifies image files with an exported student, in batches, decoding several at once."""
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from candle_tf.deploy.exported_student import ExportedStudent
 from candle_tf.errors import UserError
 
 BATCH_SIZE = 64
-_THREADS = 4
+_THREADS = max(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

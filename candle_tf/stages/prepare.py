@@ -43,6 +43,11 @@ class Data:
         """C."""
         return len(self.split.class_names)
 
+    @property
+    def validation_counts(self) -> np.ndarray:
+        """Validation images of each class, int64 `[C]`."""
+        return np.bincount(self.validation.labels, minlength=self.classes)
+
 
 def prepare(config: Config, folder: RunFolder) -> Data:
     """Opens everything a run learns from; writes split.json on the first call.

@@ -33,7 +33,6 @@ from candle_tf.methods.pretraining import (
     build_pretraining_groups,
     feature_moments,
 )
-from candle_tf.methods.progress import ProgressLog
 from candle_tf.methods.training_loop import fit
 from candle_tf.run_folder import versions
 from candle_tf.stages.pretrain_data import PretrainingData, open_images
@@ -135,7 +134,6 @@ def _train(
         epochs=settings.epochs,
         folder=folder,
         validation=evaluation_batches(heldout, image_size=settings.image_size),
-        callbacks=[ProgressLog(settings.epochs, steps, settings.batch_size)],
         keep=[settings.constant_epochs],
     )
     return trainer, checkpoints

@@ -66,6 +66,7 @@ def report(
         data=data.check,
         refused=refused,
         norms={name: values.tolist() for name, values in norms.items()},
+        selection=evaluation.selection,
     )
     write_results(results, folder.report_path)
     card = _write_card(results, trained, exported, folder) if exported else []

@@ -1,5 +1,6 @@
 """A whole run, stage by stage; finished stages are read, not run again."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +10,7 @@ from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.deploy.checks.errors import ExportError
+from candle_tf.progress import format_seconds
 from candle_tf.reporting.results import Results
 from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.calibrate import calibrate
@@ -18,8 +20,8 @@ from candle_tf.stages.export_requirements import check_export_requirements
 from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.report import report
-from candle_tf.stages.train import train_student
-from candle_tf.students.compute_policy import resolve_compute_policy
+from candle_tf.stages.train import train_student, with_epochs
+from candle_tf.students.compute_policy import ComputePolicy, resolve_compute_policy
 
 T = TypeVar("T")
 
@@ -41,7 +43,18 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         config.compute.precision, config.compute.xla, kernels=config.compute.kernels
     )
     folder = open_run_folder(config)
-    data = _stage("1/5 data", lambda: prepare(config, folder))
+    try:
+        return _run_stages(config, folder, policy)
+    finally:
+        folder.remove_if_nothing_began()
+
+
+def _run_stages(
+    config: Config, folder: RunFolder, policy: ComputePolicy
+) -> tuple[RunFolder, Results]:
+    times = _StageTimes()
+    data = times.run("1/5 data", lambda: prepare(config, folder))
+    config = with_epochs(config, len(data.train))
     folder.record(
         "data",
         [folder.config_path, folder.data_check_path, folder.split_path],
@@ -51,11 +64,11 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     calibrated = None
     if config.training.distils:
         path = folder.path / "calibrate"
-        calibrated = _stage("2/5 calibrate the teacher", lambda: calibrate(config, data, path))
+        calibrated = times.run("2/5 calibrate the teacher", lambda: calibrate(config, data, path))
         folder.record("calibrate", _training_files(path), teacher=calibrated.teacher.fingerprint)
     path = folder.path / "student"
     targets = calibrated.targets if calibrated else None
-    trained = _stage(
+    trained = times.run(
         f"3/5 train the student ({config.training.method})",
         lambda: train_student(config, data, targets, path, policy),
     )
@@ -64,10 +77,10 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     folder.record(
         "student", _training_files(path), precision=policy.dtype, xla=xla, kernels=kernels
     )
-    evaluation = _stage("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
+    evaluation = times.run("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
     exported, teacher_file, refused = None, None, ""
     try:
-        exported = _stage("5/5 export", lambda: export(trained, data, evaluation, folder))
+        exported = times.run("5/5 export", lambda: export(trained, data, evaluation, folder))
     except ExportError as error:
         refused = str(error)
     if exported and calibrated and config.teacher.export_teacher == "auto":
@@ -75,6 +88,7 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     results = report(
         config, folder, data, calibrated, trained, evaluation, exported, teacher_file, refused
     )
+    times.log()
     return folder, results
 
 
@@ -97,6 +111,22 @@ def _training_files(path: Path) -> list[Path]:
     return [file for file in files if file.is_file() and not file.name.startswith(".")]
 
 
-def _stage(title: str, work: Callable[[], T]) -> T:
-    logging.info("--- %s", title)
-    return work()
+class _StageTimes:
+    """Announces the stages of a run, and tells at the end how long each took."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def run(self, title: str, work: Callable[[], T]) -> T:
+        """Does the work of a stage."""
+        logging.info("--- %s", title)
+        began = time.monotonic()
+        result = work()
+        self._seconds[title] = time.monotonic() - began
+        return result
+
+    def log(self) -> None:
+        """Writes the time of each stage, and of all."""
+        each = [f"{title}: {format_seconds(time)}" for title, time in self._seconds.items()]
+        total = format_seconds(sum(self._seconds.values()))
+        logging.info("time: %s; in all %s", ", ".join(each), total)

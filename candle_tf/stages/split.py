@@ -52,11 +52,12 @@ def draw_split(config: Config, source: Source) -> Split:
     if settings.split:
         split = load_split(settings.split)
         check_split(split, source)
+        natural = split.profile == "natural"
         logging.info(
-            "%s: %s profile, imbalance factor %g, %s selection, seed %d",
+            "%s: %s profile, %s%s selection, seed %d",
             settings.split,
             split.profile,
-            split.imbalance_factor,
+            "" if natural else f"imbalance factor {split.imbalance_factor:g}, ",
             split.selection,
             split.seed,
         )

@@ -10,6 +10,7 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.data.targets import Targets
+from candle_tf.errors import UserError
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
 from candle_tf.methods.balance import (
@@ -44,6 +45,9 @@ from candle_tf.stages.student_weights import start_student
 from candle_tf.students.analysis.preflight import refuse_unconvertible
 from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
 
+# Below this a training is told to be too short.
+_FEW_STEPS = 500
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -68,7 +72,8 @@ def train_student(
 
     With --binary_steps=2 there is a training phase before, of the student with float kernels, in
     the folder beside it that has "_step1" added to its name. A method with two stages has its first
-    in the folder with "_stage1" added.
+    in the folder with "_stage1" added. Once a second phase has begun, its first is not
+    trained further, also where more epochs are asked for.
 
     Args:
         config: the run's settings.
@@ -82,6 +87,8 @@ def train_student(
             training that diverged, or an optimizer that the student's kernels do not suit.
     """
     tf.keras.utils.set_random_seed(config.run.seed)
+    if not config.training.epochs:
+        config = with_epochs(config, len(data.train))
     method = METHODS[config.training.method]
     if isinstance(method, TwoStageMethod):
         return _train_two_stages(config, data, method, targets, folder, policy)
@@ -91,12 +98,13 @@ def train_student(
         start_student(config.student, student, data.split.class_names)
     if not config.optimizer.clip_latent_weights:
         student = clone_without_kernel_constraint(student)
-    if config.training.binary_steps == 2:
+    if config.training.binary_steps == 2 and not _is_begun(folder):
         first = clone_with_float_kernels(student)
         logging.info("training phase one of two: binary activations, float kernels")
         _train(config, data, first, targets, folder.with_name(f"{folder.name}_step1"), policy)
         copy_weights(first, student)
         logging.info("training phase two of two: binary activations and kernels")
+    if config.training.binary_steps == 2:
         config = config.replace(weight_decay=0.0)
     checkpoints = _train(config, data, student, targets, folder, policy)
     return Trained(student, checkpoints, policy)
@@ -111,15 +119,23 @@ def _train_two_stages(
     policy: ComputePolicy,
 ) -> Trained:
     """A whole training by the first stage's method, then the classifier alone."""
+    stage1 = folder.with_name(f"{folder.name}_stage1")
+    if _is_begun(folder):
+        done = Checkpoints(stage1 / "checkpoints", tf.Module()).epochs_done
+        if done < config.training.epochs:
+            raise UserError(
+                f"--epochs={config.training.epochs} cannot continue {stage1}, which has {done}: "
+                "the second stage was trained on that student already. Give another --run_dir."
+            )
     logging.info("first of two stages: the whole student by %s", method.first)
     first = train_student(
         config.replace(method=method.first),
         data,
         targets,
-        folder.with_name(f"{folder.name}_stage1"),
+        stage1,
         policy,
     )
-    first.checkpoints.restore_selected(config.training.select_epoch)
+    first.checkpoints.restore_selected(config.training.select_epoch, data.validation_counts)
     logging.info("second of two stages: the classifier alone, all classes sampled alike")
     checkpoints = train_classifier(config, data, first.student, method, folder)
     return Trained(first.student, checkpoints, policy)
@@ -128,8 +144,37 @@ def _train_two_stages(
 def _has_checkpoint(config: Config, folder: Path) -> bool:
     """Whether there is a checkpoint to resume from: starting weights are of no use then."""
     two_phases = config.training.binary_steps == 2
-    first = folder.with_name(f"{folder.name}_step1") if two_phases else folder
-    return (first / "checkpoints" / "progress.json").exists()
+    return _is_begun(folder) or (two_phases and _is_begun(folder.with_name(f"{folder.name}_step1")))
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a training has finished an epoch in the folder."""
+    return (folder / "checkpoints" / "progress.json").exists()
+
+
+def with_epochs(config: Config, images: int) -> Config:
+    """The settings with the number of epochs that --epochs=0 stands for; logs what they amount to.
+
+    Args:
+        config: the run's settings.
+        images: for training.
+    """
+    training = config.training
+    epochs = training.epochs_for(images)
+    steps = steps_per_epoch(images, training.batch_size) * epochs
+    size = min(training.batch_size, images)
+    logging.info(
+        "the student's training: %s epochs of %s images, %s steps of %d, %s images seen%s",
+        *(f"{epochs:,}", f"{images:,}", f"{steps:,}", size, f"{steps * size:,}"),
+        "" if training.epochs else " (--epochs=0: 100, or as many as show 128,000 images)",
+    )
+    sensible = config.replace(epochs=0).training.epochs_for(images)
+    if steps < _FEW_STEPS and epochs < sensible:
+        logging.warning(
+            "%s steps are few: of so many a student learns little. --epochs=0 stands for %s here",
+            *(f"{steps:,}", f"{sensible:,}"),
+        )
+    return config.replace(epochs=epochs)
 
 
 def _train(

@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from candle_tf.errors import UserError
-from candle_tf.stages import pretrain as stage
+from candle_tf.methods import training_loop
 from candle_tf.stages.pretrain import pretrain
 from candle_tf.stages.pretrain_data import open_images
 from candle_tf.stages.pretrain_settings import Pretraining
@@ -120,7 +120,7 @@ def test_an_interrupted_training_ends_as_the_uninterrupted_one(
     settings = settings_for(images, tmp_path / "run")
 
     class Stop(tf.keras.callbacks.Callback):
-        def __init__(self, *_):
+        def __init__(self, *_, **__):
             super().__init__()
 
         def on_epoch_begin(self, epoch, logs=None):  # noqa: ARG002
@@ -128,7 +128,7 @@ def test_an_interrupted_training_ends_as_the_uninterrupted_one(
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "ProgressLog", Stop)
+        patch.setattr(training_loop, "ProgressLog", Stop)
         with pytest.raises(KeyboardInterrupt):
             pretrain(settings)
     assert len(history(settings)) == 2

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +194,36 @@ def test_a_finished_run_is_not_done_again(finished):
     assert checkpoint.stat().st_mtime_ns == written
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert [path.name for path in (run_dir / "export" / "saved_model").iterdir()] == ["1"]
+
+
+def test_more_epochs_continue_a_finished_run(finished, tmp_path):
+    whole, _ = finished
+    run_dir = tmp_path / "longer"
+    shutil.copytree(whole, run_dir)
+    process = _run(run_dir, epochs=EPOCHS + 2)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert f"--epochs was {EPOCHS} and is now {EPOCHS + 2}" in process.stderr
+    assert "time: 1/5 data: " in process.stderr
+    figures = _figures(run_dir)
+    assert (figures.last_epoch, figures.config["epochs"]) == (EPOCHS + 2, EPOCHS + 2)
+    steps = [(run / "student/steps.csv").read_text().splitlines() for run in (whole, run_dir)]
+    assert steps[1][: len(steps[0])] == steps[0]
+    assert len(steps[1]) - 1 == (len(steps[0]) - 1) * (EPOCHS + 2) / EPOCHS
+    # The export is of the new student, beside the old version.
+    names = {path.name for path in (run_dir / "export" / "saved_model").iterdir()}
+    assert names == {"1", "2"}
+    assert figures.export["student"] != _figures(whole).export["student"]
+    fewer = _run(run_dir)
+    assert fewer.returncode == 2
+    assert f"--epochs was {EPOCHS + 2} and is now {EPOCHS}" in fewer.stderr
+
+
+def test_a_run_that_never_began_does_not_block_the_next(tmp_path):
+    run_dir = tmp_path / "run"
+    process = _run(run_dir, dataset="folder", profile="exponential", data_dir=tmp_path / "nowhere")
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+    assert not run_dir.exists()
 
 
 def test_other_settings_in_the_same_folder_are_refused(finished):

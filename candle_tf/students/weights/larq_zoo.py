@@ -99,8 +99,9 @@ def larq_zoo_file(spec: StudentSpec) -> Path:
         from larq_zoo.core.utils import download_pretrained_model
     except ImportError as error:
         raise UserError(
-            "--student_weights=larq_zoo needs the package larq-zoo: run 'pip install -r "
-            f"requirements.txt', or give the file {file.name} with --student_weights."
+            "--student_weights=larq_zoo needs the package larq-zoo: run 'pip install "
+            f"candle-tf[zoo]' (or -r requirements.txt), or give the file {file.name} with "
+            "--student_weights."
         ) from error
     try:
         return Path(download_pretrained_model(file.model, file.version, file.name, file.sha256))

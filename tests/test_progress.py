@@ -1,0 +1,63 @@
+"""Progress in lines and on a terminal, and times in words."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from candle_tf.progress import Progress, format_seconds
+
+CODE = """
+from candle_tf.progress import Progress
+with Progress("features", total=1000) as progress:
+    for _ in range(4):
+        progress.advance(250, "epoch 1 of 2")
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (250, "4 min 10 s"), (3599.7, "1:00 h"),
+     (11_240, "3:07 h"), (float("inf"), "an unknown time")],
+)  # fmt: skip
+def test_seconds_in_words(seconds, words):
+    assert format_seconds(seconds) == words
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    told = []
+    monkeypatch.setattr("candle_tf.progress.logging.info", lambda text, *a: told.append(text % a))
+    return told
+
+
+def test_a_line_has_count_rate_and_time_left(lines, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("candle_tf.progress.time.monotonic", lambda: now[0])
+    with Progress("student", 3000, seconds=30) as progress:
+        for now[0] in (10.0, 29.9, 40.0, 60.0, 80.0):
+            progress.advance(400, "epoch 1 of 2")
+    # At 40 s for 1,200 images; the rate of the second line is that since the first.
+    assert lines == [
+        "student: 1,200 of 3,000 images, 30 images/s, 1 min 0 s left (epoch 1 of 2)",
+        "student: 2,000 of 3,000 images, 20 images/s, 50 s left (epoch 1 of 2)",
+    ]
+    assert progress.summary() == "2,000 images in 1 min 20 s, 25 images/s"
+
+
+def test_a_terminal_gets_a_bar_with_rate_and_time_left():
+    controller, terminal = pty.openpty()
+    subprocess.run([sys.executable, "-c", CODE], stderr=terminal, check=True)
+    shown = os.read(controller, 65536).decode()
+    os.close(terminal)
+    os.close(controller)
+    assert "features" in shown
+    assert "images/s" in shown
+    assert "/1000" in shown
+
+
+def test_no_terminal_gets_no_bar():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert done.stderr == done.stdout == ""
