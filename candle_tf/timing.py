@@ -3,8 +3,8 @@
     seconds = alternate({"ours": ours, "plain": plain}, repeats=5)
     ratio_of(seconds["plain"], seconds["ours"]).median         # how many times faster ours is
 
-A bare time says little on a shared machine: what is reported is the quotient of two times that were
-taken one right after the other.
+A time alone means little on a shared machine: what is reported is the ratio of two times that were
+measured one right after the other.
 """
 
 import statistics

@@ -10,7 +10,7 @@ from candle_tf.students.compute_policy import PLAIN, ComputePolicyLayer
 from tests.command import start
 from tools.bench import ROWS, TARGETS, table_of
 from tools.benchmarks import step
-from tools.benchmarks.operators import shares, timed_operators
+from tools.benchmarks.step_profile import profile_operators, shares_by_kind
 from tools.benchmarks.workload import Workload, cross_entropy, plain_cross_entropy
 
 SMALL = Workload(width=0.125, image_size=32, batch_size=4, classes=3, steps=1)
@@ -72,7 +72,7 @@ def test_a_profile_names_the_operators_that_ran():
     x = tf.ones([64, 64])
     work = tf.function(lambda: tf.reduce_sum(tf.matmul(x, x)))
     work()
-    milliseconds = timed_operators(lambda: work().numpy())
+    milliseconds = profile_operators(lambda: work().numpy())
     assert any("MatMul" in name for name in milliseconds)
     assert not any("inference" in name for name in milliseconds)
     assert list(milliseconds.values()) == sorted(milliseconds.values(), reverse=True)
@@ -86,7 +86,7 @@ def test_shares_are_by_kind():
         "Cast": 1.0,
         "_MklNativeFusedBatchNormV3": 1.0,
     }
-    assert shares(milliseconds) == {
+    assert shares_by_kind(milliseconds) == {
         "convolutions": 0.5,
         "weight update": 0.25,
         "element-wise": 0.125,

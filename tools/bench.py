@@ -131,15 +131,15 @@ def table_of(figures: dict[str, Any]) -> str:
     parts = [text_table(ratios, list(ratios[0]), left=_LEFT)] if ratios else []
     for name, figure in figures.items():
         for side, shares in figure.get("profile", {}).items():
-            told = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
-            parts.append(f"{name}, {side}: {told}")
+            listed = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+            parts.append(f"{name}, {side}: {listed}")
     parts += [_compared_lines(name, figures[name]) for name in figures if _is_compared(name)]
     if "memory" in figures:
-        told = "; ".join(
+        listed = "; ".join(
             f"{name} " + ", ".join(f"{each:,.0f}" for each in _several(value))
             for name, value in figures["memory"].items()
         )
-        parts.append(f"resident MB of a training: {told}")
+        parts.append(f"resident MB of a training: {listed}")
     return "\n".join(parts)
 
 
@@ -161,8 +161,8 @@ def _compared_lines(name: str, compared: dict[str, Any]) -> str:
     """Time of a unit of work at each size, over that at the first."""
     lines = []
     for along, sizes in compared.items():
-        told = ", ".join(f"{size}: {ratio['median']:.2f}" for size, ratio in sizes.items())
-        lines.append(f"{name} {along.replace('_', ' ')}: {told}")
+        listed = ", ".join(f"{size}: {ratio['median']:.2f}" for size, ratio in sizes.items())
+        lines.append(f"{name} {along.replace('_', ' ')}: {listed}")
     return "\n".join(lines)
 
 

@@ -57,7 +57,7 @@ def compare(
     Raises:
         UserError: for a file that cannot be run.
     """
-    from tools.benchmarks.latency import time_files
+    from tools.benchmarks.tflite_files import time_files
     from tools.benchmarks.mobilenet import int8_mobilenet
 
     shape, classes = _shape(paths[0])

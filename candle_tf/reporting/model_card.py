@@ -30,7 +30,7 @@ _USE = (
 )
 _LIMITS = (
     "It always names one of its classes, also for an image that shows none of them, or several.",
-    "Classes with few training images are recognised less often than the mean tells: see the "
+    "Classes with few training images are recognised less often than the mean suggests: see the "
     "shot groups and the worst classes. A class with few test images has an uncertain figure.",
     "Its scores are not probabilities that one can rely on: see the calibration error.",
     "Nothing was measured on images from another source, by another camera or changed on purpose "
@@ -42,7 +42,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~&$:@=\"'^/])")
 
 
 class Operations(Protocol):
-    """Of `students.analysis.cost.Summary`, what a card tells; all of one image."""
+    """The figures of `students.analysis.cost.Summary` in a card; all of one image."""
 
     @property
     def binary_multiply_adds(self) -> int: ...
@@ -125,11 +125,11 @@ def _data(results: Results) -> dict[str, Any]:
     config, split = results.config, results.split
     counts = split["train_counts"]
     entry = CATALOG.get(config["dataset"])
-    # The last part alone: where it lay on one machine is nobody's concern.
-    place = PurePath(config["data_dir"] or config["train_list"]).name
+    # The name alone, not the folders that lead to it on one machine.
+    name = PurePath(config["data_dir"] or config["train_list"]).name
     return {
         "dataset": config["dataset"],
-        "source": entry.source if entry else place or config["dataset"],
+        "source": entry.source if entry else name or config["dataset"],
         "licence": entry.licence if entry else "unknown",
         "split_sha256": split["hash"],
         "profile": split["profile"],

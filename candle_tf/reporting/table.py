@@ -122,7 +122,7 @@ def human_bytes(size: int) -> str:
     if size < 1000:
         return f"{size} B"
     value, unit = size / 1000, 0
-    # Against the rounded value, lest 999,990 bytes become "1000.0 kB".
+    # Compared with the rounded value, so that 999,990 bytes do not become "1000.0 kB".
     while round(value, 1) >= 1000 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
     return f"{value:.1f} {_UNITS[unit]}"

@@ -91,5 +91,5 @@ def _respond(
         context.abort(grpc.StatusCode[refused.code], refused.message)
     except Exception:
         logging.exception("a request failed")
-        context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
+        context.abort(grpc.StatusCode.INTERNAL, "the server failed; see its log")
     raise AssertionError("abort raises")

@@ -68,7 +68,7 @@ def _body_and_status(
         return {"error": str(error.description)}, error.code or HTTP[INVALID_ARGUMENT]
     except Exception:
         logging.exception("a request failed")
-        return {"error": "the server failed; its log says why"}, 500
+        return {"error": "the server failed; see its log"}, 500
 
 
 def _route(versions: Versions, request: Request, max_bytes: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _END_OF_VERSIONS = 2**63
 
 @dataclass(frozen=True)
 class VersionState:
-    """What GetModelStatus tells of a version: its state, and the error that ended it, or ""."""
+    """State of a version for GetModelStatus: its name, and the error that ended it, or ""."""
 
     state: str
     error: str = ""
@@ -59,12 +59,12 @@ class Versions:
         if wanted is None or wanted == served or self._tries[wanted] == _TRIES:
             return
         self._tries[wanted] += 1
-        self._say(wanted, VersionState(LOADING))
+        self._set_state(wanted, VersionState(LOADING))
         try:
             servable = load_servable(folders[wanted], wanted)
         except Exception as error:  # whatever is wrong with the folder, the server keeps running
             logging.exception("version %d does not load", wanted)
-            self._say(wanted, VersionState(END, f"{type(error).__name__}: {error}"))
+            self._set_state(wanted, VersionState(END, f"{type(error).__name__}: {error}"))
             return
         with self._lock:
             self._current = servable
@@ -111,7 +111,7 @@ class Versions:
             raise RequestError(NOT_FOUND, f"Could not find version {version} of model {name}")
         return {version: states[version]}
 
-    def _say(self, version: int, state: VersionState) -> None:
+    def _set_state(self, version: int, state: VersionState) -> None:
         with self._lock:
             self._states[version] = state
 

@@ -40,15 +40,15 @@ def training_memory(load: "Workload", epochs: int = 4) -> dict[str, Any]:
     process.start()
     while True:
         try:
-            told = figures.get(timeout=5)
+            result = figures.get(timeout=5)
             break
         except Empty:
             if not process.is_alive():
                 raise RuntimeError(
-                    f"the training ended with code {process.exitcode} and told nothing"
+                    f"the training ended with code {process.exitcode} and sent no figures"
                 ) from None
     process.join()
-    return told
+    return result
 
 
 def resident() -> float:

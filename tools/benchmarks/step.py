@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from candle_tf.methods.trainer import Trainer
 from candle_tf.timing import alternate, images_per_second, ratio_of
-from tools.benchmarks.operators import shares, timed_operators
+from tools.benchmarks.step_profile import profile_operators, shares_by_kind
 from tools.benchmarks.workload import Workload, cross_entropy, plain_cross_entropy
 
 
@@ -40,7 +40,7 @@ def step_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
         },
         "precision": load.compute_policy.dtype,
         "kernels": "native" if load.compute_policy.native else "plain",
-        "profile": {name: shares(timed_operators(step)) for name, step in steps.items()},
+        "profile": {name: shares_by_kind(profile_operators(step)) for name, step in steps.items()},
         "seconds": seconds,
         "student": asdict(load),
     }

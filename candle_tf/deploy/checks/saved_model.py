@@ -36,7 +36,7 @@ def check_saved_model(
 
     Args:
         directory: the numbered folder.
-        pixels: uint8 `[N, H, W, 3]`, as the student sees the images.
+        pixels: uint8 `[N, H, W, 3]`, the images at the student's input size.
         expected: the student's logits for them, float `[N, classes]`.
         images: uint8 `[N, side, side, 3]`, the same before they were resized for the student.
         what: how messages call it; the folder where none is given.

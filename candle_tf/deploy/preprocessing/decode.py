@@ -3,7 +3,7 @@
 image = decode(encoded, index)       # string scalar to uint8 [H, W, 3]
 
 The same bytes give the same pixels as in training. TensorFlow and Pillow both decode JPEG with
-libjpeg-turbo; told to transform accurately and to interpolate colour, they agree bit by bit.
+libjpeg-turbo; set to transform accurately and to interpolate colour, they agree bit by bit.
 """
 
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Reading a file's structure in a TensorFlow graph, where no decoder tells it.
+"""Reading a file's structure in a TensorFlow graph, where no decoder gives it.
 
 data = tf.io.decode_raw(encoded, tf.uint8)
 width = number(data, tf.constant(16), 4)

@@ -53,7 +53,7 @@ def describe_files(
             "shape": [1, side, side, 3],
             "layout": "batch, height, width, colour",
             "colours": "red, green, blue in 0..255",
-            # What "preprocessing" says in words, for programs.
+            # As "preprocessing" describes it, for programs.
             "resizing": {"stored_side": image_side, "resize": "crop" if crop else "stretch"},
         },
         "output": {

@@ -1,7 +1,7 @@
 """Where a step's time goes: TensorFlow's profile of it, by operator and by kind of operator.
 
-    milliseconds = timed_operators(step)        # {"_MklMatMul": 203.1, "Cast": 20.4, ...}
-    shares(milliseconds)                        # {"convolutions": 0.7, "element-wise": 0.2, ...}
+    milliseconds = profile_operators(step)      # {"_MklMatMul": 203.1, "Cast": 20.4, ...}
+    shares_by_kind(milliseconds)                # {"convolutions": 0.7, "element-wise": 0.2, ...}
 
 Operators run beside each other on several threads: their times add up to more than the step's.
 """
@@ -32,7 +32,7 @@ _KINDS = {
 _RUNTIME = ("Process", "Run", "__inference", "ExecutorState", "EagerExecute")
 
 
-def timed_operators(step: Callable[[], object]) -> dict[str, float]:
+def profile_operators(step: Callable[[], object]) -> dict[str, float]:
     """Runs a step, traced before, under TensorFlow's profiler.
 
     Returns:
@@ -68,7 +68,7 @@ def _by_operator(profile: bytes) -> dict[str, float]:
     return _longest_first(total)
 
 
-def shares(milliseconds: Mapping[str, float]) -> dict[str, float]:
+def shares_by_kind(milliseconds: Mapping[str, float]) -> dict[str, float]:
     """Parts of the operators' time, by kind, that add up to 1.
 
     "convolutions" are convolutions and matrix products with their gradients; "weight update" what

@@ -21,14 +21,14 @@ import numpy as np
 from candle_tf.errors import UserError
 from candle_tf.timing import alternate, ratio_of
 
-# A round runs a file so often that it takes this many seconds: a clock's tick, and a message from
-# one process to another, are nothing beside it.
+# A round runs a file so often that it takes this many seconds: a clock's tick and a message from
+# one process to another are negligible then.
 _ROUND_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class FileTime:
-    """What one file took.
+    """Time and memory of one file.
 
     Attributes:
         file: its name among the sides.
@@ -38,7 +38,7 @@ class FileTime:
         median_ms: of one image.
         low_ms, high_ms: 10 % and 90 % quantile over the rounds.
         memory: bytes by which loading and running it raised its process's peak; None where the
-            system does not tell.
+            system does not report it.
         ratio: time relative to the baseline's in the same round, median.
         ratio_min, ratio_max: over the rounds.
     """
@@ -121,7 +121,7 @@ def _load_in_process(path: Path, threads: int) -> Iterator[_Side]:
 
 
 def _serve(connection: Connection, path: Path, threads: int) -> None:
-    """Loads a file, tells what that took, and runs it as often as it is told until it is left."""
+    """Loads a file, sends time and memory, then runs it as often as each message asks."""
     from candle_tf.deploy.tflite import interpreters
 
     try:
