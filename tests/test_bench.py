@@ -41,7 +41,15 @@ def test_the_step_row_holds_what_is_asked_for():
     for profile in figure["profile"].values():
         np.testing.assert_allclose(sum(profile.values()), 1)
         assert profile["convolutions"] > 0
+    outside = {side: 1 - profile["convolutions"] for side, profile in figure["profile"].items()}
+    assert figure["outside_products"] == outside
     json.dumps(figures)
+
+
+def test_kernels_are_compared_with_the_flags_plain_ones():
+    figure = step.kernels_ratio(SMALL, repeats=1)
+    assert figure["student"]["kernels"] == "auto"
+    assert set(figure["seconds"]) == {"ours", "plain"}
 
 
 def test_every_batch_size_is_timed_on_as_many_images():
@@ -65,7 +73,7 @@ def test_the_plain_side_is_kerass_adam_on_the_plain_composition():
         for trainer in (plain, ours)
     ]
     assert policies[0] == {PLAIN}
-    assert {policy.fused for policy in policies[1]} == {True}
+    assert policies[1] == {SMALL.compute_policy}
 
 
 def test_a_profile_names_the_operators_that_ran():
@@ -80,7 +88,8 @@ def test_a_profile_names_the_operators_that_ran():
 
 def test_shares_are_by_kind():
     milliseconds = {
-        "_MklNativeConv2DBackpropFilter": 3.0,
+        "_MklNativeConv2DBackpropFilter": 2.0,
+        "DepthwiseConv2dNative": 1.0,
         "_MklMatMul": 1.0,
         "ResourceApplyAdam": 2.0,
         "Cast": 1.0,
@@ -104,6 +113,6 @@ def test_the_table_says_what_is_asked_beside_what_was_measured():
 def test_the_table_tells_growth_and_memory():
     sizes = {"10": {"median": 1.0}, "8142": {"median": 1.23}}
     memory = {"peak": [2999.6, 3000.2], "growth": 1.5}
-    text = table_of({"step_growth": {"by_classes": sizes}, "memory": memory})
+    text = table_of({"step_growth": {"by_classes": sizes}, "memory_plain": memory})
     assert "step_growth by classes: 10: 1.00, 8142: 1.23" in text
-    assert "peak 3,000, 3,000; growth 2" in text
+    assert "--kernels=plain: peak 3,000, 3,000; growth 2" in text

@@ -198,7 +198,7 @@ def binary_conv(
     Args:
         x: float32 or bfloat16 [N, H, W, C]; what counts is whether a value is negative.
         kernel: of x's dtype, [k, k, C, C']; likewise.
-        pad_value: of the padding, -1 or 1.
+        pad_value: of the padding, -1, 0 or 1.
         stride: of both sides.
         magnitude: the kernel stands for -magnitude and +magnitude.
 
@@ -206,7 +206,44 @@ def binary_conv(
         Of x's dtype, [N, ceil(H / stride), ceil(W / stride), C'].
     """
     return _operators().candle_binary_conv(
-        x=x, kernel=kernel, stride=stride, negative_padding=pad_value < 0, magnitude=magnitude
+        x=x, kernel=kernel, stride=stride, padding=int(pad_value), magnitude=magnitude
+    )
+
+
+def conv(x: tf.Tensor, kernel: tf.Tensor, *, pad_value: float, stride: int) -> tf.Tensor:
+    """A "same" convolution of real values; without a gradient, see `conv_gradients`.
+
+    Args:
+        x: float32 or bfloat16 [N, H, W, C].
+        kernel: of x's dtype, [k, k, C, C'].
+        pad_value: of the padding around x.
+        stride: of both sides.
+
+    Returns:
+        Of x's dtype, [N, ceil(H / stride), ceil(W / stride), C'].
+    """
+    return _operators().candle_conv(x=x, kernel=kernel, stride=stride, pad_value=pad_value)
+
+
+def conv_gradients(
+    x: tf.Tensor, kernel: tf.Tensor, dy: tf.Tensor, *, pad_value: float, stride: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gradients of a "same" convolution.
+
+    Args:
+        x: float32 or bfloat16 [N, H, W, C].
+        kernel: of x's dtype, [k, k, C, C'].
+        dy: of x's dtype, [N, ceil(H / stride), ceil(W / stride), C'].
+        pad_value: of the padding around x.
+        stride: of both sides.
+
+    Returns:
+        The gradients of x and of the kernel, of x's dtype.
+    """
+    ops = _operators()
+    return (
+        ops.candle_conv_input_grad(dy=dy, kernel=kernel, x=x, stride=stride),
+        ops.candle_conv_kernel_grad(x=x, dy=dy, kernel=kernel, stride=stride, pad_value=pad_value),
     )
 
 
@@ -228,10 +265,12 @@ def winograd_gradients(
     _, height, width, _ = x.shape
     # The convolution of dy, padded with 0, with the kernel rotated and its channels swapped.
     rotated = ops.candle_winograd_kernels(kernel=kernel, rotated=True)
-    products = tf.matmul(ops.candle_winograd_windows(x=dy), rotated, transpose_b=True)
+    windows = ops.candle_winograd_windows(x=dy)
+    products = [tf.matmul(a, b, transpose_b=True) for a, b in zip(windows, rotated, strict=True)]
     to_x = ops.candle_winograd_pixels(products=products, height=height, width=width)
     windows = ops.candle_winograd_windows(x=x, padding=pad_value)
-    sums = tf.matmul(windows, ops.candle_winograd_tiles(x=dy), transpose_a=True)
+    tiles = ops.candle_winograd_tiles(x=dy)
+    sums = [tf.matmul(a, b, transpose_a=True) for a, b in zip(windows, tiles, strict=True)]
     return to_x, ops.candle_winograd_kernel_grad(sums=sums)
 
 

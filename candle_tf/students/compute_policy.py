@@ -1,11 +1,10 @@
-"""How a student's layers compute while it is trained: plainly, or with few passes over memory.
+"""How a student is computed while it is trained: plainly, or by native operators on a CPU.
 
-policy = resolve_compute_policy("auto", xla="auto")     # once a run, and handed down
-set_compute_policy(student, policy)                     # policy.xla: whether XLA is to compile it
+policy = resolve_compute_policy("auto", xla="auto", kernels="auto")   # once a run, handed down
+set_compute_policy(student, policy)             # policy.xla: whether XLA is to compile it
 
 Evaluation and export always use the plain composition of TensorFlow operators, which the converter
-knows. In training, layers that inherit `ComputePolicyLayer` compute the same function and the same
-gradients with operators that are fast on a CPU.
+knows. In training the native operators compute the same function and the same gradients.
 """
 
 from dataclasses import dataclass
@@ -29,36 +28,31 @@ class ComputePolicy:
     """How a training step is computed.
 
     Attributes:
-        fused: whether layers use implementations with few passes over memory; False: the plain
-            composition of evaluation and export.
-        dtype: of the operands of binary convolutions, one of `DTYPES`; "float32" where not fused.
-            With "bfloat16" all else is in float32. -1 and +1 are exact in it, and products are
-            summed in float32; what is rounded, to 8 bits, is each sum (even whole numbers up to 512
-            are exact) and the gradients at a convolution.
+        native: whether the native operators serve (`candle_tf.native`), which
+            `native_operators` must have found; False: the plain composition of evaluation and
+            export.
+        dtype: of the operands of binary convolutions, one of `DTYPES`; "float32" in the plain
+            composition. With "bfloat16" all else is in float32. -1 and +1 are exact in it, and
+            products are summed in float32; what is rounded, to 8 bits, is each sum (even whole
+            numbers up to 512 are exact) and the gradients at a convolution.
         xla: whether XLA compiles the step.
-        native: whether the native operators serve where they can (`candle_tf.native`); only in a
-            fused policy, and where `native_operators` has found them.
 
     Raises:
-        ValueError: for another dtype, and for bfloat16 or native operators in the plain
-            composition.
+        ValueError: for another dtype, and for bfloat16 in the plain composition.
     """
 
-    fused: bool = True
+    native: bool = False
     dtype: str = "float32"
     xla: bool = False
-    native: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"unknown dtype {self.dtype!r}: one of {', '.join(DTYPES)}")
-        if self.dtype != "float32" and not self.fused:
+        if self.dtype != "float32" and not self.native:
             raise ValueError(f"the plain composition has no operands in {self.dtype}")
-        if self.native and not self.fused:
-            raise ValueError("the plain composition has no native operators")
 
 
-PLAIN = ComputePolicy(fused=False)
+PLAIN = ComputePolicy()
 
 
 class ComputePolicyLayer:
@@ -68,13 +62,13 @@ class ComputePolicyLayer:
         compute_policy: of training; see `set_compute_policy`.
     """
 
-    compute_policy: ComputePolicy = ComputePolicy()
+    compute_policy: ComputePolicy = PLAIN
 
-    def uses_fused(self, training: bool | None) -> bool:
-        """Whether a call is to be computed by a fused implementation."""
+    def uses_native(self, training: bool | None) -> bool:
+        """Whether a call is to be computed by the native operators."""
         # Mixed precision has dtypes of its own.
         mixed = getattr(self, "compute_dtype", "float32") != "float32"
-        return bool(training) and not mixed and self.compute_policy.fused
+        return bool(training) and not mixed and self.compute_policy.native
 
 
 def set_compute_policy(network: tf.keras.Model, policy: ComputePolicy) -> None:
@@ -104,17 +98,24 @@ def resolve_compute_policy(
             never used.
 
     Raises:
-        UserError: for "native" where there are none, or where they are not used.
+        UserError: for "native" where there are none, or where they are not used; for bfloat16 with
+            "plain".
     """
     pays = xla == "auto" and precision != "bfloat16" and _has_gpu()
     if pays or xla == "on":
         _refuse_native(kernels, "XLA, which compiles TensorFlow's own operators: give --xla=off")
-        return ComputePolicy(fused=False, xla=True)
+        return ComputePolicy(xla=True)
     if _has_gpu():
         _refuse_native(kernels, "a GPU: they are for CPUs")
         kernels = PLAIN_KERNELS
-    native = native_operators(kernels) is not None
-    return ComputePolicy(dtype=resolve_precision(precision, cpuinfo), native=native)
+    if kernels == PLAIN_KERNELS and precision == "bfloat16" and not _has_gpu():
+        raise UserError(
+            "--precision=bfloat16: only the native operators compute in bfloat16. Give "
+            "--kernels=auto, or --precision=auto."
+        )
+    if native_operators(kernels) is None:
+        return PLAIN
+    return ComputePolicy(native=True, dtype=resolve_precision(precision, cpuinfo))
 
 
 def _refuse_native(kernels: str, reason: str) -> None:

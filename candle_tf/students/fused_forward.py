@@ -107,7 +107,7 @@ class FusedForward:
         for step in self._steps:
             if isinstance(step, _Chain):
                 self._run_chain(step, values)
-            elif step in self._bare:
+            elif step in self._bare and step.layer.may_run_bare(values[step.flat_input_ids[0]]):
                 source = values[step.flat_input_ids[0]]
                 values[step.flat_output_ids[0]] = step.layer.convolve_natively(source)
             else:

@@ -64,8 +64,9 @@ class ComputeSettings(SettingsGroup):
 
     precision: str = setting(
         "auto",
-        "of binary convolutions in training: bfloat16 (in which -1 and +1 are exact), float32, or "
-        "auto: bfloat16 where the CPU has instructions for it",
+        "of binary convolutions in training by native operators: bfloat16 (in which -1 and +1 are "
+        "exact), float32, or auto: bfloat16 where the CPU has instructions for it; plain kernels "
+        "compute in float32",
         choices=PRECISIONS,
     )
     xla: str = setting(

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.native.build import NATIVE, native_operators
-from candle_tf.native.ops import adam, binarize, binary_conv
+from candle_tf.native.ops import adam, binarize, binary_conv, conv, conv_gradients
 from tests.native.numpy_chain import draw_case
 from tests.native.test_norm_chain import native_chain
 
@@ -33,9 +33,13 @@ def results() -> list[np.ndarray]:
     operators = native_operators(NATIVE)
     windows = operators.candle_winograd_windows(x=dy)
     kernels = operators.candle_winograd_kernels(kernel=values, rotated=True)
-    found += [windows, operators.candle_winograd_tiles(x=x), kernels]
+    found += [*windows, *operators.candle_winograd_tiles(x=x), *kernels]
     found += [operators.candle_winograd_pixels(products=windows, height=14, width=14)]
     found += [operators.candle_winograd_kernel_grad(sums=kernels)]
+    for dtype in (tf.float32, tf.bfloat16):
+        maps = [tf.cast(each, dtype) for each in (x, values, dy)]
+        found += [conv(*maps[:2], pad_value=1.0, stride=1)]
+        found += conv_gradients(*maps, pad_value=1.0, stride=1)
     variables = [tf.Variable(weights), tf.Variable(tf.zeros_like(weights) + 1e-39)]
     slots = [[tf.Variable(tf.zeros_like(v)) for v in variables] for _ in range(2)]
     adam(
@@ -51,7 +55,7 @@ def results() -> list[np.ndarray]:
         clips=[1.0, 0.0],
     )
     found += [*variables, *slots[0], *slots[1]]
-    return [np.asarray(each) for each in found]
+    return [tf.cast(each, tf.float32).numpy() for each in found]
 
 
 if __name__ == "__main__":

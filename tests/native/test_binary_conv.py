@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from candle_tf.native.convolution import WINOGRAD_CHANNELS, convolve, convolve_signs
 from candle_tf.native.ops import binary_conv, winograd_gradients
-from candle_tf.students.conv_kernels.convolution import convolve_signs
-from candle_tf.students.conv_kernels.padding import pad_same
 from tests.native.availability import needs_native
+from tests.native.padding import pad_same
 
 pytestmark = needs_native
 
@@ -37,7 +37,7 @@ def _numpy_conv(x: np.ndarray, kernel: np.ndarray, pad_value: float, stride: int
     return np.einsum("nhwcij,ijcf->nhwf", views[:, ::stride, ::stride], kernel)
 
 
-@pytest.mark.parametrize("pad_value", [1.0, -1.0])
+@pytest.mark.parametrize("pad_value", [1.0, -1.0, 0.0])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_sums_are_exact(case, pad_value):
     n, h, w, channels, filters, k, stride = case
@@ -96,12 +96,9 @@ def _gradients(function, x: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor):
     return tape.gradient(loss, [x, kernel])
 
 
-@pytest.mark.parametrize(
-    "case",
-    [*CASES[:8], (2, 8, 8, 128, 128, 3, 1), (2, 5, 7, 128, 130, 3, 1), (3, 2, 2, 256, 256, 3, 1)],
-    ids=str,
-)
-def test_gradients_are_those_of_the_plain_convolution(case):
+@pytest.mark.parametrize("pad_value", [1.0, 0.0])
+@pytest.mark.parametrize("case", [*CASES[:8], (2, 5, 7, 128, 130, 3, 1)], ids=str)
+def test_gradients_are_those_of_the_plain_convolution(case, pad_value):
     n, h, w, channels, filters, k, stride = case
     x = _signs((n, h, w, channels), tf.float32)
     kernel = _signs((k, k, channels, filters), tf.float32, 0.5, seed=1)
@@ -109,18 +106,39 @@ def test_gradients_are_those_of_the_plain_convolution(case):
     upstream = tf.constant(upstream, tf.float32)
 
     def plain(x, kernel):
-        return tf.nn.conv2d(pad_same(x, k, stride, 1.0), kernel, stride, "VALID")
+        return tf.nn.conv2d(pad_same(x, k, stride, pad_value), kernel, stride, "VALID")
 
-    def native(x, kernel):
-        return convolve_signs(x, kernel, 1.0, stride, 0.5)
-
-    for actual, wanted in zip(
-        _gradients(native, x, kernel, upstream),
-        _gradients(plain, x, kernel, upstream),
-        strict=True,
+    wanted = _gradients(plain, x, kernel, upstream)
+    for native in (
+        lambda x, kernel: convolve_signs(x, kernel, pad_value, stride, 0.5),
+        lambda x, kernel: convolve(x, kernel, pad_value, stride),
     ):
-        scale = np.abs(wanted).max()
-        np.testing.assert_allclose(actual, wanted, rtol=0, atol=1e-5 * scale)
+        for actual, expected in zip(_gradients(native, x, kernel, upstream), wanted, strict=True):
+            bound = 1e-5 * np.abs(expected).max()
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=bound)
+
+
+def test_the_shapes_lie_on_both_sides_of_winograds_bound():
+    fewest = [min(case[3:5]) for case in CASES if case[5:] == (3, 1)]
+    assert min(fewest) < WINOGRAD_CHANNELS <= max(fewest)
+
+
+def test_gradients_in_bfloat16_are_rounded_and_no_more():
+    for case in ((2, 6, 6, 64, 64, 3, 1), (2, 2, 2, 64, 64, 3, 1), (2, 8, 8, 64, 64, 3, 2)):
+        n, h, w, channels, filters, k, stride = case
+        found = {}
+        for dtype in (tf.float32, tf.bfloat16):
+            x = _signs((n, h, w, channels), dtype)
+            kernel = _signs((k, k, channels, filters), dtype, seed=1)
+            shape = (n, h // stride, w // stride, filters)
+            upstream = tf.cast(np.random.default_rng(2).normal(size=shape), dtype)
+            with tf.GradientTape() as tape:
+                tape.watch([x, kernel])
+                y = convolve_signs(x, kernel, 1.0, stride, 1.0)
+            gradients = tape.gradient(y, [x, kernel], upstream)
+            found[dtype] = [tf.cast(each, tf.float32).numpy() for each in gradients]
+        for exact, rounded in zip(*found.values(), strict=True):
+            assert 0 < np.abs(exact - rounded).max() / np.abs(exact).max() < 2**-6
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (5, 7), (1, 1), (2, 3), (1, 4)])

@@ -4,13 +4,15 @@ import tensorflow as tf
 from candle_tf.errors import UserError
 from candle_tf.students.architectures.reactnet import reactnet_a
 from candle_tf.students.compute_policy import (
+    PLAIN,
     ComputePolicy,
     ComputePolicyLayer,
     resolve_compute_policy,
     resolve_precision,
     set_compute_policy,
 )
-from candle_tf.students.layers.blocks import Shift
+from candle_tf.students.layers.binary_conv import BinaryConv2D
+from candle_tf.students.layers.blocks import binary_layers
 from tests.native.availability import needs_native
 
 
@@ -35,30 +37,37 @@ def test_xla_compiles_the_plain_composition(tmp_path, precision):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags : amx_bf16\n")
     policy = resolve_compute_policy(precision, "on", cpuinfo)
-    assert policy == ComputePolicy(fused=False, dtype="float32", xla=True)
+    assert policy == ComputePolicy(native=False, dtype="float32", xla=True)
 
 
+@needs_native
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
 @pytest.mark.parametrize("xla", ["auto", "off"])
 def test_xla_is_off_on_a_cpu(tmp_path, xla):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags : amx_bf16\n")
-    bfloat16, float32 = (
-        resolve_compute_policy(precision, xla, cpuinfo) for precision in ("auto", "float32")
-    )
-    assert bfloat16 == ComputePolicy(fused=True, dtype="bfloat16", xla=False)
-    assert float32 == ComputePolicy(fused=True, dtype="float32", xla=False)
+    for precision, dtype in (("auto", "bfloat16"), ("float32", "float32")):
+        policy = resolve_compute_policy(precision, xla, cpuinfo, kernels="auto")
+        assert policy == ComputePolicy(native=True, dtype=dtype, xla=False)
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+def test_plain_kernels_compute_in_float32(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags : amx_bf16\n")
+    assert resolve_compute_policy("auto", "off", cpuinfo, kernels="plain") == PLAIN
+    with pytest.raises(UserError, match=r"--precision=bfloat16: .*--kernels=auto"):
+        resolve_compute_policy("bfloat16", "off", cpuinfo, kernels="plain")
 
 
 def test_a_policy_reaches_every_layer_that_has_one():
     model = reactnet_a((32, 32, 3), 5, width=0.25)
-    policy = ComputePolicy(dtype="bfloat16")
+    policy = ComputePolicy(native=True, dtype="bfloat16")
     set_compute_policy(model, policy)
     layers = [layer for layer in model.layers if isinstance(layer, ComputePolicyLayer)]
-    # 31 convolutions, 26 shifts and as many signs and RPReLUs.
-    assert len(layers) == 31 + 3 * 26
+    assert len(layers) == len(binary_layers(model)) == 31
     assert {layer.compute_policy for layer in layers} == {policy}
-    assert Shift().compute_policy == ComputePolicy(fused=True, dtype="float32")
+    assert BinaryConv2D(8, 3).compute_policy == PLAIN
 
 
 def test_unknown_dtypes_are_refused():
@@ -68,12 +77,7 @@ def test_unknown_dtypes_are_refused():
 
 def test_the_plain_composition_has_no_bfloat16():
     with pytest.raises(ValueError, match="bfloat16"):
-        ComputePolicy(fused=False, dtype="bfloat16")
-
-
-def test_the_plain_composition_has_no_native_operators():
-    with pytest.raises(ValueError, match="native"):
-        ComputePolicy(fused=False, native=True)
+        ComputePolicy(native=False, dtype="bfloat16")
 
 
 def test_native_operators_are_not_for_xla():
@@ -92,7 +96,10 @@ def test_native_operators_are_used_where_they_can_be_had(kernels, native):
 
 
 def test_mixed_precision_keeps_the_plain_composition():
-    layer = Shift(dtype=tf.keras.mixed_precision.Policy("mixed_float16"))
-    assert not layer.uses_fused(training=True)
-    assert Shift().uses_fused(training=True)
-    assert not Shift().uses_fused(training=False)
+    policy = ComputePolicy(native=True)
+    mixed = BinaryConv2D(8, 3, dtype=tf.keras.mixed_precision.Policy("mixed_float16"))
+    usual = BinaryConv2D(8, 3)
+    mixed.compute_policy = usual.compute_policy = policy
+    assert not mixed.uses_native(training=True)
+    assert usual.uses_native(training=True)
+    assert not usual.uses_native(training=False)

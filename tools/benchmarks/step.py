@@ -1,4 +1,4 @@
-"""The training step: ours against the plain Keras and larq composition, and where its time goes."""
+"""The training step: ours against the plain composition, and where its time goes."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -9,30 +9,43 @@ import tensorflow as tf
 
 from candle_tf.methods.trainer import Trainer
 from candle_tf.timing import alternate, images_per_second, ratio_of
-from tools.benchmarks.step_profile import profile_operators, shares_by_kind
+from tools.benchmarks.step_profile import PRODUCTS, profile_operators, shares_by_kind
 from tools.benchmarks.workload import Workload, cross_entropy, plain_cross_entropy
 
 
 def step_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
-    """Time of a plain float32 step over that of ours, on the same images and labels.
+    """Time of a plain Keras and larq step in float32 over that of ours, on the same images.
 
     Args:
         load: the student; a step takes `load.batch_size` images, which lie in memory.
         repeats: rounds; a round takes `load.steps` steps of each side.
 
     Returns:
+        As `_compare`.
+    """
+    return _compare(load, plain_cross_entropy(load), repeats)
+
+
+def kernels_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
+    """Time of a step with --kernels=plain over that with the workload's; see `step_ratio`."""
+    return _compare(load, cross_entropy(replace(load, precision="auto", kernels="plain")), repeats)
+
+
+def _compare(load: Workload, plain: Trainer, repeats: int) -> dict[str, Any]:
+    """Times steps of ours and of a plain trainer in turn.
+
+    Returns:
         JSON-ready: median, min and max of the ratio, images_per_s of each side, "precision" and
-        "kernels" of ours, "profile" of each side (share of its operators' time by kind) and
-        the seconds.
+        "kernels" of ours, "profile" of each side (share of its operators' time by kind),
+        "outside_products" (share of what is neither a convolution nor a matrix product) and the
+        seconds.
     """
     batch = _batch(load)
-    steps = {
-        "ours": _step(cross_entropy(load), batch),
-        "plain": _step(plain_cross_entropy(load), batch),
-    }
+    steps = {"ours": _step(cross_entropy(load), batch), "plain": _step(plain, batch)}
     seconds = alternate(
         {name: _several(step, load.steps) for name, step in steps.items()}, repeats, warmup=2
     )
+    profile = {name: shares_by_kind(profile_operators(step)) for name, step in steps.items()}
     return {
         **vars(ratio_of(seconds["plain"], seconds["ours"])),
         "images_per_s": {
@@ -40,7 +53,8 @@ def step_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
         },
         "precision": load.compute_policy.dtype,
         "kernels": "native" if load.compute_policy.native else "plain",
-        "profile": {name: shares_by_kind(profile_operators(step)) for name, step in steps.items()},
+        "profile": profile,
+        "outside_products": {name: 1 - kinds[PRODUCTS] for name, kinds in profile.items()},
         "seconds": seconds,
         "student": asdict(load),
     }

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
+# The kind of convolutions and matrix products.
+PRODUCTS = "convolutions"
 _DEVICE = "/host:CPU"
 # Parts of the names of convolutions and of the matrix products that compute them in training.
-_PRODUCTS = ("Conv2D", "MatMul", "CandleBinaryConv", "CandleWinograd")
+_PRODUCTS = ("Conv2D", "Conv2d", "MatMul", "CandleBinaryConv", "CandleConv", "CandleWinograd")
 _KINDS = {
     "weight update": (
         "ResourceApply",
@@ -83,7 +85,7 @@ def shares_by_kind(milliseconds: Mapping[str, float]) -> dict[str, float]:
 
 def _kind(operator: str) -> str:
     if any(name in operator for name in _PRODUCTS):
-        return "convolutions"
+        return PRODUCTS
     for kind, names in _KINDS.items():
         if any(name in operator for name in names):
             return kind

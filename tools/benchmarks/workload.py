@@ -70,7 +70,7 @@ class Workload:
 
     @property
     def compute_policy(self) -> ComputePolicy:
-        """Of a training step: fused, without XLA."""
+        """Of a training step, without XLA."""
         return resolve_compute_policy(self.precision, "off", kernels=self.kernels)
 
 

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "sides.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -47,25 +48,16 @@ REGISTER_OP("CandleBinaryConv")
     .Output("y: T")
     .Attr("T: {float, bfloat16}")
     .Attr("stride: int >= 1")
-    .Attr("negative_padding: bool = false")
+    .Attr("padding: int = 1")
     .Attr("magnitude: float = 1.0")
     .SetShapeFn(conv_shape);
-
-// Sizes along one side of a "SAME" convolution.
-struct Side {
-  int64_t input, window, stride, output, before;
-
-  Side(int64_t input, int64_t window, int64_t stride)
-      : input(input), window(window), stride(stride), output((input + stride - 1) / stride) {
-    before = std::max<int64_t>(0, (output - 1) * stride + window - input) / 2;
-  }
-};
 
 class BinaryConvOp : public OpKernel {
  public:
   explicit BinaryConvOp(OpKernelConstruction* c) : OpKernel(c) {
     OP_REQUIRES_OK(c, c->GetAttr("stride", &stride_));
-    OP_REQUIRES_OK(c, c->GetAttr("negative_padding", &negative_padding_));
+    OP_REQUIRES_OK(c, c->GetAttr("padding", &padding_));
+    OP_REQUIRES(c, padding_ >= -1 && padding_ <= 1, InvalidArgument("padding is -1, 0 or 1"));
     OP_REQUIRES_OK(c, c->GetAttr("magnitude", &magnitude_));
   }
 
@@ -177,7 +169,7 @@ class BinaryConvOp : public OpKernel {
     const int64_t block_pieces = (layout.blocks + kBlocksOfPiece - 1) / kBlocksOfPiece;
     // What lies around a map: channels alone, as bits behind them are 0 on both sides.
     std::string outside(layout.unit, 0);
-    if (negative_padding_) {
+    if (padding_ < 0) {
       for (int64_t c = 0; c < layout.channels; ++c) outside[c / 8] |= 1 << c % 8;
     }
     const Type type = type_of(*y);
@@ -187,21 +179,48 @@ class BinaryConvOp : public OpKernel {
       const int64_t begin = piece / block_pieces * kRowsOfPiece;
       const int64_t count = std::min(outputs - begin, kRowsOfPiece);
       std::vector<uint64_t> windows(count * layout.words, 0);
+      // With 0 around the map only what is inside counts.
+      std::vector<uint64_t> masks(padding_ == 0 ? count * layout.words : 0, 0);
+      std::vector<int32_t> sizes(count, layout.taps * layout.channels);
       for (int64_t i = 0; i < count; ++i) {
+        const int64_t at = i * layout.words;
         window(begin + i, rows, columns, layout, map, outside,
-               reinterpret_cast<char*>(windows.data() + i * layout.words));
+               reinterpret_cast<char*>(windows.data() + at));
+        if (padding_ == 0) {
+          sizes[i] = layout.channels *
+                     mask(begin + i, rows, columns, layout.unit,
+                          reinterpret_cast<char*>(masks.data() + at));
+        }
       }
       const int64_t first = piece % block_pieces * kBlocksOfPiece;
       const int64_t last = std::min(layout.blocks, first + kBlocksOfPiece);
       for (int64_t block = first; block < last; ++block) {
         const int64_t to = begin * layout.filters + block * kBlock;
         binary_kernels().multiply(
-            windows.data(), kernel + block * layout.words * kBlock, count, layout.words,
-            std::min<int64_t>(kBlock, layout.filters - block * kBlock),
-            layout.taps * layout.channels, magnitude_, out + to * (type == kFloat ? 4 : 2), type,
+            windows.data(), padding_ == 0 ? masks.data() : nullptr, sizes.data(),
+            kernel + block * layout.words * kBlock, count, layout.words,
+            std::min<int64_t>(kBlock, layout.filters - block * kBlock), magnitude_, out + to * (type == kFloat ? 4 : 2), type,
             layout.filters);
       }
     });
+  }
+
+  // Sets the bits under one output that lie inside of the map; returns how many taps these are.
+  static int32_t mask(int64_t output, const Side& rows, const Side& columns, int64_t unit,
+                      char* to) {
+    const int64_t top = output / columns.output % rows.output * rows.stride - rows.before;
+    const int64_t left = output % columns.output * columns.stride - columns.before;
+    int32_t taps = 0;
+    for (int64_t i = 0; i < rows.window; ++i) {
+      for (int64_t j = 0; j < columns.window; ++j, to += unit) {
+        if (top + i < 0 || top + i >= rows.input || left + j < 0 || left + j >= columns.input) {
+          continue;
+        }
+        std::memset(to, 0xff, unit);
+        ++taps;
+      }
+    }
+    return taps;
   }
 
   // Copies the bits under one output.
@@ -227,7 +246,7 @@ class BinaryConvOp : public OpKernel {
   }
 
   int64_t stride_;
-  bool negative_padding_;
+  int64_t padding_;
   float magnitude_;
 };
 

@@ -21,10 +21,12 @@ struct BinaryKernels {
   // stand side by side, those of the next one `stride` words further on.
   void (*set_bits)(const void* values, Type type, int64_t columns, int bit, int64_t stride,
                    uint64_t* words);
-  // y[m, n] = magnitude * (size - 2 * (bits that differ)), of rows a [rows, words] and one block b
-  // [words, kBlock]; `columns` of the block are written, y_stride values apart from row to row.
-  void (*multiply)(const uint64_t* a, const uint64_t* b, int64_t rows, int64_t words,
-                   int64_t columns, int64_t size, float magnitude, void* y, Type type, int64_t y_stride);
+  // y[m, n] = magnitude * (sizes[m] - 2 * (bits that differ)), of rows a [rows, words] and one
+  // block b [words, kBlock]; `columns` of the block are written, y_stride values apart from row to
+  // row. Of the bits, only those in masks [rows, words] count; null for all.
+  void (*multiply)(const uint64_t* a, const uint64_t* masks, const int32_t* sizes,
+                   const uint64_t* b, int64_t rows, int64_t words, int64_t columns,
+                   float magnitude, void* y, Type type, int64_t y_stride);
 };
 
 const BinaryKernels& binary_kernels();

@@ -124,9 +124,16 @@ inline void put(uint16_t* to, Counted y) {
 constexpr int kRowsTogether = kWords == 8 ? 6 : 2;
 constexpr int kVectorsTogether = kWords == 8 ? 4 : 2;
 
-template <int kRows, typename T>
-inline void tile(const uint64_t* a, const uint64_t* b, int64_t words, int64_t columns,
-                 int64_t size, float magnitude, T* y, int64_t y_stride) {
+// Rows of the left operand, and what counts of them.
+struct Left {
+  const uint64_t* bits;
+  const uint64_t* masks;
+  const int32_t* sizes;
+};
+
+template <int kRows, bool kMasked, typename T>
+inline void tile(const Left& a, const uint64_t* b, int64_t words, int64_t columns, float magnitude,
+                 T* y, int64_t y_stride) {
   for (int first = 0; first < kBlock; first += kVectorsTogether * kWords) {
     if (first >= columns) return;
     Longs counts[kRows][kVectorsTogether] = {};
@@ -138,9 +145,12 @@ inline void tile(const uint64_t* a, const uint64_t* b, int64_t words, int64_t co
       }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const Longs left = a[r * words + p] - Longs{};
+        const Longs left = a.bits[r * words + p] - Longs{};
+        const Longs mask = (kMasked ? a.masks[r * words + p] : ~uint64_t(0)) - Longs{};
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectorsTogether; ++v) counts[r][v] += bits_set(left ^ right[v]);
+        for (int v = 0; v < kVectorsTogether; ++v) {
+          counts[r][v] += bits_set(kMasked ? (left ^ right[v]) & mask : left ^ right[v]);
+        }
       }
     }
     for (int r = 0; r < kRows; ++r) {
@@ -148,7 +158,8 @@ inline void tile(const uint64_t* a, const uint64_t* b, int64_t words, int64_t co
         const int column = first + v * kWords;
         if (column >= columns) break;
         const Counted y_values =
-            (float(size) - 2.0f * __builtin_convertvector(counts[r][v], Counted)) * magnitude;
+            (float(a.sizes[r]) - 2.0f * __builtin_convertvector(counts[r][v], Counted)) *
+            magnitude;
         T* to = y + r * y_stride + column;
         if (column + kWords <= columns) {
           put(to, y_values);
@@ -162,25 +173,37 @@ inline void tile(const uint64_t* a, const uint64_t* b, int64_t words, int64_t co
   }
 }
 
-template <typename T>
-inline void multiply_as(const uint64_t* a, const uint64_t* b, int64_t rows, int64_t words,
-                        int64_t columns, int64_t size, float magnitude, T* y, int64_t y_stride) {
-  int64_t row = 0;
-  for (; row + kRowsTogether <= rows; row += kRowsTogether) {
-    tile<kRowsTogether>(a + row * words, b, words, columns, size, magnitude, y + row * y_stride,
-                        y_stride);
+template <bool kMasked, typename T>
+inline void multiply_as(Left a, const uint64_t* b, int64_t rows, int64_t words, int64_t columns,
+                        float magnitude, T* y, int64_t y_stride) {
+  const auto next = [&](int64_t count) {
+    a.bits += count * words;
+    if (kMasked) a.masks += count * words;
+    a.sizes += count;
+    y += count * y_stride;
+    rows -= count;
+  };
+  for (; rows >= kRowsTogether; next(kRowsTogether)) {
+    tile<kRowsTogether, kMasked>(a, b, words, columns, magnitude, y, y_stride);
   }
-  for (; row < rows; ++row) {
-    tile<1>(a + row * words, b, words, columns, size, magnitude, y + row * y_stride, y_stride);
-  }
+  for (; rows > 0; next(1)) tile<1, kMasked>(a, b, words, columns, magnitude, y, y_stride);
 }
 
-void multiply(const uint64_t* a, const uint64_t* b, int64_t rows, int64_t words, int64_t columns,
-              int64_t size, float magnitude, void* y, Type type, int64_t y_stride) {
+template <typename T>
+inline void multiply_of(const Left& a, const uint64_t* b, int64_t rows, int64_t words,
+                        int64_t columns, float magnitude, T* y, int64_t y_stride) {
+  a.masks ? multiply_as<true>(a, b, rows, words, columns, magnitude, y, y_stride)
+          : multiply_as<false>(a, b, rows, words, columns, magnitude, y, y_stride);
+}
+
+void multiply(const uint64_t* a, const uint64_t* masks, const int32_t* sizes, const uint64_t* b,
+              int64_t rows, int64_t words, int64_t columns, float magnitude, void* y, Type type,
+              int64_t y_stride) {
+  const Left left = {a, masks, sizes};
   if (type == candle::kFloat) {
-    multiply_as(a, b, rows, words, columns, size, magnitude, static_cast<float*>(y), y_stride);
+    multiply_of(left, b, rows, words, columns, magnitude, static_cast<float*>(y), y_stride);
   } else {
-    multiply_as(a, b, rows, words, columns, size, magnitude, static_cast<uint16_t*>(y), y_stride);
+    multiply_of(left, b, rows, words, columns, magnitude, static_cast<uint16_t*>(y), y_stride);
   }
 }
 

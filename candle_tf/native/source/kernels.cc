@@ -416,8 +416,7 @@ inline void to_places(const candle::WinogradValues& w, int64_t i, int64_t n) {
     from[p] = load<kPart>(static_cast<const T*>(w.pixels[p]) + i, n);
   }
   both_axes<Transform>(from, to);
-  T* places = static_cast<T*>(w.places) + i;
-  for (int p = 0; p < 16; ++p) store<kPart>(places + p * w.stride, to[p], n);
+  for (int p = 0; p < 16; ++p) store<kPart>(static_cast<T*>(w.places[p]) + i, to[p], n);
 }
 
 template <typename T, typename Transform, bool kPart>
@@ -425,8 +424,7 @@ inline void from_places(const candle::WinogradValues& w, void* const* pixels, in
                         int64_t n) {
   constexpr int kTo = Transform::kTo;
   Floats from[16], to[kTo * kTo];
-  const T* places = static_cast<const T*>(w.places) + i;
-  for (int p = 0; p < 16; ++p) from[p] = load<kPart>(places + p * w.stride, n);
+  for (int p = 0; p < 16; ++p) from[p] = load<kPart>(static_cast<const T*>(w.places[p]) + i, n);
   both_axes<Transform>(from, to);
   for (int p = 0; p < kTo * kTo; ++p) {
     if (pixels[p]) store<kPart>(static_cast<T*>(pixels[p]) + i, to[p], n);

@@ -97,8 +97,7 @@ struct WinogradValues {
   Type type;
   int64_t count;
   const void* const* pixels;   // read: 16 of a window, 4 of a tile, 9 of a kernel
-  void* places;                // the first of 16 places, `stride` values apart
-  int64_t stride;
+  void* const* places;         // 16
 };
 
 struct Kernels {
@@ -120,8 +119,8 @@ struct Kernels {
   void (*winograd_kernel_gradient)(const WinogradValues&, void* const* taps);   // G^T m G
 };
 
-// The best of what the CPU can do. CANDLE_TF_INSTRUCTIONS, one of baseline, avx2, avx512
-// and avx512popcnt, takes a smaller one.
+// The best of what the CPU can do. CANDLE_TF_INSTRUCTIONS, one of baseline, avx2, avx512,
+// avx512popcnt and avx512bf16, takes none beyond it.
 const Kernels& kernels();
 
 const Kernels& baseline_kernels();

@@ -3,5 +3,6 @@
 #include "adam.cc"
 #include "binarize.cc"
 #include "binary_conv.cc"
+#include "conv.cc"
 #include "norm_chain.cc"
 #include "winograd.cc"

@@ -3,12 +3,13 @@
 // Tiles are 2x2 pixels of the output; T is the number of tiles of all images, image by image, row
 // by row. What lies outside of a map is read as `padding` and not written.
 //
-//   CandleWinogradWindows   x [N, H, W, C] -> B d B^T of the 4x4 window of each tile, [16, T, C]
-//   CandleWinogradTiles     dy [N, H, W, C] -> A d A^T of each 2x2 tile, [16, T, C]
-//   CandleWinogradPixels    m [16, T, C] -> A^T m A, [N, H, W, C]
+//   CandleWinogradWindows   x [N, H, W, C] -> B d B^T of the 4x4 window of each tile, 16 of [T, C]
+//   CandleWinogradTiles     dy [N, H, W, C] -> A d A^T of each 2x2 tile, 16 of [T, C]
+//   CandleWinogradPixels    m, 16 of [T, C] -> A^T m A, [N, H, W, C]
 //
 // The adjoint of the last one is the second. The kernel's transforms, G g G^T and its adjoint, are
-// two more operators, on [3, 3, C, C'] and [16, C, C'].
+// two more operators, on [3, 3, C, C'] and 16 of [C, C']. The sixteen places are tensors of their
+// own: TensorFlow multiplies sixteen matrices faster than a batch of them.
 
 #include "kernels.h"
 #include "tensorflow/core/framework/op.h"
@@ -33,60 +34,65 @@ constexpr int kPlaces = 16;
 absl::Status places_shape(InferenceContext* c) {
   ShapeHandle x;
   TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &x));
-  c->set_output(0, c->MakeShape({kPlaces, c->UnknownDim(), c->Dim(x, 3)}));
+  for (int i = 0; i < kPlaces; ++i) c->set_output(i, c->Matrix(c->UnknownDim(), c->Dim(x, 3)));
   return absl::OkStatus();
 }
 
 REGISTER_OP("CandleWinogradWindows")
     .Input("x: T")
-    .Output("windows: T")
+    .Output("windows: places * T")
+    .Attr("places: int = 16")
     .Attr("T: {float, bfloat16}")
     .Attr("padding: float = 0.0")
     .SetShapeFn(places_shape);
 
 REGISTER_OP("CandleWinogradTiles")
     .Input("x: T")
-    .Output("tiles: T")
+    .Output("tiles: places * T")
+    .Attr("places: int = 16")
     .Attr("T: {float, bfloat16}")
     .SetShapeFn(places_shape);
 
 REGISTER_OP("CandleWinogradPixels")
-    .Input("products: T")
+    .Input("products: places * T")
     .Output("y: T")
+    .Attr("places: int = 16")
     .Attr("T: {float, bfloat16}")
     .Attr("height: int >= 1")
     .Attr("width: int >= 1")
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle x;
       int64_t height, width;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 3, &x));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &x));
       TF_RETURN_IF_ERROR(c->GetAttr("height", &height));
       TF_RETURN_IF_ERROR(c->GetAttr("width", &width));
       c->set_output(0, c->MakeShape({c->UnknownDim(), c->MakeDim(height), c->MakeDim(width),
-                                     c->Dim(x, 2)}));
+                                     c->Dim(x, 1)}));
       return absl::OkStatus();
     });
 
 REGISTER_OP("CandleWinogradKernels")
     .Input("kernel: T")
-    .Output("kernels: T")
+    .Output("kernels: places * T")
+    .Attr("places: int = 16")
     .Attr("T: {float, bfloat16}")
     .Attr("rotated: bool")
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle x;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &x));
-      c->set_output(0, c->MakeShape({kPlaces, c->Dim(x, 2), c->Dim(x, 3)}));
+      for (int i = 0; i < kPlaces; ++i) c->set_output(i, c->Matrix(c->Dim(x, 2), c->Dim(x, 3)));
       return absl::OkStatus();
     });
 
 REGISTER_OP("CandleWinogradKernelGrad")
-    .Input("sums: T")
+    .Input("sums: places * T")
     .Output("d_kernel: T")
+    .Attr("places: int = 16")
     .Attr("T: {float, bfloat16}")
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle x;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 3, &x));
-      c->set_output(0, c->MakeShape({3, 3, c->Dim(x, 1), c->Dim(x, 2)}));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &x));
+      c->set_output(0, c->MakeShape({3, 3, c->Dim(x, 0), c->Dim(x, 1)}));
       return absl::OkStatus();
     });
 
@@ -98,6 +104,36 @@ struct Map {
         channels(shape.dim_size(3)), down((height + 1) / 2), across((width + 1) / 2) {}
 
   int64_t tiles() const { return images * down * across; }
+};
+
+// The sixteen outputs, or inputs, of an operator.
+struct Places {
+  char* first[kPlaces];
+
+  absl::Status allocate(OpKernelContext* context, const TensorShape& shape) {
+    for (int i = 0; i < kPlaces; ++i) {
+      Tensor* tensor;
+      TF_RETURN_IF_ERROR(context->allocate_output(i, shape, &tensor));
+      first[i] = static_cast<char*>(tensor->data());
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status read(OpKernelContext* context) {
+    for (int i = 0; i < kPlaces; ++i) {
+      const Tensor& tensor = context->input(i);
+      if (tensor.dims() != 2 || tensor.shape() != context->input(0).shape()) {
+        return InvalidArgument("there are sixteen matrices of one shape");
+      }
+      first[i] = const_cast<char*>(static_cast<const char*>(tensor.data()));
+    }
+    return absl::OkStatus();
+  }
+
+  // Where each of them is some bytes further on.
+  void at(int64_t bytes, void** to) const {
+    for (int i = 0; i < kPlaces; ++i) to[i] = first[i] + bytes;
+  }
 };
 
 // Windows or tiles of a map, by a row of tiles at a time.
@@ -112,10 +148,9 @@ class FromMapOp : public OpKernel {
     const Tensor& x = context->input(0);
     OP_REQUIRES(context, x.dims() == 4, InvalidArgument("a map has rank 4"));
     const Map map(x.shape());
-    Tensor* y;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, TensorShape({kPlaces, map.tiles(), map.channels}), &y));
-    if (y->NumElements() == 0) return;
+    Places places;
+    OP_REQUIRES_OK(context, places.allocate(context, TensorShape({map.tiles(), map.channels})));
+    if (x.NumElements() == 0) return;
     const int64_t size = size_of(x);
     // What stands for a pixel outside.
     std::vector<float> wide(map.channels, padding_);
@@ -124,7 +159,6 @@ class FromMapOp : public OpKernel {
     const char* outside = size == 4 ? reinterpret_cast<const char*>(wide.data())
                                     : reinterpret_cast<const char*>(narrow.data());
     const char* from = static_cast<const char*>(x.data());
-    char* to = static_cast<char*>(y->data());
     const int64_t pixel = map.channels * size;
     run_all(context, map.images * map.down, map.across * map.channels * 32, [&](int64_t row) {
       const int64_t image = row / map.down, top = row % map.down * 2 - (kWindows ? 1 : 0);
@@ -137,9 +171,9 @@ class FromMapOp : public OpKernel {
           const bool inside = h >= 0 && h < map.height && w >= 0 && w < map.width;
           pixels[i] = inside ? from + ((image * map.height + h) * map.width + w) * pixel : outside;
         }
-        const WinogradValues values = {type_of(x), map.channels, pixels,
-                                       to + (row * map.across + column) * pixel,
-                                       map.tiles() * map.channels};
+        void* to[kPlaces];
+        places.at((row * map.across + column) * pixel, to);
+        const WinogradValues values = {type_of(x), map.channels, pixels, to};
         kWindows ? kernels().winograd_window(values) : kernels().winograd_tile(values);
       }
     });
@@ -158,17 +192,16 @@ class PixelsOp : public OpKernel {
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
-    OP_REQUIRES(context, x.dims() == 3 && x.dim_size(0) == kPlaces,
-                InvalidArgument("products have 16 places"));
+    Places places;
+    OP_REQUIRES_OK(context, places.read(context));
     const int64_t each = (height_ + 1) / 2 * ((width_ + 1) / 2);
-    OP_REQUIRES(context, x.dim_size(1) % each == 0, InvalidArgument("tiles of a part of an image"));
-    const TensorShape shape({x.dim_size(1) / each, height_, width_, x.dim_size(2)});
+    OP_REQUIRES(context, x.dim_size(0) % each == 0, InvalidArgument("tiles of a part of an image"));
+    const TensorShape shape({x.dim_size(0) / each, height_, width_, x.dim_size(1)});
     const Map map(shape);
     Tensor* y;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &y));
     if (y->NumElements() == 0) return;
     const int64_t pixel = map.channels * size_of(x);
-    const char* from = static_cast<const char*>(x.data());
     char* to = static_cast<char*>(y->data());
     run_all(context, map.images * map.down, map.across * map.channels * 32, [&](int64_t row) {
       const int64_t image = row / map.down, top = row % map.down * 2;
@@ -179,10 +212,9 @@ class PixelsOp : public OpKernel {
           const bool inside = h < map.height && w < map.width;
           pixels[i] = inside ? to + ((image * map.height + h) * map.width + w) * pixel : nullptr;
         }
-        kernels().winograd_pixels({type_of(x), map.channels, nullptr,
-                                   const_cast<char*>(from) + (row * map.across + column) * pixel,
-                                   map.tiles() * map.channels},
-                                  pixels);
+        void* from[kPlaces];
+        places.at((row * map.across + column) * pixel, from);
+        kernels().winograd_pixels({type_of(x), map.channels, nullptr, from}, pixels);
       }
     });
   }
@@ -201,21 +233,19 @@ class KernelsOp : public OpKernel {
     const Tensor& kernel = context->input(0);
     OP_REQUIRES(context, kernel.dims() == 4 && kernel.dim_size(0) == 3 && kernel.dim_size(1) == 3,
                 InvalidArgument("the kernel must be 3x3"));
-    Tensor* y;
-    OP_REQUIRES_OK(context,
-                   context->allocate_output(0, TensorShape({kPlaces, kernel.dim_size(2),
-                                                            kernel.dim_size(3)}),
-                                            &y));
+    Places places;
+    OP_REQUIRES_OK(context, places.allocate(context, TensorShape({kernel.dim_size(2),
+                                                                  kernel.dim_size(3)})));
     const int64_t row = kernel.dim_size(3), rows = kernel.dim_size(2), size = size_of(kernel);
     const char* from = static_cast<const char*>(kernel.data());
-    char* to = static_cast<char*>(y->data());
     run_all(context, rows, row * 32, [&](int64_t i) {
       const void* taps[9];
       for (int k = 0; k < 9; ++k) {
         taps[k] = from + ((rotated_ ? 8 - k : k) * rows + i) * row * size;
       }
-      kernels().winograd_kernel(
-          {type_of(kernel), row, taps, to + i * row * size, rows * row});
+      void* to[kPlaces];
+      places.at(i * row * size, to);
+      kernels().winograd_kernel({type_of(kernel), row, taps, to});
     });
   }
 
@@ -229,19 +259,19 @@ class KernelGradOp : public OpKernel {
 
   void Compute(OpKernelContext* context) override {
     const Tensor& sums = context->input(0);
-    OP_REQUIRES(context, sums.dims() == 3 && sums.dim_size(0) == kPlaces,
-                InvalidArgument("sums have 16 places"));
+    Places places;
+    OP_REQUIRES_OK(context, places.read(context));
     Tensor* y;
     OP_REQUIRES_OK(context, context->allocate_output(
-                                0, TensorShape({3, 3, sums.dim_size(1), sums.dim_size(2)}), &y));
-    const int64_t row = sums.dim_size(2), rows = sums.dim_size(1), size = size_of(sums);
-    char* from = const_cast<char*>(static_cast<const char*>(sums.data()));
+                                0, TensorShape({3, 3, sums.dim_size(0), sums.dim_size(1)}), &y));
+    const int64_t row = sums.dim_size(1), rows = sums.dim_size(0), size = size_of(sums);
     char* to = static_cast<char*>(y->data());
     run_all(context, rows, row * 32, [&](int64_t i) {
       void* taps[9];
       for (int k = 0; k < 9; ++k) taps[k] = to + (k * rows + i) * row * size;
-      kernels().winograd_kernel_gradient(
-          {type_of(sums), row, nullptr, from + i * row * size, rows * row}, taps);
+      void* from[kPlaces];
+      places.at(i * row * size, from);
+      kernels().winograd_kernel_gradient({type_of(sums), row, nullptr, from}, taps);
     });
   }
 };

@@ -1,9 +1,9 @@
-"""The binary convolution as a Keras layer: larq's, with faster implementations for training.
+"""The binary convolution as a Keras layer: larq's, with native operators for training.
 
     layer = BinaryConv2D(64, 3, padding="same", pad_values=1.0, kernel_quantizer=ScaledSign())
 
 In evaluation and export it is `larq.layers.QuantConv2D`. In training, where its compute policy is
-fused, it computes the same function and gradients by `candle_tf.students.conv_kernels`.
+native, it computes the same function and gradients by `candle_tf.native`.
 """
 
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import larq as lq
 import tensorflow as tf
 
+from candle_tf.native.convolution import convolve, convolve_signs
 from candle_tf.native.ops import binarize
 from candle_tf.students.compute_policy import ComputePolicyLayer
-from candle_tf.students.conv_kernels.convolution import convolve, convolve_signs
 from candle_tf.students.layers.quantizers import OneBitKernel
 
 
@@ -21,7 +21,7 @@ from candle_tf.students.layers.quantizers import OneBitKernel
 class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
     """A convolution of +-1 activations with a kernel of two values per output channel.
 
-    Arguments are those of `larq.layers.QuantConv2D`. A fused policy applies where the layer is a
+    Arguments are those of `larq.layers.QuantConv2D`. A native policy applies where the layer is a
     usual one (square, "same", no groups, dilation, activation or input quantizer); others are
     computed as larq does.
 
@@ -34,15 +34,15 @@ class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
         super().__init__(*args, **{**options, "autocast": False})
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if not self.uses_fused(training) or not self._is_usual(inputs):
+        if not self.uses_native(training) or not self._is_usual(inputs):
             return super().call(tf.cast(inputs, self.compute_dtype))
-        kernel, scale = self._kernel_and_scale(tf.as_dtype(self.compute_policy.dtype))
-        x = tf.cast(inputs, kernel.dtype)
-        y = convolve(x, kernel, self.pad_values, self.strides[0], scale)
+        y, scale = self.convolve_natively(inputs)
+        y = tf.cast(y, tf.float32)
+        y = y if scale is None else y * scale
         return tf.nn.bias_add(y, self.bias) if self.use_bias else y
 
     def convolve_natively(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """The convolution in training by native operators, without its scale.
+        """The convolution in training by native operators, without its scale and bias.
 
         Args:
             inputs: -1 and +1, float32 or bfloat16 [N, H, W, C].
@@ -52,8 +52,14 @@ class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
                 what belongs to the layer is scale * y.
             scale: above 0, float32 [filters] without a gradient; None for 1.
         """
-        if not self._is_native(inputs):
-            return self(inputs, training=True), None
+        if not isinstance(self.kernel_quantizer, OneBitKernel):
+            # Kernels between -1 and +1 (BNext's, while they are annealed) would be rounded in
+            # bfloat16.
+            with lq.context.quantized_scope(True):
+                kernel = tf.convert_to_tensor(self.kernel)
+            x = tf.cast(inputs, kernel.dtype)
+            return convolve(x, kernel, self.pad_values, self.strides[0]), None
+        # Outside of larq's quantized scope the variable is read as it is: the latent weights.
         values, scale = binarize(
             tf.convert_to_tensor(self.kernel),
             tf.as_dtype(self.compute_policy.dtype),
@@ -64,30 +70,18 @@ class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
         x = tf.cast(inputs, values.dtype)
         return convolve_signs(x, values, self.pad_values, self.strides[0], magnitude), scale
 
-    def _is_native(self, inputs: tf.Tensor) -> bool:
-        return (
-            self.uses_fused(True)
-            and self._is_usual(inputs)
-            and not self.use_bias
-            and isinstance(self.kernel_quantizer, OneBitKernel)
-            and (abs(self.pad_values) == 1 or self.kernel_size[0] == 1)
-        )
+    def may_run_bare(self, inputs: Any) -> bool:
+        """Whether in training `convolve_natively` is all that the layer computes but its scale."""
+        return self.uses_native(True) and self._is_usual(inputs) and not self.use_bias
 
     def _mask(self) -> float:
         """Beyond which magnitude latent weights get no gradient; infinite where none gets there."""
         region = self.kernel_quantizer.region
         return float("inf") if self._bound() <= region else region
 
-    def _kernel_and_scale(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor | None]:
-        if isinstance(self.kernel_quantizer, OneBitKernel):
-            # Outside of larq's quantized scope the variable is read as it is: the latent weights.
-            latent = tf.convert_to_tensor(self.kernel)
-            return self.kernel_quantizer.values_and_scale(latent, dtype, self._bound())
-        # Kernels between -1 and +1 (BNext's, while they are annealed) would be rounded in bfloat16.
-        with lq.context.quantized_scope(True):
-            return tf.convert_to_tensor(self.kernel), None
-
-    def _is_usual(self, inputs: tf.Tensor) -> bool:
+    def _is_usual(self, inputs: Any) -> bool:
+        """Whether the operators compute it, for inputs with a shape."""
+        signs = isinstance(self.kernel_quantizer, OneBitKernel)
         return (
             self.input_quantizer is None
             and self.padding == "same"
@@ -98,6 +92,7 @@ class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
             and self.strides[0] == self.strides[1]
             and self.activation in (None, tf.keras.activations.linear)
             and None not in inputs.shape[1:]
+            and (not signs or self.pad_values in (-1, 0, 1))
         )
 
     def _bound(self) -> float:

@@ -11,13 +11,12 @@ from typing import Any
 import larq as lq
 import tensorflow as tf
 
-from candle_tf.students.compute_policy import ComputePolicyLayer
 from candle_tf.students.layers.binary_conv import BinaryConv2D
 from candle_tf.students.layers.quantizers import ScaledSign
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
-class Shift(ComputePolicyLayer, tf.keras.layers.Layer):
+class Shift(tf.keras.layers.Layer):
     """Adds one learned offset per channel: y = x + b, b initialized to 0.
 
     Float [..., C] to float [..., C]. Followed by a sign this is ReActNet's RSign.
@@ -27,25 +26,12 @@ class Shift(ComputePolicyLayer, tf.keras.layers.Layer):
         self.offset = self.add_weight(name="offset", shape=input_shape[-1:], initializer="zeros")
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if not self.uses_fused(training):
-            return inputs + self.offset
-        return _shift(inputs, tf.convert_to_tensor(self.offset))
-
-
-@tf.custom_gradient
-def _shift(x: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    return x + offset, lambda dy: (dy, channel_sums(dy))
-
-
-def channel_sums(x: tf.Tensor) -> tf.Tensor:
-    """Sums of float32 [..., C] over all but the channels, [C], by a product with ones."""
-    rows = tf.reshape(x, [-1, x.shape[-1]])
-    return tf.matmul(tf.ones([1, tf.shape(rows)[0]]), rows)[0]
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs + self.offset
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
-class RPReLU(ComputePolicyLayer, tf.keras.layers.Layer):
+class RPReLU(tf.keras.layers.Layer):
     """Shifted PReLU: y = PReLU(x + b1; slope) + b2, all three learned per channel.
 
     Float [N, H, W, C] to the same shape. Slopes are initialized to 0.25, shifts to 0. Source:
@@ -62,34 +48,11 @@ class RPReLU(ComputePolicyLayer, tf.keras.layers.Layer):
         self.shift_out = self.add_weight(name="shift_out", shape=shape, initializer="zeros")
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if self.uses_fused(training):
-            learned = (self.shift_in, self.slope, self.shift_out)
-            return _rprelu(inputs, *map(tf.convert_to_tensor, learned))
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         x = inputs + self.shift_in
         # The one expression that the TFLite converter makes a single PRELU of.
         prelu = tf.nn.relu(x) + (-self.slope) * tf.nn.relu(-x)
         return prelu + self.shift_out
-
-
-@tf.custom_gradient
-def _rprelu(
-    x: tf.Tensor, shift_in: tf.Tensor, slope: tf.Tensor, shift_out: tf.Tensor
-) -> tuple[tf.Tensor, Any]:
-    """RPReLU that stores one tensor for its gradient. At x + b1 = 0 the derivative is the slope."""
-    shifted = x + shift_in
-    negative = tf.minimum(shifted, 0.0)
-    y = tf.nn.relu(shifted) + (slope * negative + shift_out)
-
-    def grad(dy: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        above = tf.raw_ops.ReluGrad(gradients=dy, features=shifted)
-        below = dy - above
-        dx = above + slope * below
-        # Where `shifted` is positive, `below` is 0: the product is that with min(shifted, 0).
-        to_slope = tf.reshape(channel_sums(below * shifted), tf.shape(slope))
-        return dx, channel_sums(dx), to_slope, channel_sums(dy)
-
-    return y, grad
 
 
 def scaled_channels(channels: int, width: float) -> int:

@@ -12,8 +12,6 @@ from typing import Any
 import larq as lq
 import tensorflow as tf
 
-from candle_tf.students.compute_policy import ComputePolicyLayer
-
 # The converter keeps a kernel binary only where each channel's scale is above 1.2e-7.
 MIN_SCALE = 1e-6
 
@@ -66,45 +64,14 @@ def scaled_sign(kernel: tf.Tensor) -> tf.Tensor:
     return quantize(kernel)
 
 
-def signs(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Sign of x, +1 at 0, in another dtype; without a gradient.
-
-    By a comparison, a cast and arithmetic: `tf.where` with constants takes four times as long.
-    """
-    return 2 * half_signs(x, dtype)
-
-
-def half_signs(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Half of the sign of x, +1/2 at 0: `signs` with one pass fewer over memory."""
-    return tf.cast(x >= 0, dtype) - 0.5
-
-
 @tf.keras.utils.register_keras_serializable("candle_tf")
-class ApproxSign(ComputePolicyLayer, tf.keras.layers.Layer):
-    """`approx_sign` as a layer.
-
-    Where the compute policy is fused, training gives the policy's dtype: a convolution's operands.
-    """
+class ApproxSign(tf.keras.layers.Layer):
+    """`approx_sign` as a layer."""
 
     precision = 1
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if not self.uses_fused(training):
-            return approx_sign(inputs)
-        return _approx_sign_in(inputs, tf.as_dtype(self.compute_policy.dtype))
-
-
-def _approx_sign_in(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """`approx_sign` of float32 with values in `dtype` and a gradient in float32."""
-
-    @tf.custom_gradient
-    def quantize(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        def grad(dy: tf.Tensor) -> tf.Tensor:
-            return tf.cast(dy, x.dtype) * tf.nn.relu(2.0 - 2.0 * tf.abs(x))
-
-        return signs(x, dtype), grad
-
-    return quantize(x)
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return approx_sign(inputs)
 
 
 class OneBitKernel:
@@ -114,40 +81,6 @@ class OneBitKernel:
     region: float = 1.0
     #: Least scale of a channel; None for a sign without a scale.
     min_scale: float | None = None
-
-    def values_and_scale(
-        self, kernel: tf.Tensor, dtype: tf.DType, bound: float
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """The quantized kernel as values and a scale, the operands of a convolution in training.
-
-        Args:
-            kernel: latent weights, float32 [..., out_channels].
-            dtype: of the values.
-            bound: magnitude that the weights are clipped to after each update; where it is inside
-                the straight-through region, the gradient needs no mask.
-
-        Returns:
-            values: `dtype`, of the kernel's shape: -1 and +1, or with a scale -1/2 and +1/2. Their
-                gradient is treated as that of the quantized kernel, straight through.
-            scale: float32 [out_channels] without a gradient, factor of the values, or None.
-        """
-        scale = self._scale(kernel)
-
-        @tf.custom_gradient
-        def quantize(w: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            def grad(dy: tf.Tensor) -> tf.Tensor:
-                dy = tf.cast(dy, w.dtype)
-                if bound <= self.region:
-                    return dy
-                return dy * tf.cast(tf.abs(w) <= self.region, w.dtype)
-
-            return (signs if scale is None else half_signs)(w, dtype), grad
-
-        return quantize(kernel), None if scale is None else 2 * scale
-
-    def _scale(self, kernel: tf.Tensor) -> tf.Tensor | None:
-        """The scale of each output channel; None for 1."""
-        raise NotImplementedError
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
@@ -159,12 +92,6 @@ class ScaledSign(OneBitKernel, tf.keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return scaled_sign(inputs)
-
-    def _scale(self, kernel: tf.Tensor) -> tf.Tensor:
-        rows = tf.abs(tf.reshape(kernel, [-1, kernel.shape[-1]]))
-        # A product with ones sums columns in a quarter of the time of `tf.reduce_mean`.
-        mean = tf.matmul(tf.fill([1, rows.shape[0]], 1.0 / rows.shape[0]), rows)[0]
-        return tf.stop_gradient(tf.maximum(mean, MIN_SCALE))
 
 
 def ste_sign(x: tf.Tensor, clip_value: float = 1.0) -> tf.Tensor:
@@ -203,9 +130,6 @@ class SteSign(OneBitKernel, tf.keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return ste_sign(inputs, self.clip_value)
-
-    def _scale(self, kernel: tf.Tensor) -> None:
-        del kernel
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "clip_value": self.clip_value}

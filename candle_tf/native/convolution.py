@@ -1,0 +1,108 @@
+"""Convolutions in training by the native operators, with gradients.
+
+y = convolve_signs(signs, values, pad_value=1.0, stride=1, magnitude=0.5)
+y = convolve(x, kernel, pad_value=1.0, stride=1)        # a kernel that is no signs yet
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from candle_tf.native.ops import binary_conv, conv, conv_gradients, winograd_gradients
+
+# Least channels, in and out, with which Winograd's algorithm pays.
+WINOGRAD_CHANNELS = 64
+# Side of a map up to which it does not: most of what its tiles cover is padding.
+_TINY = 2
+
+
+def convolve_signs(
+    x: tf.Tensor, kernel: tf.Tensor, pad_value: float, stride: int, magnitude: float
+) -> tf.Tensor:
+    """A "same" convolution of signs, and its gradients.
+
+    Args:
+        x: -1 and +1, float32 or bfloat16 [N, H, W, C] with known H, W and C.
+        kernel: of x's dtype, -magnitude and +magnitude, [k, k, C, C'].
+        pad_value: -1, 0 or 1.
+        stride: of both sides.
+        magnitude: above 0.
+
+    Returns:
+        Of x's dtype, [N, ceil(H / stride), ceil(W / stride), C'].
+    """
+    return _with_gradients(
+        lambda x, kernel: binary_conv(
+            x, kernel, pad_value=pad_value, stride=stride, magnitude=magnitude
+        ),
+        x,
+        kernel,
+        pad_value,
+        stride,
+    )
+
+
+def convolve(x: tf.Tensor, kernel: tf.Tensor, pad_value: float, stride: int) -> tf.Tensor:
+    """A "same" convolution of real values, and its gradients.
+
+    Args:
+        x: float32 or bfloat16 [N, H, W, C] with known H, W and C.
+        kernel: of x's dtype, [k, k, C, C'].
+        pad_value: of the padding around x.
+        stride: of both sides.
+
+    Returns:
+        Of x's dtype, [N, ceil(H / stride), ceil(W / stride), C'].
+    """
+    return _with_gradients(
+        lambda x, kernel: conv(x, kernel, pad_value=pad_value, stride=stride),
+        x,
+        kernel,
+        pad_value,
+        stride,
+    )
+
+
+def _with_gradients(
+    forward: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    x: tf.Tensor,
+    kernel: tf.Tensor,
+    pad_value: float,
+    stride: int,
+) -> tf.Tensor:
+    @tf.custom_gradient
+    def run(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        return forward(x, kernel), lambda dy: gradients_of(x, kernel, dy, pad_value, stride)
+
+    return run(x, kernel)
+
+
+def gradients_of(
+    x: tf.Tensor, kernel: tf.Tensor, dy: tf.Tensor, pad_value: float, stride: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gradients of a "same" convolution, by whatever is fast for its shape.
+
+    Products of many channels are TensorFlow's, whose library uses all of a CPU's instructions for
+    matrices.
+
+    Args:
+        x: float32 or bfloat16 [N, H, W, C] with known H, W and C.
+        kernel: of x's dtype, [k, k, C, C'].
+        dy: of x's dtype, [N, ceil(H / stride), ceil(W / stride), C'].
+        pad_value: of the padding around x.
+        stride: of both sides.
+
+    Returns:
+        The gradients of x and of the kernel, of x's dtype.
+    """
+    window, _, channels, filters = kernel.shape
+    if window == 1 and stride == 1:
+        rows, matrix = tf.reshape(dy, [-1, filters]), tf.reshape(kernel, [channels, filters])
+        to_x = tf.matmul(rows, matrix, transpose_b=True)
+        to_kernel = tf.matmul(tf.reshape(x, [-1, channels]), rows, transpose_a=True)
+        return tf.reshape(to_x, tf.shape(x)), tf.reshape(to_kernel, kernel.shape)
+    many = min(channels, filters) >= WINOGRAD_CHANNELS
+    if window == 3 and stride == 1 and many and max(x.shape[1:3]) > _TINY:
+        return winograd_gradients(x, kernel, dy, pad_value)
+    return conv_gradients(x, kernel, dy, pad_value=pad_value, stride=stride)

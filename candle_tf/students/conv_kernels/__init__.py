@@ -1,1 +1,0 @@
-"""Implementations of the binary convolution in training, one file each."""

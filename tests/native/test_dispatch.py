@@ -1,0 +1,27 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.native.availability import needs_native
+
+pytestmark = needs_native
+
+# Forward and gradients of each operator on odd shapes; exactness of the binary convolution.
+TESTS = "test_output_and_gradients or test_sums_are_exact or test_chain or straight_through"
+
+
+@pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
+def test_operators_are_right_with_smaller_instruction_sets(instructions):
+    tests = [f"test_{name}.py" for name in ("conv", "binary_conv", "norm_chain", "binarize")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-k", TESTS, *tests],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "CANDLE_TF_INSTRUCTIONS": instructions},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
