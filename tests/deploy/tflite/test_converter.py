@@ -2,6 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from candle_tf.deploy.checks.errors import ExportError
 from candle_tf.deploy.checks.operators import check_stock
@@ -9,8 +10,11 @@ from candle_tf.deploy.tflite.converter import convert, convert_float, run, run_l
 from candle_tf.deploy.tflite.flatbuffer import operators
 from candle_tf.deploy.tflite.interpreters import KERNELS, open_compute_engine, open_litert
 from candle_tf.errors import UserError
+from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
+from candle_tf.students.fused_forward import training_forward
 from candle_tf.students.layers.blocks import binary_layers
 from tests.deploy.test_binarize import CLASSES, logits_of, photographs, small_student
+from tests.native.availability import needs_native
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +133,18 @@ def test_damaged_bytes_are_refused_with_the_files_name(flatbuffer, damage, messa
         run(damage(flatbuffer), photographs(), source="x.tflite")
     with pytest.raises(UserError, match=message):
         run_litert(damage(flatbuffer), photographs(), source="x.tflite")
+
+
+@needs_native
+def test_a_file_is_the_same_after_native_training_as_of_a_plain_student():
+    native, plain = small_student(), small_student()
+    set_compute_policy(native, ComputePolicy(native=True))
+    images, optimizer = tf.constant(photographs(), tf.float32), tf.keras.optimizers.SGD(0.1)
+    before = native.get_weights()
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(training_forward(native)(images)["logits"]))
+    gradients = tape.gradient(loss, native.trainable_variables)
+    optimizer.apply_gradients(zip(gradients, native.trainable_variables, strict=True))
+    assert not all(map(np.array_equal, before, native.get_weights()))
+    plain.set_weights(native.get_weights())
+    assert convert(native) == convert(plain)
