@@ -32,7 +32,7 @@ def _normal(shape: tuple[int, ...], dtype: tf.DType, seed: int) -> tf.Tensor:
 
 
 def _reference(x, kernel, dy, pad_value: float, stride: int) -> tuple[np.ndarray, ...]:
-    """Output and both gradients in float64, by the definition, position by position of the kernel."""
+    """Output and both gradients in float64, by the definition, for each kernel position."""
     x, kernel, dy = (tf.cast(each, tf.float64).numpy() for each in (x, kernel, dy))
     window = len(kernel)
     sides = []
