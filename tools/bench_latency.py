@@ -57,8 +57,8 @@ def compare(
     Raises:
         UserError: for a file that cannot be run.
     """
-    from tools.benchmarks.tflite_files import time_files
     from tools.benchmarks.mobilenet import int8_mobilenet
+    from tools.benchmarks.tflite_files import time_files
 
     shape, classes = _shape(paths[0])
     files = {path.name: path for path in paths}
