@@ -26,9 +26,11 @@ def import_plugins(names: str) -> None:
             too, also where an installed program runs.
 
     Raises:
-        UserError: where a module does not exist, or fails while it is imported.
+        UserError: where a name is none, a module does not exist, or fails while it is imported.
     """
     for name in filter(None, (name.strip() for name in names.split(","))):
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UserError(f"--plugin={name} is no name of a module, such as my_parts or a.b.")
         here = str(Path.cwd())
         if not {"", here} & set(sys.path):
             sys.path.append(here)
@@ -44,5 +46,5 @@ def import_plugins(names: str) -> None:
         except Exception as error:
             kind = type(error).__name__
             raise UserError(
-                f"--plugin={name} fails when it is imported: {kind}: {error}"
+                f"--plugin={name} fails when it is imported: {kind}: {error}."
             ) from error

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import candle_tf
+from candle_tf.errors import UserError
+from candle_tf.plugins import import_plugins
 
 ROOT = Path(candle_tf.__file__).parents[1]
 MODULES = "my_student,my_loss,my_teacher,my_source,my_augmentation"
@@ -81,3 +83,9 @@ def test_names_are_known_with_the_plugin_alone(folder):
     done = train(folder, *SMALL)
     assert done.returncode == 2
     assert "is not known" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../../x", ".x", "a..b", "a b", "\ud800", "x.py/"])
+def test_what_is_no_name_of_a_module_is_not_imported(name):
+    with pytest.raises(UserError, match="is no name of a module"):
+        import_plugins(name)
