@@ -122,6 +122,12 @@ class Config:
                 "--select_epoch=best contradicts --validation_fraction=0: there is nothing to "
                 "choose by. Give --select_epoch=last or a --validation_fraction above 0."
             )
+        if self.balance.label_weight == "auto" and self.data.validation_fraction == 0:
+            raise UserError(
+                "--label_weight=auto contradicts --validation_fraction=0: what the teacher is "
+                "worth is measured on validation images. Give a --validation_fraction above 0, or "
+                "a number for --label_weight."
+            )
         mixed = self.augment.mix != "none"
         if mixed and self.training.distils and self.teacher.teacher_view == "whole":
             raise UserError(

@@ -22,6 +22,9 @@ COMPANIONS = {
     ("binary_learning_rate", 1e3): {"optimizer": "adam_sgd"},
     ("imbalance_factor", 1e9): {"profile": "step"},
     ("mix", "cutmix"): {"method": "cross_entropy"},
+    ("mix_views", "half"): {"method": "cross_entropy", "mix": "cutmix"},
+    ("unmixed_from", 0): {"method": "cross_entropy", "mix": "cutmix", "mix_views": "half"},
+    ("student_head", "tied"): {"feature_loss": "r2"},
 }
 
 

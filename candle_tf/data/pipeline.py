@@ -12,6 +12,7 @@ import tensorflow as tf
 from candle_tf.data.augment.augmentation import Augmentation, subset_signature
 from candle_tf.data.augment.evaluation import render_evaluation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews
+from candle_tf.data.augment.view_kinds import unmixed_numbers
 from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.samplers import epoch_index, occurrences
@@ -40,6 +41,8 @@ def training_batches(
     first_epoch: int,
     epochs: int,
     sampler: str = "instance",
+    sampler_start: float = 0.5,
+    unmixed_from: float = 1.0,
     precomputed: PrecomputedViews | None = None,
     targets: Targets | None = None,
 ) -> tf.data.Dataset:
@@ -55,6 +58,9 @@ def training_batches(
         epochs: the number after the last epoch.
         sampler: how often each class is shown, see `samplers`; an image that comes up again in an
             epoch is seen in another view.
+        sampler_start: of deferred samplers, see `samplers.sampler_at`.
+        unmixed_from: fraction of the epochs after which only unmixed views are shown, where half of
+            the views are mixed.
         precomputed: the views of each image that are taken in turn; None draws new ones in every
             epoch.
         targets: the teacher's outputs, added to each batch.
@@ -68,11 +74,19 @@ def training_batches(
 
     def drawn_batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(first_epoch, epochs):
-            order = epoch_index(sampler, subset.labels, seed=seed, epoch=epoch, epochs=epochs)
+            order = epoch_index(
+                sampler,
+                subset.labels,
+                seed=seed,
+                epoch=epoch,
+                epochs=epochs,
+                start=sampler_start,
+            )
             repeats = occurrences(order)
+            unmixed = epoch >= unmixed_from * epochs
             for step in range(steps_per_epoch(len(subset), batch_size)):
                 places = slice(step * size, (step + 1) * size)
-                views = _views(order[places], epoch, repeats[places], precomputed)
+                views = _views(order[places], epoch, repeats[places], precomputed, unmixed)
                 batch = augmentation.draw(subset, views)
                 yield {**batch, **(targets.batch(views) if targets else {})}
 
@@ -86,12 +100,17 @@ def training_batches(
 
 
 def _views(
-    images: np.ndarray, epoch: int, repeats: np.ndarray, precomputed: PrecomputedViews | None
+    images: np.ndarray,
+    epoch: int,
+    repeats: np.ndarray,
+    precomputed: PrecomputedViews | None,
+    unmixed: bool,
 ) -> Views:
     """The views of images int64 [B] that an epoch had `repeats` times before, int64 [B]."""
     if precomputed:
-        return precomputed.at_epoch(images, epoch + repeats)
-    return Views(images, epoch + _REPEATED * repeats)
+        return precomputed.at_epoch(images, epoch + repeats, unmixed)
+    numbers = epoch + _REPEATED * repeats
+    return Views(images, unmixed_numbers(numbers) if unmixed else numbers)
 
 
 def _targets_signature(targets: Targets | None, size: int) -> dict[str, tf.TensorSpec]:

@@ -5,7 +5,8 @@
 
 An epoch always has N positions. Its order is a function of (seed, epoch), so a resumed run has the
 same order as an uninterrupted one. The samplers are those of Kang et al., "Decoupling
-Representation and Classifier" (ICLR 2020), eq. 1-2.
+Representation and Classifier" (ICLR 2020), eq. 1-2. Deferred ones begin late, as the re-weighting
+of LDAM-DRW (Cao et al., NeurIPS 2019) does.
 """
 
 from collections.abc import Callable
@@ -39,8 +40,26 @@ SAMPLERS: Registry[Sampler] = Registry(
         "class_balanced": _power(0.0),
         "square_root": _power(0.5),
         "progressive": _progressive,
+        "deferred_square_root": _power(0.5),
+        "deferred_class_balanced": _power(0.0),
     }
 )
+# The sampler that each of these is from a fraction of the epochs on; "instance" before.
+DEFERRED = {"deferred_square_root": "square_root", "deferred_class_balanced": "class_balanced"}
+
+
+def sampler_at(sampler: str, epoch: int, epochs: int, start: float = 0.5) -> str:
+    """The sampler of an epoch, never a deferred one.
+
+    Args:
+        sampler: one of `SAMPLERS`.
+        epoch: from 0.
+        epochs: total epochs.
+        start: fraction of the epochs before a deferred sampler begins, in [0, 1].
+    """
+    if sampler not in DEFERRED:
+        return sampler
+    return DEFERRED[sampler] if epoch >= start * epochs else "instance"
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
@@ -49,7 +68,7 @@ def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
 
 
 def class_probabilities(
-    sampler: str, counts: np.ndarray, epoch: int = 0, epochs: int = 1
+    sampler: str, counts: np.ndarray, epoch: int = 0, epochs: int = 1, start: float = 0.5
 ) -> np.ndarray:
     """The probability of each class at a position of an epoch.
 
@@ -58,18 +77,26 @@ def class_probabilities(
             "class_balanced" (q = 0) and "square_root" (q = 1/2); "progressive" goes from instance
             at epoch 0 towards class-balanced at `epochs`, linearly.
         counts: images of each class, int [C]; a class without images is never sampled.
-        epoch, epochs: for "progressive".
+        epoch, epochs: for "progressive" and deferred samplers.
+        start: of deferred samplers, see `sampler_at`.
 
     Returns:
         float64 [C], sums to 1.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}")
+    sampler = sampler_at(sampler, epoch, epochs, start)
     return SAMPLERS[sampler](np.asarray(counts, np.float64), epoch / epochs)
 
 
 def epoch_index(
-    sampler: str, labels: np.ndarray, *, seed: int, epoch: int, epochs: int
+    sampler: str,
+    labels: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    start: float = 0.5,
 ) -> np.ndarray:
     """The examples of an epoch, in order.
 
@@ -78,12 +105,14 @@ def epoch_index(
             all images of a class are used, in shuffled order, before one is repeated.
         labels: int [N].
         seed, epoch: the order depends on them.
-        epochs: total epochs, for "progressive".
+        epochs: total epochs, for "progressive" and deferred samplers.
+        start: of deferred samplers, see `sampler_at`.
 
     Returns:
         int64 [N], indices of examples, with repetitions except for "instance".
     """
     total = len(labels)
+    sampler = sampler_at(sampler, epoch, epochs, start)
     if sampler == "instance":
         return epoch_order(seed, epoch, total)
     # A generator of its own, so that its random numbers differ from other uses of (seed, epoch).

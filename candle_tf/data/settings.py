@@ -108,9 +108,17 @@ class DataSettings(SettingsGroup):
     sampler: str = setting(
         "instance",
         "how often the student's epochs show each class: as often as it has images "
-        "(instance), all alike (class_balanced), by the root of its images (square_root), or "
-        "from the first to the second (progressive)",
+        "(instance), all alike (class_balanced), by the root of its images (square_root), "
+        "from the first to the second (progressive), or the first until --sampler_start and one "
+        "of the others then (deferred_*)",
         choices=SAMPLERS,
+    )
+    sampler_start: float = setting(
+        0.5,
+        "for --sampler=deferred_*: fraction of the epochs in which classes are shown as often as "
+        "they have images",
+        at_least=0,
+        at_most=1,
     )
 
     @property

@@ -14,12 +14,14 @@ Two more choices make this lambda useful:
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.methods.registry import BALANCES
+from candle_tf.methods.registry import BALANCES, LOGIT_LOSSES
 from candle_tf.methods.settings import BalanceSettings
+from candle_tf.methods.trainer import TOTAL_LOSS
 
 _NOISE_SIZE = 8
 _HIDDEN = 32
@@ -90,6 +92,9 @@ class TotalLoss:
     less.
     """
 
+    # Of the balancer, times --balance_learning_rate.
+    learning_rate_factor: ClassVar[float] = 1.0
+
     kl_reference: float = 1.0
     fs_reference: float = 1.0
     entropy_weight: float = 0.0
@@ -98,6 +103,56 @@ class TotalLoss:
         """Scalars KL, FS and lambda to the scalar total loss."""
         balanced = lam * kl / self.kl_reference + (1.0 - lam) * fs / self.fs_reference
         return balanced + self.entropy_weight * entropy(lam)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the KL loss is measured in units of a baseline's."""
+        return self.kl_reference != 1.0
+
+    def build_balancer(self, seed: int) -> Any:
+        """The adversary that this total loss is balanced by."""
+        return Balancer(seed)
+
+    def balance(
+        self,
+        balancer: Any,
+        kl: tf.Tensor,
+        fs: tf.Tensor,
+        labels: tf.Tensor,  # noqa: ARG002
+        step: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The losses of a batch.
+
+        Args:
+            balancer: of `build_balancer`, or a `FixedBalance`; gives lambda.
+            kl, fs: losses of each example, float `[B]`.
+            labels: int `[B]`.
+            step: number of the step, int scalar.
+
+        Returns:
+            Scalars: `TOTAL_LOSS`, "kl", "fs" and "lambda".
+        """
+        kl, fs = tf.reduce_mean(kl), tf.reduce_mean(fs)
+        lam = balancer(step)
+        return {TOTAL_LOSS: self(kl, fs, lam), "kl": kl, "fs": fs, "lambda": lam}
+
+
+@dataclass(frozen=True, eq=False)
+class BalanceInputs:
+    """What a total loss is built from, besides its settings.
+
+    Attributes:
+        teacher_logits: gives the teacher's logits of training images, in blocks of float `[n, C]`;
+            called only where a balance needs the losses of a baseline. May be called again.
+        feature_reference: the feature loss of a student that does not tell images apart.
+        counts: training images of each class, int `[C]`.
+        sampler: how often each class is sampled, see `data.samplers`.
+    """
+
+    teacher_logits: Callable[[], Iterable[np.ndarray]]
+    feature_reference: float
+    counts: np.ndarray
+    sampler: str
 
 
 def uniform_prediction_losses(
@@ -115,46 +170,62 @@ def uniform_prediction_losses(
     """
     total, count = 0.0, 0
     for block in teacher_logits:
-        scaled = np.asarray(block, np.float64) / temperature
-        scaled -= scaled.max(axis=1, keepdims=True)
-        log_p = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-        total += np.sum(np.exp(log_p) * (log_p + np.log(scaled.shape[1])))
-        count += len(scaled)
+        log_p = _log_softmax(np.asarray(block, np.float64) / temperature)
+        total += np.sum(np.exp(log_p) * (log_p + np.log(log_p.shape[1])))
+        count += len(log_p)
     return float(temperature**2 * total / count), 1.0
 
 
-def build_total_loss(
-    settings: BalanceSettings, teacher_logits: Callable[[], Iterable[np.ndarray]]
-) -> TotalLoss:
-    """The total loss that --balance names.
+def mean_prediction_loss(logits: Iterable[np.ndarray], temperature: float) -> float:
+    """The KL loss of the best constant prediction, which is the mean of the teacher's.
+
+    T^2 mean KL(p_i || mean p) = T^2 (H(mean p) - mean H(p_i)), p_i = softmax(z_i / T).
 
     Args:
-        settings: of the balance.
-        teacher_logits: gives the teacher's logits of training images, in blocks of float `[n, C]`;
-            called only where a balance needs the losses of the uniform-prediction baseline.
+        logits: of the teacher, in blocks of float `[n, C]`.
+        temperature: T > 0.
     """
-    return BALANCES[settings.balance](settings, teacher_logits)
+    negative_entropy, probabilities, count = 0.0, np.zeros(1), 0
+    for block in logits:
+        log_p = _log_softmax(np.asarray(block, np.float64) / temperature)
+        negative_entropy += float(np.sum(np.exp(log_p) * log_p))
+        probabilities = probabilities + np.exp(log_p).sum(axis=0)
+        count += len(log_p)
+    mean = probabilities / count
+    of_mean = -np.sum(mean * np.log(np.maximum(mean, np.finfo(np.float64).tiny)))
+    return float(temperature**2 * max(of_mean + negative_entropy / count, 0.0))
 
 
-def build_adversarial(
-    settings: BalanceSettings, teacher_logits: Callable[[], Iterable[np.ndarray]]
-) -> TotalLoss:
+def _log_softmax(values: np.ndarray) -> np.ndarray:
+    shifted = values - values.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def build_total_loss(settings: BalanceSettings, inputs: BalanceInputs) -> TotalLoss:
+    """The total loss that --balance names."""
+    total_loss: TotalLoss = BALANCES[settings.balance](settings, inputs)
+    return total_loss
+
+
+def build_adversarial(settings: BalanceSettings, inputs: BalanceInputs) -> TotalLoss:
     """The paper's total loss, and an entropy in units of the baseline's KL loss."""
-    kl, _ = uniform_prediction_losses(teacher_logits(), settings.temperature)
+    kl = _of_uniform(settings, inputs)
     return TotalLoss(entropy_weight=settings.balance_entropy * kl)
 
 
-def build_relative(
-    settings: BalanceSettings, teacher_logits: Callable[[], Iterable[np.ndarray]]
-) -> TotalLoss:
+def build_relative(settings: BalanceSettings, inputs: BalanceInputs) -> TotalLoss:
     """Both losses relative to the baseline's, and an entropy."""
-    kl, fs = uniform_prediction_losses(teacher_logits(), settings.temperature)
-    return TotalLoss(kl, fs, settings.balance_entropy)
+    kl = _of_uniform(settings, inputs)
+    # Of one class the KL loss is always 0.
+    return TotalLoss(kl or 1.0, inputs.feature_reference, settings.balance_entropy)
 
 
-def build_plain(
-    settings: BalanceSettings, teacher_logits: Callable[[], Iterable[np.ndarray]]
-) -> TotalLoss:
+def _of_uniform(settings: BalanceSettings, inputs: BalanceInputs) -> float:
+    loss = LOGIT_LOSSES[settings.logit_loss]
+    return float(loss.of_uniform(inputs.teacher_logits(), settings.temperature))
+
+
+def build_plain(settings: BalanceSettings, inputs: BalanceInputs) -> TotalLoss:
     """The paper's total loss alone."""
-    del settings, teacher_logits
+    del settings, inputs
     return TotalLoss()

@@ -2,65 +2,131 @@
 
 One step, on a batch that carries the teacher's outputs:
 
-    kl = mean T^2 KL(teacher logits || student logits)
-    fs = mean 1 - cos(projector(student features), teacher features - their mean)
-    L  = total_loss(kl, fs, lambda)           lambda = balancer(noise of this step)
+    kl = logit loss of teacher logits and student logits                        of each example
+    fs = feature loss of projector(student features) and teacher features       of each example
+    L  = total loss of kl, fs and lambda           lambda = balancer(noise of this step, class)
     student, classifier, projector minimize L; the balancer maximizes it.
 
-The teacher itself is not here, only its outputs, so no gradient can reach it.
+Options: a loss on labels with weight w, (1 - w) L + w loss; and a tied classifier, where the
+student's logits are the teacher's classifier on projected features (`TiedHead`).
+
+The logit loss is the paper's KL or another of `logit_losses`; the feature loss is its cosine or
+another of `feature_losses`. The teacher itself is not
+here, only its outputs, so no gradient can reach it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from candle_tf.methods import losses
-from candle_tf.methods.balance import Balancer, FixedBalance, TotalLoss
+from candle_tf.methods.balance import TotalLoss
+from candle_tf.methods.baselines import label_losses
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.trainer import TOTAL_LOSS, Batch, Trainer
 
 
-def mean_features(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """The mean of the teacher's features, float64 `[d_T]`, of blocks float `[n, d_T]`."""
-    sums = [(block.sum(axis=0, dtype=np.float64), len(block)) for block in blocks]
-    return np.sum([total for total, _ in sums], axis=0) / sum(count for _, count in sums)
+@dataclass(frozen=True, eq=False)
+class LabelLoss:
+    """A third loss, on labels.
+
+    Attributes:
+        of_examples: (logits `[B, C]`, labels `[B]`) -> `[B]`.
+        weight: in [0, 1]; the total loss of the distillation has the rest.
+    """
+
+    of_examples: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    weight: float
 
 
-def build_projector(
-    student: tf.keras.Model, feature_size: int, seed: int = 0
-) -> tf.keras.layers.Dense:
-    """A dense layer, built, from the student's features `[B, d_S]` to `[B, d_T]`.
+@dataclass(frozen=True, eq=False)
+class TiedHead:
+    """The teacher's frozen classifier as the student's: z = W p(e_S) + b, for an affine p.
+
+    One dense layer computes the same, so nothing is added on the device. Source: SimKD (Chen et
+    al., CVPR 2022), whose projector is not linear and stays in the student.
+
+    Attributes:
+        kernel: W, float32 `[d_T, C]`.
+        bias: b, float32 `[C]`.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def logits(self, projected: tf.Tensor) -> tf.Tensor:
+        """Float `[B, C]` of projected features `[B, d_T]`."""
+        return tf.matmul(projected, tf.constant(self.kernel)) + tf.constant(self.bias)
+
+    def fold(
+        self, projector: tf.keras.layers.Layer, feature_size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel `[d_S, C]` and bias `[C]` of the dense layer that is projector and head in one.
+
+        Args:
+            projector: affine, from `[B, d_S]` to `[B, d_T]`.
+            feature_size: d_S.
+        """
+        inputs = np.concatenate([np.zeros([1, feature_size]), np.eye(feature_size)])
+        projected = projector(tf.constant(inputs, tf.float32)).numpy().astype(np.float64)
+        origin, directions = projected[0], projected[1:] - projected[0]
+        return directions @ self.kernel, origin @ self.kernel + self.bias
+
+
+def automatic_label_weight(accuracy: float, classes: int) -> float:
+    """How much of the total loss is on labels: 0 for a perfect teacher, 1 for one at chance.
+
+    w = (1 - a) / (1 - 1 / C), at most 1.
 
     Args:
-        student: a model with the output "features".
-        feature_size: d_T.
-        seed: of the initial weights.
+        accuracy: a, of the calibrated teacher on validation images, mean over classes, 0..1.
+        classes: C.
     """
-    projector = tf.keras.layers.Dense(
-        feature_size,
-        kernel_initializer=tf.keras.initializers.GlorotUniform(seed),
-        name="projector",
-    )
-    projector.build(student.output["features"].shape)
-    return projector
+    return min(1.0, (1.0 - accuracy) / (1.0 - 1.0 / classes)) if classes > 1 else 0.0
+
+
+class FoldHead(tf.keras.callbacks.Callback):
+    """Writes the tied head into the student's classifier at the end of each epoch."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self.model.fold_head()
+
+
+def tied_head(classifier: tf.keras.Model) -> TiedHead:
+    """The head that a calibrated linear classifier is.
+
+    Args:
+        classifier: from features `[B, d_T]` to "logits" `[B, C]`, affine.
+    """
+    size = classifier.input_shape[-1]
+    inputs = np.concatenate([np.zeros([1, size]), np.eye(size)]).astype(np.float32)
+    logits = classifier(inputs, training=False)["logits"].numpy()
+    return TiedHead(logits[1:] - logits[0], logits[0])
 
 
 class DistillationTrainer(Trainer):
     """CANDLE's second stage.
 
-    Batches hold "inputs" and "labels" (used in validation only) and the teacher's outputs:
-    "teacher_features" float `[B, d_T]` and "teacher_logits" float `[B, C]`.
+    Batches hold "inputs" and "labels", and the teacher's outputs: "teacher_features" float
+    `[B, d_T]` and "teacher_logits" float `[B, C]`.
 
     Args:
         student: from pixels to "features" `[B, d_S]` and "logits" `[B, C]`.
         classes: C.
         parameter_groups: of student, projector and balancer.
-        projector: from student features to `[B, d_T]`, see `build_projector`.
-        balancer: from the step's number to lambda.
-        feature_mean: subtracted from the teacher's features before the cosine, float `[d_T]`.
+        projector: from student features to `[B, d_T]`, built by the feature loss.
+        balancer: built by the total loss, or a fixed one.
+        feature_loss: (projected `[B, d_T]`, teacher features `[B, d_T]`) -> `[B]`, see
+            `feature_losses`.
         total_loss: of KL, FS and lambda.
         temperature: T of the KL loss.
+        logit_loss: (teacher logits, student logits `[B, C]`, T) -> `[B]`, see `logit_losses`.
+        label_loss: the third loss, if there is one.
+        head: in place of the student's own classifier, which is then in no parameter group and
+            written by `fold_head`.
         xla: whether XLA compiles the training step.
     """
 
@@ -71,29 +137,57 @@ class DistillationTrainer(Trainer):
         parameter_groups: Sequence[ParameterGroup],
         *,
         projector: tf.keras.layers.Layer,
-        balancer: Balancer | FixedBalance,
-        feature_mean: np.ndarray,
+        balancer: Any,
+        feature_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
         total_loss: TotalLoss,
         temperature: float,
+        logit_loss: Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor] = losses.kl_divergence,
+        label_loss: LabelLoss | None = None,
+        head: TiedHead | None = None,
         xla: bool = False,
     ) -> None:
         super().__init__(student, classes, parameter_groups, name="distillation_trainer", xla=xla)
         self.projector = projector
         self.balancer = balancer
-        self._feature_mean = tf.constant(feature_mean, tf.float32)
+        self._feature_loss = feature_loss
         self._total_loss = total_loss
         self._temperature = temperature
+        self._logit_loss = logit_loss
+        self._label_loss = label_loss
+        self._head = head
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits `[B, C]` of inputs, through the tied head where there is one."""
+        outputs = self.network(inputs, training=training)
+        if self._head is None:
+            return outputs["logits"]
+        return self._head.logits(self.projector(outputs["features"]))
 
     def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
-        """The total loss, its two losses "kl" and "fs", and "lambda"."""
+        """The total loss, "kl" and "fs", "lambda", and "label" where labels are used."""
         outputs = self.forward(batch["inputs"], training)
-        kl = tf.reduce_mean(
-            losses.kl_divergence(batch["teacher_logits"], outputs["logits"], self._temperature)
-        )
-        fs = tf.reduce_mean(
-            losses.feature_distance(
-                self.projector(outputs["features"]), batch["teacher_features"] - self._feature_mean
-            )
-        )
-        lam = self.balancer(self.optimizer.iterations)
-        return {TOTAL_LOSS: self._total_loss(kl, fs, lam), "kl": kl, "fs": fs, "lambda": lam}
+        projected = self.projector(outputs["features"])
+        logits = outputs["logits"] if self._head is None else self._head.logits(projected)
+        kl = self._logit_loss(batch["teacher_logits"], logits, self._temperature)
+        fs = self._feature_loss(projected, batch["teacher_features"])
+        step = self.optimizer.iterations
+        logs = self._total_loss.balance(self.balancer, kl, fs, batch["labels"], step)
+        return logs if self._label_loss is None else self._add_labels(logs, logits, batch)
+
+    def _add_labels(
+        self, logs: dict[str, tf.Tensor], logits: tf.Tensor, batch: Batch
+    ) -> dict[str, tf.Tensor]:
+        third = self._label_loss
+        assert third is not None
+        each = label_losses(lambda labels: third.of_examples(logits, labels), batch)
+        label = tf.reduce_mean(each)
+        total = (1.0 - third.weight) * logs[TOTAL_LOSS] + third.weight * label
+        return {**logs, TOTAL_LOSS: total, "label": label}
+
+    def fold_head(self) -> None:
+        """Makes the student's dense layer "logits" what projector and tied head compute."""
+        if self._head is not None:
+            layer = self.network.get_layer("logits")
+            kernel, bias = self._head.fold(self.projector, int(layer.kernel.shape[0]))
+            layer.kernel.assign(kernel)
+            layer.bias.assign(bias)

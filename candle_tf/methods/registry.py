@@ -35,12 +35,29 @@ CALIBRATION_LOSSES: Registry[Callable[..., Any]] = Registry(
         "label_aware_smoothing": "candle_tf.methods.calibration:build_label_aware_smoothing",
     }
 )
-# (`BalanceSettings`, () -> blocks of the teacher's logits) -> `balance.TotalLoss`
+# (`BalanceSettings`, `balance.BalanceInputs`) -> `balance.TotalLoss`, or a class derived from it
 BALANCES: Registry[Callable[..., Any]] = Registry(
     {
         "adversarial": "candle_tf.methods.balance:build_adversarial",
         "relative": "candle_tf.methods.balance:build_relative",
         "plain": "candle_tf.methods.balance:build_plain",
         "fixed": "candle_tf.methods.balance:build_plain",
+        "class_adversarial": "candle_tf.methods.class_balance:build_class_adversarial",
+    }
+)
+# (`BalanceSettings`, `feature_losses.TeacherFeatures`) -> `feature_losses.FeatureLoss`
+FEATURE_LOSSES: Registry[Callable[..., Any]] = Registry(
+    {
+        "cosine": "candle_tf.methods.feature_losses:build_cosine",
+        "source_kl": "candle_tf.methods.feature_losses:build_source_kl",
+        "r2": "candle_tf.methods.feature_losses:build_r2",
+    }
+)
+# Objects of `logit_losses.LogitLoss`
+LOGIT_LOSSES: Registry[Any] = Registry(
+    {
+        "kl": "candle_tf.methods.logit_losses:KL",
+        "standardized": "candle_tf.methods.logit_losses:STANDARDIZED",
+        "dist": "candle_tf.methods.logit_losses:RELATION",
     }
 )

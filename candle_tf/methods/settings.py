@@ -4,13 +4,21 @@ import math
 from dataclasses import dataclass
 
 from candle_tf.errors import UserError
-from candle_tf.methods.registry import BALANCES, CALIBRATION_LOSSES, METHODS
+from candle_tf.methods.registry import (
+    BALANCES,
+    CALIBRATION_LOSSES,
+    FEATURE_LOSSES,
+    LOGIT_LOSSES,
+    METHODS,
+)
 from candle_tf.settings import SettingsGroup, setting
 
 EPOCH_CHOICES = ("auto", "best", "last")
 # What --epochs=0 stands for: the larger of the two. Of few images 100 epochs are few steps.
 DEFAULT_EPOCHS = 100
 DEFAULT_IMAGES_SEEN = 128_000
+STUDENT_HEADS = ("free", "tied")
+AUTO = "auto"
 OPTIMIZERS = ("adam", "adam_sgd", "bop")
 
 
@@ -161,7 +169,8 @@ class BalanceSettings(SettingsGroup):
     balance: str = setting(
         "adversarial",
         "lambda: adversarial (the paper's total loss and an entropy barrier), relative (losses "
-        "relative to the uniform-prediction baseline's, and entropy), plain (no barrier) or fixed",
+        "relative to the uniform-prediction baseline's, and entropy), plain (no barrier), fixed or "
+        "class_adversarial (lambda of each class, losses relative to the mean prediction's)",
         choices=BALANCES,
     )
     fixed_lambda: float = setting(
@@ -173,9 +182,69 @@ class BalanceSettings(SettingsGroup):
         above=0,
         at_most=1e3,
     )
+    balance_tau: float = setting(
+        0.25,
+        "for --balance=class_adversarial: weight of the barrier around lambda_0",
+        above=0,
+        at_most=1e3,
+    )
+    balance_prior: float = setting(
+        0.5, "for --balance=class_adversarial: lambda_0, where lambda starts", above=0, below=1
+    )
     balance_learning_rate: float = setting(
-        1e-3, "Adam's rate of the balancing network", above=0, at_most=1e3
+        1e-3,
+        "Adam's rate of the balancing network; class_adversarial's is five times as large",
+        above=0,
+        at_most=1e3,
     )
     center_features: bool = setting(
         True, "subtract the training mean from the teacher's features before the cosine"
     )
+    logit_loss: str = setting(
+        "kl",
+        "the first loss, between logits: kl (the paper's), standardized (KL of logits with mean 0 "
+        "and variance 1) or dist (correlations of rows and columns)",
+        choices=LOGIT_LOSSES,
+    )
+    feature_loss: str = setting(
+        "cosine",
+        "the second loss: cosine (the paper's), source_kl (KL in the space of the classes that "
+        "the teacher was itself trained on) or r2 (squared error relative to the variance)",
+        choices=FEATURE_LOSSES,
+    )
+    source_temperature: float = setting(
+        2.0, "T of --feature_loss=source_kl", at_least=0.01, at_most=1e3
+    )
+    label_weight: str = setting(
+        "0",
+        "share of the total loss that is balanced softmax on the labels of the same views, from 0 "
+        "to 1; auto: the share of validation images that the calibrated teacher gets wrong, "
+        "relative to chance",
+    )
+    student_head: str = setting(
+        "free",
+        "the student's classifier: free (learned), or tied (the teacher's, on the projected "
+        "features; one dense layer on the device all the same)",
+        choices=STUDENT_HEADS,
+    )
+
+    def check(self) -> None:
+        if self.label_weight != AUTO and not 0 <= _to_number(self.label_weight) <= 1:
+            raise UserError(
+                f"--label_weight={self.label_weight} is not known; it is auto, or a number from 0 "
+                "to 1."
+            )
+        if self.student_head == "tied" and self.feature_loss == "cosine":
+            raise UserError(
+                "--student_head=tied contradicts --feature_loss=cosine: the teacher's classifier "
+                "needs projected features in place and size, not in direction alone. Give "
+                "--feature_loss=r2 or source_kl."
+            )
+
+
+def _to_number(text: str) -> float:
+    """NaN, which is in no range, where a text is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

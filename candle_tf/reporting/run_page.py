@@ -18,7 +18,12 @@ from candle_tf.reporting.class_table import class_table
 from candle_tf.reporting.data_findings import data_findings
 from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
 from candle_tf.reporting.results import TITLES, Results, accuracies
-from candle_tf.reporting.shipping import SHIPPABLE, STUDENT, shipping_sentence
+from candle_tf.reporting.shipping import (
+    SHIPPABLE,
+    STUDENT,
+    shipping_sentence,
+    weaker_teacher_sentence,
+)
 from candle_tf.reporting.table import human_bytes, method_cells, percent
 
 _REFUSED = "There is no export, as a check refused it: "
@@ -117,7 +122,8 @@ def _shipping(results: Results) -> list[html.Item]:
         f"Epoch {results.selected_epoch} of {results.last_epoch} is the student's{reason}."
     )
     every = html.Folded("All models that were measured", [_all_models(results)])
-    told = [shipping_sentence(results)] if shipping_sentence(results) else []
+    sentences = (shipping_sentence(results), weaker_teacher_sentence(results))
+    told = [sentence for sentence in sentences if sentence]
     return [
         *told,
         html.Table(columns, cells, caption),

@@ -40,6 +40,20 @@ def shipping_sentence(results: Results) -> str:
     )
 
 
+def weaker_teacher_sentence(results: Results) -> str:
+    """Says so where the student is more accurate than the teacher that it learned from; or ""."""
+    if "teacher" not in results.metrics or "student" not in results.metrics:
+        return ""
+    student, teacher = results.metrics["student"].mean, results.metrics["teacher"].mean
+    if student <= teacher:
+        return ""
+    return (
+        f"The teacher was the weaker one: {percent(teacher)} % over all classes, its student "
+        f"{percent(student)} %. The labels know more than this teacher: --label_weight=auto learns "
+        "from them, too."
+    )
+
+
 def _compare_sizes(student: int, teacher: int) -> str:
     word = "smaller" if student < teacher else "larger"
     factor = max(student, teacher) / min(student, teacher)

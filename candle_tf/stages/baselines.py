@@ -83,6 +83,11 @@ def classifier_adjustment(
     return adjust
 
 
+def without_mixing(config: Config) -> Config:
+    """The same settings, without --mix and what belongs to it."""
+    return config.replace(mix="none", mix_alpha=1.0, mix_views="all", unmixed_from=1.0)
+
+
 def _validation(
     config: Config, data: Data, student: tf.keras.Model
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +135,7 @@ def train_classifier(
         lambda first_epoch: training_batches(
             data.train,
             image_size=size,
-            augmentation=student_augmentation(config.replace(mix="none", mix_alpha=1.0)),
+            augmentation=student_augmentation(without_mixing(config)),
             sampler="class_balanced",
             batch_size=config.training.batch_size,
             seed=config.run.seed,

@@ -24,6 +24,7 @@ from candle_tf.methods.calibration import (
     online_feature_batches,
     teacher_classifier,
 )
+from candle_tf.methods.class_accuracy import mean_class_accuracy
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.training_loop import fit
@@ -52,12 +53,15 @@ class Calibrated:
         classifier: from features [B, d_T] to "logits" [B, C], at the selected epoch.
         targets: its outputs for the training images, cached or computed online.
         test_logits: its logits of the whole test images, float32 [N, C].
+        validation_accuracy: mean over classes of the whole validation images, 0..1; None without
+            validation images.
     """
 
     teacher: Teacher
     classifier: tf.keras.Model
     targets: Targets
     test_logits: np.ndarray
+    validation_accuracy: float | None
 
 
 def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
@@ -76,9 +80,20 @@ def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
     classifier, targets = train(config, teacher, data, folder)
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
-    test = _whole_image_features(config, teacher, data.test)
-    logits = [classifier(block, training=False)["logits"].numpy() for block in test.blocks()]
-    return Calibrated(teacher, classifier, targets, np.concatenate(logits))
+    logits = _whole_image_logits(config, teacher, classifier, data.test)
+    accuracy = None
+    if len(data.validation):
+        of_validation = _whole_image_logits(config, teacher, classifier, data.validation)
+        accuracy = mean_class_accuracy(data.validation.labels, of_validation)
+    return Calibrated(teacher, classifier, targets, logits, accuracy)
+
+
+def _whole_image_logits(
+    config: Config, teacher: Teacher, classifier: tf.keras.Model, subset: Subset
+) -> np.ndarray:
+    blocks = _whole_image_features(config, teacher, subset).blocks()
+    logits = [classifier(block, training=False)["logits"].numpy() for block in blocks]
+    return np.concatenate(logits)
 
 
 def cache_all_features(

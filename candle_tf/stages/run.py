@@ -70,7 +70,7 @@ def _run_stages(
     targets = calibrated.targets if calibrated else None
     trained = times.run(
         f"3/5 train the student ({config.training.method})",
-        lambda: train_student(config, data, targets, path, policy),
+        lambda: train_student(config, data, targets, path, policy, calibrated),
     )
     xla = "on" if policy.xla else "off"
     kernels = "native" if policy.native else "plain"

@@ -1,6 +1,8 @@
 """Third stage: train the binary student, by distillation or by a baseline's loss."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +13,24 @@ from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.data.targets import Targets
 from candle_tf.errors import UserError
+from candle_tf.methods import losses
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
-from candle_tf.methods.balance import (
-    Balancer,
-    FixedBalance,
-    build_total_loss,
-)
+from candle_tf.methods.balance import BalanceInputs, FixedBalance, TotalLoss, build_total_loss
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.distillation import (
     DistillationTrainer,
-    build_projector,
-    mean_features,
+    FoldHead,
+    LabelLoss,
+    TiedHead,
+    automatic_label_weight,
+    tied_head,
 )
+from candle_tf.methods.feature_losses import FeatureLoss, TeacherFeatures, build_feature_loss
 from candle_tf.methods.method import TwoStageMethod
 from candle_tf.methods.parameter_groups import build_parameter_groups
-from candle_tf.methods.registry import METHODS
+from candle_tf.methods.registry import LOGIT_LOSSES, METHODS
+from candle_tf.methods.settings import AUTO
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.methods.training_phases import (
@@ -39,11 +43,16 @@ from candle_tf.stages.baselines import (
     classifier_adjustment,
     train_classifier,
 )
+from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, student_views
 from candle_tf.stages.student_weights import start_student
 from candle_tf.students.analysis.preflight import refuse_unconvertible
 from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
+from candle_tf.teachers.source_classes import source_classifier
+
+# Blocks of features that prototypes are made from: some ten thousand rows.
+_PROTOTYPE_BLOCKS = 12
 
 # Below this a training is told to be too short.
 _FEW_STEPS = 500
@@ -66,7 +75,12 @@ class Trained:
 
 
 def train_student(
-    config: Config, data: Data, targets: Targets | None, folder: Path, policy: ComputePolicy
+    config: Config,
+    data: Data,
+    targets: Targets | None,
+    folder: Path,
+    policy: ComputePolicy,
+    calibrated: Calibrated | None = None,
 ) -> Trained:
     """Trains the student; resumes after the last epoch that an earlier call finished.
 
@@ -81,6 +95,7 @@ def train_student(
         targets: the teacher's outputs, for a method that distils.
         folder: of this stage.
         policy: how a training step is computed.
+        calibrated: the teacher, for --student_head=tied and --label_weight=auto.
 
     Raises:
         UserError: for a student that will not be binary on the device, a damaged checkpoint, a
@@ -91,7 +106,7 @@ def train_student(
         config = with_epochs(config, len(data.train))
     method = METHODS[config.training.method]
     if isinstance(method, TwoStageMethod):
-        return _train_two_stages(config, data, method, targets, folder, policy)
+        return _train_two_stages(config, data, method, targets, folder, policy, calibrated)
     student = config.student.build(data.classes)
     refuse_unconvertible(student)
     if not _has_checkpoint(config, folder):
@@ -101,12 +116,13 @@ def train_student(
     if config.training.binary_steps == 2 and not _is_begun(folder):
         first = clone_with_float_kernels(student)
         logging.info("training phase one of two: binary activations, float kernels")
-        _train(config, data, first, targets, folder.with_name(f"{folder.name}_step1"), policy)
+        before = folder.with_name(f"{folder.name}_step1")
+        _train(config, data, first, targets, before, policy, calibrated)
         copy_weights(first, student)
         logging.info("training phase two of two: binary activations and kernels")
     if config.training.binary_steps == 2:
         config = config.replace(weight_decay=0.0)
-    checkpoints = _train(config, data, student, targets, folder, policy)
+    checkpoints = _train(config, data, student, targets, folder, policy, calibrated)
     return Trained(student, checkpoints, policy)
 
 
@@ -117,6 +133,7 @@ def _train_two_stages(
     targets: Targets | None,
     folder: Path,
     policy: ComputePolicy,
+    calibrated: Calibrated | None,
 ) -> Trained:
     """A whole training by the first stage's method, then the classifier alone."""
     stage1 = folder.with_name(f"{folder.name}_stage1")
@@ -134,6 +151,7 @@ def _train_two_stages(
         targets,
         stage1,
         policy,
+        calibrated,
     )
     first.checkpoints.restore_selected(config.training.select_epoch, data.validation_counts)
     logging.info("second of two stages: the classifier alone, all classes sampled alike")
@@ -184,12 +202,19 @@ def _train(
     targets: Targets | None,
     folder: Path,
     policy: ComputePolicy,
+    calibrated: Calibrated | None,
 ) -> Checkpoints:
     """One training of --epochs; its checkpoints restore kernels that are exact signs."""
     set_compute_policy(student, policy)
     steps = steps_per_epoch(len(data.train), config.training.batch_size)
     trainer = _build_trainer(
-        config, data, student, targets, steps=steps * config.training.epochs, xla=policy.xla
+        config,
+        data,
+        student,
+        targets,
+        calibrated,
+        steps=steps * config.training.epochs,
+        xla=policy.xla,
     )
     annealing = Annealing(
         find_annealed_quantizers(student), config.training.epochs, config.training.anneal_fraction
@@ -201,6 +226,8 @@ def _train(
             image_size=config.student.image_size,
             augmentation=student_augmentation(config),
             sampler=config.data.sampler,
+            sampler_start=config.data.sampler_start,
+            unmixed_from=config.augment.unmixed_from,
             batch_size=config.training.batch_size,
             seed=config.run.seed,
             first_epoch=first_epoch,
@@ -214,8 +241,12 @@ def _train(
         validation=evaluation_batches(data.validation, image_size=config.student.image_size)
         if len(data.validation)
         else None,
-        callbacks=[annealing] if annealing.quantizers else [],
+        callbacks=[
+            *([annealing] if annealing.quantizers else []),
+            *([FoldHead()] if _has_tied_head(config) else []),
+        ],
     )
+    student.get_layer("logits").trainable = True
     adjust = classifier_adjustment(config, data, student)
     if adjust is not None:
         return AdjustedCheckpoints(checkpoints.folder, trainer, annealing.quantizers, adjust)
@@ -229,6 +260,7 @@ def _build_trainer(
     data: Data,
     student: tf.keras.Model,
     targets: Targets | None,
+    calibrated: Calibrated | None,
     *,
     steps: int,
     xla: bool,
@@ -237,9 +269,18 @@ def _build_trainer(
         return build_baseline_trainer(config, data, student, steps=steps, xla=xla)
     if targets is None:
         raise ValueError("--method=candle needs the teacher's outputs")
-    mean = mean_features(block["teacher_features"] for block in targets.blocks())
-    projector = build_projector(student, len(mean), config.run.seed)
-    adversary = Balancer(config.run.seed) if config.balance.balance != "fixed" else None
+    head = _build_head(config, student, calibrated)
+    feature_loss = _build_feature_loss(config, targets)
+    projector = feature_loss.build_projector(student, config.run.seed)
+    inputs = BalanceInputs(
+        lambda: (block["teacher_logits"] for block in targets.blocks()),
+        feature_loss.reference,
+        data.counts,
+        config.data.sampler,
+    )
+    total_loss = build_total_loss(config.balance, inputs)
+    fixed = config.balance.balance == "fixed"
+    adversary = None if fixed else total_loss.build_balancer(config.run.seed)
     return DistillationTrainer(
         student,
         data.classes,
@@ -249,14 +290,78 @@ def _build_trainer(
             steps=steps,
             projector=projector,
             balancer=adversary,
-            balance_learning_rate=config.balance.balance_learning_rate,
+            balance_learning_rate=total_loss.learning_rate_factor
+            * config.balance.balance_learning_rate,
         ),
         projector=projector,
         balancer=adversary or FixedBalance(config.balance.fixed_lambda),
-        feature_mean=mean if config.balance.center_features else np.zeros_like(mean),
-        total_loss=build_total_loss(
-            config.balance, lambda: (block["teacher_logits"] for block in targets.blocks())
-        ),
+        feature_loss=feature_loss,
+        total_loss=total_loss,
         temperature=config.balance.temperature,
+        logit_loss=LOGIT_LOSSES[config.balance.logit_loss],
+        label_loss=_build_label_loss(config, data, calibrated, total_loss),
+        head=head,
         xla=xla,
     )
+
+
+def _has_tied_head(config: Config) -> bool:
+    return config.training.method == "candle" and config.balance.student_head == "tied"
+
+
+def _build_head(
+    config: Config, student: tf.keras.Model, calibrated: Calibrated | None
+) -> TiedHead | None:
+    """The teacher's classifier in place of the student's, which no optimizer moves then."""
+    if not _has_tied_head(config):
+        return None
+    if calibrated is None:
+        raise ValueError("--student_head=tied needs the calibrated teacher")
+    student.get_layer("logits").trainable = False
+    return tied_head(calibrated.classifier)
+
+
+def _build_label_loss(
+    config: Config, data: Data, calibrated: Calibrated | None, total_loss: TotalLoss
+) -> LabelLoss | None:
+    weight = _label_weight(config, data, calibrated)
+    if not weight:
+        return None
+    # In the unit of the other losses: nats, or the loss of a student that knows nothing.
+    unit = float(np.log(max(data.classes, 2))) if total_loss.is_relative else 1.0
+    return LabelLoss(lambda z, y: losses.balanced_softmax(z, y, data.counts) / unit, weight)
+
+
+def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> float:
+    if config.balance.label_weight != AUTO:
+        return float(config.balance.label_weight)
+    if calibrated is None:
+        raise ValueError("--label_weight=auto needs the calibrated teacher")
+    accuracy = calibrated.validation_accuracy
+    if accuracy is None:
+        raise UserError(
+            "--label_weight=auto needs validation images, and this split has none: give a number "
+            "from 0 to 1, or a split with a validation subset."
+        )
+    weight = automatic_label_weight(accuracy, data.classes)
+    logging.info(
+        "--label_weight=auto: the teacher's validation accuracy is %.1f %%, so %.2f of the total "
+        "loss is on labels",
+        100 * accuracy,
+        weight,
+    )
+    return weight
+
+
+def _build_feature_loss(config: Config, targets: Targets) -> FeatureLoss:
+    def blocks() -> Iterator[np.ndarray]:
+        return (block["teacher_features"] for block in targets.blocks())
+
+    def classifier() -> tuple[np.ndarray, np.ndarray]:
+        teacher = config.teacher
+        features = np.concatenate(list(islice(blocks(), _PROTOTYPE_BLOCKS)))
+        return source_classifier(
+            teacher.teacher, features, teacher.teacher_weights, config.run.seed
+        )
+
+    return build_feature_loss(config.balance, TeacherFeatures(blocks, classifier))

@@ -6,6 +6,7 @@ from scipy.stats import entropy as scipy_entropy
 
 from candle_tf.methods import losses
 from candle_tf.methods.balance import (
+    BalanceInputs,
     Balancer,
     TotalLoss,
     build_total_loss,
@@ -138,4 +139,5 @@ def test_each_balance_is_a_total_loss_in_units_of_the_baseline(balance, expected
     settings = BalanceSettings(balance=balance, balance_entropy=0.3, temperature=3.0)
     kl, fs = uniform_prediction_losses([logits], 3.0)
     assert fs == 1.0
-    assert build_total_loss(settings, lambda: [logits]) == expected(kl)
+    inputs = BalanceInputs(lambda: [logits], 1.0, np.array([3, 2, 1]), "instance")
+    assert build_total_loss(settings, inputs) == expected(kl)

@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.methods.balance import Balancer, FixedBalance, TotalLoss
-from candle_tf.methods.distillation import DistillationTrainer, build_projector
+from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.methods.feature_losses import CosineLoss, FeatureLoss
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.students.architectures.reactnet import _block
 from candle_tf.students.compute_policy import PLAIN, set_compute_policy
@@ -58,7 +59,7 @@ def distillation_trainer(
     optimizer,
     balance_optimizer,
     *,
-    feature_mean: np.ndarray = MEAN,
+    feature_loss: FeatureLoss | None = None,
     total_loss: TotalLoss = TOTAL,
     fixed_lambda: float | None = None,
     maximize: tuple[bool, ...] = (False, True),
@@ -70,13 +71,14 @@ def distillation_trainer(
         student: with the outputs "features" and "logits".
         optimizer: minimizes.
         balance_optimizer: maximizes; not used where lambda is fixed.
-        feature_mean: of the teacher, float `[d_T]`.
+        feature_loss: None for the cosine that `MEAN` centres.
         total_loss: of the losses and lambda.
         fixed_lambda: in place of a balancer.
         maximize: which of the groups are given to the trainer.
         xla: whether XLA compiles the step.
     """
-    projector = build_projector(student, len(feature_mean))
+    feature_loss = feature_loss or CosineLoss(MEAN)
+    projector = feature_loss.build_projector(student)
     variables = student.trainable_variables + projector.trainable_variables
     groups = [ParameterGroup(variables, optimizer)]
     balancer = Balancer() if fixed_lambda is None else FixedBalance(fixed_lambda)
@@ -89,7 +91,7 @@ def distillation_trainer(
         [group for group in groups if group.maximize in maximize],
         projector=projector,
         balancer=balancer,
-        feature_mean=feature_mean,
+        feature_loss=feature_loss,
         total_loss=total_loss,
         temperature=2.0,
         xla=xla,
@@ -288,7 +290,7 @@ def test_distillation_learns_from_the_teacher_alone():
         binary_student(),
         tf.keras.optimizers.Adam(0.01, jit_compile=False),
         tf.keras.optimizers.Adam(0.001, jit_compile=False),
-        feature_mean=batch["teacher_features"].mean(axis=0),
+        feature_loss=CosineLoss(batch["teacher_features"].mean(axis=0)),
     )
     labels_are_noise = {**batch, "labels": np.zeros_like(batch["labels"])}
     data = tf.data.Dataset.from_tensors(labels_are_noise).repeat(60)

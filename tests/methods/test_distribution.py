@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from candle_tf.methods.balance import TotalLoss
 from candle_tf.methods.baselines import SupervisedTrainer
+from candle_tf.methods.feature_losses import CosineLoss
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.registry import METHODS
@@ -45,7 +46,7 @@ def _trainer(name: str) -> Trainer:
         _network(),
         adam(0.01),
         adam(0.02),
-        feature_mean=np.ones(4),
+        feature_loss=CosineLoss(np.ones(4)),
         total_loss=TotalLoss(2.0, 1.0, 0.2),
     )
 

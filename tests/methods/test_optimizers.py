@@ -6,7 +6,8 @@ import tensorflow as tf
 from candle_tf.errors import UserError
 from candle_tf.methods.balance import Balancer
 from candle_tf.methods.baselines import SupervisedTrainer
-from candle_tf.methods.distillation import DistillationTrainer, build_projector
+from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.methods.feature_losses import CosineLoss, build_projector
 from candle_tf.methods.optimizers import cosine_schedule
 from candle_tf.methods.parameter_groups import build_parameter_groups
 from candle_tf.methods.registry import METHODS
@@ -73,7 +74,8 @@ def _distillation(settings: OptimizerSettings) -> DistillationTrainer:
         balance_learning_rate=0.1,
     )  # fmt: skip
     return DistillationTrainer(
-        student, CLASSES, groups, projector=projector, balancer=balancer, feature_mean=MEAN,
+        student, CLASSES, groups, projector=projector,
+        balancer=balancer, feature_loss=CosineLoss(MEAN),
         total_loss=TOTAL, temperature=2.0,
     )  # fmt: skip
 

@@ -20,7 +20,8 @@ from candle_tf.data.targets import Targets
 from candle_tf.errors import UserError
 from candle_tf.methods.balance import Balancer, TotalLoss
 from candle_tf.methods.baselines import SupervisedTrainer
-from candle_tf.methods.distillation import DistillationTrainer, build_projector
+from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.methods.feature_losses import CosineLoss, build_projector
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.registry import METHODS
@@ -138,7 +139,7 @@ def distillation(load: Workload) -> Trainer:
         ],
         projector=projector,
         balancer=balancer,
-        feature_mean=np.zeros(load.feature_size),
+        feature_loss=CosineLoss(np.zeros(load.feature_size)),
         total_loss=TotalLoss(entropy_weight=1.0),
         temperature=2.0,
     )

@@ -23,6 +23,8 @@ from candle_tf.data.images.store import CENTRE_CROP
 PAD = 1 / 8  # 4 of 32 pixels, as is usual since ResNet on CIFAR (He et al. 2016)
 CROP_AREA = (0.35, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
+# Of the random resized crops that alternate with whole, shifted images.
+ALTERNATING_AREA = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,10 @@ def sample_view(
 
     Args:
         augmentation: "none" (whole image), "pad_crop" (shifted by up to 1/8 of its side, black
-            beyond the border), "pad_crop_flip" (and mirrored half of the time) or
+            beyond the border), "pad_crop_flip" (and mirrored half of the time),
             "random_resized_crop_flip" (35 % to all of the area, aspect 3/4 to 4/3, mirrored half of
-            the time).
+            the time) or "alternating_crop_flip" (even view numbers as pad_crop_flip, odd ones as
+            random_resized_crop_flip with 50 % to all of the area).
         seed: the run's seed.
         key: int64 scalar, the image's key.
         view: number of the view, from 0.
@@ -122,6 +125,10 @@ def sample_view(
         return _shift_box(numbers, aspect), flip
     if augmentation == "random_resized_crop_flip":
         return _resized_crop_box(numbers, aspect), flip
+    if augmentation == "alternating_crop_flip":
+        even = tf.cast(view, tf.int64) % 2 == 0
+        crop = _resized_crop_box(numbers, aspect, ALTERNATING_AREA)
+        return tf.where(even, _shift_box(numbers, aspect), crop), flip
     raise ValueError(f"unknown augmentation {augmentation!r}")
 
 
@@ -139,8 +146,10 @@ def _shift_box(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
     return tf.concat([offset, offset + sides], axis=0)
 
 
-def _resized_crop_box(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
-    area = CROP_AREA[0] + numbers[0] * (CROP_AREA[1] - CROP_AREA[0])
+def _resized_crop_box(
+    numbers: tf.Tensor, aspect: tf.Tensor | None, areas: tuple[float, float] = CROP_AREA
+) -> tf.Tensor:
+    area = areas[0] + numbers[0] * (areas[1] - areas[0])
     low, high = tf.math.log(CROP_ASPECT[0]), tf.math.log(CROP_ASPECT[1])
     root_aspect = tf.exp(0.5 * (low + numbers[1] * (high - low)))
     if aspect is None:

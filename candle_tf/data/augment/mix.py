@@ -11,6 +11,7 @@ batch with its own random permutation: there the view of an image depends on its
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +19,7 @@ import tensorflow as tf
 from candle_tf.data.augment.operation import Drawing, Operation, Rendering
 from candle_tf.data.augment.random_numbers import MIXING, view_generator
 from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.augment.view_kinds import is_unmixed
 from candle_tf.data.augment.views import Views
 
 # Names in a batch that are of the second images begin with this.
@@ -37,12 +39,17 @@ class Mix(Operation):
         alpha: above 0; ratios are drawn from Beta(alpha, alpha).
     """
 
+    # The value of --mix_views that it is for.
+    views: ClassVar[str] = "all"
+
     kind: str
     alpha: float
 
     @classmethod
     def from_settings(cls, settings: AugmentSettings) -> "Mix | None":
-        return None if settings.mix == "none" else cls(settings.mix, settings.mix_alpha)
+        if settings.mix == "none" or settings.mix_views != cls.views:
+            return None
+        return cls(settings.mix, settings.mix_alpha)
 
     def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
         """ "ratios" float32 [B], "boxes" float32 [B, 4], and the second images' "partner_..."."""
@@ -71,6 +78,20 @@ class Mix(Operation):
         }
         partners = rendering.render_before(second)
         return mix_pixels(self.kind, pixels, partners, batch["ratios"], batch["boxes"])
+
+
+@dataclass(frozen=True)
+class HalfMix(Mix):
+    """The same, of half of the views (`view_kinds`); the others keep a ratio of 1."""
+
+    views: ClassVar[str] = "half"
+
+    def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
+        drawn = super().draw(drawing)
+        unmixed = is_unmixed(drawing.views.numbers)
+        ratios = np.where(unmixed, np.float32(1), drawn["ratios"])
+        boxes = np.where(unmixed[:, np.newaxis], np.float32(0), drawn["boxes"])
+        return {**drawn, "ratios": ratios, "boxes": boxes}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from candle_tf.data.augment.view_kinds import count_unmixed, unmixed_numbers
 from candle_tf.data.augment.views import Views
 
 
@@ -67,8 +68,17 @@ class PrecomputedViews:
         numbers = views.numbers % self.counts[views.images]
         return self.rows_per_view * (self.offsets[views.images] + numbers) + views.mirror
 
-    def at_epoch(self, images: np.ndarray, epoch: int | np.ndarray) -> Views:
-        """The views that images int64 [B] are seen at in an epoch (or one each), in turn."""
+    def at_epoch(self, images: np.ndarray, epoch: int | np.ndarray, unmixed: bool = False) -> Views:
+        """The views that images int64 [B] are seen at in an epoch (or one each), in turn.
+
+        Args:
+            images: of the views.
+            epoch: from 0.
+            unmixed: takes the unmixed ones of `view_kinds` alone.
+        """
+        if unmixed:
+            places = epoch % count_unmixed(self.counts[images])
+            return Views(images, unmixed_numbers(places))
         return Views(images, epoch % self.counts[images])
 
     def of_rows(self, rows: np.ndarray) -> Views:

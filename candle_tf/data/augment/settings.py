@@ -10,7 +10,14 @@ from candle_tf.errors import UserError
 from candle_tf.registry import Registry
 from candle_tf.settings import SettingsGroup, setting
 
-AUGMENTATIONS = ("none", "pad_crop", "pad_crop_flip", "random_resized_crop_flip")
+AUGMENTATIONS = (
+    "none",
+    "pad_crop",
+    "pad_crop_flip",
+    "random_resized_crop_flip",
+    "alternating_crop_flip",
+)
+MIX_VIEWS = ("all", "half")
 MIXES = ("none", "mixup", "cutmix")
 
 # Subclasses of `operation.Operation`, in the order they are applied.
@@ -20,6 +27,7 @@ OPERATIONS: Registry[Any] = Registry(
         "color_jitter": "candle_tf.data.augment.color_jitter:ColorJitter",
         "randaugment": "candle_tf.data.augment.randaugment:RandAugment",
         "mix": "candle_tf.data.augment.mix:Mix",
+        "half_mix": "candle_tf.data.augment.mix:HalfMix",
     }
 )
 
@@ -50,6 +58,17 @@ class AugmentSettings(SettingsGroup):
     mix_alpha: float = setting(
         1.0, "for --mix: the ratio is drawn from Beta(alpha, alpha)", at_least=1e-3, at_most=1e3
     )
+    mix_views: str = setting(
+        "all",
+        "for --mix: which views are mixed; half: by their numbers, the last two of each four",
+        choices=MIX_VIEWS,
+    )
+    unmixed_from: float = setting(
+        1.0,
+        "for --mix_views=half: fraction of the epochs after which only unmixed views are shown",
+        at_least=0,
+        at_most=1,
+    )
 
     def check(self) -> None:
         if self.randaugment_layers != 2 and not self.randaugment_magnitude:
@@ -61,4 +80,11 @@ class AugmentSettings(SettingsGroup):
             raise UserError(
                 f"--mix_alpha={self.mix_alpha:g} contradicts --mix=none; give --mix=mixup or "
                 "cutmix."
+            )
+        if self.mix_views == "half" and self.mix == "none":
+            raise UserError("--mix_views=half contradicts --mix=none; give --mix=mixup or cutmix.")
+        if self.unmixed_from != 1.0 and self.mix_views == "all":
+            raise UserError(
+                f"--unmixed_from={self.unmixed_from:g} contradicts --mix_views=all, where no view "
+                "is unmixed; give --mix_views=half."
             )

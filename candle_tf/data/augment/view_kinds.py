@@ -1,0 +1,27 @@
+"""Which view numbers are mixed, where half of the views are: of each four, the last two.
+
+    is_unmixed(np.arange(6))                    # [True, True, False, False, True, True]
+    unmixed_numbers(np.arange(4))               # [0, 1, 4, 5]
+    count_unmixed(np.array([1, 3, 8]))          # [1, 2, 4]
+
+The number decides, so precomputed views hold both kinds, and a teacher's output of each.
+"""
+
+import numpy as np
+
+_PERIOD, _UNMIXED = 4, 2
+
+
+def is_unmixed(numbers: np.ndarray) -> np.ndarray:
+    """Whether views int64 [B] are left unmixed, bool [B]."""
+    return numbers % _PERIOD < _UNMIXED
+
+
+def unmixed_numbers(places: np.ndarray) -> np.ndarray:
+    """The view numbers of the unmixed views at these places among them, int64 [B], from 0."""
+    return _PERIOD * (places // _UNMIXED) + places % _UNMIXED
+
+
+def count_unmixed(counts: np.ndarray) -> np.ndarray:
+    """How many of the views 0..count-1 are unmixed, int64 [N]; at least 1."""
+    return counts // _PERIOD * _UNMIXED + np.minimum(counts % _PERIOD, _UNMIXED)

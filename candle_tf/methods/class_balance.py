@@ -1,0 +1,162 @@
+"""An adversary that sees the class: lambda of each example, from noise and its class's log count.
+
+    lambda_i = sigmoid(logit(lambda_0) + phi(noise, s_y))
+    s_c = (log n_c - log n_min) / (log n_max - log n_min)                                in [0, 1]
+    k_i = KL_i / K_0,  f_i = FS_i / F_0                 K_0, F_0: losses of the mean prediction
+    J   = sum_i w_i [lambda_i k_i + (1 - lambda_i) f_i - tau KL(lambda_i || lambda_0)] / sum_i w_i
+
+The student minimizes J, phi maximizes it. J is strongly concave in each lambda, so each class has
+one best answer, lambda_c = sigmoid(logit(lambda_0) + (E[k | c] - E[f | c]) / tau): neither loss is
+ever left out. What remains for the student is a smooth Tchebycheff scalarization of each class (Lin
+et al., ICML 2024): tau to infinity is a fixed lambda_0, tau to 0 the paper's total loss. Weights
+w_i = n_y^(-1/2), or 1 where a sampler balances the classes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.methods.balance import (
+    BalanceInputs,
+    TotalLoss,
+)
+from candle_tf.methods.registry import LOGIT_LOSSES
+from candle_tf.methods.settings import BalanceSettings
+from candle_tf.methods.trainer import TOTAL_LOSS
+
+_NOISE_SIZE = 8
+_HIDDEN = 32
+# s of the rarest, a medium and the most frequent class, for which lambda is logged.
+_LOGGED = {"rare": 0.0, "medium": 0.5, "frequent": 1.0}
+# Smaller losses of the mean prediction, as of a single class, are no unit to measure in.
+_SMALLEST_UNIT = 1e-12
+
+
+@tf.keras.utils.register_keras_serializable("candle_tf")
+class ClassBalancer(tf.keras.layers.Layer):
+    """phi: noise of a step and size s of a class -> what is added to logit(lambda_0).
+
+    Its last layer starts at zero, so every lambda starts at lambda_0. It is built by its
+    constructor.
+
+    Args:
+        seed: of the initial weights and of the noise.
+        name: the Keras name.
+    """
+
+    def __init__(self, seed: int = 0, name: str = "class_balancer") -> None:
+        super().__init__(name=name)
+        self._seed = seed
+        self._hidden = tf.keras.layers.Dense(
+            _HIDDEN,
+            activation="tanh",
+            kernel_initializer=tf.keras.initializers.GlorotUniform(seed),
+        )
+        self._last = tf.keras.layers.Dense(1, kernel_initializer="zeros")
+        self.build([])
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Makes the variables, of a fixed size."""
+        self._hidden.build([1, _NOISE_SIZE + 1])
+        self._last.build([1, _HIDDEN])
+        super().build(input_shape)
+
+    def call(self, step: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """Float32 `[B]`, for the noise of `step` (int scalar) and s float32 `[B]`."""
+        seed = tf.stack([tf.constant(self._seed, tf.int64), tf.cast(step, tf.int64)])
+        noise = tf.random.stateless_normal([1, _NOISE_SIZE], seed, alg="philox")
+        column = sizes[:, tf.newaxis]
+        inputs = tf.concat([tf.ones_like(column) * noise, column], axis=1)
+        return self._last(self._hidden(inputs))[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTotalLoss(TotalLoss):
+    """J of the module's head. `kl_reference` and `fs_reference` are K_0 and F_0.
+
+    Attributes:
+        tau: of the barrier, above 0.
+        prior: lambda_0, in (0, 1).
+        sizes: s of each class, float `[C]`.
+        weights: w of each class, float `[C]`, above 0.
+    """
+
+    learning_rate_factor: ClassVar[float] = 5.0
+
+    tau: float = 0.25
+    prior: float = 0.5
+    sizes: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    weights: np.ndarray = field(default_factory=lambda: np.ones(1))
+
+    def build_balancer(self, seed: int) -> ClassBalancer:
+        return ClassBalancer(seed)
+
+    def balance(
+        self,
+        balancer: Any,
+        kl: tf.Tensor,
+        fs: tf.Tensor,
+        labels: tf.Tensor,
+        step: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """As `TotalLoss.balance`; "lambda" is the mean, and lambda of three sizes is added."""
+        sizes = tf.concat(
+            [tf.gather(tf.constant(self.sizes, tf.float32), labels), list(_LOGGED.values())], axis=0
+        )
+        logits = self._prior_logit + balancer(step, sizes)
+        logged = len(_LOGGED)
+        weights = tf.gather(tf.constant(self.weights, tf.float32), labels)
+        each = self.of_examples(kl, fs, logits[:-logged])
+        lambdas = tf.sigmoid(logits)
+        return {
+            TOTAL_LOSS: tf.reduce_sum(weights * each) / tf.reduce_sum(weights),
+            "kl": tf.reduce_mean(kl),
+            "fs": tf.reduce_mean(fs),
+            "lambda": tf.reduce_mean(lambdas[:-logged]),
+            **{f"lambda_{name}": lambdas[i - logged] for i, name in enumerate(_LOGGED)},
+        }
+
+    def of_examples(self, kl: tf.Tensor, fs: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """lambda k + (1 - lambda) f - tau KL(lambda || lambda_0), float `[B]`.
+
+        Args:
+            kl, fs: losses, float `[B]`.
+            logits: logit(lambda), float `[B]`; any finite value gives a finite loss.
+        """
+        lam, rest = tf.sigmoid(logits), tf.sigmoid(-logits)
+        balanced = lam * kl / self.kl_reference + rest * fs / self.fs_reference
+        of_kl = tf.math.log_sigmoid(logits) - np.log(self.prior)
+        of_fs = tf.math.log_sigmoid(-logits) - np.log1p(-self.prior)
+        return balanced - self.tau * (lam * of_kl + rest * of_fs)
+
+    @property
+    def _prior_logit(self) -> float:
+        return float(np.log(self.prior) - np.log1p(-self.prior))
+
+
+def build_class_adversarial(settings: BalanceSettings, inputs: BalanceInputs) -> ClassTotalLoss:
+    """J in units of the mean prediction's losses."""
+    loss = LOGIT_LOSSES[settings.logit_loss]
+    kl = loss.of_mean(inputs.teacher_logits(), settings.temperature)
+    power = -0.5 if inputs.sampler == "instance" else 0.0
+    return ClassTotalLoss(
+        kl_reference=kl if kl > _SMALLEST_UNIT else 1.0,
+        fs_reference=inputs.feature_reference,
+        tau=settings.balance_tau,
+        prior=settings.balance_prior,
+        sizes=class_sizes(inputs.counts),
+        weights=np.maximum(inputs.counts, 1.0) ** power,
+    )
+
+
+def class_sizes(counts: np.ndarray) -> np.ndarray:
+    """s of each class, float64 `[C]`: 0 of the rarest, 1 of the most frequent, 0 if all are equal.
+
+    Args:
+        counts: training images of each class, int `[C]`.
+    """
+    logs = np.log(np.maximum(np.asarray(counts, np.float64), 1.0))
+    spread = logs.max() - logs.min()
+    return (logs - logs.min()) / spread if spread else np.zeros_like(logs)

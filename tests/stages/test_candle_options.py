@@ -1,0 +1,76 @@
+"""CANDLE's options in one training of the student's stage."""
+
+import numpy as np
+import pytest
+
+from candle_tf.data.augment.precomputed_views import same_for_all
+from candle_tf.methods.calibration import teacher_classifier
+from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages import train as training
+from candle_tf.stages.calibrate import Calibrated
+from candle_tf.stages.prepare import prepare
+from candle_tf.students.compute_policy import resolve_compute_policy
+from candle_tf.teachers.targets import CachedTargets
+from tests.stages.test_baselines import configure, layer_weights
+from tests.stages.test_train import one_block_student  # noqa: F401
+
+
+def _teacher(data, seed: int = 0):
+    """A calibrated teacher of invented features."""
+    rng = np.random.default_rng(seed)
+    size = len(data.train)
+    classifier = teacher_classifier(4, data.classes, weight_scaling=False, seed=0)
+    features = rng.normal(size=(size, 4)).astype(np.float16)
+    logits = classifier(features.astype(np.float32))["logits"].numpy().astype(np.float16)
+    targets = CachedTargets(features, logits, same_for_all(size))
+    return Calibrated(None, classifier, targets, np.zeros((1, data.classes)), 0.55)
+
+
+def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_path):
+    """Class-conditional lambda, r2, labels, tied head and a deferred sampler in one training."""
+
+    def trained(name: str, epochs: int):
+        config = configure(
+            tmp_path / name, "candle", balance="class_adversarial", feature_loss="r2",
+            student_head="tied", label_weight="auto", sampler="deferred_square_root",
+            sampler_start=0.5, teacher_view="same",
+        ).replace(epochs=2)  # fmt: skip
+        folder = open_run_folder(config)
+        data = prepare(config, folder)
+        teacher = _teacher(data)
+        policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
+        with pytest.MonkeyPatch.context() as patch:
+            if epochs < 2:
+                patch.setattr(DistillationTrainer, "fold_head", _stop_in_epoch(epochs + 1))
+                with pytest.raises(KeyboardInterrupt):
+                    training.train_student(
+                        config, data, teacher.targets, folder.path / "student", policy, teacher
+                    )
+        return training.train_student(
+            config, data, teacher.targets, folder.path / "student", policy, teacher
+        )
+
+    whole, resumed = trained("whole", 2), trained("resumed", 1)
+    for run in (whole, resumed):
+        run.checkpoints.restore_selected("last")
+        row = run.checkpoints.history[-1]
+        assert {"kl", "fs", "label", "lambda", "lambda_rare", "lambda_frequent"} <= set(row)
+    for one, other in zip(whole.student.weights, resumed.student.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.name)
+    kernel, bias = layer_weights(whole.student.get_layer("logits"))
+    # The head has rank 4 and is frozen: so has the folded classifier.
+    assert np.linalg.matrix_rank(kernel, tol=1e-4 * np.abs(kernel).max()) <= 4
+    assert np.abs(bias).max() > 0
+
+
+def _stop_in_epoch(epoch: int):
+    fold, calls = DistillationTrainer.fold_head, []
+
+    def fold_head(self) -> None:
+        calls.append(None)
+        if len(calls) == epoch:
+            raise KeyboardInterrupt
+        fold(self)
+
+    return fold_head
