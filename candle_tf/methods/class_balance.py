@@ -6,7 +6,7 @@
     J   = sum_i w_i [lambda_i k_i + (1 - lambda_i) f_i - tau KL(lambda_i || lambda_0)] / sum_i w_i
 
 The student minimizes J, phi maximizes it. J is strongly concave in each lambda, so each class has
-one best answer, lambda_c = sigmoid(logit(lambda_0) + (E[k | c] - E[f | c]) / tau): neither loss is
+one best lambda, lambda_c = sigmoid(logit(lambda_0) + (E[k | c] - E[f | c]) / tau): neither loss is
 ever left out. What remains for the student is a smooth Tchebycheff scalarization of each class (Lin
 et al., ICML 2024): tau to infinity is a fixed lambda_0, tau to 0 the paper's total loss. Weights
 w_i = n_y^(-1/2), or 1 where a sampler balances the classes.
