@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import logging as standard_logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from candle_tf.config import Config
 from candle_tf.data.catalog import settings_of
 from candle_tf.errors import UserError
 from candle_tf.files import expand_home
-from candle_tf.runtime_messages import quiet_imports
+from candle_tf.runtime_messages import HARMLESS_WARNING, quiet_imports
 from candle_tf.terminal import guard_streams
 
 _CONFIG_FILE = "config"
@@ -205,8 +206,10 @@ def _illegal_value(message: str) -> str:
 
 def _is_ours(record: standard_logging.LogRecord) -> bool:
     """Keeps TensorFlow's own notices, which it logs through absl too, out of a run's progress."""
-    ours = Path(record.pathname).is_relative_to(Path(__file__).parent)
-    return ours or record.levelno >= standard_logging.WARNING
+    if Path(record.pathname).is_relative_to(Path(__file__).parent):
+        return True
+    is_harmless = re.match(HARMLESS_WARNING, record.getMessage()) is not None
+    return record.levelno >= standard_logging.WARNING and not is_harmless
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:

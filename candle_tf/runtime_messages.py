@@ -33,7 +33,12 @@ HARMLESS = (
     r".* I .*This TensorFlow binary is optimized to use available CPU instructions",
     r"To enable the following instructions: .*, in other operations, rebuild TensorFlow",
     r"INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.",
+    # Of a conversion.
+    r"W\d{4} .*Ignored (output_format|drop_control_dependency)\.",
+    r"I\d{4} .*MLIR V1 optimization pass is not enabled",
 )
+# In TensorFlow's own log: of graphs that are converted, and never trained on.
+HARMLESS_WARNING = r"Importing a function .* with ops with unsaved custom gradients\."
 # Printed by keras_core, which keras_cv imports.
 _BACKEND_LINE = "Using TensorFlow backend\n"
 # Runs in a process of its own: so nothing is lost where this one crashes, which is when TensorFlow

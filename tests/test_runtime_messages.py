@@ -93,6 +93,7 @@ def test_a_closed_standard_error_is_no_error():
         "E0000 1 cuda_dnn.cc:1] Loaded runtime CuDNN library: 9.1 but",
         "F0000 1 cpu_feature_guard.cc:1] compiled to use AVX2",
         "2026 F tensorflow/x.cc:1] oneDNN custom operations are on",
+        "E0000 1 tf_tfl_flatbuffer_helpers.cc:1] the model cannot be converted",
     ],
 )
 def test_errors_are_none_of_the_harmless_lines(line):

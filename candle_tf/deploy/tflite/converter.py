@@ -21,6 +21,7 @@ from candle_tf.deploy.tflite.interpreters import (
     open_litert,
     predict,
 )
+from candle_tf.runtime_messages import drop_runtime_messages
 
 
 def convert(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
@@ -43,7 +44,7 @@ def convert(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
     engine = compute_engine()
     # With the number of images open, as the checks before a training have it
     # (students/analysis/preflight.py); the engine's converter makes it 1.
-    with _save_model(student, dtype, images=None) as directory:
+    with _save_model(student, dtype, images=None) as directory, drop_runtime_messages():
         return engine.convert_saved_model(directory)
 
 
@@ -64,7 +65,7 @@ def convert_float(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
         UserError: for a student in mixed precision.
     """
     # XNNPACK does not take tensors whose shape is open.
-    with _save_model(student, dtype, images=1) as directory:
+    with _save_model(student, dtype, images=1) as directory, drop_runtime_messages():
         return tf.lite.TFLiteConverter.from_saved_model(directory).convert()
 
 

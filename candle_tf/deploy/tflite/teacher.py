@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.runtime_messages import drop_runtime_messages
+
 
 def convert_teacher(
     encoder: tf.keras.Model, classifier: tf.keras.Model, images: np.ndarray
@@ -46,4 +48,5 @@ def convert_teacher(
     converter.representative_dataset = representative
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.uint8
-    return converter.convert()
+    with drop_runtime_messages():
+        return converter.convert()
