@@ -15,6 +15,7 @@ import re
 from absl import flags
 
 from candle_tf import app
+from candle_tf.command_help import TRAINING_HELP
 from candle_tf.config import Config
 from candle_tf.data.cached_arrays import Shard
 from candle_tf.errors import UserError
@@ -41,7 +42,11 @@ def command() -> None:
     """What `candle-cache-features` and `python -m candle_tf.cache_features` run."""
     app.define_config_flags()
     flags.DEFINE_string("shard", "1/1", "which of how many equal ranges of rows: i/n, from 1/n on")
-    app.run(lambda _: main(app.config_from_flags(), _read_shard(flags.FLAGS.shard)))
+    app.run(
+        lambda _: main(app.config_from_flags(), _read_shard(flags.FLAGS.shard)),
+        needs_arguments=True,
+        help_groups={"Shard": ("shard",), **TRAINING_HELP},
+    )
 
 
 if __name__ == "__main__":
