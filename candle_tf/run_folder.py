@@ -48,7 +48,7 @@ _PACKAGES = (
 # Paths do not change what a run computes: a moved folder can be resumed.
 _PATHS = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights")
 # A run with unreadable images says to try "skip". Once the split is saved it has no effect.
-_CHANGEABLE = (*_PATHS, "on_bad_image")
+_CHANGEABLE = (*_PATHS, "on_bad_image", "near_duplicates")
 
 
 @dataclasses.dataclass(frozen=True)

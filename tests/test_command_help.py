@@ -6,7 +6,8 @@ from candle_tf.command_help import TRAINING_HELP, asks_for_help
 from candle_tf.config import Config
 from tests.command import start
 
-NEED_ARGUMENTS = ("candle_tf.train", "candle_tf.cache_features", "candle_tf.pretrain", "candle_tf.report", "candle_tf.serve",
+NEED_ARGUMENTS = ("candle_tf.train", "candle_tf.cache_features", "candle_tf.pretrain",
+                  "candle_tf.report", "candle_tf.serve",
                   "tools.compare_methods", "tools.run_table")  # fmt: skip
 
 

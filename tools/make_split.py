@@ -19,6 +19,7 @@ from candle_tf import app
 from candle_tf.command_help import TRAINING_HELP
 from candle_tf.config import Config
 from candle_tf.data.splits.longtail import shot_groups
+from candle_tf.data.splits.near_duplicates import find_near_duplicates, near_duplicates_text
 from candle_tf.data.splits.split import Split, load_split, save_split
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
@@ -144,12 +145,16 @@ def main(config: Config) -> None:
     out = Path(given.out)
     with open_data(config) as source:
         split = draw_split(config, source)
+        near = config.data.near_duplicates
+        pairs = find_near_duplicates(source, split, near) if near >= 0 else None
     figures = split_figures(split)
     image = Path(given.histogram) if given.histogram else out.with_suffix(".png")
     save_new(split, out)
     write_atomically(image, histogram(split))
     if given.json:
         write_atomically(Path(given.json), (json.dumps(figures, indent=2) + "\n").encode())
+    if pairs is not None:
+        print(f"{near_duplicates_text(pairs)}\n")
     print(f"{split_text(figures)}\n\nSaved in {out}, drawn in {image}.")
 
 

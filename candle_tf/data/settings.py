@@ -60,6 +60,13 @@ class DataSettings(SettingsGroup):
         "out and list them in the report",
         choices=ON_BAD_IMAGE,
     )
+    near_duplicates: int = setting(
+        -1,
+        "warn of test images that look like a training image: whose perceptual hashes differ in at "
+        "most so many of 64 bits, e.g. 4; -1 for no such check (needs the package ImageHash)",
+        at_least=-1,
+        at_most=16,
+    )
     profile: str = setting(
         AUTO,
         "how the training set is made long-tailed; natural keeps all images, auto is natural for "

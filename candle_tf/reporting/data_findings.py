@@ -22,6 +22,11 @@ def data_findings(data: dict[str, Any]) -> list[html.Figure | str | html.Table |
         f"{data['scanned']} images were read before training; {len(left_out)} are unreadable and "
         f"were left out. Images in two subsets, with the same bytes: {shared or 'none'}."
     ]
+    near = data.get("near_duplicates", [])
+    if near:
+        rows = [[e["test"], e["train"], str(e["bits"]), ", ".join(e["classes"])] for e in near]
+        columns = ["test image", "training image", "bits that differ", "classes"]
+        items.append(_table(columns, rows, "Look alike"))
     if left_out:
         rows = [[e["part"], e["class"], e["id"], e["reason"]] for e in left_out]
         items.append(_table(["subset", "class", "image", "reason"], rows, "Left out"))

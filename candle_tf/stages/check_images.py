@@ -15,12 +15,19 @@ from candle_tf.config import Config
 from candle_tf.data.images.scan import reason, scan_images
 from candle_tf.data.sources.registry import Source
 from candle_tf.data.splits.duplicates import count_pairs, find_duplicates
+from candle_tf.data.splits.near_duplicates import (
+    NearDuplicate,
+    find_near_duplicates,
+    near_duplicates_text,
+)
 from candle_tf.data.splits.split import Split, leave_out, load_split
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.split import draw_split, run_split
 
+# In the record only where it was asked for.
+_NEAR = "near_duplicates"
 # Images that a message lists; all are in the file.
 _SHOWN = 50
 # What is recorded of an image that is left out.
@@ -64,11 +71,16 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{error}\n{_list_images(bad)}") from error
     duplicates = find_duplicates(scan, readable)
+    near = {}
+    if config.data.near_duplicates >= 0:
+        pairs = find_near_duplicates(source, readable, config.data.near_duplicates)
+        near = {_NEAR: [vars(pair) for pair in pairs]}
     return {
         "scanned": len(ids),
         "left_out": bad,
         "duplicates": [vars(duplicate) for duplicate in duplicates],
         "shared": count_pairs(duplicates),
+        **near,
     }
 
 
@@ -117,7 +129,10 @@ def read_data_check(path: Path) -> dict[str, Any]:
         numbers = [record["scanned"], *dict(record["shared"]).values()]
         if not all(isinstance(number, int) for number in numbers):
             raise ValueError("a number of images is none")
-        return {key: record[key] for key in ("scanned", "left_out", "duplicates", "shared")}
+        near = [_NEAR] if _NEAR in record else []
+        for pair in record.get(_NEAR, []):
+            NearDuplicate(**pair)
+        return {key: record[key] for key in ("scanned", "left_out", "duplicates", "shared", *near)}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}). {remedy}") from error
 
@@ -134,3 +149,6 @@ def _log(record: dict[str, Any], path: Path) -> None:
         )
     for pair, count in record["shared"].items():
         logging.warning("%d images are in both %s, with the same bytes; see %s", count, pair, path)
+    if record.get(_NEAR):
+        pairs = [NearDuplicate(**pair) for pair in record[_NEAR]]
+        logging.warning("%s\nAll are in %s", near_duplicates_text(pairs), path)
