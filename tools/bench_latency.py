@@ -67,7 +67,7 @@ def compare(
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for alpha in alphas:
-            name = f"MobileNetV2 {alpha:g} int8"
+            name = f"MobileNetV2 {alpha:g} int8, random weights: time only"
             files[name] = Path(folder) / f"{alpha:g}.tflite"
             files[name].write_bytes(int8_mobilenet(shape[1], classes, alpha))
         for number in threads:

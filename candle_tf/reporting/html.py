@@ -273,7 +273,7 @@ for (const head of document.querySelectorAll("table.sortable th")) {
     for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", descending ? "descending" : "ascending");
     const text = row => row.cells[column].textContent;
-    const number = row => parseFloat(text(row).replaceAll(",", ""));
+    const number = row => parseFloat(text(row).replaceAll(",", "").replace("\\u2212", "-"));
     const compare = (a, b) => {
       const x = number(a), y = number(b);
       if (Number.isNaN(x) && Number.isNaN(y)) return text(a).localeCompare(text(b));

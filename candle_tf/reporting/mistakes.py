@@ -30,12 +30,17 @@ def confident_mistakes(
         pixels: uint8 `[N, S, S, 3]`.
         names: C names.
     """
-    confidence, wrong = _confidence(labels, logits)
-    order = wrong[np.argsort(-confidence[wrong], kind="stable")]
-    chosen = _first_of_each_class(order, labels)
+    chosen = mistaken_images(labels, logits)
     return _gallery(
         chosen, labels, logits, pixels, names, "Mistakes that the student was most sure of:"
     )
+
+
+def mistaken_images(labels: np.ndarray, logits: np.ndarray) -> list[int]:
+    """Places of the images that `confident_mistakes` shows; arguments as there."""
+    confidence, wrong = _confidence(labels, logits)
+    order = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    return _first_of_each_class(order, labels)
 
 
 def mistakes_by_class(

@@ -45,6 +45,8 @@ _MODEL_COLORS = {
 # Figures for narrow windows are at most so wide, in inches of 120 pixels.
 _NARROW_WIDTH = 3.1
 _narrow: ContextVar[bool] = ContextVar("_narrow", default=False)
+# Of teachers beside several runs, whose students have the other colours.
+TEACHERS_COLOR = "#AAAAAA"
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#882255", "#56B4E9", "#CC79A7", "#555555")
 _HATCHES = ("", "///", "...", "xxx")
 _INK, _FAINT = "#222222", "#DDDDDD"
@@ -273,7 +275,10 @@ def accuracy_against_cost(
 
 
 def accuracy_bars(
-    rows: Sequence[Mapping[str, Any]], *, groups: Sequence[str] = SHOT_GROUPS
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    groups: Sequence[str] = SHOT_GROUPS,
+    colors: Sequence[str] | None = None,
 ) -> Figure:
     """Mean accuracy and that of each shot group, side by side for several models or methods.
 
@@ -281,6 +286,7 @@ def accuracy_bars(
         rows: as `table.method_table` takes them: "model", "mean" and any of `groups`, 0 to 1.
             A value that is missing or None is a dash; a group no row has is left out.
         groups: the shot groups, in order.
+        colors: of the rows; None for those of the models.
 
     Raises:
         ValueError: no rows, or none with a value.
@@ -294,7 +300,8 @@ def accuracy_bars(
     for i, row in enumerate(rows):
         places = np.arange(len(shown)) - 0.42 + (i + 0.5) * step
         values = [np.nan if row.get(k) is None else 100 * float(row[k]) for k in shown]
-        color, hatch = _model_color(row["model"], i), _HATCHES[i // len(_COLORS) % len(_HATCHES)]
+        color = colors[i] if colors else _model_color(row["model"], i)
+        hatch = _HATCHES[i // len(_COLORS) % len(_HATCHES)]
         options: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
         axes.bar(places, values, 0.92 * step, label=_legend_name(row["model"]), **options)
         _write_values(axes, places, values, upright)
@@ -550,6 +557,11 @@ def _model_color(name: str, place: int) -> str:
     found = [color for start, color in _MODEL_COLORS.items() if name.startswith(start)]
     # A second model of a kind must not look like the first.
     return found[0] if found and place < len(_MODEL_COLORS) + 1 else _COLORS[place % len(_COLORS)]
+
+
+def run_color(place: int) -> str:
+    """Colour of a run among several, in all figures of their comparison."""
+    return _COLORS[place % len(_COLORS)]
 
 
 def _write_values(

@@ -5,7 +5,6 @@ print(method_table(report.rows()))
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,11 +59,12 @@ class Results:
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows for `table.method_table`, in the order of `TITLES`."""
-        return [
-            {"model": title, **accuracies(self.metrics[name]), "bytes": self.bytes.get(name)}
-            for name, title in TITLES.items()
-            if name in self.metrics
-        ]
+        return [self.row(name) for name in TITLES if name in self.metrics]
+
+    def row(self, name: str) -> dict[str, Any]:
+        """The row of one model, a key of `metrics`."""
+        measured = accuracies(self.metrics[name])
+        return {"model": TITLES[name], **measured, "bytes": self.bytes.get(name)}
 
 
 def accuracies(metrics: Metrics) -> dict[str, float]:
@@ -116,15 +116,3 @@ def _check_types(results: Results) -> None:
             raise ValueError(f"{name} is no whole number")
     if not all(isinstance(size, int) for size in results.bytes.values()):
         raise ValueError("a size in bytes is no whole number")
-
-
-def comparison_rows(runs: Sequence[Results]) -> list[dict[str, Any]]:
-    """Rows for `table.method_table` over several runs: each run's student as it is shipped, and
-    the first teacher among them."""
-    with_teacher = [run for run in runs if "teacher" in run.metrics][:1]
-    rows = [{**run.rows()[0], "model": TITLES["teacher"]} for run in with_teacher]
-    for run in runs:
-        shipped = "tflite" if "tflite" in run.metrics else "student"
-        row = next(row for row in run.rows() if row["model"] == TITLES[shipped])
-        rows.append({**row, "model": f"{run.config['method']} ({TITLES[shipped]})"})
-    return rows

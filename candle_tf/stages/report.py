@@ -20,6 +20,7 @@ from candle_tf.stages.export import Exported
 from candle_tf.stages.export_teacher import ExportedTeacher
 from candle_tf.stages.export_tflite import NAMES
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.tensorboard import write_board
 from candle_tf.stages.train import Trained
 from candle_tf.students.analysis.cost import Summary, summarize
 
@@ -37,7 +38,7 @@ def report(
     teacher_file: ExportedTeacher | None = None,
     refused: str = "",
 ) -> Results:
-    """Writes report.json, report.html and, beside the export, model_card.md and .json.
+    """Writes report.json, report.html, tensorboard/ and, beside the export, the model card.
 
     The student is restored to `evaluation.selected_epoch`, whose weights are reported. Without an
     export there is no model card, and `refused` says why.
@@ -79,6 +80,7 @@ def report(
         pixels=evaluation.pixels,
         norms=norms,
     )
+    write_board(folder.path / "tensorboard", config, data, evaluation, results)
     predictions = folder.path / test_predictions.NAME
     test_predictions.write_test_predictions(
         predictions,

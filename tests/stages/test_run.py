@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches
@@ -104,6 +106,29 @@ def test_leaves_everything_that_is_promised(finished):
         assert (run_dir / name).stat().st_size > 0, name
     assert list(run_dir.glob("student/tensorboard/**/events.out.tfevents.*"))
     assert Config.from_json(run_dir / "config.json").data.imbalance_factor == 5
+
+
+def test_tensorboard_shows_images_accuracies_and_hyper_parameters(finished):
+    run_dir, _ = finished
+    board = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"tensors": 0})
+    board.Reload()
+    images = {tag: board.Tensors(tag)[0].tensor_proto.string_val for tag in (
+        "training views", "confusion", "mistakes of the highest confidence"
+    )}  # fmt: skip
+    # Width and height come before the images.
+    assert images["training views"][:2] == [b"16", b"16"]
+    assert len(images["training views"]) == 2 + 16
+    for values in images.values():
+        assert tf.image.decode_png(values[2]).shape[-1] == 3
+    figures = _figures(run_dir)
+    for model, metrics in figures.metrics.items():
+        (event,) = board.Tensors(f"test accuracy mean/{model}")
+        assert tf.make_ndarray(event.tensor_proto) == pytest.approx(metrics.mean, abs=1e-6)
+    content = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    started = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+    assert started.hparams["batch_size"].number_value == SMALL["batch_size"]
+    assert started.hparams["method"].string_value == "candle"
+    assert "run_dir" not in started.hparams
 
 
 def test_the_exported_file_is_smaller_and_as_accurate_as_measured(finished):

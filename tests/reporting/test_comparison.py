@@ -1,0 +1,78 @@
+"""Runs side by side: each under its own name, with its own teacher, on one split."""
+
+import dataclasses
+import html
+import json
+import re
+
+import pytest
+
+from candle_tf.errors import UserError
+from candle_tf.reporting.comparison import compare, comparison_rows, run_labels
+from tests.reporting.made_run import write_made_report
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    shared = {"student": "reactnet_a", "width": 0.5, "teacher": "efficientnet_lite0"}
+    return [
+        _with_config(
+            write_made_report(folder / name, 6, seed=i), run_dir=str(folder / name), **shared
+        )
+        for i, name in enumerate("abc")
+    ]
+
+
+def _with_config(run, **settings):
+    return dataclasses.replace(run, config={**run.config, **settings})
+
+
+def test_runs_alike_are_named_by_their_folders(runs):
+    assert run_labels(runs) == [f"reactnet_a 0.5, candle ({name})" for name in "abc"]
+    other = _with_config(runs[0], method="cross_entropy")
+    assert run_labels([other, runs[1]]) == [
+        "reactnet_a 0.5, cross_entropy", "reactnet_a 0.5, candle"
+    ]  # fmt: skip
+    assert len(set(run_labels([runs[0], runs[0]]))) == 2
+
+
+def test_every_run_has_its_own_teacher(runs):
+    rows = comparison_rows(runs)
+    teachers = [row for row in rows if row["model"].startswith("teacher")]
+    assert [row["mean"] for row in teachers] == [run.metrics["teacher"].mean for run in runs]
+    assert [re.findall(r"\((\w)\)", row["model"]) for row in teachers] == [["a"], ["b"], ["c"]]
+    students = rows[len(teachers) :]
+    assert [row["mean"] for row in students] == [run.metrics["tflite"].mean for run in runs]
+    assert [row["bytes"] for row in students] == [1_280_000] * 3
+
+
+def test_a_teacher_of_all_is_there_once(runs):
+    shared = dataclasses.replace(
+        runs[1], metrics={**runs[1].metrics, "teacher": runs[0].metrics["teacher"]}
+    )
+    rows = comparison_rows([runs[0], shared])
+    assert [row["model"] for row in rows[:1]] == ["teacher (calibrated, float)"]
+    assert len(rows) == 3
+
+
+def test_the_page_says_what_was_checked_and_differs_by_class(runs, tmp_path):
+    path, figures = tmp_path / "c.html", tmp_path / "c.json"
+    compare(runs[:2], str(path), str(figures))
+    page = path.read_text()
+    assert "on the same split" in page
+    assert "0" * 12 in page
+    first, second = (run.metrics["tflite"].per_class for run in runs[:2])
+    names = list(runs[0].split["train_counts"])
+    for name, before, after in zip(names, first, second, strict=True):
+        points = f"{100 * (after - before):+.1f}".replace("-", "−")
+        shown = re.escape(html.escape(name))
+        cells = f'<td class="left">{shown}</td><td>[0-9,]+</td><td>{100 * before:.1f}</td>'
+        assert re.search(f"{cells}<td>{re.escape(points)}</td>", page), name
+    assert json.loads(figures.read_text())["split"] == "0" * 64
+
+
+def test_runs_on_different_splits_are_refused(runs):
+    other = dataclasses.replace(runs[1], split={**runs[1].split, "hash": "1" * 64})
+    with pytest.raises(UserError, match="not made on the same split"):
+        compare([runs[0], other], None, None)
