@@ -85,8 +85,9 @@ def comparison_rows(runs: Sequence[Results]) -> list[dict[str, Any]]:
     rows = []
     for teacher in teachers:
         run = runs[teacher[0]]
-        whose = "" if teacher == with_teacher else f" of {'; '.join(labels[i] for i in teacher)}"
-        rows.append({**run.row("teacher"), "model": f"{TITLES['teacher']}{whose}"})
+        whose = f"teacher of {'; '.join(labels[i] for i in teacher)}"
+        name = TITLES["teacher"] if teacher == with_teacher else whose
+        rows.append({**run.row("teacher"), "model": name})
     for label, run in zip(labels, runs, strict=True):
         shipped = _shipped(run)
         rows.append({**run.row(shipped), "model": f"{label} ({_kind(shipped)})"})
@@ -132,7 +133,8 @@ def _costs(runs: Sequence[Results], labels: Sequence[str]) -> list[html.Item]:
         label: run.export["cost"][_OPS] for label, run in named.items() if "cost" in run.export
     }
     if len(operations) == len(runs):
-        items.append(_draw_costs(operations, mean, _OPS))
+        items.append(_draw_costs(operations, mean, "OPs of an image"))
+        items.append("OPs are binary multiply-adds / 64 + those in float.")
     else:
         items.append("Not all reports tell their student's operations: bytes alone are drawn.")
     return items

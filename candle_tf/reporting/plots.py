@@ -237,7 +237,8 @@ def confusion_heatmap(matrix: npt.ArrayLike, class_names: Sequence[str], most: i
     axes.set_xticks(range(len(columns)), columns, **_name_style(), **turn)
     axes.set_yticks(range(len(labels)), labels, **_name_style())
     few = len(classes) < len(tested)
-    title = f"Confusions of the {len(classes)} worst classes" if few else "Confusions"
+    worst = f"{len(classes)} worst classes"
+    title = _shorter(f"Confusions of the {worst}", f"The {worst}") if few else "Confusions"
     _finish(axes, title, "class")
     axes.set_xlabel("predicted as")
     axes.grid(visible=False)
@@ -301,7 +302,9 @@ def accuracy_bars(
         places = np.arange(len(shown)) - 0.42 + (i + 0.5) * step
         values = [np.nan if row.get(k) is None else 100 * float(row[k]) for k in shown]
         color = colors[i] if colors else _model_color(row["model"], i)
-        hatch = _HATCHES[i // len(_COLORS) % len(_HATCHES)]
+        # Rows of one colour, such as several teachers, are told apart.
+        alike = colors[:i].count(color) if colors else i // len(_COLORS)
+        hatch = _HATCHES[alike % len(_HATCHES)]
         options: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
         axes.bar(places, values, 0.92 * step, label=_legend_name(row["model"]), **options)
         _write_values(axes, places, values, upright)
