@@ -26,7 +26,7 @@ def data_findings(data: dict[str, Any]) -> list[html.Figure | str | html.Table |
     if near:
         rows = [[e["test"], e["train"], str(e["bits"]), ", ".join(e["classes"])] for e in near]
         columns = ["test image", "training image", "bits that differ", "classes"]
-        items.append(_table(columns, rows, "Look alike"))
+        items.append(_table(columns, rows, "Similar test and training images"))
     if left_out:
         rows = [[e["part"], e["class"], e["id"], e["reason"]] for e in left_out]
         items.append(_table(["subset", "class", "image", "reason"], rows, "Left out"))

@@ -25,7 +25,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A pair of images that look alike.
+    """A pair of images with similar hashes.
 
     Attributes:
         train, test: their ids.
