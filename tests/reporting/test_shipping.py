@@ -5,7 +5,7 @@ import pytest
 
 from candle_tf.metrics import evaluate_logits
 from candle_tf.reporting.results import Results
-from candle_tf.reporting.shipping import shipping_sentence
+from candle_tf.reporting.shipping import shipping_sentence, weaker_teacher_sentence
 
 LABELS = np.array([0, 0, 1, 1])
 
@@ -66,3 +66,15 @@ def test_it_says_why_there_is_no_int8_teacher():
     assert "--export_teacher=off" in shipping_sentence(made)
     del made.metrics["teacher"]
     assert shipping_sentence(made) == ""
+
+
+def test_it_is_told_where_the_teacher_is_weaker_than_its_student():
+    def told(student: list[bool], teacher: list[bool]) -> str:
+        run = results(student, teacher, 1.0, (1, 1))
+        run.metrics["student"] = metrics(student)
+        return weaker_teacher_sentence(run)
+
+    sentence = told([True] * 4, [True, False, True, True])
+    assert "weaker one: 75.0 %" in sentence
+    assert "its student 100.0 %" in sentence
+    assert told([True] * 4, [True] * 4) == told([False] * 4, [True] * 4) == ""
