@@ -99,7 +99,7 @@ def test_it_starts_at_lambda_0_whatever_noise_and_class():
             assert float(logs[name]) == pytest.approx(0.2, rel=1e-5)
 
 
-def test_the_adversary_finds_the_best_answer_of_each_class():
+def test_the_adversary_finds_the_best_lambda_of_each_class():
     """In closed form: sigmoid(logit(lambda_0) + (k_c - f_c) / tau)."""
     total_loss = _total_loss(sampler="class_balanced", balance_tau=0.5, balance_prior=0.4)
     k, f = np.array([0.3, 0.6, 0.9]), np.array([0.8, 0.7, 0.5])

@@ -108,12 +108,12 @@ def test_mean_class_accuracy_is_over_the_classes_that_occur():
     assert mean_class_accuracy(np.array([0, 0, 0, 3, 3]), logits) == pytest.approx((2 / 3 + 1) / 2)
 
 
-def _squared() -> SquaredErrorLoss:
+def _squared_error() -> SquaredErrorLoss:
     features = teacher_batch()["teacher_features"].astype(np.float64)
     return SquaredErrorLoss(features.mean(axis=0), float(features.var(axis=0).sum()))
 
 
-def _tied(optimizer) -> DistillationTrainer:
+def _tied_trainer(optimizer) -> DistillationTrainer:
     rng = np.random.default_rng(3)
     head = TiedHead(
         rng.normal(size=(FEATURES, CLASSES)).astype(np.float32),
@@ -121,11 +121,11 @@ def _tied(optimizer) -> DistillationTrainer:
     )
     student = float_student()
     student.get_layer("logits").trainable = False
-    return _trainer(student, _squared(), optimizer, lam=0.5, head=head)
+    return _trainer(student, _squared_error(), optimizer, lam=0.5, head=head)
 
 
 def test_a_folded_head_is_the_projector_and_the_teachers_classifier():
-    trainer = _tied(tf.keras.optimizers.Adam(0.02, jit_compile=False))
+    trainer = _tied_trainer(tf.keras.optimizers.Adam(0.02, jit_compile=False))
     batch = _tensors()
     trainer.fit(tf.data.Dataset.from_tensors(batch).repeat(20), verbose=0)
     student, layer = trainer.network, trainer.network.get_layer("logits")
@@ -147,7 +147,7 @@ def test_a_folded_head_is_the_projector_and_the_teachers_classifier():
 
 def test_both_losses_move_the_projector_and_no_optimizer_moves_the_classifier():
     batch = _tensors()
-    trainer = _tied(tf.keras.optimizers.Adam(0.02, jit_compile=False))
+    trainer = _tied_trainer(tf.keras.optimizers.Adam(0.02, jit_compile=False))
     batch["teacher_logits"] = trainer._head.logits(batch["teacher_features"])
     layer = trainer.network.get_layer("logits")
     owned = {v.ref() for group in trainer.parameter_groups for v in group.variables}

@@ -24,7 +24,7 @@ def _loss(name: str, features: np.ndarray = FEATURES, **settings):
     return build_feature_loss(BalanceSettings(feature_loss=name, **settings), teacher)
 
 
-def _expected(name: str, projected: np.ndarray, features: np.ndarray) -> np.ndarray:
+def _losses_of(name: str, projected: np.ndarray, features: np.ndarray) -> np.ndarray:
     mean = FEATURES.mean(axis=0)
     if name == "cosine":
         centred = features - mean
@@ -43,13 +43,13 @@ def test_each_loss_and_its_gradient_are_the_formulas(name):
     projected = tf.Variable(PROJECTED)
     with tf.GradientTape() as tape:
         each = loss(projected, tf.constant(FEATURES, tf.float32))
-    np.testing.assert_allclose(each, _expected(name, PROJECTED, FEATURES), rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(each, _losses_of(name, PROJECTED, FEATURES), rtol=2e-4, atol=1e-5)
     gradient = tape.gradient(each, projected).numpy()
     for row, column in ((0, 0), (3, 5), (59, 11)):
         ends = [PROJECTED.astype(np.float64), PROJECTED.astype(np.float64)]
         ends[0][row, column] -= 1e-5
         ends[1][row, column] += 1e-5
-        low, high = (_expected(name, end, FEATURES)[row] for end in ends)
+        low, high = (_losses_of(name, end, FEATURES)[row] for end in ends)
         assert gradient[row, column] == pytest.approx((high - low) / 2e-5, rel=2e-3, abs=1e-5)
 
 

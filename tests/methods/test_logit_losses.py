@@ -21,7 +21,7 @@ def _standard(logits):
     return (logits - logits.mean(axis=1, keepdims=True)) / logits.std(axis=1, keepdims=True)
 
 
-def _expected(name, teacher, student, temperature):
+def _losses_of(name, teacher, student, temperature):
     teacher, student = teacher.astype(np.float64), student.astype(np.float64)
     if name == "kl":
         return _kl(teacher, student, temperature)
@@ -39,14 +39,14 @@ def test_each_loss_and_its_gradient_are_the_formulas(name):
     with tf.GradientTape() as tape:
         each = LOGIT_LOSSES[name](tf.constant(TEACHER), student, 3.0)
         total = tf.reduce_sum(each)
-    np.testing.assert_allclose(each, _expected(name, TEACHER, STUDENT, 3.0), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(each, _losses_of(name, TEACHER, STUDENT, 3.0), rtol=1e-3, atol=1e-5)
     gradient = tape.gradient(total, student).numpy()
     for place in ((0, 0), (5, 3), (11, 5)):
         ends = []
         for step in (-1e-5, 1e-5):
             moved = STUDENT.astype(np.float64)
             moved[place] += step
-            ends.append(_expected(name, TEACHER, moved, 3.0).sum())
+            ends.append(_losses_of(name, TEACHER, moved, 3.0).sum())
         expected = (ends[1] - ends[0]) / 2e-5
         assert gradient[place] == pytest.approx(expected, rel=1e-2, abs=1e-3)
 
@@ -87,11 +87,11 @@ def test_balances_are_in_units_of_the_loss_that_is_used(name):
     loss = LOGIT_LOSSES[name]
     inputs = BalanceInputs(lambda: [TEACHER], 1.0, np.arange(6) + 1, "instance")
 
-    def built(balance):
+    def build(balance):
         settings = BalanceSettings(balance=balance, logit_loss=name, temperature=3.0)
         return build_total_loss(settings, inputs)
 
     uniform = loss.of_uniform([TEACHER], 3.0)
-    assert built("adversarial").entropy_weight == pytest.approx(0.2 * uniform)
-    assert built("relative").kl_reference == pytest.approx(uniform)
-    assert built("class_adversarial").kl_reference == pytest.approx(loss.of_mean([TEACHER], 3.0))
+    assert build("adversarial").entropy_weight == pytest.approx(0.2 * uniform)
+    assert build("relative").kl_reference == pytest.approx(uniform)
+    assert build("class_adversarial").kl_reference == pytest.approx(loss.of_mean([TEACHER], 3.0))

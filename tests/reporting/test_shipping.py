@@ -69,12 +69,12 @@ def test_it_says_why_there_is_no_int8_teacher():
 
 
 def test_it_is_told_where_the_teacher_is_weaker_than_its_student():
-    def told(student: list[bool], teacher: list[bool]) -> str:
+    def sentence_of(student: list[bool], teacher: list[bool]) -> str:
         run = results(student, teacher, 1.0, (1, 1))
         run.metrics["student"] = metrics(student)
         return weaker_teacher_sentence(run)
 
-    sentence = told([True] * 4, [True, False, True, True])
+    sentence = sentence_of([True] * 4, [True, False, True, True])
     assert "weaker one: 75.0 %" in sentence
     assert "its student 100.0 %" in sentence
-    assert told([True] * 4, [True] * 4) == told([False] * 4, [True] * 4) == ""
+    assert sentence_of([True] * 4, [True] * 4) == sentence_of([False] * 4, [True] * 4) == ""

@@ -30,7 +30,7 @@ def _teacher(data, seed: int = 0):
 def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_path):
     """Class-conditional lambda, r2, labels, tied head and a deferred sampler in one training."""
 
-    def trained(name: str, epochs: int):
+    def train_run(name: str, epochs: int):
         config = configure(
             tmp_path / name, "candle", balance="class_adversarial", feature_loss="r2",
             student_head="tied", label_weight="auto", sampler="deferred_square_root",
@@ -51,7 +51,7 @@ def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_
             config, data, teacher.targets, folder.path / "student", policy, teacher
         )
 
-    whole, resumed = trained("whole", 2), trained("resumed", 1)
+    whole, resumed = train_run("whole", 2), train_run("resumed", 1)
     for run in (whole, resumed):
         run.checkpoints.restore_selected("last")
         row = run.checkpoints.history[-1]

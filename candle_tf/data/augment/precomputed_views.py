@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from candle_tf.data.augment.view_kinds import count_unmixed, unmixed_numbers
+from candle_tf.data.augment.view_kinds import number_of_unmixed_views, unmixed_numbers
 from candle_tf.data.augment.views import Views
 
 
@@ -77,7 +77,7 @@ class PrecomputedViews:
             unmixed: takes the unmixed ones of `view_kinds` alone.
         """
         if unmixed:
-            places = epoch % count_unmixed(self.counts[images])
+            places = epoch % number_of_unmixed_views(self.counts[images])
             return Views(images, unmixed_numbers(places))
         return Views(images, epoch % self.counts[images])
 

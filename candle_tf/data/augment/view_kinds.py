@@ -2,7 +2,7 @@
 
     is_unmixed(np.arange(6))                    # [True, True, False, False, True, True]
     unmixed_numbers(np.arange(4))               # [0, 1, 4, 5]
-    count_unmixed(np.array([1, 3, 8]))          # [1, 2, 4]
+    number_of_unmixed_views(np.array([1, 3, 8]))          # [1, 2, 4]
 
 The number decides, so precomputed views hold both kinds, and a teacher's output of each.
 """
@@ -22,6 +22,6 @@ def unmixed_numbers(places: np.ndarray) -> np.ndarray:
     return _PERIOD * (places // _UNMIXED) + places % _UNMIXED
 
 
-def count_unmixed(counts: np.ndarray) -> np.ndarray:
+def number_of_unmixed_views(counts: np.ndarray) -> np.ndarray:
     """How many of the views 0..count-1 are unmixed, int64 [N]; at least 1."""
     return counts // _PERIOD * _UNMIXED + np.minimum(counts % _PERIOD, _UNMIXED)

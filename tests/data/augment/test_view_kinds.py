@@ -7,7 +7,7 @@ from candle_tf.data.augment.augmentation import make_augmentation
 from candle_tf.data.augment.crops import sample_view
 from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.settings import AugmentSettings
-from candle_tf.data.augment.view_kinds import count_unmixed, is_unmixed, unmixed_numbers
+from candle_tf.data.augment.view_kinds import is_unmixed, number_of_unmixed_views, unmixed_numbers
 from candle_tf.data.augment.views import Views
 from candle_tf.data.pipeline import training_batches
 from candle_tf.errors import UserError
@@ -20,7 +20,7 @@ def test_numbers_and_counts_of_unmixed_views_agree():
     for count in range(1, 20):
         numbers = np.arange(count)
         unmixed = numbers[is_unmixed(numbers)]
-        assert count_unmixed(np.array([count])) == len(unmixed) >= 1
+        assert number_of_unmixed_views(np.array([count])) == len(unmixed) >= 1
         np.testing.assert_array_equal(unmixed_numbers(np.arange(len(unmixed))), unmixed)
     assert is_unmixed(np.arange(4000)).mean() == 0.5
 
