@@ -89,7 +89,7 @@ def comparison_rows(runs: Sequence[Results]) -> list[dict[str, Any]]:
         name = TITLES["teacher"] if teacher == with_teacher else whose
         rows.append({**run.row("teacher"), "model": name})
     for label, run in zip(labels, runs, strict=True):
-        shipped = _find_shipped(run)
+        shipped = _choose_model(run)
         rows.append({**run.row(shipped), "model": f"{label} ({_kind(shipped)})"})
     return rows
 
@@ -104,7 +104,7 @@ def _teachers(runs: Sequence[Results]) -> list[list[int]]:
     return list(found.values())
 
 
-def _find_shipped(run: Results) -> str:
+def _choose_model(run: Results) -> str:
     return "tflite" if "tflite" in run.metrics else "student"
 
 
@@ -126,8 +126,8 @@ def _overview(runs: Sequence[Results], rows: list[dict[str, Any]]) -> list[html.
 
 def _costs(runs: Sequence[Results], labels: Sequence[str]) -> list[html.Item]:
     named = dict(zip(labels, runs, strict=True))
-    mean = {label: run.metrics[_find_shipped(run)].mean for label, run in named.items()}
-    sizes = {label: float(run.bytes[_find_shipped(run)]) for label, run in named.items()}
+    mean = {label: run.metrics[_choose_model(run)].mean for label, run in named.items()}
+    sizes = {label: float(run.bytes[_choose_model(run)]) for label, run in named.items()}
     items: list[html.Item] = [_draw_costs(sizes, mean, "bytes of the file")]
     operations = {
         label: run.export["cost"][_OPS] for label, run in named.items() if "cost" in run.export
@@ -161,7 +161,7 @@ def _class_differences(runs: Sequence[Results], labels: Sequence[str]) -> list[h
 
 
 def _difference_table(runs: Sequence[Results], numbers: range) -> html.Table:
-    per_class = [run.metrics[_find_shipped(run)].per_class for run in runs]
+    per_class = [run.metrics[_choose_model(run)].per_class for run in runs]
     tested = [
         (place, name, images)
         for place, (name, images) in enumerate(runs[0].split["train_counts"].items())
