@@ -129,7 +129,8 @@ class Config:
                 "a number for --label_weight."
             )
         mixed = self.augment.mix != "none"
-        if mixed and self.training.distils and self.teacher.teacher_view == "whole":
+        # In this order: whether a method distils is known by importing it, and TensorFlow with it.
+        if mixed and self.teacher.teacher_view == "whole" and self.training.distils:
             raise UserError(
                 f"--mix={self.augment.mix} contradicts --teacher_view=whole: the teacher's outputs "
                 "on whole images are not its outputs on their mixture; give --teacher_view=same."
