@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Processes that share the tests, one file at a time; each needs at most 3 GB.
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: quickstart test lint docs format clean
 

@@ -224,7 +224,7 @@ def test_flags_win_over_the_settings_file(settings, tmp_path):
         **Config().to_dict(), "epochs": 8, "width": 0.5, "seed": 3, "center_features": False,
     }  # fmt: skip
     # Also where what is given is the default.
-    assert settings("--epochs=100", "--center_features", "--config=config.json") == {
+    assert settings("--epochs=0", "--center_features", "--config=config.json") == {
         **Config().to_dict(), "width": 0.5, "seed": 9,
     }  # fmt: skip
 

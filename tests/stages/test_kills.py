@@ -13,8 +13,9 @@ from tests.command import start
 
 FLAGS = [
     "--dataset=digits", "--imbalance_factor=5", "--image_size=16", "--stem_stride=1",
-    "--width=0.25", "--augmentation=pad_crop", "--calibration_resolutions=32",
-    "--calibration_epochs=2", "--batch_size=64", "--epochs=3",
+    "--student=quicknet_small", "--width=0.125", "--augmentation=pad_crop",
+    "--calibration_resolutions=32", "--calibration_epochs=2", "--batch_size=64", "--epochs=3",
+    "--export_teacher=off",
 ]  # fmt: skip
 
 # In the order in which a run comes to them; each kill is of the process that resumes after the one

@@ -147,8 +147,9 @@ def _shift_box(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
 
 
 def _resized_crop_box(
-    numbers: tf.Tensor, aspect: tf.Tensor | None, areas: tuple[float, float] = CROP_AREA
+    numbers: tf.Tensor, aspect: tf.Tensor | None, areas: tuple[float, float] | None = None
 ) -> tf.Tensor:
+    areas = areas or CROP_AREA
     area = areas[0] + numbers[0] * (areas[1] - areas[0])
     low, high = tf.math.log(CROP_ASPECT[0]), tf.math.log(CROP_ASPECT[1])
     root_aspect = tf.exp(0.5 * (low + numbers[1] * (high - low)))

@@ -27,10 +27,12 @@ SETTINGS = {
     "pad_crop": AugmentSettings("pad_crop"),
     "pad_crop_flip": AugmentSettings("pad_crop_flip"),
     "random_resized_crop_flip": AugmentSettings("random_resized_crop_flip"),
+    "alternating_crop_flip": AugmentSettings("alternating_crop_flip"),
     "color_jitter": AugmentSettings("none", color_jitter=0.4),
     "randaugment": AugmentSettings("none", randaugment_magnitude=7.0, randaugment_layers=2),
     "mixup": AugmentSettings("none", mix="mixup", mix_alpha=0.5),
     "cutmix": AugmentSettings("none", mix="cutmix"),
+    "mixup of half of the views": AugmentSettings("none", mix="mixup", mix_views="half"),
     "all together": AugmentSettings("pad_crop_flip", color_jitter=0.2, mix="cutmix"),
 }
 

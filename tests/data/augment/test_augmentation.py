@@ -1,6 +1,8 @@
 import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 # isort: split
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +12,7 @@ from candle_tf.data.augment.augmentation import WHOLE, Augmentation, make_augmen
 from candle_tf.data.augment.color_jitter import draw_factors, jitter
 from candle_tf.data.augment.crops import render_views
 from candle_tf.data.augment.evaluation import student_pixels
-from candle_tf.data.augment.mix import draw_mixtures, mix_pixels
+from candle_tf.data.augment.mix import HalfMix, Mix, draw_mixtures, mix_pixels
 from candle_tf.data.augment.settings import OPERATIONS, AugmentSettings
 from candle_tf.data.augment.views import Views
 from candle_tf.data.images.store import ImageStore, image_key
@@ -139,7 +141,10 @@ def test_deployment_sees_the_pixels_that_were_measured(resize):
 def test_operations_are_in_the_registry_s_order_and_only_those_asked_for():
     everything = AugmentSettings("pad_crop", 0.4, 5.0, 2, "mixup")
     kinds = [type(operation) for operation in make_augmentation(everything, 0).operations]
-    assert kinds == list(OPERATIONS.values())
+    registered = list(OPERATIONS.values())
+    assert kinds == [kind for kind in registered if kind is not HalfMix]
+    half = make_augmentation(dataclasses.replace(everything, mix_views="half"), 0).operations
+    assert [type(operation) for operation in half] == [k for k in registered if k is not Mix]
     assert make_augmentation(AugmentSettings("none"), 0).operations == WHOLE.operations
 
 

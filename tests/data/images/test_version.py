@@ -39,7 +39,7 @@ def test_another_version_is_decoded_again(tmp_path, monkeypatch, constant):
         monkeypatch.setattr(store_module, constant, 99)
         other = open_image_store(source, names, 8, tmp_path / "cache")
     assert first.digest == again.digest != other.digest
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+    assert len(list((tmp_path / "cache").glob("images-*.npy"))) == 2
 
 
 @pytest.mark.parametrize("constant", ["_VERSION", "DECODE_VERSION"])
