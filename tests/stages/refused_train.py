@@ -2,7 +2,8 @@
 
     python -m tests.stages.refused_train WHAT FLAGS...
 
-WHAT is "tflite" (a bit of a binary kernel is flipped) or "saved_model" (it gets another bias).
+WHAT is "tflite" (a bit of a binary kernel is flipped) or "saved_model" (its classes are in another
+order).
 """
 
 import sys
@@ -21,7 +22,7 @@ def break_tflite() -> None:
 
 
 def break_saved_model() -> None:
-    """Adds to a logit of the network that is saved."""
+    """The network that is saved gives its classes in the other order."""
     import tensorflow as tf
 
     from candle_tf.deploy.saved_model import writer
@@ -29,9 +30,9 @@ def break_saved_model() -> None:
     make_deployable = writer.make_deployable
 
     def make_other(student: Any) -> Any:
-        # Not by its bias, which is the student's own variable.
+        # Not by its weights, which are the student's own variables.
         model = make_deployable(student)
-        return tf.keras.Model(model.inputs, model.output + tf.constant([5.0] + [0.0] * 9))
+        return tf.keras.Model(model.inputs, tf.reverse(model.output, axis=[1]))
 
     writer.make_deployable = make_other
 
