@@ -1,6 +1,6 @@
 # candle_tf for training on a CPU:
 #     docker build -t candle_tf .
-#     docker run --rm -v "$PWD/runs:/work/runs" -v "$PWD/images:/work/images:ro" candle_tf \
+#     docker run --rm -v "$PWD/runs:/data/runs" -v "$PWD/images:/data/images:ro" candle_tf \
 #         --dataset=folder --data_dir=images --run_dir=runs/images
 # This file has not been run: no container engine was at hand where it was written.
 FROM python:3.11-slim
@@ -11,5 +11,5 @@ COPY requirements.txt /opt/candle_tf/
 RUN python -m pip install --no-cache-dir -r /opt/candle_tf/requirements.txt
 COPY . /opt/candle_tf
 RUN python -m pip install --no-cache-dir --no-deps /opt/candle_tf
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["candle-train"]

@@ -23,8 +23,20 @@ from candle_tf.methods.registry import BALANCES, LOGIT_LOSSES
 from candle_tf.methods.settings import BalanceSettings
 from candle_tf.methods.trainer import TOTAL_LOSS
 
-_NOISE_SIZE = 8
-_HIDDEN = 32
+NOISE_SIZE = 8
+HIDDEN = 32
+
+
+def hidden_layer(seed: int) -> tf.keras.layers.Dense:
+    """The first layer of an adversary's MLP; it takes noise."""
+    initializer = tf.keras.initializers.GlorotUniform(seed)
+    return tf.keras.layers.Dense(HIDDEN, activation="tanh", kernel_initializer=initializer)
+
+
+def draw_noise(seed: int, step: tf.Tensor) -> tf.Tensor:
+    """Noise of a step (int scalar), float32 `[1, NOISE_SIZE]`; the same in a resumed training."""
+    seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
+    return tf.random.stateless_normal([1, NOISE_SIZE], seeds, alg="philox")
 
 
 @tf.keras.utils.register_keras_serializable("candle_tf")
@@ -42,11 +54,7 @@ class Balancer(tf.keras.layers.Layer):
     def __init__(self, seed: int = 0, name: str = "balancer") -> None:
         super().__init__(name=name)
         self._seed = seed
-        self._hidden = tf.keras.layers.Dense(
-            _HIDDEN,
-            activation="tanh",
-            kernel_initializer=tf.keras.initializers.GlorotUniform(seed),
-        )
+        self._hidden = hidden_layer(seed)
         self._last = tf.keras.layers.Dense(
             1, kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01, seed=seed + 1)
         )
@@ -54,15 +62,13 @@ class Balancer(tf.keras.layers.Layer):
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Makes the variables, of a fixed size."""
-        self._hidden.build([1, _NOISE_SIZE])
-        self._last.build([1, _HIDDEN])
+        self._hidden.build([1, NOISE_SIZE])
+        self._last.build([1, HIDDEN])
         super().build(input_shape)
 
     def call(self, step: tf.Tensor) -> tf.Tensor:
         """lambda, a float32 scalar, for the noise of `step` (int scalar)."""
-        seed = tf.stack([tf.constant(self._seed, tf.int64), tf.cast(step, tf.int64)])
-        noise = tf.random.stateless_normal([1, _NOISE_SIZE], seed, alg="philox")
-        return tf.sigmoid(self._last(self._hidden(noise)))[0, 0]
+        return tf.sigmoid(self._last(self._hidden(draw_noise(self._seed, step))))[0, 0]
 
 
 @dataclass(frozen=True)

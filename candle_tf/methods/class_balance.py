@@ -19,15 +19,17 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.methods.balance import (
+    HIDDEN,
+    NOISE_SIZE,
     BalanceInputs,
     TotalLoss,
+    draw_noise,
+    hidden_layer,
 )
 from candle_tf.methods.registry import LOGIT_LOSSES
 from candle_tf.methods.settings import BalanceSettings
 from candle_tf.methods.trainer import TOTAL_LOSS
 
-_NOISE_SIZE = 8
-_HIDDEN = 32
 # s of the rarest, a medium and the most frequent class, for which lambda is logged.
 _LOGGED = {"rare": 0.0, "medium": 0.5, "frequent": 1.0}
 # Smaller losses of the mean prediction, as of a single class, are no unit to measure in.
@@ -49,24 +51,19 @@ class ClassBalancer(tf.keras.layers.Layer):
     def __init__(self, seed: int = 0, name: str = "class_balancer") -> None:
         super().__init__(name=name)
         self._seed = seed
-        self._hidden = tf.keras.layers.Dense(
-            _HIDDEN,
-            activation="tanh",
-            kernel_initializer=tf.keras.initializers.GlorotUniform(seed),
-        )
+        self._hidden = hidden_layer(seed)
         self._last = tf.keras.layers.Dense(1, kernel_initializer="zeros")
         self.build([])
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Makes the variables, of a fixed size."""
-        self._hidden.build([1, _NOISE_SIZE + 1])
-        self._last.build([1, _HIDDEN])
+        self._hidden.build([1, NOISE_SIZE + 1])
+        self._last.build([1, HIDDEN])
         super().build(input_shape)
 
     def call(self, step: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """Float32 `[B]`, for the noise of `step` (int scalar) and s float32 `[B]`."""
-        seed = tf.stack([tf.constant(self._seed, tf.int64), tf.cast(step, tf.int64)])
-        noise = tf.random.stateless_normal([1, _NOISE_SIZE], seed, alg="philox")
+        noise = draw_noise(self._seed, step)
         column = sizes[:, tf.newaxis]
         inputs = tf.concat([tf.ones_like(column) * noise, column], axis=1)
         return self._last(self._hidden(inputs))[:, 0]

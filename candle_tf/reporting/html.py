@@ -18,12 +18,16 @@ write_report(
 
 import base64
 import hashlib
+import io
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from candle_tf.files import write_atomically
 
@@ -57,6 +61,13 @@ class Figure:
             raise ValueError(f"the figure {self.alt!r} is not a PNG: it starts {self.png[:8]!r}")
         if not self.alt.strip():
             raise ValueError("a figure needs an alt text")
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """An image, uint8 `[H, W, 3]`, as the bytes of a PNG file, for a `Figure`."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 @dataclass(frozen=True)

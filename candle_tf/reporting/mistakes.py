@@ -4,14 +4,12 @@ confident_mistakes(labels, logits, pixels, names)       # those it was most sure
 mistakes_by_class(labels, logits, pixels, names)        # one of each of the worst classes
 """
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from candle_tf.metrics import softmax
-from candle_tf.reporting.html import Figure, Gallery
+from candle_tf.reporting.html import Figure, Gallery, encode_png
 from candle_tf.reporting.table import printable
 
 _SHOWN = 12
@@ -94,12 +92,5 @@ def _gallery(
 
 
 def _encode(pixels: np.ndarray) -> bytes:
-    image = Image.fromarray(pixels)
-    if max(image.size) < _SIDE:
-        factor = -(-_SIDE // max(image.size))
-        image = image.resize(
-            (image.width * factor, image.height * factor), Image.Resampling.NEAREST
-        )
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    factor = -(-_SIDE // max(pixels.shape[:2]))
+    return encode_png(pixels.repeat(factor, axis=0).repeat(factor, axis=1))

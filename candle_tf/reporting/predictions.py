@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from candle_tf.files import write_atomically
-from candle_tf.reporting.html import Figure, Section, Table, write_report
+from candle_tf.reporting.html import Figure, Section, Table, encode_png, write_report
 
 
 class Predicted(Protocol):
@@ -68,7 +67,7 @@ def write_page(path: Path, title: str, predictions: Iterable[Predicted]) -> None
     bad = [[each.name, each.error] for each in shown if each.error]
     figures = [
         Figure(
-            _encode_png(each.image),
+            encode_png(each.image),
             alt=f"{each.name}: {each.classes[0]}",
             caption=_caption(each),
             width=128,
@@ -92,9 +91,3 @@ def _caption(prediction: Predicted) -> str:
     return f"{prediction.name}: " + ", ".join(
         f"{name} {100 * score:.0f} %" for name, score in pairs
     )
-
-
-def _encode_png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()

@@ -17,7 +17,7 @@ from candle_tf.deploy.checks.agreement import Agreement
 from candle_tf.deploy.checks.errors import ExportError
 from candle_tf.deploy.checks.saved_model import BATCH_SIZE, check_saved_model
 from candle_tf.deploy.saved_model.writer import export_saved_model
-from candle_tf.files import write_atomically
+from candle_tf.files import read_json_object, write_atomically
 from candle_tf.metrics import Metrics
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.evaluate import Evaluation
@@ -73,7 +73,7 @@ def export(trained: Trained, data: Data, evaluation: Evaluation, folder: RunFold
     record_path = folder.export_path / "export.json"
     identity = fingerprint(student)
     if folder.is_finished(STAGE):
-        record = json.loads(record_path.read_text())
+        record = read_json_object(record_path, "Delete it to export again.")
         if record["student"] == identity and record.get("format") == _FORMAT:
             return _open_export(record, folder)
     record, written = export_tflite(student, data, evaluation, folder.export_path)

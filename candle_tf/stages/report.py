@@ -70,7 +70,7 @@ def report(
         selection=evaluation.selection,
     )
     write_results(results, folder.report_path)
-    card = _write_card(results, trained, exported, folder) if exported else []
+    card = _write_card(results, costs, trained, exported, folder) if exported else []
     html_path = folder.path / "report.html"
     write_run_report(
         html_path,
@@ -95,12 +95,12 @@ def report(
 
 
 def _write_card(
-    results: Results, trained: Trained, exported: Exported, folder: RunFolder
+    results: Results, costs: Summary, trained: Trained, exported: Exported, folder: RunFolder
 ) -> list[Path]:
     saved_model = str(exported.saved_model.relative_to(folder.export_path))
     card = model_card(
         results,
-        operations=summarize(trained.student),
+        operations=costs,
         files={**NAMES, "saved_model": saved_model},
         precision=trained.policy.dtype,
         versions=versions(),

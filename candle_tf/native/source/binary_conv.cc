@@ -21,26 +21,6 @@ using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
 using tensorflow::errors::InvalidArgument;
-using tensorflow::shape_inference::DimensionHandle;
-using tensorflow::shape_inference::InferenceContext;
-using tensorflow::shape_inference::ShapeHandle;
-
-absl::Status conv_shape(InferenceContext* c) {
-  ShapeHandle x, kernel, y;
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &x));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 4, &kernel));
-  int64_t stride;
-  TF_RETURN_IF_ERROR(c->GetAttr("stride", &stride));
-  TF_RETURN_IF_ERROR(c->ReplaceDim(x, 3, c->Dim(kernel, 3), &y));
-  for (int side : {1, 2}) {
-    DimensionHandle size;
-    TF_RETURN_IF_ERROR(c->Add(c->Dim(x, side), stride - 1, &size));
-    TF_RETURN_IF_ERROR(c->Divide(size, stride, /*evenly_divisible=*/false, &size));
-    TF_RETURN_IF_ERROR(c->ReplaceDim(y, side, size, &y));
-  }
-  c->set_output(0, y);
-  return absl::OkStatus();
-}
 
 REGISTER_OP("CandleBinaryConv")
     .Input("x: T")
@@ -50,7 +30,7 @@ REGISTER_OP("CandleBinaryConv")
     .Attr("stride: int >= 1")
     .Attr("padding: int = 1")
     .Attr("magnitude: float = 1.0")
-    .SetShapeFn(conv_shape);
+    .SetShapeFn(same_output_shape);
 
 class BinaryConvOp : public OpKernel {
  public:

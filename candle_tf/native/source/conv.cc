@@ -35,26 +35,7 @@ using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
 using tensorflow::errors::InvalidArgument;
-using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
-using tensorflow::shape_inference::ShapeHandle;
-
-absl::Status output_shape(InferenceContext* c) {
-  ShapeHandle x, kernel, y;
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &x));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 4, &kernel));
-  int64_t stride;
-  TF_RETURN_IF_ERROR(c->GetAttr("stride", &stride));
-  TF_RETURN_IF_ERROR(c->ReplaceDim(x, 3, c->Dim(kernel, 3), &y));
-  for (int side : {1, 2}) {
-    DimensionHandle size;
-    TF_RETURN_IF_ERROR(c->Add(c->Dim(x, side), stride - 1, &size));
-    TF_RETURN_IF_ERROR(c->Divide(size, stride, /*evenly_divisible=*/false, &size));
-    TF_RETURN_IF_ERROR(c->ReplaceDim(y, side, size, &y));
-  }
-  c->set_output(0, y);
-  return absl::OkStatus();
-}
 
 absl::Status shape_of_third(InferenceContext* c) {
   c->set_output(0, c->input(2));
@@ -68,7 +49,7 @@ REGISTER_OP("CandleConv")
     .Attr("T: {float, bfloat16}")
     .Attr("stride: int >= 1")
     .Attr("pad_value: float = 0.0")
-    .SetShapeFn(output_shape);
+    .SetShapeFn(same_output_shape);
 
 REGISTER_OP("CandleConvInputGrad")
     .Input("dy: T")
