@@ -9,9 +9,11 @@ In production use TensorFlow Serving itself: same folder, same requests, same re
 
 import importlib.util
 import os
+import queue
 import resource
 import signal
 import threading
+import time
 
 from absl import flags, logging
 
@@ -37,6 +39,9 @@ _MAX_BYTES = flags.DEFINE_integer(
 )
 _TIMEOUT = flags.DEFINE_integer(
     "rest_api_timeout_in_ms", 30_000, "in which a REST request must have arrived", 1000
+)
+_GRACE = flags.DEFINE_float(
+    "grace_seconds", 10.0, "in which it ends after SIGTERM or SIGINT, whatever still runs", 0.1
 )
 
 _FILES = 4096  # open at a time, connections among them
@@ -66,15 +71,18 @@ def main(arguments: list[str]) -> None:
             "with a SavedModel, as export/saved_model of a run does."
         )
     _allow_many_connections()
+    signals = _receive_signals()
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     with Server(
         versions,
         port=_PORT.value,
         rest_api_port=_REST_PORT.value,
         host=_HOST.value,
-        limits=Limits(request_bytes=_MAX_BYTES.value, receive_seconds=_TIMEOUT.value / 1000),
+        limits=Limits(
+            request_bytes=_MAX_BYTES.value,
+            receive_seconds=_TIMEOUT.value / 1000,
+            grace_seconds=_GRACE.value,
+        ),
     ) as server:
         print(
             f"Serving {_NAME.value!r} on {_HOST.value}: gRPC on port {server.port}, REST on port "
@@ -82,13 +90,30 @@ def main(arguments: list[str]) -> None:
             "TensorFlow Serving, which serves the same folder.",
             flush=True,
         )
-        server.watch(stop, _POLL.value)
-    if server.is_idle:
+        # In a thread, as a version that loads must not delay the end.
+        watch = threading.Thread(target=server.watch, args=(stop, _POLL.value), daemon=True)
+        watch.start()
+        signals.get()
+        end = time.monotonic() + _GRACE.value
+        stop.set()
+        logging.info("stopping: running requests are finished")
+    watch.join(max(0.0, end - time.monotonic()))
+    if server.is_idle and not watch.is_alive():
         logging.info("stopped")
-    else:
-        logging.warning("stopped, while requests were still running")
-        logging.flush()
-        os._exit(0)  # the interpreter would wait for their threads
+        return
+    still = "a version was loading" if server.is_idle else "requests were still running"
+    logging.warning("stopped, while %s", still)
+    logging.flush()
+    os._exit(0)  # the interpreter would wait for their threads
+
+
+def _receive_signals() -> "queue.SimpleQueue[int]":
+    """A queue of the SIGTERM and SIGINT that arrive from now on."""
+    # Unlike an Event's lock, its `put` may interrupt the very code that waits for it.
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: signals.put(received))
+    return signals
 
 
 def _allow_many_connections() -> None:

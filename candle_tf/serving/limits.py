@@ -17,7 +17,8 @@ class Limits:
             may be idle.
         connections: HTTP connections that are open at a time.
         concurrent_rpcs: gRPC calls that are open at a time; more are RESOURCE_EXHAUSTED.
-        grace_seconds: for running requests of both protocols together when the server stops.
+        grace_seconds: in which the server ends when it is stopped; the most of it is for running
+            requests of both protocols together.
     """
 
     request_bytes: int = MAX_REQUEST_BYTES

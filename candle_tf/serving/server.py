@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 import grpc
-from absl import logging
 from waitress import wasyncore
 
 from candle_tf.errors import UserError
@@ -27,6 +26,8 @@ _STREAMS = 64  # calls at a time of one gRPC connection; its client queues more
 _HANDSHAKE_MS = 10_000
 _CONNECTION_AGE_MS = 60_000
 _UNLIMITED = 2**40
+# Of the grace period, what is left to end calls that are cancelled, and the threads.
+_CLOSING_SHARE = 0.2
 
 
 class Server:
@@ -35,7 +36,8 @@ class Server:
     Attributes:
         port: of gRPC.
         rest_api_port: of REST.
-        is_idle: after the `with` block, whether no request runs any more.
+        is_idle: after the `with` block, whether no request runs any more. The block ends within
+            the grace period all the same: a computation cannot be stopped, the process can.
     """
 
     def __init__(
@@ -97,13 +99,14 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        end = time.monotonic() + self._limits.grace_seconds
-        self._grpc.stop(self._limits.grace_seconds)
-        http_is_idle = self._finish_http(end)
+        now, grace = time.monotonic(), self._limits.grace_seconds
+        end, end_of_requests = now + grace, now + (1 - _CLOSING_SHARE) * grace
+        self._grpc.stop(_seconds_until(end_of_requests))  # then cancels calls without a message
+        http_is_idle = self._finish_http(end_of_requests, end)
         # In a thread, as a request that still runs cannot be stopped.
         closing = threading.Thread(target=self._pool.shutdown, daemon=True)
         closing.start()
-        closing.join(_seconds_until(end) + 1.0)  # calls without a message end with the grace period
+        closing.join(_seconds_until(end))
         self.is_idle = http_is_idle and not closing.is_alive()
 
     def watch(self, stop: threading.Event, every: float = 1.0) -> None:
@@ -115,21 +118,20 @@ class Server:
         """
         while not stop.wait(every):
             self._versions.poll()
-        logging.info("stopping: running requests are finished")
 
-    def _finish_http(self, end: float) -> bool:
+    def _finish_http(self, end_of_requests: float, end: float) -> bool:
         """Finishes running HTTP requests, and ends the threads; whether all did in time."""
         workers, channels = self._http.task_dispatcher, self._http.active_channels
-        while time.monotonic() < end and (
+        while time.monotonic() < end_of_requests and (
             workers.queue
             or workers.active_count
             or any(channel.total_outbufs_len for channel in list(channels.values()))
         ):
             time.sleep(0.02)
-        workers.shutdown(timeout=_seconds_until(end))
+        workers.shutdown(timeout=_seconds_until(end_of_requests))
         sockets = self._http._map  # the loop runs, in its thread, as long as there are any
         self._http.trigger.pull_trigger(lambda: wasyncore.close_all(sockets, ignore_all=True))
-        self._http_thread.join(_seconds_until(end) + 1.0)
+        self._http_thread.join(_seconds_until(end))
         return not workers.threads
 
 

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,15 @@ def start(base_path: Path, *flags: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def ports(process: subprocess.Popen) -> tuple[int, int]:
+    """Of gRPC and REST, from what a started server prints."""
+    line = process.stdout.readline()
+    assert line.startswith("Serving '"), process.stderr.read()
+    assert "in production use TensorFlow Serving" in process.stdout.readline()
+    grpc_port, rest_port = (int(text.split()[0].strip(",.")) for text in line.split(" port ")[1:])
+    return grpc_port, rest_port
+
+
 @contextmanager
 def running_server(base_path: Path) -> Iterator[Running]:
     """An export of the small student, served by a process of its own."""
@@ -79,10 +89,7 @@ def running_server(base_path: Path) -> Iterator[Running]:
         f"--max_request_bytes={LIMIT}", "--file_system_poll_wait_seconds=0.1",
     )  # fmt: skip
     try:
-        line = process.stdout.readline()
-        assert line.startswith("Serving 'small' on 127.0.0.1"), process.stderr.read()
-        assert "in production use TensorFlow Serving" in process.stdout.readline()
-        port, rest_port = (int(text.split()[0].strip(",.")) for text in line.split(" port ")[1:])
+        port, rest_port = ports(process)
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Running(process, base_path, channel, f"http://127.0.0.1:{rest_port}", port)
     finally:
@@ -486,26 +493,30 @@ def half_open_connections(running: Running, count: int, data: bytes) -> Iterator
 
 
 @contextmanager
-def half_open_calls(port: int, count: int) -> Iterator[list[Any]]:
-    """Calls that never send their message, each over a connection of its own."""
+def half_open_calls() -> Iterator[Callable[[grpc.Channel], Any]]:
+    """Begins calls that send no message before the block ends."""
     end = threading.Event()
 
     def nothing() -> Iterator[bytes]:
-        end.wait(60)
+        end.wait()
         yield from ()
 
+    def begin(channel: grpc.Channel) -> Any:
+        method = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+        return method.future(nothing())
+
+    try:
+        yield begin
+    finally:
+        end.set()
+
+
+def own_connection(stack: ExitStack, port: int) -> grpc.Channel:
+    """A channel that shares its connection with no other, and is connected."""
     options = [("grpc.use_local_subchannel_pool", 1)]
-    with ExitStack() as stack:
-        calls = []
-        for _ in range(count):
-            channel = grpc.insecure_channel(f"127.0.0.1:{port}", options)
-            stack.enter_context(channel)
-            method = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
-            calls.append(method.future(nothing()))
-        try:
-            yield calls
-        finally:
-            end.set()
+    channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}", options))
+    grpc.channel_ready_future(channel).result(60)
+    return channel
 
 
 @pytest.mark.parametrize(
@@ -515,9 +526,15 @@ def half_open_calls(port: int, count: int) -> Iterator[list[Any]]:
     ids=["nothing", "half a header", "half a body"],
 )  # fmt: skip
 def test_half_open_requests_do_not_block_others(running, data):
-    with half_open_connections(running, 130, data), half_open_calls(running.port, 20):
+    with (
+        half_open_connections(running, 130, data),
+        half_open_calls() as begin,
+        ExitStack() as stack,
+    ):
+        calls = [begin(own_connection(stack, running.port)) for _ in range(20)]
         assert http(f"{running.rest}/v1/models/small:predict", {"instances": [GOOD]})[0] == 200
         running.prediction.Predict(predict_request(PIXELS, "pixels"), 60)
+        assert not any(call.done() for call in calls)
 
 
 def test_connections_that_wait_are_closed_and_those_that_work_are_not(running):
@@ -552,7 +569,7 @@ def versions(running) -> Versions:
 @pytest.fixture
 def impatient(running, versions) -> Iterator[tuple[Server, Running]]:
     """A server of the same model in this process, with other limits."""
-    limits = Limits(receive_seconds=1.0, grace_seconds=0.5, concurrent_rpcs=12)
+    limits = Limits(receive_seconds=1.0, grace_seconds=5.0, concurrent_rpcs=12)
     server = Server(versions, port=0, rest_api_port=0, limits=limits)
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         rest = f"http://127.0.0.1:{server.rest_api_port}"
@@ -579,23 +596,34 @@ def test_a_request_that_trickles_in_is_closed(impatient):
 
 def test_calls_above_the_limit_are_refused_and_the_rest_ends_with_the_grace_period(impatient):
     server, other = impatient
-    with half_open_calls(other.port, 12) as calls:
+    with half_open_calls() as begin, ExitStack() as stack:
         with server:
-            request = predict_request(PIXELS, "pixels")
-
-            def is_full() -> bool:
-                try:
-                    other.prediction.Predict(request, 60)
-                except grpc.RpcError as refusal:
-                    return refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-                return False
-
-            wait_for(is_full)
+            # Over one connection: calls come in as they are begun, so these are in before the next.
+            # An earlier probe could hold the last place when its turn comes.
+            channel = own_connection(stack, other.port)
+            calls = [begin(channel) for _ in range(12)]
+            prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            for _ in range(2):
+                with pytest.raises(grpc.RpcError) as refusal:
+                    prediction.Predict(predict_request(PIXELS, "pixels"), 60)
+                assert refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert not any(call.done() for call in calls)
             with half_open_connections(other, 3, b"POST /"):
                 pass
         assert server.is_idle
         codes = {call.exception(60).code() for call in calls}
         assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def test_places_of_ended_calls_are_free_again(impatient):
+    server, other = impatient
+    with server, ExitStack() as stack:
+        channel = own_connection(stack, other.port)
+        with half_open_calls() as begin:
+            calls = [begin(channel) for _ in range(12)]
+        assert all(call.exception(60) for call in calls)
+        other.prediction.Predict(predict_request(PIXELS, "pixels"), 60)
+    assert server.is_idle
 
 
 def test_new_versions_are_loaded_and_broken_ones_are_not(running):
@@ -618,19 +646,84 @@ def test_new_versions_are_loaded_and_broken_ones_are_not(running):
     assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_a_signal_ends_it_after_running_requests(running):
-    # The last test of this server.
-    with ThreadPoolExecutor(4) as pool:
-        body = {"instances": [GOOD] * 8}
-        url = f"{running.rest}/v1/models/small:predict"
-        asked = [pool.submit(http, url, body) for _ in range(4)]
-        time.sleep(0.3)
-        running.process.send_signal(signal.SIGTERM)
-        assert [future.result()[0] for future in asked] == [200] * 4
-    assert running.process.wait(60) == 0
-    log = running.process.stderr.read()
-    assert "stopping" in log
-    assert log.rstrip().endswith("stopped")
+class Blocked(tf.Module):
+    """A model whose computation lasts until somebody reads from the named pipe of its input."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = f"{folder}/"
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def predict(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        path = tf.strings.join([self._folder, image_bytes[0]])
+        with tf.control_dependencies([tf.io.write_file(tf.strings.join([path, ".entered"]), "")]):
+            written = tf.io.write_file(path, "written")
+        with tf.control_dependencies([written]):
+            return {"path": path[tf.newaxis]}
+
+
+@dataclass(frozen=True)
+class BlockedCalls:
+    """A server's process with a gRPC and a REST call that wait for their pipes."""
+
+    process: subprocess.Popen
+    base_path: Path
+    rest: str
+    grpc_call: Any
+    rest_call: Any
+    pipes: tuple[Path, Path]
+
+
+@contextmanager
+def blocked_calls(folder: Path, *flags: str) -> Iterator[BlockedCalls]:
+    model, base_path = Blocked(folder), folder / "base"
+    tf.saved_model.save(model, str(base_path / "1"), {"serving_default": model.predict})
+    pipes = folder / "grpc", folder / "rest"
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    process = start(base_path, "--port=0", "--rest_api_port=0", *flags)
+    try:
+        port, rest_port = ports(process)
+        url = f"http://127.0.0.1:{rest_port}/v1/models/default"
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, ThreadPoolExecutor() as pool:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            request = predict_request({"image_bytes": [b"grpc"]}, name="default")
+            grpc_call = stub.Predict.future(request)
+            rest_call = pool.submit(http, f"{url}:predict", {"instances": [b64(b"rest")]})
+            for pipe in pipes:
+                wait_for(pipe.with_suffix(".entered").exists)
+            yield BlockedCalls(process, base_path, url, grpc_call, rest_call, pipes)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_signal_ends_it_after_running_requests(tmp_path):
+    with blocked_calls(tmp_path, "--grace_seconds=120") as calls:
+        calls.process.send_signal(signal.SIGTERM)
+        while "stopping" not in (line := calls.process.stderr.readline()):
+            assert line, "the log ends"
+        assert [pipe.read_text() for pipe in calls.pipes] == ["written", "written"]
+        assert calls.grpc_call.result(60).outputs["path"].string_val == [bytes(calls.pipes[0])]
+        assert calls.rest_call.result(60) == (200, {"predictions": [str(calls.pipes[1])]})
+        assert calls.process.wait(60) == 0
+        assert calls.process.stderr.read().rstrip().endswith("stopped")
+
+
+def test_a_signal_ends_it_while_computations_and_a_load_take_forever(tmp_path):
+    flags = "--grace_seconds=2", "--file_system_poll_wait_seconds=0.1"
+    with blocked_calls(tmp_path, *flags) as calls:
+        (calls.base_path / "2").mkdir()
+        os.mkfifo(calls.base_path / "2" / "saved_model.pb")
+        wait_for(lambda: http(f"{calls.rest}/versions/2")[0] == 200)
+        status = http(f"{calls.rest}/versions/2")[1]["model_version_status"][0]
+        assert status["state"] == "LOADING"
+        calls.process.send_signal(signal.SIGTERM)
+        # Nobody reads from the pipes: a server that waits for the calls or for the load never ends.
+        assert calls.process.wait(60) == 0
+        assert isinstance(calls.grpc_call.exception(60), grpc.RpcError)
+        assert isinstance(calls.rest_call.exception(60), OSError)
+        assert "stopped, while requests were still running" in calls.process.stderr.read()
 
 
 @pytest.mark.parametrize(
