@@ -15,20 +15,14 @@ from candle_tf.config import Config
 from candle_tf.deploy.saved_model.labels import encode_labels
 from candle_tf.deploy.tflite.interpreters import compute_engine, import_litert
 from candle_tf.errors import UserError
-from candle_tf.files import require_free_space
 from candle_tf.run_folder import RunFolder
+from candle_tf.stages.disk_space import DiskNeeds, disk_needs
 from candle_tf.students.analysis.preflight import refuse_unconvertible
-
-_FLOAT_BYTES = 4
-# Graphs, warm-up requests and student.json.
-_OVERHEAD = 2**24
-# Offsets in a TFLite file have 31 bits.
-_TFLITE_LIMIT = 2**31
 
 
 def check_export_requirements(
     config: Config, class_names: Sequence[str], folder: RunFolder
-) -> None:
+) -> DiskNeeds | None:
     """Refuses a run whose export would fail for a reason that is known before it.
 
     Only for a student that is not trained yet: it is built once for this, and the random state is
@@ -39,6 +33,10 @@ def check_export_requirements(
         class_names: one name per class.
         folder: of the run.
 
+    Returns:
+        The room that the run needs, to be checked again when the teacher is known; None for a
+        student that is trained.
+
     Raises:
         UserError: for class names that a label file cannot hold; a converter or an interpreter that
             cannot be imported; a Python that cannot start another; a student that would not stay
@@ -46,7 +44,7 @@ def check_export_requirements(
             no room.
     """
     if "student" in folder.manifest().get("stages", {}):
-        return
+        return None
     encode_labels(class_names, len(class_names))
     compute_engine()
     import_litert()
@@ -60,26 +58,10 @@ def check_export_requirements(
         require_writable(place)
     student = config.student.build(len(class_names))
     refuse_unconvertible(student)
-    size = weights_size(student.count_params())
     tf.keras.utils.set_random_seed(config.run.seed)
-    # The SavedModel and the float32 file; and in the other folder what is being converted.
-    require_free_space(folder.export_path, 2 * size + _OVERHEAD, "The export")
-    require_free_space(temporary, size + _OVERHEAD, "Converting the student")
-
-
-def weights_size(parameters: int) -> int:
-    """Bytes of a student's weights in float32.
-
-    Raises:
-        UserError: for more than a TFLite file may hold.
-    """
-    size = _FLOAT_BYTES * parameters
-    if size + _OVERHEAD > _TFLITE_LIMIT:
-        raise UserError(
-            f"The student has {parameters / 1e6:,.0f} M parameters, {size / 1e9:.1f} GB in "
-            "float32; a TFLite file holds at most 2 GB. Give a smaller --width or --student."
-        )
-    return size
+    needs = disk_needs(config, student, folder)
+    needs.require()
+    return needs
 
 
 def require_writable(folder: Path) -> None:

@@ -13,7 +13,8 @@ from candle_tf.deploy.checks.errors import ExportError
 from candle_tf.progress import format_seconds
 from candle_tf.reporting.results import Results
 from candle_tf.run_folder import RunFolder, open_run_folder
-from candle_tf.stages.calibrate import calibrate
+from candle_tf.stages.calibrate import Calibrated, calibrate
+from candle_tf.stages.disk_space import DiskNeeds
 from candle_tf.stages.evaluate import evaluate
 from candle_tf.stages.export import export
 from candle_tf.stages.export_requirements import check_export_requirements
@@ -60,12 +61,14 @@ def _run_stages(
         [folder.config_path, folder.data_check_path, folder.split_path],
         split=data.split.hash,
     )
-    check_export_requirements(config, data.split.class_names, folder)
+    needs = check_export_requirements(config, data.split.class_names, folder)
     calibrated = None
     if config.training.distils:
         path = folder.path / "calibrate"
         calibrated = times.run("2/5 calibrate the teacher", lambda: calibrate(config, data, path))
         folder.record("calibrate", _training_files(path), teacher=calibrated.teacher.fingerprint)
+        if needs:
+            _add_teacher(needs, config, calibrated).require()
     path = folder.path / "student"
     targets = calibrated.targets if calibrated else None
     trained = times.run(
@@ -103,6 +106,12 @@ def require_export(results: Results) -> None:
             f"{results.refused} The report holds the run's figures. The same command exports again "
             "without training again; where it is refused again, report it with that file."
         )
+
+
+def _add_teacher(needs: DiskNeeds, config: Config, calibrated: Calibrated) -> DiskNeeds:
+    writes_file = config.teacher.export_teacher == "auto"
+    parameters = calibrated.teacher.encoder.count_params() + calibrated.classifier.count_params()
+    return needs.with_teacher(parameters * writes_file, calibrated.classifier.input_shape[-1])
 
 
 def _training_files(path: Path) -> list[Path]:

@@ -1,0 +1,136 @@
+"""Room on the disk for all that a run will still write, added up before hours of training.
+
+needs = disk_needs(config, student, folder)          # before the teacher is loaded
+needs.require()
+needs.with_teacher(teacher_parameters, features).require()     # when its size is known
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorflow as tf
+
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.files import require_free_space
+from candle_tf.methods.method import TwoStageMethod
+from candle_tf.methods.registry import METHODS
+from candle_tf.run_folder import RunFolder
+
+_FLOAT_BYTES = 4
+# A weight and the two moments of Adam; other optimizers have fewer.
+_VALUES_PER_WEIGHT = 3
+# The last checkpoint, the best, and the one that is being written.
+_CHECKPOINTS = 3
+# Of an earlier training phase the last and the best stay.
+_EARLIER_CHECKPOINTS = 2
+# SavedModel, float32 reference file and LCE file.
+_EXPORTED_FILES = 3
+# Graphs, warm-up requests, indices, student.json.
+_OVERHEAD = 2**24
+# Offsets in a TFLite file have 31 bits.
+_TFLITE_LIMIT = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskNeeds:
+    """Bytes that a run will write.
+
+    Attributes:
+        folder: the run's.
+        parts: bytes in it, by what they are.
+        temporary: bytes in the folder of temporary files while the student is converted.
+        features: width of the student's features.
+        checkpoints: that are kept at once.
+    """
+
+    folder: Path
+    parts: Mapping[str, int]
+    temporary: int
+    features: int
+    checkpoints: int
+
+    def with_teacher(self, parameters: int, features: int) -> "DiskNeeds":
+        """The same, with what depends on the teacher.
+
+        Args:
+            parameters: of the teacher, for its int8 file; 0 where none is written.
+            features: width of its features, for the projector in each checkpoint.
+        """
+        projector = self.checkpoints * _checkpoint_size(self.features * features)
+        parts = {**self.parts, "checkpoints": self.parts["checkpoints"] + projector}
+        if parameters:
+            parts["the teacher's int8 file"] = parameters + _OVERHEAD
+        return dataclasses.replace(self, parts=parts)
+
+    def require(self) -> None:
+        """Refuses to train where the sum is not free.
+
+        Raises:
+            UserError: with the bytes that are needed, for what, and those that are free.
+        """
+        temporary = Path(tempfile.gettempdir())
+        parts = dict(self.parts)
+        if _device(temporary) == _device(self.folder):
+            parts["converting"] = self.temporary
+        else:
+            require_free_space(temporary, self.temporary, "Converting the student")
+        named = ", ".join(f"{name}: {size / 1e6:.1f} MB" for name, size in parts.items())
+        require_free_space(self.folder, sum(parts.values()), f"The rest of the run ({named})")
+
+
+def disk_needs(config: Config, student: tf.keras.Model, folder: RunFolder) -> DiskNeeds:
+    """What a run writes from here to its end; caches are checked where they are written.
+
+    Args:
+        config: the run's settings.
+        student: built, not trained.
+        folder: of the run; checkpoints that are there already need no more room.
+
+    Raises:
+        UserError: for a student larger than a TFLite file may be.
+    """
+    parameters = student.count_params()
+    size = weights_size(parameters)
+    earlier = (config.training.binary_steps == 2) + isinstance(
+        METHODS[config.training.method], TwoStageMethod
+    )
+    checkpoints = _CHECKPOINTS + _EARLIER_CHECKPOINTS * earlier
+    written = sum(path.stat().st_size for path in folder.path.glob("student*/checkpoints/epoch-*"))
+    return DiskNeeds(
+        folder=folder.path,
+        parts={
+            "checkpoints": max(0, checkpoints * _checkpoint_size(parameters) - written),
+            "export": _EXPORTED_FILES * size + _OVERHEAD,
+        },
+        temporary=size + _OVERHEAD,
+        features=student.output["features"].shape[-1],
+        checkpoints=checkpoints,
+    )
+
+
+def weights_size(parameters: int) -> int:
+    """Bytes of a student's weights in float32.
+
+    Raises:
+        UserError: for more than a TFLite file may hold.
+    """
+    size = _FLOAT_BYTES * parameters
+    if size + _OVERHEAD > _TFLITE_LIMIT:
+        raise UserError(
+            f"The student has {parameters / 1e6:,.0f} M parameters, {size / 1e9:.1f} GB in "
+            "float32; a TFLite file holds at most 2 GB. Give a smaller --width or --student."
+        )
+    return size
+
+
+def _checkpoint_size(parameters: int) -> int:
+    return _VALUES_PER_WEIGHT * _FLOAT_BYTES * parameters
+
+
+def _device(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return folder.stat().st_dev
