@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from candle_tf.runtime_messages import quiet_child
+
 __all__ = ["Model", "__version__", "load", "train"]  # types: __init__.pyi
 
 __version__ = "0.2.0"
@@ -53,6 +55,7 @@ def _has_loaded_keras(tensorflow: ModuleType) -> bool:
 _choose_keras_2()
 # The C++ notices would bury our own messages; errors still come through as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+quiet_child()
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 quiet_imports()                         # before TensorFlow is imported for the first time
 with drop_runtime_messages():           # what else writes such lines
     interpreter = litert.Interpreter(...)
+quiet_child()                           # in `candle_tf` itself, for processes that a main starts
 
 The lines are written by C++ to file descriptor 2, before anything in Python could ask for silence.
 They are dropped by what they say; all others are passed on as they come. With --verbosity=1 nothing
@@ -13,6 +14,7 @@ import contextlib
 import importlib.abc
 import importlib.util
 import io
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -52,12 +54,29 @@ for line in sys.stdin.buffer:
         sys.stdout.buffer.flush()
 """
 _SECONDS_TO_END = 5.0
+# Tells the processes that a main starts by `multiprocessing` how much the main says.
+_VERBOSITY = "CANDLE_TF_VERBOSITY"
 
 
 def quiet_imports() -> None:
-    """Makes the first imports of TensorFlow and keras_core drop their harmless lines."""
+    """Makes the first imports of TensorFlow and keras_core drop their harmless lines.
+
+    Here, and in the processes that this one starts by `multiprocessing`.
+    """
+    os.environ[_VERBOSITY] = str(logging.get_verbosity())
     contexts = {"tensorflow": drop_runtime_messages, "keras_core": _drop_backend_line}
     sys.meta_path.insert(0, _QuietFinder(contexts))
+
+
+def quiet_child() -> None:
+    """`quiet_imports`, in a process that a main has started by `multiprocessing`; else nothing."""
+    verbosity = os.environ.get(_VERBOSITY)
+    # Its name is set before anything of ours is imported; `parent_process()` is known later.
+    if verbosity is None or multiprocessing.current_process().name == "MainProcess":
+        return
+    if int(verbosity) >= logging.DEBUG:
+        logging.set_verbosity(logging.DEBUG)
+    quiet_imports()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def test_files_are_timed_against_the_float_reference_with_their_accuracy(run_dir
         f"--json={path}",
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert not re.search("E0000|W0000|InitializeLog|XNNPACK delegate", done.stderr), done.stderr
     (comparison,) = json.loads(path.read_text())["comparisons"]
     assert comparison["baseline"] == "student.float.tflite"
     rows = {row["file"]: row for row in comparison["rows"]}

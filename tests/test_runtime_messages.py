@@ -1,11 +1,14 @@
 """What TensorFlow's runtime writes at each start: dropped on good runs, and nothing else is."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import candle_tf
 from candle_tf.runtime_messages import HARMLESS
 from tests.command import start
 
@@ -54,6 +57,39 @@ def test_verbosity_keeps_what_the_runtime_says():
     done = start("candle_tf.summary", *SUMMARY, "--verbosity=1")
     assert done.returncode == 0, done.stderr
     assert "computation placer already registered" in done.stderr
+
+
+MAIN = """
+import multiprocessing, sys
+import candle_tf
+from absl import logging
+from candle_tf.runtime_messages import quiet_imports
+
+if __name__ == "__main__":
+    logging.set_verbosity(int(sys.argv[1]))
+    quiet_imports()
+    from candle_tf.data.pipeline import steps_per_epoch  # TensorFlow is imported for it
+    process = multiprocessing.get_context("spawn").Process(target=steps_per_epoch, args=(1, 1))
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.parametrize("verbosity", [0, 1])
+def test_a_process_that_a_main_starts_says_as_much(tmp_path, verbosity):
+    (tmp_path / "main.py").write_text(MAIN)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "main.py"), str(verbosity)],
+        env={**os.environ, "PYTHONPATH": str(Path(candle_tf.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("computation placer already registered" in done.stderr) == (verbosity == 1)
+    assert bool(NOISE.search(done.stderr)) == (verbosity == 1), done.stderr
 
 
 def test_only_known_lines_are_dropped():

@@ -55,6 +55,10 @@ _TITLE, _LABEL, _TICK = 12, 10.5, 9.5
 # Names can be read along the axis up to here; bars can be told apart up to there.
 _NAMED_CLASSES, _SEPARATE_BARS = 40, 100
 _NAME_LENGTH = 18
+# Size of a dot of a class's count, for up to so many classes.
+_COUNT_DOTS = {40: 8.0, 200: 5.0, 10**9: 3.5}
+# Counts that span so much are shown on a log axis.
+_LOG_FACTOR = 10
 # Size and opacity of a dot, for up to so many classes.
 _DOTS = {200: (4.5, 0.75), 2000: (3.0, 0.6), 10**9: (2.0, 0.35)}
 # DejaVu, which comes with Matplotlib, has no East Asian letters; a system may have these.
@@ -95,7 +99,10 @@ def class_counts(
     groups: Mapping[str, npt.ArrayLike],
     class_names: Sequence[str] | None = None,
 ) -> Figure:
-    """Training images per class, largest first, on a log axis, coloured by shot group.
+    """Training images per class, largest first, coloured by shot group.
+
+    Bars from 0 where the counts are alike. Where they span a factor of ten and more, dots on a log
+    axis, which has no 0 that bars could begin at; the axis says so.
 
     Args:
         counts: int `[C]`, training images of each class.
@@ -111,16 +118,26 @@ def class_counts(
     figure, axes = _figure(_class_width(len(images)), 4.2)
     order = _head_to_tail(images)
     filled = np.where(images > 0, images, np.nan)[order]
+    is_log = np.nanmax(filled) >= _LOG_FACTOR * np.nanmin(filled)
+    draw = _count_dots if is_log else _bars
     for name, color, member in _group_masks(groups, len(images)):
         label = f"{name}: {_count_label(int(member.sum()), 'class', 'classes')}"
-        _bars(axes, np.where(member[order], filled, np.nan), color, label)
-    axes.set_yscale("log")
-    axes.set_ylim(0.7, images.max() * 1.6)
+        draw(axes, np.where(member[order], filled, np.nan), color, label)
+    if is_log:
+        axes.set_yscale("log")
+        axes.set_ylim(0.7, images.max() * 1.6)
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    else:
+        axes.set_ylim(0, images.max() * 1.06)
     axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     most, least = int(images.max()), int(images.min())
     _class_axis(axes, order, class_names)
-    _finish(axes, f"Training images per class: from {most:,} to {least:,}", "training images")
+    scale = " (log axis)" if is_log else ""
+    _finish(
+        axes,
+        f"Training images per class: from {most:,} to {least:,}",
+        f"training images{scale}",
+    )
     _legend_below(figure, axes)
     return figure
 
@@ -664,7 +681,15 @@ def _bars(axes: Axes, heights: npt.NDArray[np.float64], color: str, label: str) 
     else:
         # One patch for all classes: 8,000 bars would take seconds, and gaps could not be seen.
         edges = np.arange(len(heights) + 1) + 0.5
-        axes.stairs(heights, edges, fill=True, baseline=0.1, color=color, label=_legend_name(label))
+        axes.stairs(heights, edges, fill=True, baseline=0, color=color, label=_legend_name(label))
+
+
+def _count_dots(axes: Axes, heights: npt.NDArray[np.float64], color: str, label: str) -> None:
+    """Dots that do not hide each other, as large as there is room for."""
+    size = next(size for most, size in _COUNT_DOTS.items() if len(heights) <= most)
+    ranks = np.arange(1, len(heights) + 1)
+    options: dict[str, Any] = {"markersize": size, "markeredgewidth": 0}
+    axes.plot(ranks, heights, "o", color=color, label=_legend_name(label), **options)
 
 
 def _dots(axes: Axes, heights: npt.NDArray[np.float64], color: str, label: str) -> None:

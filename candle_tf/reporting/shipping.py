@@ -15,29 +15,34 @@ _RAREST = ("few", "medium", "many")
 
 
 def shipping_sentence(results: Results) -> str:
-    """One sentence: which of the two is smaller, which faster here, which better on rare classes.
+    """The student's accuracy, and beside the int8 teacher: which is smaller, faster here, better.
 
     Args:
         results: of a run.
 
     Returns:
-        The sentence; where there is no int8 teacher, why. Empty for a method without a teacher.
+        One sentence; where there is no int8 teacher, a second one says why. Of a method without a
+        teacher the accuracy alone. Empty where no student was measured.
     """
-    if "teacher" not in results.metrics or STUDENT not in results.metrics:
+    student = results.metrics.get(STUDENT, results.metrics.get("student"))
+    if student is None:
         return ""
+    reaches = f"The student reaches {percent(student.mean)} % mean class accuracy"
+    if "teacher" not in results.metrics or STUDENT not in results.metrics:
+        return f"{reaches}."
     record = results.export.get(TEACHER)
     if record is None:
-        return "The teacher was not written as an int8 file (--export_teacher=off)."
+        return f"{reaches}. The teacher was not written as an int8 file (--export_teacher=off)."
     if "error" in record:
-        return f"The teacher could not be written as an int8 file: {record['error']}"
+        return f"{reaches}. The teacher could not be written as an int8 file: {record['error']}"
+    teacher = results.metrics[TEACHER]
     parts = (
         _compare_sizes(results.bytes[STUDENT], results.bytes[TEACHER]),
         _compare_times(record["latency"][STUDENT]["ratio"]),
-        _compare_accuracies(results.metrics[STUDENT], results.metrics[TEACHER]),
+        _compare_accuracies(student, teacher),
     )
-    return (
-        f"Beside its teacher in int8 ({record['resolution']} px), the student {'; '.join(parts)}."
-    )
+    beside = f"its teacher in int8 ({record['resolution']} px, {percent(teacher.mean)} %)"
+    return f"{reaches}; beside {beside}, it {'; '.join(parts)}."
 
 
 def weaker_teacher_sentence(results: Results) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,7 +55,7 @@ def _run_stages(
     config: Config, folder: RunFolder, policy: ComputePolicy
 ) -> tuple[RunFolder, Results]:
     times = _StageTimes()
-    data = times.run("1/5 data", lambda: prepare(config, folder))
+    data = times.run("1/6 data", lambda: prepare(config, folder))
     config = with_epochs(config, len(data.train))
     folder.record(
         "data",
@@ -65,14 +66,14 @@ def _run_stages(
     calibrated = None
     if config.training.distils:
         path = folder.path / "calibrate"
-        calibrated = times.run("2/5 calibrate the teacher", lambda: calibrate(config, data, path))
+        calibrated = times.run("2/6 calibrate the teacher", lambda: calibrate(config, data, path))
         folder.record("calibrate", _training_files(path), teacher=calibrated.teacher.fingerprint)
         if needs:
             _add_teacher(needs, config, calibrated).require()
     path = folder.path / "student"
     targets = calibrated.targets if calibrated else None
     trained = times.run(
-        f"3/5 train the student ({config.training.method})",
+        f"3/6 train the student ({config.training.method})",
         lambda: train_student(config, data, targets, path, policy, calibrated),
     )
     xla = "on" if policy.xla else "off"
@@ -80,16 +81,22 @@ def _run_stages(
     folder.record(
         "student", _training_files(path), precision=policy.dtype, xla=xla, kernels=kernels
     )
-    evaluation = times.run("4/5 evaluate", lambda: evaluate(config, data, trained, calibrated))
+    evaluation = times.run("4/6 evaluate", lambda: evaluate(config, data, trained, calibrated))
     exported, teacher_file, refused = None, None, ""
     try:
-        exported = times.run("5/5 export", lambda: export(trained, data, evaluation, folder))
+        exported = times.run("5/6 export", lambda: export(trained, data, evaluation, folder))
     except ExportError as error:
         refused = str(error)
     if exported and calibrated and config.teacher.export_teacher == "auto":
-        teacher_file = export_teacher(config, data, calibrated, exported, folder)
-    results = report(
-        config, folder, data, calibrated, trained, evaluation, exported, teacher_file, refused
+        teacher_file = times.run(
+            "5/6 export the teacher as int8",
+            partial(export_teacher, config, data, calibrated, exported, folder),
+        )
+    results = times.run(
+        "6/6 report",
+        lambda: report(
+            config, folder, data, calibrated, trained, evaluation, exported, teacher_file, refused
+        ),
     )
     times.log()
     return folder, results

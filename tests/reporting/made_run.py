@@ -15,8 +15,8 @@ def class_names(classes: int) -> list[str]:
     return [special[c] if c < len(special) else f"class {c}" for c in range(classes)]
 
 
-def write_made_report(folder: Path, classes: int, seed: int = 0) -> Results:
-    """Writes report.html, and the logs it reads, into a folder; gives the results."""
+def draw_run(classes: int, seed: int = 0) -> tuple[Results, np.ndarray, np.ndarray]:
+    """Results, labels `[N]` and the student's logits `[N, C]`."""
     rng = np.random.default_rng(seed)
     counts = np.array([int(300 * 100 ** (-c / max(1, classes - 1))) for c in range(classes)])
     labels = np.repeat(np.arange(classes), 8)
@@ -33,7 +33,13 @@ def write_made_report(folder: Path, classes: int, seed: int = 0) -> Results:
     measured = {
         name: evaluate_logits(values, labels, groups, names) for name, values in logits.items()
     }
-    results = _results(measured, counts, groups, names, len(labels))
+    return _results(measured, counts, groups, names, len(labels)), labels, logits["student"]
+
+
+def write_made_report(folder: Path, classes: int, seed: int = 0) -> Results:
+    """Writes report.html, and the logs it reads, into a folder; gives the results."""
+    results, labels, logits = draw_run(classes, seed)
+    rng = np.random.default_rng(seed)
     (folder / "student").mkdir(parents=True, exist_ok=True)
     (folder / "student" / "history.csv").write_text(
         "epoch,loss,accuracy,val_loss,val_accuracy,seconds\n"
@@ -46,7 +52,7 @@ def write_made_report(folder: Path, classes: int, seed: int = 0) -> Results:
         folder / "report.html",
         results,
         labels=labels,
-        logits=logits["student"],
+        logits=logits,
         pixels=rng.integers(0, 256, (len(labels), 16, 16, 3), np.uint8),
         norms={"teacher": rng.random(classes), "student": rng.random(classes)},
     )

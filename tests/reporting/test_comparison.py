@@ -9,17 +9,15 @@ import pytest
 
 from candle_tf.errors import UserError
 from candle_tf.reporting.comparison import compare, comparison_rows, run_labels
-from tests.reporting.made_run import write_made_report
+from tests.reporting.browser import BROWSER, check_widths, measure_page
+from tests.reporting.made_run import draw_run
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
+def runs():
     shared = {"student": "reactnet_a", "width": 0.5, "teacher": "efficientnet_lite0"}
     return [
-        _with_config(
-            write_made_report(folder / name, 6, seed=i), run_dir=str(folder / name), **shared
-        )
+        _with_config(draw_run(6, seed=i)[0], run_dir=f"runs/{name}", **shared)
         for i, name in enumerate("abc")
     ]
 
@@ -70,6 +68,25 @@ def test_the_page_says_what_was_checked_and_differs_by_class(runs, tmp_path):
         cells = f'<td class="left">{shown}</td><td>[0-9,]+</td><td>{100 * before:.1f}</td>'
         assert re.search(f"{cells}<td>{re.escape(points)}</td>", page), name
     assert json.loads(figures.read_text())["split"] == "0" * 64
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+@pytest.mark.parametrize(("runs_", "classes"), [(2, 2), (7, 101)])
+def test_a_browser_shows_it_without_scrolling_sideways_or_errors(tmp_path, runs_, classes):
+    """Also with more runs than a table has room for, long names and names without a blank."""
+    made = [
+        _with_config(
+            draw_run(classes, seed=i)[0],
+            student="reactnet_a_of_a_plugin_with_a_long_name",
+            width=0.5,
+            teacher="efficientnet_lite0",
+            run_dir=f"{tmp_path}/a_folder_with_a_long_name_{i}",
+        )
+        for i in range(runs_)
+    ]
+    page = tmp_path / "comparison.html"
+    compare(made, str(page), None)
+    check_widths(measure_page(page, tmp_path))
 
 
 def test_runs_on_different_splits_are_refused(runs):

@@ -63,7 +63,7 @@ def test_images_of_classes_are_drawn_for_few_and_for_many(classes):
 
 
 def test_colours_show_the_groups_and_an_empty_one_is_left_out():
-    counts = np.array([500, 200, 50])
+    counts = np.array([500, 200, 60])
     groups = {"many": [0, 1], "medium": [2], "few": []}
     figure = plots.class_counts(counts, groups)
     pixels = _pixels(figure)
@@ -93,6 +93,34 @@ def test_classes_run_from_head_to_tail_with_their_names():
     places = {round(bar.get_x() + bar.get_width() / 2) for bar in axes.patches}
     heights = {p: _height_at(axes, p) for p in places}
     assert heights == pytest.approx({1: 90.0, 2: np.nan, 3: 10.0}, nan_ok=True)
+
+
+def test_counts_over_orders_of_magnitude_are_dots_on_a_log_axis():
+    counts = np.array([5, 500, 50, 0])
+    axes = plots.class_counts(counts, {"many": [1], "few": [0, 2]}).axes[0]
+    assert axes.get_yscale() == "log"
+    assert "log axis" in axes.get_ylabel()
+    assert not axes.patches
+    dots = {
+        line.get_label().partition(":")[0]: line.get_ydata()[~np.isnan(line.get_ydata())].tolist()
+        for line in axes.lines
+    }
+    assert dots == {"many": [500], "few": [50, 5], "in no group": []}
+    colors = {line.get_label().partition(":")[0]: line.get_color() for line in axes.lines}
+    assert [colors[group] for group in ("many", "few")] == [
+        plots._GROUP_COLORS[group] for group in ("many", "few")
+    ]
+
+
+@pytest.mark.parametrize("classes", [3, 200])
+def test_counts_that_are_alike_are_bars_from_0(classes):
+    counts = np.linspace(99, 10, classes).astype(int)
+    axes = plots.class_counts(counts, {"many": np.arange(classes)}).axes[0]
+    assert axes.get_yscale() == "linear"
+    assert "log" not in axes.get_ylabel()
+    assert axes.get_ylim()[0] == 0
+    assert axes.patches
+    assert not axes.lines
 
 
 def test_a_class_in_no_group_is_shown_as_such():

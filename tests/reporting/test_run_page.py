@@ -1,8 +1,5 @@
 """report.html as a whole: what is in it, in which order, and how a browser shows it."""
 
-import json
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,12 +9,8 @@ from candle_tf.metrics import confusion_matrix
 from candle_tf.reporting import plots
 from candle_tf.reporting.class_table import class_table, wilson_interval
 from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
+from tests.reporting.browser import BROWSER, check_widths, measure_page
 from tests.reporting.made_run import write_made_report
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-WIDTHS = (1280, 400)
 
 
 class _Headings(HTMLParser):
@@ -62,47 +55,13 @@ def test_the_page_is_no_larger_than_a_mail_allows(made):
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
 def test_a_browser_shows_it_without_scrolling_sideways_or_errors(made, tmp_path):
-    """Two frames of the widths that are tested; each tells its own size to the page around it."""
-    folder, _, _ = made
-    page = (folder / "report.html").resolve().as_uri()
-    frames = "".join(
-        f'<iframe src="{page}" style="width:{width}px;height:900px;border:0"></iframe>'
-        for width in WIDTHS
-    )
-    around = tmp_path / "around.html"
-    around.write_text(
-        f"<!DOCTYPE html><body>{frames}<pre id=out></pre><script>"
-        "onload = () => { document.getElementById('out').textContent = JSON.stringify("
-        "[...document.querySelectorAll('iframe')].map(frame => {"
-        "const root = frame.contentDocument.documentElement;"
-        "const head = frame.contentDocument.querySelector('table.sortable th');"
-        "head.click();"
-        "const names = [...head.closest('table').tBodies[0].rows].map(r => r.cells[0].textContent);"
-        "return {scroll: root.scrollWidth, client: root.clientWidth,"
-        " sort: head.getAttribute('aria-sort'), first: names[0], count: names.length};"
-        "})); };</script>"
-    )
-    shown = subprocess.run(
-        [
-            *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu"),
-            *("--allow-file-access-from-files", "--enable-logging=stderr", "--dump-dom"),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            around.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in shown.stderr, shown.stderr[-2000:]
-    text = shown.stdout.partition('<pre id="out">')[2].partition("</pre>")[0]
-    sizes = json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    for size, width in zip(sizes, WIDTHS, strict=True):
-        assert width - 20 < size["client"] <= width  # without the vertical scroll bar
-        assert size["scroll"] <= size["client"], size
+    folder, classes, _ = made
+    sizes = measure_page(folder / "report.html", tmp_path)
+    check_widths(sizes)
+    for size in sizes:
         # The script that sorts is allowed to run.
         assert size["sort"] == "ascending"
-        assert size["count"] == made[1]
+        assert size["count"] == classes
 
 
 def test_the_class_table_begins_with_the_worst_class(made):

@@ -65,7 +65,21 @@ def test_it_says_why_there_is_no_int8_teacher():
     del made.export["teacher_int8"]
     assert "--export_teacher=off" in shipping_sentence(made)
     del made.metrics["teacher"]
+    assert shipping_sentence(made) == "The student reaches 100.0 % mean class accuracy."
+    # A refused export: the figure is of the student in Keras.
+    made.metrics["student"] = metrics([True, False, True, True])
+    del made.metrics["tflite"]
+    assert shipping_sentence(made) == "The student reaches 75.0 % mean class accuracy."
+    made.metrics.clear()
     assert shipping_sentence(made) == ""
+
+
+def test_it_says_how_accurate_the_student_itself_is():
+    sentence = shipping_sentence(
+        results([True, False, True, True], [True, True, True, True], 1.0, (1, 1))
+    )
+    assert sentence.startswith("The student reaches 75.0 % mean class accuracy; beside its teacher")
+    assert "(96 px, 100.0 %)" in sentence
 
 
 def test_it_is_told_where_the_teacher_is_weaker_than_its_student():
