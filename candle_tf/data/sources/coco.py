@@ -13,7 +13,8 @@ from typing import Any
 
 from absl import logging
 
-from candle_tf.data.sources.lists import Entries, canonical_label, list_source, relative_path
+from candle_tf.data.sources.class_names import canonical_class_name
+from candle_tf.data.sources.lists import Entries, list_source, relative_path
 from candle_tf.data.sources.source import Source, SourceConfig, find_repeats
 from candle_tf.errors import UserError
 from candle_tf.files import parse_json
@@ -87,7 +88,7 @@ def _entries(
             len(files) - len(categories),
             len(files),
         )
-    labels = list(dict.fromkeys(canonical_label(names[c]) for c in categories.values()))
+    labels = list(dict.fromkeys(canonical_class_name(names[c]) for c in categories.values()))
     codes = {label: code for code, label in enumerate(labels)}
     lines = range(1, len(categories) + 1)
     paths = [
@@ -99,7 +100,7 @@ def _entries(
     return Entries(
         str(path),
         paths,
-        array("i", (codes[canonical_label(names[c])] for c in categories.values())),
+        array("i", (codes[canonical_class_name(names[c])] for c in categories.values())),
         array("L", lines),
         labels,
         _UNIT,

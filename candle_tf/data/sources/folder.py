@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 
 from candle_tf.data.sources.archives import open_tree
+from candle_tf.data.sources.class_names import canonical_class_name, warn_of_names_alike
 from candle_tf.data.sources.file_tree import (
     EXTENSIONS,
     FileTree,
@@ -85,6 +86,7 @@ def _find_subsets(name: str, tree: FileTree) -> Source:
             f"needed; found {_describe_contents(tree)}. {_LAYOUT}"
         )
     class_names = sort_classes(by_class)
+    warn_of_names_alike(class_names)
     subsets = {"train": _labelled_images(by_class, class_names)}
     for subset in ("test", "validation"):
         if subset in prefixes:
@@ -106,7 +108,7 @@ def _find_subsets(name: str, tree: FileTree) -> Source:
 
 def _without_wrapping_folder(tree: FileTree) -> FileTree:
     """The tree below the folders that contain everything else, if there are such."""
-    while top := wrapping_folder(tree):
+    while top := wrapping_folder(tree) or _folder_beside_labels(tree):
         inside = {name.split("/")[1] for name in tree.folders if "/" in name}
         # "train" alone is a subset, unless it contains subsets itself.
         is_subset = subset_names([top[:-1]]) and len(set(subset_names(inside).values())) < 2
@@ -114,6 +116,17 @@ def _without_wrapping_folder(tree: FileTree) -> FileTree:
             break
         tree = below(tree, top)
     return tree
+
+
+def _folder_beside_labels(tree: FileTree) -> str:
+    """images/train/<class>/... beside labels/ without an image: "images/"; else ""."""
+    tops = {name.partition("/")[0] for name in tree.folders}
+    holding = {name.partition("/")[0] for name in tree.files if is_image(name)}
+    if len(holding) != 1 or not all(top.casefold() in _KINDS_OF_FILES for top in tops):
+        return ""
+    (top,) = holding
+    inside = {name.split("/")[1] for name in tree.folders if name.startswith(f"{top}/")}
+    return f"{top}/" if top in tops and subset_names(inside) else ""
 
 
 def _subset_prefixes(tree: FileTree, images: list[str]) -> dict[str, str]:
@@ -229,7 +242,30 @@ def _classes(tree: FileTree, images: list[str], prefix: str) -> dict[str, list[s
             f"{tree.path}: no images in the class folder {format_names(empty)}. "
             "Put images in, or remove the folder."
         )
-    return by_class
+    return _merge_names_alike(tree, by_class)
+
+
+def _merge_names_alike(tree: FileTree, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same by canonical names; folders whose names look alike are one class."""
+    merged: dict[str, list[str]] = {}
+    folders: dict[str, list[str]] = {}
+    for folder, ids in by_class.items():
+        name = canonical_class_name(folder)
+        if not name:
+            raise UserError(
+                f"{tree.path}: the class folder {folder!r} has no name that can be seen. Rename it."
+            )
+        merged[name] = merged.get(name, []) + ids
+        folders[name] = [*folders.get(name, []), folder]
+    for name, alike in folders.items():
+        if len(alike) > 1:
+            logging.warning(
+                "%s: the folders %s look alike: they are one class, %r",
+                tree.path,
+                format_names(alike),
+                name,
+            )
+    return merged
 
 
 def _compare_classes(
@@ -237,14 +273,22 @@ def _compare_classes(
 ) -> None:
     unknown = set(members).difference(class_names)
     if unknown:
+        other_case = {name.casefold() for name in unknown}
+        similar = [name for name in class_names if name.casefold() in other_case]
+        has = f" (it has {format_names(similar)})" if similar else ""
         raise UserError(
-            f"{tree.path}: {subset} has the class {format_names(unknown)}, which train lacks. "
+            f"{tree.path}: {subset} has the class {format_names(unknown)}, which train lacks{has}. "
             f"Add it to train, or remove it from {subset}."
         )
     if not members:
-        raise UserError(
-            f"{tree.path}: {subset} holds no class folders. Fill or remove it. {_LAYOUT}"
-        )
+        images = sum(is_image(name) for name in tree.files if name.startswith(f"{subset}/"))
+        remedy = "Fill or remove it."
+        if images:
+            remedy = (
+                f"So its {images} images have no labels: sort them into folders of their classes, "
+                "or remove it; then images are held out of train."
+            )
+        raise UserError(f"{tree.path}: {subset} holds no class folders. {remedy} {_LAYOUT}")
     lacking = set(class_names).difference(members)
     if lacking:
         logging.warning(

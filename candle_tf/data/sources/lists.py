@@ -16,12 +16,12 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from unicodedata import normalize
 
 import numpy as np
 from absl import logging
 
 from candle_tf.data.sources.archives import open_tree
+from candle_tf.data.sources.class_names import canonical_class_name, warn_of_names_alike
 from candle_tf.data.sources.file_tree import (
     EXTENSIONS,
     FileTree,
@@ -44,15 +44,19 @@ from candle_tf.data.sources.source import (
     sort_classes,
 )
 from candle_tf.data.sources.subset_names import subset_of_value
+from candle_tf.data.sources.tables import KINDS, column_name, open_table
 from candle_tf.errors import UserError
 
 _FORMAT = (
     "Expected, in each line, <path> <label>; or a .csv or .tsv file of these two columns, which "
     "may begin with a line of names, such as path,label."
 )
-_PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")
-_LABEL_COLUMNS = ("label", "class", "class_name", "class_id", "category", "target")
-_SPLIT_COLUMNS = ("split", "subset", "partition")
+_PATH_COLUMNS = (
+    "path", "file", "filename", "file_name", "filepath", "image", "image_path", "filepaths",
+    "file_path", "image_name", "image_file", "imagepath", "img", "img_path", "img_name",
+)  # fmt: skip
+_LABEL_COLUMNS = ("label", "class", "class_name", "class_id", "category", "target", "labels")
+_SPLIT_COLUMNS = ("split", "subset", "partition", "set", "data_set", "phase")
 _SUBSETS = ("train", "test", "validation")
 # Tables that were joined or had a gap have 1.0 for 1.
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")
@@ -61,6 +65,10 @@ _NO_CLASS = re.compile(r"nan|null|none|n/a|<na>|[+-]?[0-9]*\.[0-9]+(e[+-]?[0-9]+
 # Longer ones are larger than any class index.
 _MAX_DIGITS = 12
 _MAX_LINE = 2**16
+# First bytes of ZIP (.xlsx too), gzip and the older .xls.
+_BINARY = (b"PK\x03\x04", b"\x1f\x8b", b"\xd0\xcf\x11\xe0")
+# So many images of a list are looked for in a folder before training is prepared.
+_LOOKED_FOR = 20
 
 
 @dataclass(eq=False)
@@ -163,9 +171,7 @@ def _read_list(path: Path) -> dict[str, Entries]:
                 found[subset].add(line, relative_path(image, f"{path}, line {line}"), label)
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
-            raise UserError(
-                f"{path}: not a text file in UTF-8 ({error}). Save the list as UTF-8."
-            ) from error
+            raise UserError(f"{path}: not a text file in UTF-8 ({_fault(path, error)}") from error
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: the list cannot be read ({reason}).") from error
     except csv.Error as error:
@@ -173,6 +179,14 @@ def _read_list(path: Path) -> dict[str, Entries]:
     if not found:
         raise UserError(f"{path}: the list holds no images. {_FORMAT}")
     return {subset: builder.finish() for subset, builder in found.items()}
+
+
+def _fault(path: Path, error: UnicodeDecodeError) -> str:
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start.startswith(_BINARY):
+        return "but a spreadsheet or an archive). Export it as CSV in UTF-8."
+    return f"{error}). Save the list as UTF-8."
 
 
 class _Builder:
@@ -228,12 +242,10 @@ def _first_repeat(entries: Entries, twice: set[str]) -> tuple[int, int]:
 def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str, str]]:
     """(line number, subset or "", path, label) of each entry."""
     kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv"):
+    if kind not in KINDS:
         yield from _space_rows(file, path)
         return
-    rows = csv.reader(
-        _text_lines(file, path), delimiter="," if kind == ".csv" else "\t", strict=True
-    )
+    rows = open_table(_text_lines(file, path), kind)
     columns: _Columns | None = None
     for row in rows:
         if not any(cell.strip() for cell in row):
@@ -247,6 +259,11 @@ def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str, str]
                 raise UserError(
                     f"{path}, line {rows.line_num}: {len(row)} columns where 2 are expected, and "
                     f"no names of columns in the first line. {_FORMAT}"
+                )
+            if is_image(row[1].strip()) and not is_image(row[0].strip()):
+                raise UserError(
+                    f"{path}, line {rows.line_num}: the paths are in the second column. Begin the "
+                    "file with the names of its columns: label,path."
                 )
         location = f"{path}, line {rows.line_num}"
         if any(cell.strip() for cell in row[columns.count :]):
@@ -292,8 +309,17 @@ def _space_rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str
     """Rows of a list file; the label is what follows the last space or tab."""
     for number, line in enumerate(_text_lines(file, path), start=1):
         words = line.strip().rsplit(None, 1)
+        if words and words[0][-1] in ",;" and not is_image(words[0]):
+            words = words[:1]
         if len(words) == 1:
-            raise UserError(f"{path}, line {number}: no label. {_FORMAT}")
+            separated = set(",;|").intersection(words[0])
+            hint = "Name a table with separators .csv. " if separated else ""
+            raise UserError(f"{path}, line {number}: no label. {hint}{_FORMAT}")
+        if words and is_image(words[1]) and not is_image(words[0]):
+            raise UserError(
+                f"{path}, line {number}: the label is before the path. Write the path first. "
+                f"{_FORMAT}"
+            )
         if words:
             yield number, "", *_require_path_and_label(words[0], words[1], path, number)
 
@@ -312,7 +338,7 @@ def _text_lines(file: Iterator[str], path: Path) -> Iterator[str]:
 
 def _header(row: list[str], path: Path) -> _Columns | None:
     """The columns, if the row names some that are known."""
-    names = [cell.strip().casefold() for cell in row]
+    names = [column_name(cell) for cell in row]
     images = [i for i, name in enumerate(names) if name in _PATH_COLUMNS]
     labels = [i for i, name in enumerate(names) if name in _LABEL_COLUMNS]
     if not images and not labels:
@@ -328,6 +354,9 @@ def _header(row: list[str], path: Path) -> _Columns | None:
             f"{path}, line 1: the columns {format_names(names)} do not tell one for paths (one of "
             f"{', '.join(_PATH_COLUMNS)}) and one for labels (one of {', '.join(_LABEL_COLUMNS)})."
         )
+    unused = [name for i, name in enumerate(names) if name and i not in images + labels + splits]
+    if unused:
+        logging.warning("%s: the columns %s are not used", path, format_names(unused))
     return _Columns(len(row), images[0], labels[0], splits[0] if splits else None)
 
 
@@ -341,16 +370,19 @@ def _require_path_and_label(image: str, label: str, path: Path, line: int) -> tu
                 f"{path}, line {line}: {cell!r} has a line break, which no path or class name can "
                 "have. Replace it by a space."
             )
-    return image, canonical_label(label)
-
-
-def canonical_label(label: str) -> str:
-    """A label in NFC, so that one text is one class."""
-    return label if label.isascii() else normalize("NFC", label)
+    name = canonical_class_name(label)
+    if not name:
+        raise UserError(f"{path}, line {line}: no label. {_FORMAT}")
+    return image, name
 
 
 def relative_path(image: str, location: str) -> str:
     """The canonical relative path; an error if it leaves the folder of the images."""
+    if "://" in image:
+        raise UserError(
+            f"{location}: the path {image!r} is a URL. Fetch the images, and write paths relative "
+            "to --data_dir."
+        )
     image = image.replace("\\", "/")  # as written on Windows
     parts = PurePosixPath(image).parts if "./" in image or "//" in image else None
     name = canonical_name("/".join(parts) if parts and image[0] != "/" else image)
@@ -372,7 +404,7 @@ def _read_names(path: str) -> tuple[str, ...] | None:
         lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the names of classes cannot be read ({error}).") from error
-    names = tuple(normalize("NFC", line.strip()) for line in lines)
+    names = tuple(canonical_class_name(line.strip()) for line in lines)
     while names and not names[-1]:
         names = names[:-1]
     seen: dict[str, int] = {}
@@ -391,11 +423,13 @@ def _label_lists(
     numbers = _are_numbers(lists, names)
     train = lists["train"]
     if names is None and numbers:
+        _refuse_labels_from_one(lists)
         # There cannot be more classes than images; `_class_numbers` names the first label beyond.
         classes = min(1 + max(map(_whole_number, train.labels)), len(train.paths) + 1)
         names = tuple(map(str, range(max(classes, 1))))
     elif names is None:
         names = sort_classes(train.labels)
+        warn_of_names_alike(names)
     index = {name: i for i, name in enumerate(names)}
     subsets = {
         subset: LabelledImages(tuple(entries.paths), _class_numbers(entries, names, index, numbers))
@@ -404,6 +438,14 @@ def _label_lists(
     require_every_class(subsets["train"].labels, names, train.path)
     _warn_of_missing_classes(lists, subsets, names)
     return names, subsets
+
+
+def _refuse_labels_from_one(lists: dict[str, Entries]) -> None:
+    if min(_whole_number(label) for each in lists.values() for label in each.labels) == 1:
+        raise UserError(
+            f"{lists['train'].path}: the labels begin at 1, and class indices at 0. Subtract 1 "
+            "from every label."
+        )
 
 
 def _are_numbers(lists: dict[str, Entries], names: tuple[str, ...] | None) -> bool:
@@ -549,7 +591,7 @@ def _tree_of_the_lists(tree: FileTree, lists: dict[str, Entries]) -> FileTree:
 
 
 def _check_first_names(tree: FileTree, lists: dict[str, Entries]) -> None:
-    """Tells at once of a folder's list whose paths are ids without an extension."""
+    """Tells at once of a folder's list whose paths are ids, or of another folder."""
     if tree.files:
         return
     root = Path(tree.path)
@@ -570,6 +612,23 @@ def _check_first_names(tree: FileTree, lists: dict[str, Entries]) -> None:
                 exists(entries.paths[1]) or _with_extension(entries.paths[1], exists)
             ):  # fmt: skip
                 raise _unknown_header(entries)
+        if not any(map(exists, entries.paths[:_LOOKED_FOR])):
+            raise _nothing_found(entries, root)
+
+
+def _nothing_found(entries: Entries, root: Path) -> UserError:
+    """None of the first images of a list is in the folder."""
+    first = entries.paths[0]
+    more = min(len(entries.paths), _LOOKED_FOR) - 1
+    nor = f", nor the next {more} images of the list" if more else ""
+    hint = "Give as --data_dir the folder that the paths are relative to."
+    for suffix in (PurePosixPath(first).suffix.lower(), PurePosixPath(first).suffix.upper()):
+        other = str(PurePosixPath(first).with_suffix(suffix))
+        if find_on_disk(root, other).exists():
+            hint = f"It has {other!r}: write extensions as the files have them."
+    if (root.resolve().parent / first).exists():
+        hint = f"Give --data_dir={root.parent}, which has it."
+    return UserError(f"{entries.location(0)}: {root} has no {first!r}{nor}. {hint}")
 
 
 def _with_extension(path: str, exists: Callable[[str], bool]) -> str:

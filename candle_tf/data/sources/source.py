@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from candle_tf.errors import UserError
 
 # Longer numbers are names.
 _MAX_DIGITS = 18
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -203,11 +205,11 @@ def _is_one_line(name: str) -> bool:
 
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """Class names in label order: whole numbers by value, before other names by code points."""
+    """Class names in label order: numbers by value, before other names by code points."""
 
-    def order(name: str) -> tuple[bool, int, str]:
-        number = name.isascii() and name.isdecimal() and len(name) <= _MAX_DIGITS
-        return not number, int(name) if number else 0, name
+    def order(name: str) -> tuple[bool, float, str]:
+        number = len(name) <= _MAX_DIGITS and _NUMBER.fullmatch(name) is not None
+        return not number, float(name) if number else 0.0, name
 
     return tuple(sorted(names, key=order))
 

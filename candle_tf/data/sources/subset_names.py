@@ -11,8 +11,11 @@ from collections.abc import Iterable
 _WORDS = {
     "train": ("train", "training", "trainset", "trainingset", "traindata", "trn"),
     "test": ("test", "testing", "testset", "testingset", "testdata", "tst"),
-    "validation": ("val", "valid", "validation", "valset", "validset", "validationset", "dev"),
-}
+    "validation": (
+        "val", "valid", "validation", "valset", "validset", "validationset", "dev", "eval",
+        "evaluation",
+    ),
+}  # fmt: skip
 _SUBSETS = {word: subset for subset, words in _WORDS.items() for word in words}
 # Say nothing about which subset it is.
 _FILLERS = frozenset(

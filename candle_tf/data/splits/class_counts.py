@@ -9,8 +9,9 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from unicodedata import normalize
 
+from candle_tf.data.sources.class_names import canonical_class_name
+from candle_tf.data.sources.tables import open_table
 from candle_tf.errors import UserError
 from candle_tf.files import parse_json
 
@@ -73,18 +74,17 @@ def _json_rows(path: Path) -> object:
 
 
 def _csv_rows(path: Path) -> object:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
+            rows = [row for row in open_table(file, path.suffix.lower()) if row]
     except csv.Error as error:
         raise ValueError(str(error)) from error
     if rows and not rows[0][-1].strip().isdecimal():
         rows = rows[1:]
     wrong = [row for row in rows if len(row) != 2]
     if wrong:
-        raise ValueError(f"{delimiter.join(wrong[0])!r} is not a class and a count")
-    return [(normalize("NFC", name.strip()), count) for name, count in rows]
+        raise ValueError(f"{','.join(wrong[0])!r} is not a class and a count")
+    return [(canonical_class_name(name.strip()), count) for name, count in rows]
 
 
 def _by_class(path: Path, rows: list[tuple[str, object]], class_names: Sequence[str]) -> list[int]:

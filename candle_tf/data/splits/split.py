@@ -135,7 +135,8 @@ def make_split(
         if not test.ids:
             raise UserError(
                 f"The data set {source.name!r} has no test subset, and a test fraction of "
-                f"{test_fraction} holds none out: choose e.g. 0.2, with 4 or more images per class."
+                f"{test_fraction} holds none out: the largest class has {_largest(source)} images. "
+                "Give it a test subset, more images, or a larger --test_fraction."
             )
     available = np.bincount(pool.labels, minlength=len(source.class_names))
     if profile == "counts":
@@ -317,6 +318,10 @@ def _names_by_id(class_names: tuple[str, ...], *subsets: LabelledImages) -> dict
         for subset in subsets
         for image_id, label in zip(subset.ids, subset.labels, strict=True)
     }
+
+
+def _largest(source: Source) -> int:
+    return int(np.bincount(source.train.labels).max())
 
 
 def _hold_out_subset(

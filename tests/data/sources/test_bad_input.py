@@ -60,8 +60,8 @@ def folder(root: Path, *names: str) -> object:
     return open_source("folder", write_folder(root / "images", tree(*names)))
 
 
-def open_listed_images(root: Path, text: str, **lists: str) -> object:
-    (root / "train.txt").write_text(text)
+def open_listed_images(root: Path, text: str | bytes, **lists: str) -> object:
+    (root / "train.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     for name, content in lists.items():
         (root / f"{name}.txt").write_text(content)
     data = write_folder(root / "images", tree("a/1.png", "b/1.png"))
@@ -89,6 +89,13 @@ case("no class folders")(lambda root: folder(root, "1.png", "2.png"))
 case("one class")(lambda root: folder(root, "train/ant/1.png", "test/ant/2.png"))
 case("an empty class folder")(lambda root: folder(root, *GOOD, "train/void/"))
 case("a class that test has and train lacks")(lambda root: folder(root, *GOOD, "test/gnu/1.png"))
+case("a class that train has in another case")(lambda root: folder(root, *GOOD, "test/Bee/1.png"))
+case("a test folder without class folders")(
+    lambda root: folder(root, *GOOD[:2], "test/1.png", "test/2.png")
+)
+case("a class folder without a name that can be seen")(
+    lambda root: folder(root, *GOOD, "train/\u200f /1.png")
+)
 case("subsets without a training subset")(
     lambda root: folder(root, "Test/a/1.png", "Valid/a/1.png")
 )
@@ -244,6 +251,27 @@ case("a table with a missing class number")(
 case("a table with an unknown subset")(
     lambda root: open_table(root, "path,label,split\na/1.png,ant,train\nb/1.png,bee,extra\n")
 )
+case("a table with the columns in the other order")(
+    lambda root: open_table(root, "ant,a/1.png\nbee,b/1.png\n")
+)
+case("a list with URLs")(
+    lambda root: open_listed_images(root, "https://x.org/a/1.png 0\nhttps://x.org/b/1.png 1\n")
+)
+case("a list of paths in another folder")(
+    lambda root: open_listed_images(root, "images/a/1.png 0\nimages/b/1.png 1\n")
+)
+case("a list of images that the folder lacks")(
+    lambda root: open_listed_images(root, "z/1.png 0\nz/2.png 1\n")
+)
+case("a list with extensions in another case")(
+    lambda root: open_listed_images(root, "a/1.PNG 0\nb/1.PNG 1\n")
+)
+case("a list with labels from 1")(lambda root: open_listed_images(root, "a/1.png 1\nb/1.png 2\n"))
+case("a list with the label first")(
+    lambda root: open_listed_images(root, "ant a/1.png\nbee b/1.png\n")
+)
+case("a list with commas")(lambda root: open_listed_images(root, "a/1.png,ant\nb/1.png,bee\n"))
+case("a list that is a spreadsheet")(lambda root: open_listed_images(root, b"PK\x03\x04\xff\xfe"))
 case("annotations of COCO with several categories in an image")(
     lambda root: open_coco(root, annotations() | {"annotations": [
         {"image_id": 7, "category_id": 2}, {"image_id": 7, "category_id": 5}]})

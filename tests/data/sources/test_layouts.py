@@ -47,6 +47,8 @@ def data_set(train: str, test: str, validation: str = "") -> dict[str, bytes]:
         ("pets/train", "pets/test", ""),
         ("archive/pets/Training", "archive/pets/Test", "archive/pets/Validation"),
         ("train_data/train", "train_data/test", ""),
+        ("train", "test_set", "EVAL"),
+        ("images/train", "images/test", "images/val"),
     ],
 )
 def test_usual_names_of_subsets(tmp_path, write, train, test, validation):
@@ -96,6 +98,48 @@ def test_classes_may_have_names_like_subsets(tmp_path, write):
     files = tree("train/1.png", "bus/1.png", "train station/1.png")
     with open_source("folder", write(tmp_path, files)) as source:
         assert source.class_names == ("bus", "train", "train station")
+
+
+@WRITERS
+def test_folders_of_labels_beside_the_images_are_no_classes(tmp_path, write):
+    """As tools for detection write them, here with class folders."""
+    files = data_set("images/train", "images/test") | {"labels/train/1.txt": b"0 0.5 0.5 1 1"}
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert source.class_names == ("cat", "dog")
+        assert (len(source.train.ids), len(source.test.ids)) == (4, 4)
+    flat = tree("images/train/1.png", "images/val/2.png") | {"labels/train/1.txt": b"0 0.5 0.5 1 1"}
+    (tmp_path / "flat").mkdir()
+    with pytest.raises(UserError, match="named after subsets, but contain images"):
+        open_source("folder", write(tmp_path / "flat", flat))
+
+
+@WRITERS
+@pytest.mark.parametrize("alike", ["cat ", "cat\u200f", "\ufeffcat", "cat\u00a0"])
+def test_folders_whose_names_look_alike_are_one_class(tmp_path, write, alike, caplog):
+    files = tree(f"train/{alike}/1.png", "train/cat/2.png", "train/dog/3.png", "test/cat/4.png",
+                 f"test/dog{alike.replace('cat', '')}/5.png")  # fmt: skip
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert source.class_names == ("cat", "dog")
+        assert source.train.labels.tolist() == [0, 0, 1]
+        assert source.test.labels.tolist() == [0, 1]
+        expected = {files[name] for name in files if name.startswith("train/")}
+        assert {source.read_bytes(image_id) for image_id in source.train.ids} == expected
+    assert "look alike" in caplog.text
+
+
+@WRITERS
+def test_names_that_differ_in_case_are_told(tmp_path, write, caplog):
+    files = tree("Cat/1.png", "cat/1.png", "dog/1.png")
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert source.class_names == ("Cat", "cat", "dog")
+    assert "upper and lower case only: 'Cat' and 'cat'. If" in caplog.text
+
+
+@WRITERS
+def test_class_folders_of_floats_and_negative_numbers_are_in_order(tmp_path, write):
+    names = ("-10.0", "-1", "0.0", "1.0", "2.5", "10.0", "11", "1.0 kg")
+    with open_source("folder", write(tmp_path, tree(*(f"{n}/1.png" for n in names)))) as source:
+        assert source.class_names == names
 
 
 @WRITERS

@@ -279,3 +279,57 @@ def test_a_path_too_long_for_the_disk_is_an_image_that_cannot_be_read(tmp_path, 
         pytest.raises(UserError, match="cannot be read"),
     ):
         source.read_image(source.train.ids[1])
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("head", ["", "File Name{}Class-Name\n", "filepaths{}labels\n"])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_tables_have_the_separators_of_many_programs(tmp_path, images, separator, head, ending):
+    rows = ("cats/1.png", "cat"), ("dogs/café 2.png", "dog"), ("dogs/3.png", '"a, b; c|d"')
+    text = head.format(separator) + "".join(f"{separator.join(row)}\n" for row in rows)
+    path = write_list(tmp_path, "\n" + text, f"t.{ending}")
+    with open_source("list", images, train_list=path) as source:
+        assert source.train.ids == tuple(row[0] for row in rows)
+        assert source.class_names == ("a, b; c|d", "cat", "dog")
+
+
+def test_labels_that_look_alike_are_one_class(tmp_path, images, caplog):
+    text = "cats/0.png,cat\ncats/1.png,cat\u200f\ndogs/3.png,\u202adog\u202c\ndogs/café 2.png,Dog\n"
+    with open_source("list", images, train_list=write_list(tmp_path, text, "t.csv")) as source:
+        assert source.class_names == ("Dog", "cat", "dog")
+        assert source.train.labels.tolist() == [1, 1, 2, 0]
+    assert "'Dog' and 'dog'" in caplog.text
+    names = write_list(tmp_path, "dog \ncat\u200e\nDog\n", "names.txt")
+    path = str(tmp_path / "t.csv")
+    with open_source("list", images, train_list=path, class_names=names) as source:
+        assert source.class_names == ("dog", "cat", "Dog")
+
+
+def test_joiners_of_scripts_and_emoji_are_kept(tmp_path, images):
+    family, word = "\U0001f468\u200d\U0001f469", "\u0645\u06cc\u200c\u062e"
+    text = f"cats/0.png,{family}\ncats/1.png,{word}\n"
+    with open_source("list", images, train_list=write_list(tmp_path, text, "t.csv")) as source:
+        assert set(source.class_names) == {family, word}
+
+
+def test_columns_that_are_not_used_are_told(tmp_path, images, caplog):
+    text = ",path,label,is_training\n0,cats/0.png,cat,1\n1,dogs/3.png,dog,0\n"
+    with open_source("list", images, train_list=write_list(tmp_path, text, "t.csv")) as source:
+        assert len(source.train.ids) == 2
+    assert "the columns 'is_training' are not used" in caplog.text
+
+
+def test_a_data_set_column_gives_the_subset(tmp_path, images):
+    text = "path;label;data set\ncats/0.png;cat;train\ndogs/3.png;dog;TRAIN\ncats/1.png;cat;valid\n"
+    with open_source("list", images, train_list=write_list(tmp_path, text, "t.csv")) as source:
+        assert source.train.ids == ("cats/0.png", "dogs/3.png")
+        assert source.validation.ids == ("cats/1.png",)
+
+
+def test_a_list_with_some_images_missing_from_a_folder_is_opened(tmp_path, images):
+    text = "cats/9.png 0\ndogs/3.png 1\n"
+    with (
+        open_source("list", images, train_list=write_list(tmp_path, text)) as source,
+        pytest.raises(UserError, match=r"9\.png: cannot be read"),
+    ):
+        source.read_image("cats/9.png")

@@ -161,7 +161,7 @@ def test_a_class_may_be_called_train(tmp_path, write):
     "names",
     [
         ("test/a/1.png", "val/a/1.png"),
-        ("train/a/1.png", "train/b/1.png", "evaluation/a/2.png"),
+        ("train/a/1.png", "train/b/1.png", "holdout/a/2.png"),
         ("train/a/1.png", "valid/a/1.png", "other/a/1.png"),
     ],
 )

@@ -1,0 +1,42 @@
+"""One door for the names of classes, whichever folder, list or file they come from.
+
+canonical_class_name("cat\\u200f ")      # "cat"
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from unicodedata import normalize
+
+from absl import logging
+
+# Characters that show nothing: marks of the writing direction, zero-width spaces, byte order marks,
+# soft hyphens. Joiners are kept: scripts and emoji need them.
+_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+
+_SPACES = " \t\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
+
+def canonical_class_name(name: str) -> str:
+    """A name in NFC without invisible characters and without space around it.
+
+    So that names which look alike are one class.
+    """
+    if name.isascii():
+        return name.strip(" \t")
+    return normalize("NFC", _INVISIBLE.sub("", name)).strip(_SPACES)
+
+
+def warn_of_names_alike(names: Iterable[str]) -> None:
+    """Warns of classes that differ only in upper and lower case."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[name.casefold()].append(name)
+    found = [" and ".join(map(repr, each)) for each in alike.values() if len(each) > 1]
+    if found:
+        logging.warning(
+            "classes that differ in upper and lower case only: %s%s. If they are the same, rename "
+            "them",
+            "; ".join(found[:5]),
+            f" and {len(found) - 5} more" if len(found) > 5 else "",
+        )
