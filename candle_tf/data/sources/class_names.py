@@ -20,7 +20,7 @@ _SPACES = " \t\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0
 def canonical_class_name(name: str) -> str:
     """A name in NFC without invisible characters and without space around it.
 
-    So that names which look alike are one class.
+    So that names which a reader cannot tell apart are one class.
     """
     if name.isascii():
         return name.strip(" \t")

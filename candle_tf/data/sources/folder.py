@@ -246,7 +246,7 @@ def _classes(tree: FileTree, images: list[str], prefix: str) -> dict[str, list[s
 
 
 def _merge_names_alike(tree: FileTree, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The same by canonical names; folders whose names look alike are one class."""
+    """The same by canonical names; folders of one canonical name are one class."""
     merged: dict[str, list[str]] = {}
     folders: dict[str, list[str]] = {}
     for folder, ids in by_class.items():
@@ -260,7 +260,7 @@ def _merge_names_alike(tree: FileTree, by_class: dict[str, list[str]]) -> dict[s
     for name, alike in folders.items():
         if len(alike) > 1:
             logging.warning(
-                "%s: the folders %s look alike: they are one class, %r",
+                "%s: the folders %s are one class, %r",
                 tree.path,
                 format_names(alike),
                 name,

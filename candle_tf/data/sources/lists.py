@@ -67,8 +67,8 @@ _MAX_DIGITS = 12
 _MAX_LINE = 2**16
 # First bytes of ZIP (.xlsx too), gzip and the older .xls.
 _BINARY = (b"PK\x03\x04", b"\x1f\x8b", b"\xd0\xcf\x11\xe0")
-# So many images of a list are looked for in a folder before training is prepared.
-_LOOKED_FOR = 20
+# So many images of a list are searched in a folder before training is prepared.
+_FIRST_IMAGES = 20
 
 
 @dataclass(eq=False)
@@ -612,14 +612,14 @@ def _check_first_names(tree: FileTree, lists: dict[str, Entries]) -> None:
                 exists(entries.paths[1]) or _with_extension(entries.paths[1], exists)
             ):  # fmt: skip
                 raise _unknown_header(entries)
-        if not any(map(exists, entries.paths[:_LOOKED_FOR])):
+        if not any(map(exists, entries.paths[:_FIRST_IMAGES])):
             raise _nothing_found(entries, root)
 
 
 def _nothing_found(entries: Entries, root: Path) -> UserError:
     """None of the first images of a list is in the folder."""
     first = entries.paths[0]
-    more = min(len(entries.paths), _LOOKED_FOR) - 1
+    more = min(len(entries.paths), _FIRST_IMAGES) - 1
     nor = f", nor the next {more} images of the list" if more else ""
     hint = "Give as --data_dir the folder that the paths are relative to."
     for suffix in (PurePosixPath(first).suffix.lower(), PurePosixPath(first).suffix.upper()):

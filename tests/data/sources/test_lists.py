@@ -293,7 +293,7 @@ def test_tables_have_the_separators_of_many_programs(tmp_path, images, separator
         assert source.class_names == ("a, b; c|d", "cat", "dog")
 
 
-def test_labels_that_look_alike_are_one_class(tmp_path, images, caplog):
+def test_labels_that_cannot_be_told_apart_are_one_class(tmp_path, images, caplog):
     text = "cats/0.png,cat\ncats/1.png,cat\u200f\ndogs/3.png,\u202adog\u202c\ndogs/café 2.png,Dog\n"
     with open_source("list", images, train_list=write_list(tmp_path, text, "t.csv")) as source:
         assert source.class_names == ("Dog", "cat", "dog")
