@@ -613,10 +613,10 @@ def _check_first_names(tree: FileTree, lists: dict[str, Entries]) -> None:
             ):  # fmt: skip
                 raise _unknown_header(entries)
         if not any(map(exists, entries.paths[:_FIRST_IMAGES])):
-            raise _nothing_found(entries, root)
+            raise _missing_images(entries, root)
 
 
-def _nothing_found(entries: Entries, root: Path) -> UserError:
+def _missing_images(entries: Entries, root: Path) -> UserError:
     """None of the first images of a list is in the folder."""
     first = entries.paths[0]
     more = min(len(entries.paths), _FIRST_IMAGES) - 1
