@@ -49,15 +49,23 @@ _PACKAGES = (
 # Paths do not change what a run computes: a moved folder can be resumed.
 _PATHS = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights")
 # A run with unreadable images says to try "skip". Once the split is saved it has no effect.
-_CHANGEABLE = (*_PATHS, "on_bad_image", "near_duplicates")
+# Several devices give the results of one, to rounding.
+_CHANGEABLE = (*_PATHS, "on_bad_image", "near_duplicates", "strategy")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Paths and records of one run."""
+    """Paths and records of one run.
+
+    Attributes:
+        path: of the folder.
+        lock: of the process that writes into it.
+        writes: whether this process does; of workers that train together one does.
+    """
 
     path: Path
     lock: IO[str] | None = dataclasses.field(default=None, repr=False, compare=False)
+    writes: bool = True
 
     @property
     def config_path(self) -> Path:
@@ -98,7 +106,7 @@ class RunFolder:
     def remove_if_nothing_began(self) -> None:
         """Removes the records of a run that stopped before its first epoch, so that none blocks
         the next; of caches nothing is lost. The folder itself goes if it is empty then."""
-        if self.has_begun or not self.path.is_dir():
+        if self.has_begun or not (self.writes and self.path.is_dir()):
             return
         self.forget_data()
         self.config_path.unlink(missing_ok=True)
@@ -120,6 +128,8 @@ class RunFolder:
             files: the files it wrote, inside the folder.
             **facts: other entries, such as the hash of the teacher's weights.
         """
+        if not self.writes:
+            return
         manifest = self.manifest()
         now = versions()
         before = manifest.get("versions", now)
@@ -250,6 +260,18 @@ def claim_folder(
     except OSError as error:
         raise UserError(f"--run_dir={path} cannot be written: {error}.") from error
     return lock, before
+
+
+def join_run_folder(config: Config) -> RunFolder:
+    """Opens the folder of a run that another worker, the chief, has opened and writes into.
+
+    Raises:
+        UserError: if the chief's settings differ (which are named).
+    """
+    folder = RunFolder(Path(config.run.run_dir), writes=False)
+    chiefs = Config.from_json(folder.config_path).to_dict()
+    _require_same(chiefs, config.to_dict(), _CHANGEABLE, folder.path)
+    return folder
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -51,8 +51,8 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
             }
         ],
     ),
-    # Operators in C++, built and wrapped.
-    ("native", [{"native"}]),
+    # Operators in C++, built and wrapped; devices and machines that train together.
+    ("native", [{"native"}, {"distribute"}]),
     # Pure functions and tables, and the smallest helpers.
     (
         "pure",

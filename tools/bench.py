@@ -29,7 +29,7 @@ from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
-ROWS = ("step", "distill", "calibrate", "total", "growth", "settings", "memory")
+ROWS = ("step", "distill", "calibrate", "total", "growth", "settings", "memory", "workers")
 # What is asked of a figure, in words.
 TARGETS = {
     "step_ratio_b32": "at least 5",
@@ -65,7 +65,7 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
     # Imported here, so that a mistyped flag is refused at once and not after TensorFlow's start.
     from candle_tf.data.subset import Subset
     from candle_tf.teachers.backbones import Teacher, load_teacher
-    from tools.benchmarks import growth, memory, settings, step, teacher_cost
+    from tools.benchmarks import growth, memory, settings, step, teacher_cost, workers
     from tools.benchmarks.workload import Workload, from_folder, noise_subset
 
     load = Workload()
@@ -109,7 +109,7 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
         "settings": lambda: {
             "settings": {
                 "by_batch_size": settings.batch_size_times(load, _BATCH_SIZES, repeats),
-                "by_threads": settings.thread_times(load, repeats),
+                "by_threads": settings.thread_times(load, settings.thread_settings(), repeats),
             }
         },
         "memory": lambda: {
@@ -117,6 +117,11 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
                 replace(load, batch_size=128, kernels=kernels)
             )
             for kernels in ("auto", "plain")
+        },
+        "workers": lambda: {
+            "one_over_two_workers": workers.workers_ratio(
+                replace(load, width=_GROWTH_WIDTH), repeats
+            )
         },
     }
     with tempfile.TemporaryDirectory() as path:
@@ -134,6 +139,11 @@ def table_of(figures: dict[str, Any]) -> str:
         for side, shares in figure.get("profile", {}).items():
             listed = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
             parts.append(f"{name}, {side}: {listed}")
+    parts += [
+        f"{name}: {figure['overhead']:.0%} of the workers' time is overhead"
+        for name, figure in figures.items()
+        if "overhead" in figure
+    ]
     parts += [_compared_lines(name, figures[name]) for name in figures if _is_compared(name)]
     for name, figure in figures.items():
         if name.startswith("memory_"):

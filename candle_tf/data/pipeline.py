@@ -18,9 +18,13 @@ from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.samplers import epoch_index, occurrences
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
+from candle_tf.distribute import ALONE, BatchShare
 
 # What a trainer gets of a drawn batch, besides the rendered views.
 _KEPT = ("labels", "partner_labels", "ratios", "teacher_features", "teacher_logits")
+
+# Images in a batch of `evaluation_batches`.
+EVALUATION_BATCH = 128
 
 # Offset of the view numbers of images that an epoch repeats: above the number of any epoch.
 _REPEATED = 2**32
@@ -45,6 +49,7 @@ def training_batches(
     unmixed_from: float = 1.0,
     precomputed: PrecomputedViews | None = None,
     targets: Targets | None = None,
+    share: BatchShare = ALONE,
 ) -> tf.data.Dataset:
     """Batches of epochs first_epoch..epochs-1, an incomplete last batch of each left out.
 
@@ -64,6 +69,8 @@ def training_batches(
         precomputed: the views of each image that are taken in turn; None draws new ones in every
             epoch.
         targets: the teacher's outputs, added to each batch.
+        share: the replicas whose shares of each batch are given, one after the other; nothing is
+            rendered for the others. The images of all shares together are those of the batch.
 
     Returns:
         Dataset of dictionaries: "inputs" float32 [B, S, S, 3] in 0..255, "labels" int32 [B]; with
@@ -71,6 +78,7 @@ def training_batches(
         mixing, "partner_labels" int32 [B] and "ratios" float32 [B], the share of "labels".
     """
     size = min(batch_size, len(subset))
+    shares = share.slices(size)
 
     def drawn_batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(first_epoch, epochs):
@@ -85,16 +93,19 @@ def training_batches(
             repeats = occurrences(order)
             unmixed = epoch >= unmixed_from * epochs
             for step in range(steps_per_epoch(len(subset), batch_size)):
-                places = slice(step * size, (step + 1) * size)
-                views = _views(order[places], epoch, repeats[places], precomputed, unmixed)
-                batch = augmentation.draw(subset, views)
-                yield {**batch, **(targets.batch(views) if targets else {})}
+                of_step = slice(step * size, (step + 1) * size)
+                for places in shares:
+                    images, seen = order[of_step][places], repeats[of_step][places]
+                    views = _views(images, epoch, seen, precomputed, unmixed)
+                    batch = augmentation.draw(subset, views)
+                    yield {**batch, **(targets.batch(views) if targets else {})}
 
     def to_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         inputs = augmentation.render(batch, image_size)
         return {"inputs": inputs, **{name: batch[name] for name in _KEPT if name in batch}}
 
-    signature = {**augmentation.signature(subset, size), **_targets_signature(targets, size)}
+    each = size // share.count
+    signature = {**augmentation.signature(subset, each), **_targets_signature(targets, each)}
     dataset = dataset_from_generator(drawn_batches, signature)
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(4)
 
@@ -123,9 +134,15 @@ def _targets_signature(targets: Targets | None, size: int) -> dict[str, tf.Tenso
 
 
 def evaluation_batches(
-    subset: Subset, *, image_size: int, batch_size: int = 128
+    subset: Subset,
+    *,
+    image_size: int,
+    batch_size: int = EVALUATION_BATCH,
+    share: BatchShare = ALONE,
 ) -> tf.data.Dataset:
     """Whole images (with --resize=crop their centres) in order, the last batch as long as it is.
+
+    With several replicas all batches are about as long, and each replica has a share of each.
 
     Returns:
         Dataset of dictionaries: "inputs" float32 [B, S, S, 3], whole numbers in 0..255, and
@@ -133,8 +150,8 @@ def evaluation_batches(
     """
 
     def stored_batches() -> Iterator[dict[str, np.ndarray]]:
-        for start in range(0, len(subset), batch_size):
-            yield subset.batch(np.arange(start, min(start + batch_size, len(subset))))
+        for places in share.parts(len(subset), batch_size):
+            yield subset.batch(np.arange(places.start, places.stop))
 
     def to_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {"inputs": render_evaluation(batch, image_size), "labels": batch["labels"]}

@@ -15,6 +15,7 @@ from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.samplers import epoch_order
+from candle_tf.distribute import ALONE, BatchShare
 from candle_tf.methods import losses
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.registry import CALIBRATION_LOSSES
@@ -132,6 +133,7 @@ def feature_batches(
     seed: int,
     first_epoch: int,
     epochs: int,
+    share: BatchShare = ALONE,
 ) -> tf.data.Dataset:
     """Batches of stored features; an epoch takes every row at every resolution once.
 
@@ -142,6 +144,7 @@ def feature_batches(
         seed: of the order.
         first_epoch: where to begin.
         epochs: where to stop.
+        share: the replicas whose shares of each batch are given, one after the other.
 
     Returns:
         Dataset of dictionaries: "inputs" float32 `[B, d_T]`, "labels" int32 `[B]`.
@@ -149,19 +152,22 @@ def feature_batches(
     rows, feature_size = features[0].shape
     total = len(features) * rows
     size = min(batch_size, total)
+    shares = share.slices(size)
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(first_epoch, epochs):
             order = epoch_order(seed, epoch, total)
             for step in range(steps_per_epoch(total, batch_size)):
-                resolution, row = np.divmod(order[step * size : (step + 1) * size], rows)
-                inputs = np.empty((size, feature_size), np.float16)
-                for number, stored in enumerate(features):
-                    chosen = resolution == number
-                    inputs[chosen] = stored[row[chosen]]
-                yield {"inputs": inputs, "labels": labels[row]}
+                batch = order[step * size : (step + 1) * size]
+                for places in shares:
+                    resolution, row = np.divmod(batch[places], rows)
+                    inputs = np.empty((len(row), feature_size), np.float16)
+                    for number, stored in enumerate(features):
+                        chosen = resolution == number
+                        inputs[chosen] = stored[row[chosen]]
+                    yield {"inputs": inputs, "labels": labels[row]}
 
-    return _dataset(batches, size, feature_size, tf.float16)
+    return _dataset(batches, size // share.count, feature_size, tf.float16)
 
 
 def online_feature_batches(
@@ -172,6 +178,7 @@ def online_feature_batches(
     seed: int,
     first_epoch: int,
     epochs: int,
+    share: BatchShare = ALONE,
 ) -> tf.data.Dataset:
     """Batches of features of new views; an epoch takes every image at every resolution once.
 
@@ -181,26 +188,32 @@ def online_feature_batches(
     Args:
         features: of the training images.
         labels: of each image, int32 `[N]`.
-        batch_size, seed, first_epoch, epochs: as in `feature_batches`.
+        batch_size, seed, first_epoch, epochs, share: as in `feature_batches`.
 
     Returns:
         As `feature_batches`; `steps_per_epoch(N, batch_size)` batches of each resolution an epoch.
     """
-    count = len(labels)
+    count, resolutions = len(labels), len(features.resolutions)
     size = min(batch_size, count)
+    shares = share.slices(size)
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(first_epoch, epochs):
             order = epoch_order(seed, epoch, count)
             for step in range(steps_per_epoch(count, batch_size)):
                 index = order[step * size : (step + 1) * size]
-                seen = features.batch(Views(index, np.full(size, epoch, np.int64)))
-                inputs = np.concatenate(seen)
-                deal = np.random.default_rng([seed, epoch, step]).permutation(len(inputs))
-                for part in np.split(deal, len(seen)):
-                    yield {"inputs": inputs[part], "labels": labels[index[part % size]]}
+                views = Views(index, np.full(size, epoch, np.int64))
+                deal = np.random.default_rng([seed, epoch, step]).permutation(resolutions * size)
+                parts = [part[places] for part in np.split(deal, resolutions) for places in shares]
+                inputs = features.at(views, np.concatenate(parts))
+                for number, part in enumerate(parts):
+                    begin = number * len(part)
+                    yield {
+                        "inputs": inputs[begin : begin + len(part)],
+                        "labels": labels[index[part % size]],
+                    }
 
-    return _dataset(batches, size, features.teacher.feature_size, tf.float32)
+    return _dataset(batches, size // share.count, features.teacher.feature_size, tf.float32)
 
 
 def _dataset(

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from candle_tf.distribute import ONE_PROCESS, SECONDS_SHARED, Workers
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.methods.checkpoints import Checkpoints, Row
@@ -28,9 +29,11 @@ def fit(
     epochs: int,
     folder: Path,
     validation: tf.data.Dataset | None = None,
+    validation_steps: int | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     keep: Collection[int] = (),
     unit: str = "images",
+    workers: Workers = ONE_PROCESS,
 ) -> Checkpoints:
     """Trains up to `epochs`; resumes after the last epoch saved in the same folder.
 
@@ -44,9 +47,11 @@ def fit(
         epochs: epochs in all.
         folder: of this stage.
         validation: batches of "inputs" and "labels" to evaluate after each epoch.
+        validation_steps: batches in it, where several replicas share them.
         callbacks: of Keras, further ones; at the end of an epoch they run before it is saved.
         keep: epochs (from 1) whose checkpoints stay, besides the last and the best.
         unit: what a batch consists of, for the progress.
+        workers: that train together. All read `folder`; the chief alone writes into it.
 
     Returns:
         The stage's checkpoints; the trainer is in its state at the end of the last epoch.
@@ -56,7 +61,8 @@ def fit(
             loss or weight is no longer finite.
     """
     checkpoints = Checkpoints(folder / "checkpoints", trainer, keep)
-    checkpoints.remove_leftovers()
+    if workers.is_chief:
+        checkpoints.remove_leftovers()
     done = checkpoints.epochs_done
     if done > epochs:
         raise UserError(
@@ -66,32 +72,60 @@ def fit(
     if done:
         checkpoints.restore(done)
         logging.info("%s: resumes after epoch %d of %d", folder.name, done, epochs)
-    if done < epochs:
+    # The chief replaces checkpoints only after all have read them.
+    workers.wait_for_all()
+    if done == epochs:
+        return checkpoints
+    with workers.written_folder(folder) as written:
+        if not workers.is_chief:
+            checkpoints = Checkpoints(written / "checkpoints", trainer)
         checkpoints.require_space()
-        folder.mkdir(parents=True, exist_ok=True)
+        written.mkdir(parents=True, exist_ok=True)
         dataset = batches(done)
+        progress = ProgressLog(
+            folder.name,
+            first_epoch=done,
+            epochs=epochs,
+            steps=steps,
+            batch_size=workers.replicas * _batch_size(dataset),
+            unit=unit,
+        )
         trainer.fit(
             dataset,
             initial_epoch=done,
             epochs=epochs,
             steps_per_epoch=steps,
             validation_data=validation,
+            validation_steps=validation_steps,
             verbose=0,
             callbacks=[
-                _StepLog(folder / "steps.csv", steps),
-                ProgressLog(
-                    folder.name,
-                    first_epoch=done,
-                    epochs=epochs,
-                    steps=steps,
-                    batch_size=tf.nest.flatten(dataset.element_spec)[0].shape[0] or 1,
-                    unit=unit,
-                ),
+                _StepLog(written / "steps.csv", steps),
+                *([progress] if workers.is_chief else []),
                 *callbacks,
-                _EpochLog(folder / "history.csv", checkpoints),
-                tf.keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+                _EpochLog(written / "history.csv", checkpoints),
+                tf.keras.callbacks.TensorBoard(written / "tensorboard", write_graph=False),
             ],
         )
+    return (
+        checkpoints
+        if workers.is_chief
+        else _wait_for_checkpoints(folder / "checkpoints", trainer, epochs)
+    )
+
+
+def _batch_size(dataset: Any) -> int:
+    """Examples in a batch, or in one replica's share of it."""
+    specs = tf.nest.flatten(dataset.element_spec, expand_composites=True)
+    return specs[0].shape[0] or 1
+
+
+def _wait_for_checkpoints(folder: Path, trainer: Trainer, epochs: int) -> Checkpoints:
+    """Checkpoints that the chief wrote, when a shared file system shows all of them here."""
+    for _ in range(SECONDS_SHARED):
+        checkpoints = Checkpoints(folder, trainer)
+        if checkpoints.epochs_done == epochs:
+            break
+        time.sleep(1)
     return checkpoints
 
 

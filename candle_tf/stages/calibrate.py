@@ -17,6 +17,7 @@ from candle_tf.data.cached_arrays import Shard
 from candle_tf.data.pipeline import steps_per_epoch
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
+from candle_tf.distribute import ALONE, ONE_PROCESS, BatchShare, Workers
 from candle_tf.methods.calibration import (
     CalibrationTrainer,
     build_calibration_loss,
@@ -64,20 +65,23 @@ class Calibrated:
     validation_accuracy: float | None
 
 
-def calibrate(config: Config, data: Data, folder: Path) -> Calibrated:
+def calibrate(
+    config: Config, data: Data, folder: Path, workers: Workers = ONE_PROCESS
+) -> Calibrated:
     """Trains the classifier on the teacher's features, from where an earlier call stopped.
 
     Args:
         config: the run's settings.
         data: the prepared split.
         folder: of this stage.
+        workers: that train the classifier together.
 
     Raises:
         UserError: for teacher weights or checkpoints that cannot be used.
     """
     teacher = load_configured_teacher(config.teacher)
     train = _train_online if config.teacher.teacher_mode == "online" else _train_on_cache
-    classifier, targets = train(config, teacher, data, folder)
+    classifier, targets = train(config, teacher, data, folder, workers)
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
     logits = _whole_image_logits(config, teacher, classifier, data.test)
@@ -126,7 +130,7 @@ def _training_views(config: Config, data: Data) -> tuple[Augmentation, Precomput
 
 
 def _train_on_cache(
-    config: Config, teacher: Teacher, data: Data, folder: Path
+    config: Config, teacher: Teacher, data: Data, folder: Path, workers: Workers
 ) -> tuple[tf.keras.Model, Targets]:
     """Trains on the features of precomputed views."""
     augmentation, precomputed = _training_views(config, data)
@@ -136,7 +140,7 @@ def _train_on_cache(
         len(cached.features) * len(images), config.calibration.calibration_batch_size
     )
     batches = partial(feature_batches, cached.features, data.train.labels[images])
-    classifier = _train_classifier(config, teacher, data, batches, steps, folder)
+    classifier = _train_classifier(config, teacher, data, batches, steps, folder, workers)
     targets = cached_targets(
         cached.features,
         cached.keys,
@@ -150,7 +154,7 @@ def _train_on_cache(
 
 
 def _train_online(
-    config: Config, teacher: Teacher, data: Data, folder: Path
+    config: Config, teacher: Teacher, data: Data, folder: Path, workers: Workers
 ) -> tuple[tf.keras.Model, Targets]:
     """Trains on the features of new views in every epoch."""
     features = OnlineFeatures(
@@ -162,7 +166,7 @@ def _train_online(
     steps = steps_per_epoch(len(data.train), config.calibration.calibration_batch_size)
     batches = partial(online_feature_batches, features, data.train.labels)
     classifier = _train_classifier(
-        config, teacher, data, batches, steps * len(features.resolutions), folder
+        config, teacher, data, batches, steps * len(features.resolutions), folder, workers
     )
     return classifier, OnlineTargets(features, classifier)
 
@@ -208,50 +212,79 @@ def _train_classifier(
     batches: Callable[..., tf.data.Dataset],
     steps: int,
     folder: Path,
+    workers: Workers,
 ) -> tf.keras.Model:
     settings = config.calibration
-    classifier = teacher_classifier(
-        teacher.feature_size,
-        data.classes,
-        weight_scaling=settings.calibration_loss == "label_aware_smoothing",
+    with workers.scope():
+        trainer = _build_trainer(config, teacher, data, steps)
+    from_epoch = partial(
+        batches,
+        batch_size=settings.calibration_batch_size,
         seed=config.run.seed,
+        epochs=settings.calibration_epochs,
     )
+    checkpoints = fit(
+        trainer,
+        lambda first_epoch: workers.distribute(partial(from_epoch, first_epoch=first_epoch)),
+        steps=steps,
+        epochs=settings.calibration_epochs,
+        folder=folder,
+        unit="views",
+        validation=_validation(config, teacher, data.validation, workers),
+        validation_steps=workers.share.steps(len(data.validation), _BLOCK),
+        workers=workers,
+    )
+    checkpoints.restore_selected(config.training.select_epoch, data.validation_counts)
+    if workers.replicas == 1:
+        return trainer.network
+    # In variables of this process alone.
+    trained = trainer.network.get_weights()
+    classifier = _build_classifier(config, teacher, data)
+    classifier.set_weights(trained)
+    return classifier
+
+
+def _build_trainer(config: Config, teacher: Teacher, data: Data, steps: int) -> CalibrationTrainer:
+    settings = config.calibration
+    classifier = _build_classifier(config, teacher, data)
     loss = build_calibration_loss(settings, data.counts)
     rate = cosine_schedule(
         settings.calibration_learning_rate, steps * settings.calibration_epochs, warmup_fraction=0.0
     )
     group = ParameterGroup(classifier.trainable_variables, adam(rate))
-    checkpoints = fit(
-        CalibrationTrainer(classifier, data.classes, loss, [group]),
-        lambda first_epoch: batches(
-            batch_size=settings.calibration_batch_size,
-            seed=config.run.seed,
-            first_epoch=first_epoch,
-            epochs=settings.calibration_epochs,
-        ),
-        steps=steps,
-        epochs=settings.calibration_epochs,
-        folder=folder,
-        unit="views",
-        validation=_validation(config, teacher, data.validation),
+    return CalibrationTrainer(classifier, data.classes, loss, [group])
+
+
+def _build_classifier(config: Config, teacher: Teacher, data: Data) -> tf.keras.Model:
+    return teacher_classifier(
+        teacher.feature_size,
+        data.classes,
+        weight_scaling=config.calibration.calibration_loss == "label_aware_smoothing",
+        seed=config.run.seed,
     )
-    checkpoints.restore_selected(config.training.select_epoch, data.validation_counts)
-    return classifier
 
 
-def _validation(config: Config, teacher: Teacher, subset: Subset) -> tf.data.Dataset | None:
-    """Features of whole images, cached in either mode of the training."""
+def _validation(
+    config: Config, teacher: Teacher, subset: Subset, workers: Workers
+) -> tf.data.Dataset | None:
     if not len(subset):
         return None
     features = _whole_image_features(config, teacher, subset)
+    return workers.distribute(partial(_validation_batches, features, subset.labels))
+
+
+def _validation_batches(
+    features: _CachedFeatures, labels: np.ndarray, share: BatchShare = ALONE
+) -> tf.data.Dataset:
+    """Features of whole images, cached in either mode of the training."""
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
-        for number, block in enumerate(features.blocks()):
-            start = number * _BLOCK
-            yield {"inputs": block, "labels": subset.labels[start : start + _BLOCK]}
+        for places in share.parts(len(labels), _BLOCK):
+            rows = mean_rows(features.features, places.start, places.stop)
+            yield {"inputs": rows, "labels": labels[places]}
 
     signature = {
-        "inputs": tf.TensorSpec([None, teacher.feature_size], tf.float32),
+        "inputs": tf.TensorSpec([None, features.features[0].shape[1]], tf.float32),
         "labels": tf.TensorSpec([None], tf.int32),
     }
     return dataset_from_generator(batches, signature)

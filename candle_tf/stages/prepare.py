@@ -13,6 +13,7 @@ from candle_tf.data.sources.registry import LabelledImages
 from candle_tf.data.splits.longtail import shot_groups
 from candle_tf.data.splits.split import Split
 from candle_tf.data.subset import Subset
+from candle_tf.distribute import ONE_PROCESS, Workers
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.check_images import checked_split
 from candle_tf.stages.split import open_data
@@ -49,15 +50,22 @@ class Data:
         return np.bincount(self.validation.labels, minlength=self.classes)
 
 
-def prepare(config: Config, folder: RunFolder) -> Data:
+def prepare(config: Config, folder: RunFolder, workers: Workers = ONE_PROCESS) -> Data:
     """Opens everything a run learns from; writes split.json on the first call.
+
+    Of workers that share the folder the chief reads all images and writes the split; then all of
+    them decode, each the blocks that no other does, where they share the cache folder.
 
     Raises:
         UserError: for data that cannot be used, or that changed since the split was drawn.
     """
     with ExitStack() as opened:
         source = opened.enter_context(open_data(config))
+        if not workers.is_chief:
+            workers.wait_for_all()
         split, check = checked_split(config, folder, source)
+        if workers.is_chief:
+            workers.wait_for_all()
         parts = split.subsets.values()
         ids = [image_id for part in parts for image_id in part.ids]
         resize, store = config.data.resize, config.data.store

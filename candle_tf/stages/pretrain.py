@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,14 @@ from absl import logging
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation, make_augmentation
 from candle_tf.data.augment.precomputed_views import same_for_all
 from candle_tf.data.augment.settings import AugmentSettings
-from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from candle_tf.data.pipeline import (
+    EVALUATION_BATCH,
+    evaluation_batches,
+    steps_per_epoch,
+    training_batches,
+)
 from candle_tf.data.subset import Subset
+from candle_tf.distribute import Workers, open_workers
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.methods.checkpoints import Checkpoints
@@ -39,6 +46,7 @@ from candle_tf.stages.pretrain_data import PretrainingData, open_images
 from candle_tf.stages.pretrain_settings import Pretraining, open_pretraining
 from candle_tf.students.analysis.preflight import refuse_unconvertible
 from candle_tf.students.compute_policy import resolve_compute_policy, set_compute_policy
+from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 from candle_tf.students.weights.packed import pack
 from candle_tf.students.weights.spec import StudentSpec
 from candle_tf.teachers.backbones import Teacher, load_teacher
@@ -74,38 +82,99 @@ def pretrain(settings: Pretraining) -> Pretrained:
         UserError: for data or settings that cannot be used, images shared with a test set, a
             damaged checkpoint, or a training that diverged.
     """
+    workers = open_workers(settings.strategy)
     tf.keras.utils.set_random_seed(settings.seed)
     # As in `stages.run`: a resumed training is the one that was not interrupted.
     tf.config.experimental.enable_op_determinism()
-    lock, before = open_pretraining(settings)
-    with lock or contextlib.nullcontext():
-        return _pretrain(settings, before)
+    with workers.end_together():
+        if workers.replicas > 1:
+            # The check reads variables that are in one place.
+            refuse_unconvertible(_build_student(settings))
+            tf.keras.utils.set_random_seed(settings.seed)
+        lock, before = open_pretraining(settings) if workers.is_chief else (None, None)
+        with lock or contextlib.nullcontext():
+            workers.refuse_other_folder(Path(settings.run_dir))
+            return _pretrain(settings, before, workers)
 
 
-def _pretrain(settings: Pretraining, before: Pretraining | None) -> Pretrained:
+def _pretrain(settings: Pretraining, before: Pretraining | None, workers: Workers) -> Pretrained:
     data = open_images(settings)
     teacher = load_teacher(
         settings.teacher, settings.teacher_weights, settings.teacher_weights_sha256
     )
-    trainer, checkpoints = _train(settings, data, teacher, before)
+    trainer, checkpoints = _train(settings, data, teacher, before, workers)
     checkpoints.restore(checkpoints.best_epoch)
-    return _write(settings, data, teacher, trainer.network, checkpoints)
+    student = trainer.network
+    if workers.replicas > 1:
+        # In variables of this process alone; all workers read what they hold together.
+        weights = student.get_weights()
+        student = _build_student(settings)
+        student.set_weights(weights)
+    return _write(settings, data, teacher, student, checkpoints, workers)
 
 
 def _train(
-    settings: Pretraining, data: PretrainingData, teacher: Teacher, before: Pretraining | None
+    settings: Pretraining,
+    data: PretrainingData,
+    teacher: Teacher,
+    before: Pretraining | None,
+    workers: Workers,
 ) -> tuple[PretrainingTrainer, Checkpoints]:
     augmentation = make_augmentation(AugmentSettings(settings.augmentation), settings.seed)
     targets, heldout = _targets(settings, data, teacher, augmentation)
-    policy = resolve_compute_policy(settings.precision, settings.xla, kernels=settings.kernels)
-    student = _spec(settings).build(settings.image_size, _ANY_CLASSES)
-    refuse_unconvertible(student)
-    set_compute_policy(student, policy)
     steps = steps_per_epoch(len(data.train), settings.batch_size)
+    with workers.scope():
+        trainer = _build_trainer(settings, targets, steps, workers)
+    folder = Path(settings.run_dir) / "student"
+    _rewind(settings, before, folder)
+    workers.wait_for_all()
+    from_epoch = partial(
+        training_batches,
+        data.train,
+        image_size=settings.image_size,
+        augmentation=augmentation,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        epochs=settings.epochs,
+        precomputed=targets.precomputed,
+        targets=targets,
+    )
+    checkpoints = fit(
+        trainer,
+        lambda first_epoch: workers.distribute(partial(from_epoch, first_epoch=first_epoch)),
+        steps=steps,
+        epochs=settings.epochs,
+        folder=folder,
+        validation=workers.distribute(
+            partial(evaluation_batches, heldout, image_size=settings.image_size)
+        ),
+        validation_steps=workers.share.steps(len(heldout), EVALUATION_BATCH),
+        keep=[settings.constant_epochs],
+        workers=workers,
+    )
+    return trainer, checkpoints
+
+
+def _build_student(settings: Pretraining) -> tf.keras.Model:
+    return _spec(settings).build(settings.image_size, _ANY_CLASSES)
+
+
+def _build_trainer(
+    settings: Pretraining, targets: SourceTargets, steps: int, workers: Workers
+) -> PretrainingTrainer:
+    policy = resolve_compute_policy(
+        settings.precision, settings.xla, kernels=settings.kernels, replicas=workers.replicas
+    )
+    student = _build_student(settings)
+    set_compute_policy(student, policy)
+    if workers.replicas > 1:
+        synchronize_batch_norm(student)
+    else:
+        refuse_unconvertible(student)
     mean, variance = feature_moments(targets.features)
     projector = FeatureProjector(mean, variance, settings.seed)
     projector.build(student.output["features"].shape)
-    trainer = PretrainingTrainer(
+    return PretrainingTrainer(
         student,
         (targets.kernel, targets.bias),
         build_pretraining_groups(student, projector, _rate(settings, steps)),
@@ -115,28 +184,6 @@ def _train(
         feature_weight=settings.feature_weight,
         xla=policy.xla,
     )
-    folder = Path(settings.run_dir) / "student"
-    _rewind(settings, before, folder)
-    checkpoints = fit(
-        trainer,
-        lambda first_epoch: training_batches(
-            data.train,
-            image_size=settings.image_size,
-            augmentation=augmentation,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            first_epoch=first_epoch,
-            epochs=settings.epochs,
-            precomputed=targets.precomputed,
-            targets=targets,
-        ),
-        steps=steps,
-        epochs=settings.epochs,
-        folder=folder,
-        validation=evaluation_batches(heldout, image_size=settings.image_size),
-        keep=[settings.constant_epochs],
-    )
-    return trainer, checkpoints
 
 
 def _targets(
@@ -196,10 +243,16 @@ def _write(
     teacher: Teacher,
     student: tf.keras.Model,
     checkpoints: Checkpoints,
+    workers: Workers,
 ) -> Pretrained:
-    """Packed weights and their card."""
+    """Packed weights and their card, which the chief writes."""
     folder, epoch = Path(settings.run_dir), checkpoints.best_epoch
     row = checkpoints.history[epoch - 1]
+    done = Pretrained(
+        folder / WEIGHTS_NAME, folder / CARD_NAME, epoch, row["val_mean_class_accuracy"]
+    )
+    if not workers.is_chief:
+        return done
     packed = pack(student, _spec(settings), facts={"teacher": settings.teacher})
     write_atomically(folder / WEIGHTS_NAME, packed)
     card = {
@@ -216,9 +269,7 @@ def _write(
     }  # fmt: skip
     text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / CARD_NAME, text.encode())
-    return Pretrained(
-        folder / WEIGHTS_NAME, folder / CARD_NAME, epoch, row["val_mean_class_accuracy"]
-    )
+    return done
 
 
 def _describe(settings: Pretraining, data: PretrainingData, teacher: Teacher) -> dict[str, Any]:

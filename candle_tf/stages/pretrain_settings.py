@@ -15,12 +15,12 @@ from candle_tf.files import read_json_object
 from candle_tf.run_folder import claim_folder
 from candle_tf.settings import SettingsGroup, convert_setting, setting
 from candle_tf.students.architectures.registry import STUDENTS
-from candle_tf.students.settings import KERNELS, PRECISIONS, XLA
+from candle_tf.students.settings import KERNELS, PRECISIONS, STRATEGIES, XLA
 
 # May differ between two calls that work on one folder.
 _CHANGEABLE = (
     *("epochs", "data_dir", "train_list", "test_data_dir", "data_license", "teacher_weights"),
-    *("run_dir", "cache_dir", "precision", "kernels", "xla"),
+    *("run_dir", "cache_dir", "precision", "kernels", "xla", "strategy"),
 )
 
 
@@ -91,6 +91,9 @@ class Pretraining(SettingsGroup):
         "auto", "operators of the training step; see candle_tf.train", choices=KERNELS
     )
     xla: str = setting("auto", "whether XLA compiles the training step", choices=XLA)
+    strategy: str = setting(
+        "auto", "devices that train together; see candle_tf.train", choices=STRATEGIES
+    )
     seed: int = setting(0, "seed of everything random", at_least=0, below=2**31)
     run_dir: str = setting("runs/pretrained", "folder of everything that is written")
     cache_dir: str = setting("", "folder of decoded images and features; run_dir/cache if empty")

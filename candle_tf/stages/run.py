@@ -11,9 +11,10 @@ from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.deploy.checks.errors import ExportError
+from candle_tf.distribute import Workers, open_workers
 from candle_tf.progress import format_seconds
-from candle_tf.reporting.results import Results
-from candle_tf.run_folder import RunFolder, open_run_folder
+from candle_tf.reporting.results import Results, read_results
+from candle_tf.run_folder import RunFolder, join_run_folder, open_run_folder
 from candle_tf.stages.calibrate import Calibrated, calibrate
 from candle_tf.stages.disk_space import DiskNeeds
 from candle_tf.stages.evaluate import evaluate
@@ -22,7 +23,7 @@ from candle_tf.stages.export_requirements import check_export_requirements
 from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.report import report
-from candle_tf.stages.train import train_student, with_epochs
+from candle_tf.stages.train import train_student, train_together, with_epochs
 from candle_tf.students.compute_policy import ComputePolicy, resolve_compute_policy
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ T = TypeVar("T")
 def run(config: Config) -> tuple[RunFolder, Results]:
     """Calibrates, trains, evaluates, exports and reports; resumes where an earlier call stopped.
 
+    Of several workers (`distribute`) all train, and the chief alone does what comes after.
+
     Returns:
         The run's folder, and its results. Where a check refused the export, they say so:
         `require_export` raises it.
@@ -38,44 +41,71 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     Raises:
         UserError: for anything that a user can fix; nothing finished is lost.
     """
+    workers = open_workers(config.compute.strategy)
     # Bit-identical results whether or not a run was interrupted; on CPUs it costs nothing.
     tf.keras.utils.set_random_seed(config.run.seed)
     tf.config.experimental.enable_op_determinism()
-    policy = resolve_compute_policy(
-        config.compute.precision, config.compute.xla, kernels=config.compute.kernels
-    )
-    folder = open_run_folder(config)
-    try:
-        return _run_stages(config, folder, policy)
-    finally:
-        folder.remove_if_nothing_began()
+    with workers.end_together():
+        policy = resolve_compute_policy(
+            config.compute.precision,
+            config.compute.xla,
+            kernels=config.compute.kernels,
+            replicas=workers.replicas,
+        )
+        folder = _open_folder(config, workers)
+        try:
+            results = _run_stages(config, folder, policy, workers)
+        finally:
+            folder.remove_if_nothing_began()
+    return folder, results or read_results(folder.report_path)
+
+
+def _open_folder(config: Config, workers: Workers) -> RunFolder:
+    """The run's folder, which is the same for all workers.
+
+    Raises:
+        UserError: as `open_run_folder`; for a worker where the folder or the settings differ.
+    """
+    folder = open_run_folder(config) if workers.is_chief else None
+    workers.refuse_other_folder(Path(config.run.run_dir))
+    return folder or join_run_folder(config)
 
 
 def _run_stages(
-    config: Config, folder: RunFolder, policy: ComputePolicy
-) -> tuple[RunFolder, Results]:
+    config: Config, folder: RunFolder, policy: ComputePolicy, workers: Workers
+) -> Results | None:
+    """The chief's results."""
     times = _StageTimes()
-    data = times.run("1/6 data", lambda: prepare(config, folder))
+    data = times.run("1/6 data", lambda: prepare(config, folder, workers))
     config = with_epochs(config, len(data.train))
     folder.record(
         "data",
         [folder.config_path, folder.data_check_path, folder.split_path],
         split=data.split.hash,
     )
-    needs = check_export_requirements(config, data.split.class_names, folder)
+    needs = None
+    if workers.is_chief:
+        needs = check_export_requirements(config, data.split.class_names, folder)
     calibrated = None
     if config.training.distils:
         path = folder.path / "calibrate"
-        calibrated = times.run("2/6 calibrate the teacher", lambda: calibrate(config, data, path))
+        calibrated = times.run(
+            "2/6 calibrate the teacher", lambda: calibrate(config, data, path, workers)
+        )
         folder.record("calibrate", _training_files(path), teacher=calibrated.teacher.fingerprint)
         if needs:
             _add_teacher(needs, config, calibrated).require()
     path = folder.path / "student"
     targets = calibrated.targets if calibrated else None
-    trained = times.run(
-        f"3/6 train the student ({config.training.method})",
-        lambda: train_student(config, data, targets, path, policy, calibrated),
-    )
+    title = f"3/6 train the student ({config.training.method})"
+    training = (config, data, targets, path, policy, calibrated)
+    if workers.replicas > 1:
+        together = f"{title} on {workers.replicas} devices"
+        times.run(together, lambda: train_together(*training, workers))
+    if not workers.is_chief:
+        logging.info("worker %d waits while the chief evaluates and exports", workers.number)
+        return None
+    trained = times.run(title, lambda: train_student(*training))
     xla = "on" if policy.xla else "off"
     kernels = "native" if policy.native else "plain"
     folder.record(
@@ -99,7 +129,7 @@ def _run_stages(
         ),
     )
     times.log()
-    return folder, results
+    return results
 
 
 def require_export(results: Results) -> None:

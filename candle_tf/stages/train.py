@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -10,8 +11,14 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from candle_tf.data.pipeline import (
+    EVALUATION_BATCH,
+    evaluation_batches,
+    steps_per_epoch,
+    training_batches,
+)
 from candle_tf.data.targets import Targets
+from candle_tf.distribute import ONE_PROCESS, Workers
 from candle_tf.errors import UserError
 from candle_tf.methods import losses
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
@@ -49,6 +56,7 @@ from candle_tf.stages.student_views import student_augmentation, student_views
 from candle_tf.stages.student_weights import start_student
 from candle_tf.students.analysis.preflight import refuse_unconvertible
 from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
+from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 from candle_tf.teachers.source_classes import source_classifier
 
 # Blocks of features that prototypes are made from: some ten thousand rows.
@@ -101,14 +109,58 @@ def train_student(
         UserError: for a student that will not be binary on the device, a damaged checkpoint, a
             training that diverged, or an optimizer that the student's kernels do not suit.
     """
-    tf.keras.utils.set_random_seed(config.run.seed)
     if not config.training.epochs:
         config = with_epochs(config, len(data.train))
     method = METHODS[config.training.method]
     if isinstance(method, TwoStageMethod):
         return _train_two_stages(config, data, method, targets, folder, policy, calibrated)
+    return _train_phases(config, data, targets, folder, policy, calibrated, ONE_PROCESS)
+
+
+def train_together(
+    config: Config,
+    data: Data,
+    targets: Targets | None,
+    folder: Path,
+    policy: ComputePolicy,
+    calibrated: Calibrated | None,
+    workers: Workers,
+) -> None:
+    """Trains the student on several devices; `train_student` reads it back, or resumes.
+
+    Of a method with two stages this is the first; the second trains the classifier on one device.
+
+    Args:
+        config, data, targets, folder, policy, calibrated: as of `train_student`.
+        workers: of several devices.
+
+    Raises:
+        UserError: as `train_student`, and for a batch that cannot be divided among the devices.
+    """
+    method = METHODS[config.training.method]
+    if isinstance(method, TwoStageMethod):
+        if _is_begun(folder):
+            return
+        config, folder = config.replace(method=method.first), _first_stage_folder(folder)
+    # The check reads variables that are in one place.
+    refuse_unconvertible(config.student.build(data.classes))
+    with workers.scope():
+        _train_phases(config, data, targets, folder, policy, calibrated, workers)
+
+
+def _train_phases(
+    config: Config,
+    data: Data,
+    targets: Targets | None,
+    folder: Path,
+    policy: ComputePolicy,
+    calibrated: Calibrated | None,
+    workers: Workers,
+) -> Trained:
+    tf.keras.utils.set_random_seed(config.run.seed)
     student = config.student.build(data.classes)
-    refuse_unconvertible(student)
+    if workers.replicas == 1:
+        refuse_unconvertible(student)
     if not _has_checkpoint(config, folder):
         start_student(config.student, student, data.split.class_names)
     if not config.optimizer.clip_latent_weights:
@@ -117,12 +169,12 @@ def train_student(
         first = clone_with_float_kernels(student)
         logging.info("training phase one of two: binary activations, float kernels")
         before = folder.with_name(f"{folder.name}_step1")
-        _train(config, data, first, targets, before, policy, calibrated)
+        _train(config, data, first, targets, before, policy, calibrated, workers)
         copy_weights(first, student)
         logging.info("training phase two of two: binary activations and kernels")
     if config.training.binary_steps == 2:
         config = config.replace(weight_decay=0.0)
-    checkpoints = _train(config, data, student, targets, folder, policy, calibrated)
+    checkpoints = _train(config, data, student, targets, folder, policy, calibrated, workers)
     return Trained(student, checkpoints, policy)
 
 
@@ -136,7 +188,7 @@ def _train_two_stages(
     calibrated: Calibrated | None,
 ) -> Trained:
     """A whole training by the first stage's method, then the classifier alone."""
-    stage1 = folder.with_name(f"{folder.name}_stage1")
+    stage1 = _first_stage_folder(folder)
     if _is_begun(folder):
         done = Checkpoints(stage1 / "checkpoints", tf.Module()).epochs_done
         if done < config.training.epochs:
@@ -157,6 +209,10 @@ def _train_two_stages(
     logging.info("second of two stages: the classifier alone, all classes sampled alike")
     checkpoints = train_classifier(config, data, first.student, method, folder)
     return Trained(first.student, checkpoints, policy)
+
+
+def _first_stage_folder(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}_stage1")
 
 
 def _has_checkpoint(config: Config, folder: Path) -> bool:
@@ -203,9 +259,12 @@ def _train(
     folder: Path,
     policy: ComputePolicy,
     calibrated: Calibrated | None,
+    workers: Workers,
 ) -> Checkpoints:
     """One training of --epochs; its checkpoints restore kernels that are exact signs."""
     set_compute_policy(student, policy)
+    if workers.replicas > 1 and config.compute.sync_batch_norm:
+        synchronize_batch_norm(student)
     steps = steps_per_epoch(len(data.train), config.training.batch_size)
     trainer = _build_trainer(
         config,
@@ -219,32 +278,34 @@ def _train(
     annealing = Annealing(
         find_annealed_quantizers(student), config.training.epochs, config.training.anneal_fraction
     )
+    from_epoch = partial(
+        training_batches,
+        data.train,
+        image_size=config.student.image_size,
+        augmentation=student_augmentation(config),
+        sampler=config.data.sampler,
+        sampler_start=config.data.sampler_start,
+        unmixed_from=config.augment.unmixed_from,
+        batch_size=config.training.batch_size,
+        seed=config.run.seed,
+        epochs=config.training.epochs,
+        precomputed=student_views(config, data),
+        targets=targets,
+    )
+    validation = partial(evaluation_batches, data.validation, image_size=config.student.image_size)
     checkpoints = fit(
         trainer,
-        lambda first_epoch: training_batches(
-            data.train,
-            image_size=config.student.image_size,
-            augmentation=student_augmentation(config),
-            sampler=config.data.sampler,
-            sampler_start=config.data.sampler_start,
-            unmixed_from=config.augment.unmixed_from,
-            batch_size=config.training.batch_size,
-            seed=config.run.seed,
-            first_epoch=first_epoch,
-            epochs=config.training.epochs,
-            precomputed=student_views(config, data),
-            targets=targets,
-        ),
+        lambda first_epoch: workers.distribute(partial(from_epoch, first_epoch=first_epoch)),
         steps=steps,
         epochs=config.training.epochs,
         folder=folder,
-        validation=evaluation_batches(data.validation, image_size=config.student.image_size)
-        if len(data.validation)
-        else None,
+        validation=workers.distribute(validation) if len(data.validation) else None,
+        validation_steps=workers.share.steps(len(data.validation), EVALUATION_BATCH),
         callbacks=[
             *([annealing] if annealing.quantizers else []),
             *([FoldHead()] if _has_tied_head(config) else []),
         ],
+        workers=workers,
     )
     student.get_layer("logits").trainable = True
     adjust = classifier_adjustment(config, data, student)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "float32", "bfloat16")
 XLA = ("auto", "on", "off")
 KERNELS = ("auto", "native", "plain")
+STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,17 @@ class ComputeSettings(SettingsGroup):
         "native: operators in C++ for the training step on a CPU, compiled once into a cache "
         "folder; plain: TensorFlow's own; auto: native where there is a C++ compiler",
         choices=KERNELS,
+    )
+    strategy: str = setting(
+        "auto",
+        "devices that train together: one; mirrored: all GPUs of this machine; multi_worker: those "
+        "of all workers that TF_CONFIG names; auto: as many as there are. --batch_size is that of "
+        "all together",
+        choices=STRATEGIES,
+    )
+    sync_batch_norm: bool = setting(
+        True,
+        "with several devices: batch statistics of the whole batch, not of each device's share",
     )
 
     def check(self) -> None:

@@ -194,6 +194,29 @@ class OnlineFeatures:
             for resolution in self.resolutions
         ]
 
+    def at(self, views: Views, places: np.ndarray) -> np.ndarray:
+        """Features of some views, each at one resolution; nothing else is computed.
+
+        Args:
+            views: B views.
+            places: int64 [P]; r * B + b stands for view b at resolution number r.
+
+        Returns:
+            float32 [P, d_T].
+        """
+        numbers, chosen = np.divmod(places, len(views))
+        features = np.empty((len(places), self.teacher.feature_size), np.float32)
+        for number, resolution in enumerate(self.resolutions):
+            wanted = np.flatnonzero(numbers == number)
+            if len(wanted):
+                order = wanted[np.argsort(chosen[wanted], kind="stable")]
+                at = chosen[order]
+                these = Views(views.images[at], views.numbers[at])
+                features[order] = features_of(
+                    self.teacher, self.subset, self.augmentation, these, resolution
+                )
+        return features
+
 
 def as_float16(values: np.ndarray, origin: str) -> np.ndarray:
     """Float values as they are stored.

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tools.benchmarks.settings import batch_size_times, thread_times
+from tools.benchmarks.settings import batch_size_times, thread_settings, thread_times
 from tools.benchmarks.workload import Workload
 
 LOAD = Workload(
@@ -20,13 +20,17 @@ def test_batch_sizes_are_compared_with_the_first():
 
 def test_threads_are_compared_with_tensorflows_choice():
     cores = len(os.sched_getaffinity(0))
-    times = thread_times(LOAD, repeats=1)
-    assert next(iter(times)) == "default"
-    assert {"1x1", f"{cores}x1", f"{cores}x{cores}"} <= set(times)
+    settings = thread_settings()
+    assert next(iter(settings)) == "default"
+    assert settings["default"] == (0, 0)
+    assert {"1x1", f"{cores}x1", f"{cores}x{cores}"} <= set(settings)
+    assert settings[f"{cores}x1"] == (cores, 1)
+    times = thread_times(LOAD, {name: settings[name] for name in ("default", "1x1")}, repeats=1)
+    assert list(times) == ["default", "1x1"]
     assert times["default"]["median"] == 1
     assert all(each["units_per_s"] > 0 for each in times.values())
 
 
 def test_a_process_that_fails_is_told():
     with pytest.raises(RuntimeError, match="ended with code 1"):
-        thread_times(Workload("no_such_student", steps=1), repeats=1)
+        thread_times(Workload("no_such_student", steps=1), {"default": (0, 0)}, repeats=1)

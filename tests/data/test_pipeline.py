@@ -15,6 +15,7 @@ from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from candle_tf.data.samplers import epoch_order
 from candle_tf.data.subset import Subset
+from candle_tf.distribute import BatchShare
 from candle_tf.teachers.targets import CachedTargets
 
 STORED = 14  # images in the store
@@ -255,3 +256,33 @@ def test_evaluation_can_be_repeated_and_resizes():
     # Whole numbers, as in an 8-bit image.
     np.testing.assert_array_equal(first, np.round(first))
     np.testing.assert_allclose(first, resized, atol=0.501)
+
+
+def test_shares_of_two_pipelines_are_the_batches_of_one():
+    """Every replica's images, views and targets are those of its places in the global batch."""
+    given = {"precomputed": same_for_all(COUNT, 3), "targets": targets(3)}
+    whole = batches(noisy(), 0, 2, **given)
+    parts = [
+        batches(noisy(), 0, 2, **given, share=BatchShare(range(i, i + 1), 2)) for i in range(2)
+    ]
+    assert len(parts[0]) == len(parts[1]) == len(whole)
+    for expected, first, second in zip(whole, *parts, strict=True):
+        for name in expected:
+            joined = np.concatenate([first[name], second[name]])
+            np.testing.assert_allclose(joined, expected[name], atol=1e-3)
+
+
+def test_evaluation_shares_are_all_images_once():
+    parts = [
+        list(
+            evaluation_batches(
+                noisy(), image_size=12, batch_size=4, share=BatchShare(range(i, i + 1), 2)
+            )
+        )
+        for i in range(2)
+    ]
+    labels = [
+        np.concatenate([first["labels"], second["labels"]])
+        for first, second in zip(*parts, strict=True)
+    ]
+    np.testing.assert_array_equal(np.concatenate(labels), LABELS)

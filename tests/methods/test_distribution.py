@@ -7,12 +7,14 @@ in a process of its own.
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from candle_tf.distribute import open_workers
 from candle_tf.methods.balance import TotalLoss
 from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.feature_losses import CosineLoss
@@ -21,10 +23,11 @@ from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.registry import METHODS
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
+from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 from tests.methods.test_distillation import distillation_trainer
 
 COUNTS = np.array([50, 9, 2])
-TRAINERS = ("supervised", "distillation")
+TRAINERS = ("supervised", "distillation", "batch_norm")
 STEPS = 4
 
 
@@ -37,7 +40,27 @@ def _network() -> tf.keras.Model:
     return tf.keras.Model(inputs, {"features": features, "logits": logits})
 
 
+def _network_with_batch_norm() -> tf.keras.Model:
+    """Maps of 1 x 1, in whose variance the difference between n and n - 1 is large."""
+    tf.keras.utils.set_random_seed(0)
+    inputs = tf.keras.Input([6])
+    maps = tf.keras.layers.Reshape([1, 1, 6])(inputs)
+    # A bias has no gradient here but rounding, which Adam would make steps of.
+    maps = tf.keras.layers.Conv2D(5, 1, use_bias=False)(maps)
+    maps = tf.keras.layers.BatchNormalization(momentum=0.5)(maps)
+    features = tf.keras.layers.Flatten(name="features")(maps)
+    logits = tf.keras.layers.Dense(3, name="logits")(features)
+    network = tf.keras.Model(inputs, {"features": features, "logits": logits})
+    if tf.distribute.has_strategy():
+        synchronize_batch_norm(network)
+    return network
+
+
 def _trainer(name: str) -> Trainer:
+    if name == "batch_norm":
+        network = _network_with_batch_norm()
+        group = ParameterGroup(network.trainable_variables, adam(0.01))
+        return SupervisedTrainer(network, METHODS["balanced_softmax"], COUNTS, [group])
     if name == "supervised":
         network = _network()
         group = ParameterGroup(network.trainable_variables, adam(0.01))
@@ -74,7 +97,7 @@ def _worker(folder: Path) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     halves = [tf.config.LogicalDeviceConfiguration(), tf.config.LogicalDeviceConfiguration()]
     tf.config.set_logical_device_configuration(cpu, halves)
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    mirrored = open_workers("mirrored").strategy
     for name in TRAINERS:
         for label, strategy in (("one", tf.distribute.get_strategy()), ("two", mirrored)):
             if (name, label) == ("distillation", "two"):
@@ -85,6 +108,31 @@ def _worker(folder: Path) -> None:
             np.savez(folder / name / f"{label}.npz", *weights)
             replicas = trainer.distribute_strategy.num_replicas_in_sync
             (folder / name / f"{label}.json").write_text(json.dumps(replicas))
+    _pretrain(folder)
+
+
+def _pretrain(folder: Path) -> None:
+    """The same pretraining on one device, and on all."""
+    from PIL import Image
+
+    from candle_tf.stages.pretrain import pretrain
+    from candle_tf.stages.pretrain_settings import Pretraining
+    from tests.stages import tiny_parts  # noqa: F401  (registers the two)
+
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for number in range(40):
+            with archive.open(f"{number}.png", "w") as file:
+                Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(file, "PNG")
+    for strategy in ("one", "mirrored"):
+        settings = {
+            "data_dir": str(folder / "images.zip"), "run_dir": str(folder / strategy),
+            "cache_dir": str(folder / "cache"), "student": "tiny_student",
+            "teacher": "tiny_teacher", "stem_stride": 1, "image_size": 16, "teacher_size": 32,
+            "views": 2, "epochs": 2, "batch_size": 16, "heldout_fraction": 0.2, "warmup_steps": 2,
+            "kernels": "plain", "precision": "float32", "strategy": strategy,
+        }  # fmt: skip
+        pretrain(Pretraining(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +173,21 @@ def test_two_replicas_log_what_one_logs(results, name, file):
     assert len(one["epoch"]) == (2 * STEPS if file == "steps.csv" else 2)
     for key, expected in one.items():
         np.testing.assert_allclose(two[key], expected, rtol=1e-5, err_msg=key)
+
+
+def test_pretraining_on_two_replicas_is_that_on_one(results):
+    """Also the best epoch's weights, which are written from variables of one device."""
+    one, two = (
+        np.genfromtxt(results / name / "student" / "history.csv", delimiter=",", names=True)
+        for name in ("one", "mirrored")
+    )
+    for key in set(one.dtype.names) - {"seconds"}:
+        np.testing.assert_allclose(two[key], one[key], rtol=1e-3, err_msg=key)
+    cards = [
+        json.loads((results / name / "student.json").read_text()) for name in ("one", "mirrored")
+    ]
+    assert cards[0]["bytes"] == cards[1]["bytes"]
+    assert cards[0]["epoch"] == cards[1]["epoch"]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from candle_tf.data.augment.views import Views, first_views
 from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import training_batches
 from candle_tf.data.subset import Subset
+from candle_tf.distribute import ALONE, BatchShare
 from candle_tf.methods.calibration import online_feature_batches, teacher_classifier
 from candle_tf.teachers.features import (
     OnlineFeatures,
@@ -183,3 +184,22 @@ def test_calibration_on_new_views_sees_each_image_at_each_resolution(examples):
     for one, two in zip(epochs(1), seen[9:], strict=True):
         np.testing.assert_array_equal(one["labels"], two["labels"])
         np.testing.assert_allclose(one["inputs"], two["inputs"], rtol=1e-5)
+
+
+def test_shares_of_calibration_batches_are_the_batches(examples):
+    """Each replica's features, computed for its own places alone."""
+    features = OnlineFeatures(make_teacher(), examples, AUGMENTATION, RESOLUTIONS)
+
+    def batches(share):
+        return list(online_feature_batches(
+            features, examples.labels, batch_size=8, seed=1, first_epoch=0, epochs=1, share=share
+        ).as_numpy_iterator())  # fmt: skip
+
+    whole = batches(ALONE)
+    parts = [batches(BatchShare(range(i, i + 1), 2)) for i in range(2)]
+    for expected, first, second in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(
+            np.concatenate([first["labels"], second["labels"]]), expected["labels"]
+        )
+        joined = np.concatenate([first["inputs"], second["inputs"]])
+        np.testing.assert_allclose(joined, expected["inputs"], rtol=1e-4, atol=1e-5)

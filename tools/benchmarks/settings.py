@@ -3,17 +3,17 @@
 batch_size_times(load, sizes=(16, 64))["64"]["median"]    # time of an image over that at 16
 """
 
-import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from functools import partial
 
 import tensorflow as tf
 
 from candle_tf.timing import Side, alternate
 from tools.benchmarks.growth import Growth, over_the_first
+from tools.benchmarks.processes import start_processes
 from tools.benchmarks.step import training_steps
 from tools.benchmarks.workload import Workload
 
@@ -35,56 +35,45 @@ def batch_size_times(load: Workload, sizes: Sequence[int], repeats: int = 3) -> 
     return over_the_first(alternate(sides, repeats), work)
 
 
-def thread_times(load: Workload, repeats: int = 3) -> Growth:
+def thread_settings() -> dict[str, tuple[int, int]]:
+    """Threads in an operator, and operators at a time, that are compared on this machine.
+
+    The first, "default", is TensorFlow's choice; the others are "AxB", for A and B of 1 and the
+    number of cores, and twice the cores.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return {"default": (0, 0)} | {
+        f"{within}x{beside}": (within, beside)
+        for within, beside in ((1, 1), (cores, 1), (1, cores), (cores, cores), (2 * cores, cores))
+    }
+
+
+def thread_times(
+    load: Workload, settings: Mapping[str, tuple[int, int]], repeats: int = 3
+) -> Growth:
     """Time of an image in a training step by TensorFlow's threads, a process each.
 
-    The first, "default", is TensorFlow's choice; the others are "AxB": A threads in an operator, B
-    operators at a time, for A and B of 1 and the number of cores, and twice the cores.
+    Args:
+        load: the student.
+        settings: as `thread_settings`.
+        repeats: rounds.
+
+    Returns:
+        By setting, over the first; see `growth.over_the_first`.
 
     Raises:
         RuntimeError: where a process ended without a reply.
     """
-    cores = len(os.sched_getaffinity(0))
-    settings = {"default": (0, 0)} | {
-        f"{within}x{beside}": (within, beside)
-        for within, beside in ((1, 1), (cores, 1), (1, cores), (cores, cores), (2 * cores, cores))
-    }
     with ExitStack() as stack:
-        sides = {name: _in_a_process(stack, load, *each) for name, each in settings.items()}
+        sides = {
+            name: start_processes(stack, [partial(_steps_by_threads, load, *each)])
+            for name, each in settings.items()
+        }
         seconds = alternate(sides, repeats)
     return over_the_first(seconds, dict.fromkeys(sides, load.images))
 
 
-def _in_a_process(stack: ExitStack, load: Workload, within: int, beside: int) -> Side:
-    """A side that a process of its own computes, which ends with the stack."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, load, within, beside), daemon=True)
-    process.start()
-    theirs.close()
-    stack.callback(process.join)
-    stack.callback(ours.close)
-
-    def run() -> None:
-        try:
-            ours.send(None)
-            ours.recv()
-        except (EOFError, ConnectionError):
-            process.join()
-            raise RuntimeError(f"a process ended with code {process.exitcode}") from None
-
-    return run
-
-
-def _serve(connection: Connection, load: Workload, within: int, beside: int) -> None:
-    """Takes the training steps whenever it is told to, until the other end is closed."""
+def _steps_by_threads(load: Workload, within: int, beside: int) -> Side:
     tf.config.threading.set_intra_op_parallelism_threads(within)
     tf.config.threading.set_inter_op_parallelism_threads(beside)
-    steps = training_steps(load)
-    while True:
-        try:
-            connection.recv()
-        except EOFError:
-            return
-        steps()
-        connection.send(None)
+    return training_steps(load)

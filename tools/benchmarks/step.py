@@ -40,7 +40,7 @@ def _compare(load: Workload, plain: Trainer, repeats: int) -> dict[str, Any]:
         "outside_products" (share of what is neither a convolution nor a matrix product) and the
         seconds.
     """
-    batch = _batch(load)
+    batch = one_batch(load)
     steps = {"ours": _step(cross_entropy(load), batch), "plain": _step(plain, batch)}
     seconds = alternate(
         {name: _several(step, load.steps) for name, step in steps.items()}, repeats, warmup=2
@@ -77,10 +77,11 @@ def step_ratios(load: Workload, batch_sizes: tuple[int, ...], repeats: int) -> d
 
 def training_steps(load: Workload) -> Callable[[], None]:
     """`load.steps` steps of ours on one batch in memory, done when it returns."""
-    return _several(_step(cross_entropy(load), _batch(load)), load.steps)
+    return _several(_step(cross_entropy(load), one_batch(load)), load.steps)
 
 
-def _batch(load: Workload) -> dict[str, tf.Tensor]:
+def one_batch(load: Workload) -> dict[str, tf.Tensor]:
+    """A batch of noise in memory: "inputs" `[B, S, S, 3]` in 0..255 and "labels" `[B]`."""
     rng = np.random.default_rng(0)
     shape = (load.batch_size, load.image_size, load.image_size, 3)
     return {
