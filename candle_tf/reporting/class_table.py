@@ -33,7 +33,7 @@ def class_table(results: Results, matrix: np.ndarray) -> Table:
         accuracy, interval = ABSENT, ABSENT
         if total:
             low, high = wilson_interval(right, total)
-            accuracy, interval = percent(right / total), f"{percent(low)} to {percent(high)}"
+            accuracy, interval = percent(right / total), f"{percent(low)}–{percent(high)}"
         of_teacher = teacher.per_class[c] if teacher else None
         rows.append(
             [
@@ -51,11 +51,12 @@ def class_table(results: Results, matrix: np.ndarray) -> Table:
     return Table(
         [*columns, *(["teacher %"] if teacher else [])],
         rows,
-        "Each class: numbers of images, the student's accuracy and its 95 % interval. A click on "
-        "a heading sorts.",
+        f"Each of {len(names):,} classes: numbers of images, the student's accuracy and its 95 % "
+        "interval. A click on a heading sorts; a long table scrolls.",
         left=2,
         sortable=True,
         folded=False,
+        wide_only=("shots",),
     )
 
 

@@ -81,6 +81,7 @@ class Table:
         left: how many of the first columns are flush left; the others are flush right.
         sortable: whether a click on a heading sorts the rows; numbers are sorted as such.
         folded: whether more than 40 rows are folded away; else they scroll in a box.
+        wide_only: headings of columns that narrow windows have no room for.
     """
 
     columns: Sequence[str]
@@ -89,6 +90,7 @@ class Table:
     left: int = 1
     sortable: bool = False
     folded: bool = True
+    wide_only: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -192,8 +194,8 @@ def _item(item: Item) -> str:
 
 
 def _table(table: Table) -> str:
-    head = _row(table.columns, "th", table.left)
-    body = "\n".join(_row(row, "td", table.left) for row in table.rows)
+    head = _row(table, table.columns, "th")
+    body = "\n".join(_row(table, row, "td") for row in table.rows)
     folded = table.folded and len(table.rows) > _FOLD_ROWS
     style = ' class="sortable"' if table.sortable else ""
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption and not folded else ""
@@ -208,14 +210,17 @@ def _table(table: Table) -> str:
     return f"<details><summary>{summary}</summary>\n{text}\n</details>"
 
 
-def _row(cells: Sequence[str], tag: str, left: int) -> str:
+def _row(table: Table, cells: Sequence[str], tag: str) -> str:
+    return f"<tr>{''.join(_cell(table, i, text, tag) for i, text in enumerate(cells))}</tr>"
+
+
+def _cell(table: Table, column: int, text: str, tag: str) -> str:
     scope = ' scope="col"' if tag == "th" else ""
-    return f"<tr>{''.join(_cell(c, tag + scope, tag, i < left) for i, c in enumerate(cells))}</tr>"
-
-
-def _cell(text: str, opening: str, tag: str, is_left: bool) -> str:
-    side = ' class="left"' if is_left else ""
-    return f"<{opening}{side}>{escape(text)}</{tag}>"
+    kinds = ["left"] if column < table.left else []
+    if table.columns[column] in table.wide_only:
+        kinds.append("wide-only")
+    style = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f"<{tag}{scope}{style}>{escape(text)}</{tag}>"
 
 
 def _figure(figure: Figure) -> str:
@@ -248,6 +253,7 @@ th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #e4e6
 th { border-bottom: 2px solid #9aa0a8; font-weight: 600; }
 .left { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
 td.left { min-width: 5rem; max-width: 16rem; }
+td:not(.left) { white-space: nowrap; }
 tbody tr:hover { background: #f3f6fa; }
 summary { cursor: pointer; color: #0059a3; }
 figure { margin: 1.25rem 0; }
@@ -268,8 +274,9 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8;
   body { padding: 1rem .75rem 3rem; }
   .wide { overflow-x: visible; }
   table { width: 100%; font-size: .7rem; }
-  th, td { padding: .25rem .1rem; }
+  th, td { padding: .25rem .24rem; }
   td.left { min-width: 3.2rem; }
+  .wide-only { display: none; }
   .gallery figure { width: 6.6rem; }
 }
 @media print { body { max-width: none; padding: 0; } figure, tr { break-inside: avoid; } }

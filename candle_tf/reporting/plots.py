@@ -55,10 +55,13 @@ _TITLE, _LABEL, _TICK = 12, 10.5, 9.5
 # Names can be read along the axis up to here; bars can be told apart up to there.
 _NAMED_CLASSES, _SEPARATE_BARS = 40, 100
 _NAME_LENGTH = 18
+_NARROW_LEGEND, _WIDE_LEGEND = 34, 60
 # Size of a dot of a class's count, for up to so many classes.
 _COUNT_DOTS = {40: 8.0, 200: 5.0, 10**9: 3.5}
 # Counts that span so much are shown on a log axis.
 _LOG_FACTOR = 10
+# So many bars have room for their values; of more the table beside the figure tells them.
+_NARROW_VALUES, _WIDE_VALUES = 18, 60
 # Size and opacity of a dot, for up to so many classes.
 _DOTS = {200: (4.5, 0.75), 2000: (3.0, 0.6), 10**9: (2.0, 0.35)}
 # DejaVu, which comes with Matplotlib, has no East Asian letters; a system may have these.
@@ -314,7 +317,9 @@ def accuracy_bars(
         raise ValueError(f"no row has an accuracy for any of {['mean', *groups]}")
     figure, axes = _figure(min(16.0, max(7.5, 0.3 * len(rows) * len(shown))), 4.6)
     step = 0.84 / len(rows)
-    upright = len(rows) * len(shown) > (8 if _narrow.get() else 20)
+    bars = len(rows) * len(shown)
+    upright = bars > (8 if _narrow.get() else 20)
+    is_readable = bars <= (_NARROW_VALUES if _narrow.get() else _WIDE_VALUES)
     for i, row in enumerate(rows):
         places = np.arange(len(shown)) - 0.42 + (i + 0.5) * step
         values = [np.nan if row.get(k) is None else 100 * float(row[k]) for k in shown]
@@ -324,7 +329,8 @@ def accuracy_bars(
         hatch = _HATCHES[alike % len(_HATCHES)]
         options: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
         axes.bar(places, values, 0.92 * step, label=_legend_name(row["model"]), **options)
-        _write_values(axes, places, values, upright)
+        if is_readable:
+            _write_values(axes, places, values, upright)
     shot = "" if _narrow.get() else "-shot"
     axes.set_xticks(range(len(shown)), [f"{k}{shot}" if k in SHOT_GROUPS else k for k in shown])
     axes.set_ylim(0, 112 if upright else 106)
@@ -628,8 +634,16 @@ def _name(text: str, length: int = 40) -> str:
 
 
 def _legend_name(text: str) -> str:
-    # Matplotlib leaves what begins with an underscore out of its legends.
-    return _name(text).lstrip("_")
+    """A name fit for a legend; what is too long has its middle left out, as runs differ at the end.
+
+    Matplotlib leaves what begins with an underscore out of its legends.
+    """
+    line = printable(text).lstrip("_")
+    length = _NARROW_LEGEND if _narrow.get() else _WIDE_LEGEND
+    if len(line) <= length:
+        return line
+    tail = 2 * length // 3
+    return f"{line[: length - tail - 1]}…{line[-tail:]}"
 
 
 def _name_style() -> dict[str, Any]:

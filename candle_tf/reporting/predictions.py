@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from candle_tf.files import write_atomically
-from candle_tf.reporting.html import Figure, Section, Table, encode_png, write_report
+from candle_tf.reporting.html import Figure, Gallery, Section, Table, encode_png, write_report
 
 
 class Predicted(Protocol):
@@ -75,7 +75,7 @@ def write_page(path: Path, title: str, predictions: Iterable[Predicted]) -> None
         for each in good
         if each.image is not None
     ]
-    sections = [Section(f"{len(good)} images", figures)]
+    sections = [Section(f"{len(good):,} images", [Gallery(figures)])]
     if bad:
         sections.append(Section("Not classified", [Table(["image", "reason"], bad, left=2)]))
     write_report(path, title, sections)
@@ -88,6 +88,5 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def _caption(prediction: Predicted) -> str:
     pairs = zip(prediction.classes, prediction.scores, strict=True)
-    return f"{prediction.name}: " + ", ".join(
-        f"{name} {100 * score:.0f} %" for name, score in pairs
-    )
+    scores = ", ".join(f"{name} ({100 * score:.0f} %)" for name, score in pairs)
+    return f"{prediction.name}: {scores}"

@@ -151,6 +151,26 @@ def test_accuracy_bars_leave_out_groups_that_no_model_has_and_mark_the_others():
     assert _legend_texts(figure) == ["teacher $x", "student"]
 
 
+def test_values_are_left_out_where_they_would_hide_each_other():
+    rows = [{"model": f"run {i}", "mean": 0.5, "many": 0.5, "few": 0.1} for i in range(7)]
+    assert len(plots.accuracy_bars(rows).axes[0].texts) == 21
+    with plots.narrow_figures():
+        assert not plots.accuracy_bars(rows).axes[0].texts
+        assert len(plots.accuracy_bars(rows[:3]).axes[0].texts) == 9
+
+
+def test_long_names_that_differ_at_the_end_differ_in_the_legend():
+    names = [f"teacher of reactnet_a 0.5, candle ({each})" for each in ("first_try", "other_rate")]
+    rows = [{"model": name, "mean": 0.5} for name in names]
+    assert _legend_texts(plots.accuracy_bars(rows)) == names
+    with plots.narrow_figures():
+        texts = _legend_texts(plots.accuracy_bars(rows))
+    assert [text.partition("…")[0] for text in texts] == ["teacher of "] * 2
+    for text, name in zip(texts, names, strict=True):
+        assert len(text) == 34
+        assert name.endswith(text.partition("…")[2])
+
+
 def test_many_models_can_be_told_apart():
     rows = [{"model": f"method {i}", "mean": 0.5} for i in range(12)]
     figure = plots.accuracy_bars(rows)
