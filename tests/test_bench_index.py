@@ -1,11 +1,8 @@
 """The benchmark of the index on small lists, in this process."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-import candle_tf
+from tests import command
 from tools.bench_index import _measure_here, bench_text, write_list
 
 
@@ -28,10 +25,7 @@ def test_every_entry_is_counted_and_growth_is_told_for_an_entry(tmp_path):
 
 def test_figures_are_written_and_bad_sizes_refused(tmp_path):
     def start(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "tools.bench_index", *arguments],
-            cwd=Path(candle_tf.__file__).parents[1], capture_output=True, text=True,
-        )  # fmt: skip
+        return command.start("tools.bench_index", *arguments)
 
     done = start("--sizes=100", "--classes=5", f"--json={tmp_path / 'f.json'}")
     assert done.returncode == 0, done.stderr

@@ -2,36 +2,25 @@
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import candle_tf
 from candle_tf.data.sources.registry import open_source
 from candle_tf.data.splits.longtail import profile_counts, shot_groups
 from candle_tf.data.splits.split import check_split, load_split
 from candle_tf.errors import UserError
+from tests import command
 from tools.make_split import save_new, split_text
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 
 
-def start(cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
-    root = str(Path(candle_tf.__file__).parents[1])
-    return subprocess.run(
-        [sys.executable, "-m", "tools.make_split", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def start(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return command.start("tools.make_split", *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,8 @@ def test_an_installed_wheel_trains(built, tmp_path):
     """A new environment from the index, outside of the checkout; one epoch of the quickstart."""
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    pip = [environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check",
+           "--no-compile"]  # fmt: skip
     subprocess.run(
         [*pip, "--constraint", str(ROOT / "requirements.txt"), str(built[0])], check=True
     )

@@ -1,10 +1,8 @@
 """Parts of a user's own: the examples of docs/plugins.md run, and mistakes are one message."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 import candle_tf
 from candle_tf.errors import UserError
 from candle_tf.plugins import import_plugins
+from tests.command import start
 
 ROOT = Path(candle_tf.__file__).parents[1]
 MODULES = "my_student,my_loss,my_teacher,my_source,my_augmentation"
@@ -35,14 +34,7 @@ def folder(tmp_path_factory):
 
 
 def train(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "candle_tf.train", *flags],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return start("candle_tf.train", *flags, cwd=folder)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 def definition_file(folder: Path, **changes) -> Path:
     flagfile = folder / "tiny.cfg"
     flagfile.write_text(
-        "--dataset=digits\n--validation_fraction=0\n--select_epoch=last\n--student=quicknet_small\n--width=0.125\n--image_size=32\n--epochs=1\n"
+        "--dataset=digits\n--validation_fraction=0\n--select_epoch=last\n--plugin=tests.tiny_parts\n--student=tiny_student\n--image_size=32\n--epochs=1\n"
     )
     content = {
         "about": "Two losses.",

@@ -1,9 +1,6 @@
 """The paper's 15 data sets: the rows against published figures, and the main that prints them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from candle_tf.data.catalog import CATALOG, kind_of, settings_of
 from candle_tf.data.splits.longtail import profile_counts
 from candle_tf.datasets import row_figures, state
 from candle_tf.errors import UserError
+from tests.command import start
 
 ROOT = Path(candle_tf.__file__).parents[1]
 # Training images of each class, where all have as many.
@@ -151,21 +149,7 @@ def test_states(tmp_path):
 
 def test_the_command_prints_and_writes_15_rows(tmp_path):
     path = tmp_path / "catalog.json"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "candle_tf.datasets",
-            f"--json={path}",
-            f"--tfds_dir={tmp_path}",
-        ],
-        cwd=ROOT,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = start("candle_tf.datasets", f"--json={path}", f"--tfds_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())
     assert rows == [row_figures(entry, tmp_path) for entry in CATALOG.values()]

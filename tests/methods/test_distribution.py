@@ -5,7 +5,6 @@ in a process of its own.
 """
 
 import json
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -24,6 +23,7 @@ from candle_tf.methods.registry import METHODS
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
+from tests.command import start
 from tests.methods.test_distillation import distillation_trainer
 
 COUNTS = np.array([50, 9, 2])
@@ -138,12 +138,8 @@ def _pretrain(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("distribution")
-    subprocess.run(
-        [sys.executable, "-m", "tests.methods.test_distribution", str(folder)],
-        check=True,
-        cwd=Path(__file__).parents[2],
-        timeout=240,
-    )
+    done = start("tests.methods.test_distribution", str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 

@@ -7,7 +7,6 @@ import csv
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.checkpoints import SCORE, Checkpoints
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.methods.training_loop import fit
+from tests.command import start
 from tests.methods.test_baselines import supervised_trainer
 from tests.methods.test_distillation import (
     CLASSES,
@@ -89,8 +89,7 @@ def _worker(folder: Path, task: str) -> None:
 
 
 def _run(folder: Path, task: str) -> int:
-    command = [sys.executable, "-m", "tests.methods.test_training_loop", str(folder), task]
-    return subprocess.run(command, cwd=Path(__file__).parents[2], timeout=240).returncode
+    return start("tests.methods.test_training_loop", str(folder), task).returncode
 
 
 @pytest.fixture(scope="module")

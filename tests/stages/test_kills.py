@@ -13,7 +13,8 @@ from tests.command import start
 
 FLAGS = [
     "--dataset=digits", "--imbalance_factor=5", "--image_size=16", "--stem_stride=1",
-    "--student=quicknet_small", "--width=0.125", "--augmentation=pad_crop",
+    "--plugin=tests.tiny_parts", "--student=tiny_student", "--teacher=tiny_teacher",
+    "--augmentation=pad_crop",
     "--calibration_resolutions=32", "--calibration_epochs=2", "--batch_size=64", "--epochs=3",
     "--export_teacher=off",
 ]  # fmt: skip

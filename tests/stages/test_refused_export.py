@@ -13,7 +13,8 @@ from tests.command import start
 
 FLAGS = [
     "--dataset=digits", "--method=cross_entropy", "--imbalance_factor=5", "--image_size=16",
-    "--stem_stride=1", "--student=quicknet_small", "--width=0.25", "--batch_size=64", "--epochs=1",
+    "--stem_stride=1", "--plugin=tests.tiny_parts", "--student=tiny_student", "--batch_size=64",
+    "--epochs=1",
 ]  # fmt: skip
 
 

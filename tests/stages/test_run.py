@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,13 +26,15 @@ from candle_tf.stages.prepare import prepare
 from candle_tf.stages.train import train_student
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.teachers.backbones import load_teacher
+from tests.command import Command, start
 
 SMALL = {
     "dataset": "digits",
     "imbalance_factor": 5,
     "image_size": 16,
     "stem_stride": 1,
-    "width": 0.25,
+    "plugin": "tests.tiny_parts",
+    "student": "tiny_student",
     "augmentation": "pad_crop",
     "calibration_resolutions": (32,),
     "calibration_epochs": 3,
@@ -42,16 +43,16 @@ SMALL = {
 EPOCHS = 5
 
 
-def _command(run_dir: Path, **settings: object) -> list[str]:
+def _begin(run_dir: Path, **settings: object) -> Command:
     flags = [
         f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in {**SMALL, "epochs": EPOCHS, "run_dir": run_dir, **settings}.items()
     ]
-    return [sys.executable, "-m", "candle_tf.train", *flags]
+    return Command("candle_tf.train", *flags)
 
 
 def _run(run_dir: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(_command(run_dir, **settings), capture_output=True, text=True)
+    return _begin(run_dir, **settings).result()
 
 
 @pytest.fixture(scope="module")
@@ -181,15 +182,14 @@ def test_the_teachers_int8_file_is_as_accurate_as_measured(finished):
 def test_a_killed_run_ends_like_an_uninterrupted_one(finished, tmp_path):
     whole, _ = finished
     run_dir = tmp_path / "killed"
-    process = subprocess.Popen(
-        _command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    # Its teacher is not exported: that takes longest, and nothing here is about it.
+    process = _begin(run_dir, export_teacher="off")
     _wait_for_epochs(run_dir / "student" / "checkpoints" / "progress.json", process, epochs=3)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (run_dir / "report.json").exists()
 
-    again = _run(run_dir)
+    again = _run(run_dir, export_teacher="off")
     assert again.returncode == 0, again.stderr[-3000:]
     assert "student: resumes after epoch" in again.stderr
     assert "calibrate: resumes after epoch 3 of 3" in again.stderr
@@ -200,10 +200,12 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, tmp_path):
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
     steps = "student/steps.csv"
     assert (run_dir / steps).read_text() == (whole / steps).read_text()
-    assert _figures(run_dir).metrics == _figures(whole).metrics
+    metrics = dict(_figures(whole).metrics)
+    del metrics["teacher_int8"]
+    assert _figures(run_dir).metrics == metrics
 
 
-def _wait_for_epochs(progress: Path, process: subprocess.Popen, epochs: int) -> None:
+def _wait_for_epochs(progress: Path, process: Command, epochs: int) -> None:
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it could be killed"
@@ -289,7 +291,8 @@ def test_a_damaged_checkpoint_is_named(finished):
 
 
 def test_the_teacher_stays_as_it_was_through_both_stages(tmp_path):
-    config = Config(**SMALL, epochs=1, run_dir=str(tmp_path / "run"))
+    published = {"plugin": "", "student": "quicknet_small", "width": 0.125}
+    config = Config(**{**SMALL, **published}, epochs=1, run_dir=str(tmp_path / "run"))
     folder = open_run_folder(config)
     data = prepare(config, folder)
     before = [weight.numpy() for weight in load_teacher(config.teacher.teacher).encoder.weights]
@@ -309,11 +312,9 @@ def test_the_teacher_stays_as_it_was_through_both_stages(tmp_path):
 )
 def test_every_flagfile_is_accepted(path):
     """Down to the first thing only a user can give: the images."""
-    command = [sys.executable, "-m", "candle_tf.train", f"--flagfile={path}"]
-    process = subprocess.run(
-        [*command, "--dataset=folder", "--data_dir=no/such/folder", "--run_dir=/dev/null/no"],
-        capture_output=True,
-        text=True,
-    )
+    process = start(
+        "candle_tf.train", f"--flagfile={path}", "--dataset=folder", "--data_dir=no/such/folder",
+        "--run_dir=/dev/null/no",
+    )  # fmt: skip
     assert process.returncode == 2
     assert "--run_dir=/dev/null/no cannot be written" in process.stderr

@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,16 +17,15 @@ from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.train import train_student
-from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.compute_policy import ComputePolicy
-from candle_tf.teachers.registry import TEACHERS
+from tests.command import Command
 
 ROOT = Path(candle_tf.__file__).parents[1]
-PLUGIN = "tests.stages.tiny_parts"
 EPOCHS = 3
 SETTINGS = {
-    "plugin": PLUGIN,
+    "plugin": "tests.tiny_parts",
     "student": "tiny_student",
+    "width": 0.25,
     "teacher": "tiny_teacher",
     "teacher_view": "same",
     "views": 2,
@@ -59,29 +56,27 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _start_workers(run_dir: Path) -> "list[subprocess.Popen[str]]":
+def _start_workers(run_dir: Path) -> list[Command]:
     flags = [
         f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in {**SETTINGS, "run_dir": run_dir}.items()
     ]
     cluster = {"worker": [f"localhost:{port}" for port in _free_ports(2)]}
     return [
-        subprocess.Popen(
-            [sys.executable, "-m", "candle_tf.train", *flags],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "CUDA_VISIBLE_DEVICES": "",
-                "TF_CONFIG": json.dumps(
-                    {"cluster": cluster, "task": {"type": "worker", "index": index}}
-                ),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        Command(
+            "candle_tf.train",
+            *flags,
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
         )
         for index in range(2)
     ]
+
+
+def _end(worker: Command) -> tuple[str, int]:
+    """What a worker printed, and its exit code."""
+    worker.wait(SECONDS)
+    done = worker.result()
+    return done.stdout + done.stderr, done.returncode
 
 
 def _epochs_done(folder: Path) -> int:
@@ -95,15 +90,12 @@ def killed_and_resumed(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("workers") / "two"
     workers = _start_workers(run_dir)
     while _epochs_done(run_dir / "student") < 1:
-        assert workers[1].poll() is None, workers[1].communicate()[0][-3000:]
+        assert workers[1].poll() is None, workers[1].result().stderr[-3000:]
         time.sleep(0.1)
-    workers[1].send_signal(signal.SIGKILL)
-    killed = [(worker.communicate(timeout=SECONDS)[0], worker.returncode) for worker in workers]
+    os.kill(workers[1].pid, signal.SIGKILL)
+    killed = [_end(worker) for worker in workers]
     assert _epochs_done(run_dir / "student") < EPOCHS
-    resumed = [
-        (worker.communicate(timeout=SECONDS)[0], worker.returncode)
-        for worker in _start_workers(run_dir)
-    ]
+    resumed = [_end(worker) for worker in _start_workers(run_dir)]
     return run_dir, killed, resumed
 
 
@@ -116,11 +108,7 @@ def alone(tmp_path_factory):
     calibrated = calibrate(config, data, folder.path / "calibrate")
     path = folder.path / "student"
     train_student(config, data, calibrated.targets, path, ComputePolicy())
-    yield folder.path
-    # Other tests know the names that come with the package alone.
-    STUDENTS._targets.pop("tiny_student")
-    TEACHERS._targets.pop("tiny_teacher")
-    sys.modules.pop(PLUGIN)
+    return folder.path
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
