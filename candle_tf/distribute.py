@@ -14,7 +14,6 @@ Python handles. So each worker asks every few seconds whether the others' ports 
 SIGTERM and SIGINT in a thread, and ends its process with one sentence where it cannot continue.
 """
 
-import json
 import os
 import secrets
 import signal
@@ -35,7 +34,7 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import parse_json, write_atomically
 
 _RESUME = "The same command on all workers resumes after the last whole epoch."
 # A worker whose port is closed has ended; one that is silent may be busy.
@@ -326,7 +325,7 @@ def _read_tf_config(text: str) -> tuple[int, tuple[str, ...]]:
     if not text.strip():
         return 0, ()
     try:
-        config = json.loads(text)
+        config = parse_json(text)
         cluster, task = config.get("cluster", {}), config.get("task", {})
         jobs = {job: tuple(map(str, cluster.get(job, ()))) for job in ("chief", "worker")}
         others = set(cluster) - set(jobs) - {"evaluator"}

@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and JSON that is read with care."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from candle_tf.errors import UserError
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
@@ -36,8 +40,11 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
+        size = len(data) if isinstance(data, bytes) else 0
+        if full := explain_full_disk(error, path.parent, f"{path}", size):
+            raise full from error
         raise UserError(
-            f"{path} cannot be written ({error}). Free space there, or choose another folder."
+            f"{path} cannot be written ({error}). Make it writable, or choose another folder."
         ) from error
 
 
@@ -129,3 +136,30 @@ def require_free_space(folder: Path, size: int, purpose: str) -> None:
             f"{purpose} needs {size / 1e6:.1f} MB in {folder}, where {free / 1e6:.1f} MB are free. "
             "Make room and run the same command again: it resumes."
         )
+
+
+def explain_full_disk(
+    error: BaseException, folder: Path | None = None, what: str = "", size: int = 0
+) -> UserError | None:
+    """The message for an error that says that a disk is full; None for any other error.
+
+    Args:
+        error: of Python or of TensorFlow.
+        folder: where was written, for errors that do not name their file.
+        what: was written, if that is known.
+        size: its bytes; 0 where that is not known.
+    """
+    if getattr(error, "errno", None) not in _FULL_DISK and _NO_SPACE not in str(error):
+        return None
+    named = getattr(error, "filename", None)
+    place = folder or (Path(os.fsdecode(named)).parent if named else None)
+    needs = f" for {what}" if what else ""
+    needs += f", which needs {size / 1e6:.1f} MB" if size else ""
+    free = ""
+    if place is not None and place.exists():
+        free = f" in {place}, where {shutil.disk_usage(place).free / 1e6:.1f} MB are free"
+    reason = next(iter(str(error).splitlines()), "")
+    return UserError(
+        f"There is no room left on the disk{free}{needs} ({reason}). Make room and run the same "
+        "command again: it resumes."
+    )

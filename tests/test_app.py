@@ -23,6 +23,9 @@ def main(config):
         raise UserError("the widget is bent; straighten it.")
     if config.run.run_dir == "defect":
         raise ValueError("a defect of ours")
+    if config.run.run_dir == "full":
+        with open("/dev/full", "w") as file:
+            file.write("x")
     if config.run.run_dir == "ctrl-c":
         raise KeyboardInterrupt
     if config.run.run_dir == "flags":
@@ -249,6 +252,11 @@ def test_numbers_without_end_are_one_short_sentence(refusal, digits):
 
 def test_a_user_error_is_one_message(refusal):
     assert refusal("--run_dir=user") == "error: the widget is bent; straighten it.\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_message(refusal):
+    assert refusal("--run_dir=full").startswith("error: There is no room left on the disk")
 
 
 @pytest.mark.parametrize(("where", "error"), [("defect", "ValueError: a defect of ours"),

@@ -1,4 +1,5 @@
 import ast
+import errno
 import hashlib
 import os
 import subprocess
@@ -6,9 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from candle_tf.errors import UserError
-from candle_tf.files import parse_json, read_json_object, sha256_of_file, write_atomically
+from candle_tf.files import (
+    explain_full_disk,
+    parse_json,
+    read_json_object,
+    sha256_of_file,
+    write_atomically,
+)
 
 _ROOT = Path(__file__).parents[1]
 
@@ -140,3 +148,35 @@ def test_json_of_others_is_read_in_one_place():
         and node.value.id in ("json", "pickle")
     ]
     assert not found
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_explained(tmp_path):
+    with pytest.raises(OSError, match="No space left") as full:
+        Path("/dev/full").write_text("x")
+    message = str(explain_full_disk(full.value, tmp_path))
+    assert f"no room left on the disk in {tmp_path}, where " in message
+    assert "MB are free" in message
+    assert message.endswith("run the same command again: it resumes.")
+    assert "no room left" in str(explain_full_disk(full.value))
+
+
+def test_tensorflows_own_error_is_explained_and_others_are_not(tmp_path):
+    error = tf.errors.ResourceExhaustedError(
+        None, None, "x/variables; No space left on device\n[t]"
+    )
+    assert "(x/variables; No space left on device)" in str(explain_full_disk(error, tmp_path))
+    named = OSError(errno.EDQUOT, "Disk quota exceeded", str(tmp_path / "file"))
+    assert f"on the disk in {tmp_path}, where" in str(explain_full_disk(named))
+    assert explain_full_disk(FileNotFoundError(errno.ENOENT, "none", "x")) is None
+    assert explain_full_disk(ValueError("shapes")) is None
+
+
+def test_a_file_that_finds_no_room_is_told_with_its_bytes(tmp_path, monkeypatch):
+    def fill(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(UserError, match=r"MB are free for .*new, which needs 3\.0 MB \(.*resumes"):
+        write_atomically(tmp_path / "new", bytes(3_000_000))
+    assert not list(tmp_path.iterdir())

@@ -103,12 +103,23 @@ def disk_needs(config: Config, student: tf.keras.Model, folder: RunFolder) -> Di
         folder=folder.path,
         parts={
             "checkpoints": max(0, checkpoints * _checkpoint_size(parameters) - written),
-            "export": _EXPORTED_FILES * size + _OVERHEAD,
+            "export": _export_size(parameters),
         },
         temporary=size + _OVERHEAD,
         features=student.output["features"].shape[-1],
         checkpoints=checkpoints,
     )
+
+
+def require_export_space(parameters: int, folder: RunFolder) -> None:
+    """Refuses an export that would fill the disk, of a student that may have been trained earlier.
+
+    Raises:
+        UserError: with the bytes that are needed and those that are free.
+    """
+    parts = {"export": _export_size(parameters)}
+    temporary = weights_size(parameters) + _OVERHEAD
+    DiskNeeds(folder.path, parts, temporary, features=0, checkpoints=0).require()
 
 
 def weights_size(parameters: int) -> int:
@@ -124,6 +135,10 @@ def weights_size(parameters: int) -> int:
             "float32; a TFLite file holds at most 2 GB. Give a smaller --width or --student."
         )
     return size
+
+
+def _export_size(parameters: int) -> int:
+    return _EXPORTED_FILES * weights_size(parameters) + _OVERHEAD
 
 
 def _checkpoint_size(parameters: int) -> int:

@@ -20,6 +20,7 @@ from candle_tf.deploy.saved_model.writer import export_saved_model
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.metrics import Metrics
 from candle_tf.run_folder import RunFolder
+from candle_tf.stages.disk_space import require_export_space
 from candle_tf.stages.evaluate import Evaluation
 from candle_tf.stages.export_tflite import NAMES, REFUSED, export_tflite
 from candle_tf.stages.prepare import Data
@@ -76,6 +77,7 @@ def export(trained: Trained, data: Data, evaluation: Evaluation, folder: RunFold
         record = read_json_object(record_path, "Delete it to export again.")
         if record["student"] == identity and record.get("format") == _FORMAT:
             return _open_export(record, folder)
+    require_export_space(student.count_params(), folder)
     record, written = export_tflite(student, data, evaluation, folder.export_path)
     record.update(student=identity, format=_FORMAT)
     agreements = []

@@ -53,14 +53,15 @@ def check_export_requirements(
             "Python does not know its own program (sys.executable is empty), so the export could "
             "not be checked in a process of its own: run this with the python command."
         )
-    temporary = Path(tempfile.gettempdir())
-    for place in (folder.export_path, folder.export_path / "saved_model", temporary):
-        require_writable(place)
     student = config.student.build(len(class_names))
     refuse_unconvertible(student)
     tf.keras.utils.set_random_seed(config.run.seed)
     needs = disk_needs(config, student, folder)
     needs.require()
+    # After the room: a full disk cannot be written either.
+    temporary = Path(tempfile.gettempdir())
+    for place in (folder.export_path, folder.export_path / "saved_model", temporary):
+        require_writable(place)
     return needs
 
 

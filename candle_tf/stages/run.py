@@ -12,6 +12,7 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.deploy.checks.errors import ExportError
 from candle_tf.distribute import Workers, open_workers
+from candle_tf.files import explain_full_disk
 from candle_tf.progress import format_seconds
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import RunFolder, join_run_folder, open_run_folder
@@ -55,6 +56,10 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         folder = _open_folder(config, workers)
         try:
             results = _run_stages(config, folder, policy, workers)
+        except (OSError, tf.errors.OpError) as error:
+            if full := explain_full_disk(error, folder.path):
+                raise full from error
+            raise
         finally:
             folder.remove_if_nothing_began()
     return folder, results or read_results(folder.report_path)

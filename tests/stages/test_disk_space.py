@@ -14,7 +14,12 @@ from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.parameter_groups import build_parameter_groups
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages import disk_space
-from candle_tf.stages.disk_space import DiskNeeds, disk_needs, weights_size
+from candle_tf.stages.disk_space import (
+    DiskNeeds,
+    disk_needs,
+    require_export_space,
+    weights_size,
+)
 from candle_tf.stages.export_requirements import check_export_requirements
 
 SMALL = {"dataset": "digits", "image_size": 16, "stem_stride": 1, "width": 0.25}
@@ -93,6 +98,15 @@ def test_checkpoints_are_no_larger_than_expected(config, tmp_path, optimizer):
     # Those that are there need no more room.
     resumed = disk_needs(config, student, folder)
     assert resumed.parts["checkpoints"] == expected.parts["checkpoints"] - written
+
+
+def test_an_export_asks_again_where_the_student_was_trained_earlier(config, monkeypatch):
+    folder = RunFolder(Path(config.run.run_dir))
+    parameters = config.student.build(2).count_params()
+    require_export_space(parameters, folder)
+    set_free(monkeypatch, 10**6)
+    with pytest.raises(UserError, match=r"export: [0-9.]+ MB, converting.* where 1\.0 MB are free"):
+        require_export_space(parameters, folder)
 
 
 def test_each_earlier_phase_leaves_checkpoints(config, tmp_path):
