@@ -1,8 +1,8 @@
 """A main of ours as a user starts it: in a process of its own.
 
 Its process is forked from one that has imported TensorFlow, which a start spends most of its time
-on, and has done nothing else: `python -m module` with the imports done. What is said or refused
-before TensorFlow is imported is tested with a process from nothing.
+on, and has done nothing else: `python -m module` with the imports done. `start_from_nothing` does
+without, for what is said or refused before TensorFlow is imported.
 """
 
 import atexit
@@ -71,6 +71,19 @@ def start(
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python -m module arguments...` to its end, without a GPU, and keeps what it prints."""
     return Command(module, *arguments, cwd=cwd, **env).result()
+
+
+def start_from_nothing(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As `start`, in an interpreter that has imported nothing: for what is said meanwhile."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
 
 
 def _run(

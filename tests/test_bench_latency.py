@@ -9,7 +9,7 @@ import pytest
 
 from candle_tf.deploy.tflite.converter import convert, convert_float
 from candle_tf.errors import UserError
-from tests.command import start
+from tests.command import start_from_nothing
 from tests.deploy.test_binarize import small_student
 from tools.bench_latency import folders
 
@@ -33,7 +33,7 @@ def run_dir(tmp_path_factory) -> Path:
 
 def test_files_are_timed_against_the_float_reference_with_their_accuracy(run_dir, tmp_path):
     path = tmp_path / "figures.json"
-    done = start(
+    done = start_from_nothing(
         "tools.bench_latency",
         str(run_dir),
         "--rounds=2",
@@ -77,7 +77,7 @@ def test_what_is_no_file_is_refused(arguments, tmp_path, monkeypatch):
     ("flag", "said"), [("--threads=x", "--threads=x"), ("--alphas=-1", "above 0")]
 )
 def test_bad_numbers_are_refused_with_the_flags_name(flag, said, run_dir):
-    done = start("tools.bench_latency", str(run_dir), flag)
+    done = start_from_nothing("tools.bench_latency", str(run_dir), flag)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert said in done.stderr

@@ -4,7 +4,7 @@ import pytest
 
 from candle_tf.command_help import TRAINING_HELP, asks_for_help
 from candle_tf.config import Config
-from tests.command import start
+from tests.command import start_from_nothing
 
 NEED_ARGUMENTS = ("candle_tf.train", "candle_tf.cache_features", "candle_tf.pretrain",
                   "candle_tf.report", "candle_tf.serve",
@@ -13,7 +13,7 @@ NEED_ARGUMENTS = ("candle_tf.train", "candle_tf.cache_features", "candle_tf.pret
 
 @pytest.mark.parametrize("module", NEED_ARGUMENTS)
 def test_no_arguments_explain_and_start_nothing(module):
-    done = start(module)
+    done = start_from_nothing(module)
     assert done.returncode == 2
     assert done.stdout == ""
     assert f"python -m {module} " in done.stderr
@@ -22,7 +22,7 @@ def test_no_arguments_explain_and_start_nothing(module):
 
 
 def test_help_of_training_shows_some_flags_and_names_the_way_to_all():
-    done = start("candle_tf.train", "--flagfile=no_such_file", "--help")
+    done = start_from_nothing("candle_tf.train", "--flagfile=no_such_file", "--help")
     assert done.returncode == 0
     assert done.stderr == ""
     shown = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  --")]
@@ -35,7 +35,7 @@ def test_help_of_training_shows_some_flags_and_names_the_way_to_all():
 
 
 def test_help_of_a_main_with_few_flags_shows_all_of_them():
-    done = start("candle_tf.datasets", "-h")
+    done = start_from_nothing("candle_tf.datasets", "-h")
     assert done.returncode == 0
     assert "--tfds_dir" in done.stdout
     assert "--json" in done.stdout

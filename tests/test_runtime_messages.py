@@ -10,7 +10,7 @@ import pytest
 
 import candle_tf
 from candle_tf.runtime_messages import HARMLESS
-from tests.command import start
+from tests.command import start_from_nothing
 
 SUMMARY = ("--student=quicknet_small", "--image_size=32", "--width=0.25", "--classes=10")
 NOISE = re.compile(r"^[EW]0000|InitializeLog|Using TensorFlow backend|oneDNN|factory", re.MULTILINE)
@@ -47,14 +47,14 @@ def run_filter(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_main_that_runs_well_says_nothing_of_the_runtime():
-    done = start("candle_tf.summary", *SUMMARY)
+    done = start_from_nothing("candle_tf.summary", *SUMMARY)
     assert done.returncode == 0, done.stderr
     assert not NOISE.search(done.stderr), done.stderr
     assert not NOISE.search(done.stdout)
 
 
 def test_verbosity_keeps_what_the_runtime_says():
-    done = start("candle_tf.summary", *SUMMARY, "--verbosity=1")
+    done = start_from_nothing("candle_tf.summary", *SUMMARY, "--verbosity=1")
     assert done.returncode == 0, done.stderr
     assert "computation placer already registered" in done.stderr
 

@@ -49,6 +49,13 @@ def test_weights_and_activations_are_integers(converted):
     assert np.int8 in types
 
 
+def test_a_conversion_that_runs_well_says_nothing(converted, capfd, recwarn):
+    encoder, classifier, images, _ = converted
+    convert_teacher(encoder, classifier, images[:2])
+    assert not [each for each in recwarn if "Statistics" in str(each.message)]
+    assert "fully_quantize" not in capfd.readouterr().err
+
+
 def test_no_image_is_refused(converted):
     encoder, classifier, images, _ = converted
     with pytest.raises(ValueError, match="at least one image"):

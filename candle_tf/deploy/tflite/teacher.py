@@ -4,6 +4,7 @@ flatbuffer = convert_teacher(teacher.encoder, classifier, images)
 run_litert(flatbuffer, pixels)          # logits, float32 [N, classes]
 """
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -48,5 +49,7 @@ def convert_teacher(
     converter.representative_dataset = representative
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.uint8
-    with drop_runtime_messages():
+    with drop_runtime_messages(), warnings.catch_warnings():
+        # It expects ranges of the input from whoever quantizes by hand, and measures them anyway.
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
         return converter.convert()
