@@ -160,10 +160,12 @@ def features_of(
 ) -> np.ndarray:
     """Features of B views, float32 [B, d_T]; the teacher's batches stay small for any B."""
     size = int(np.clip(_PIXELS // resolution**2, 1, _LARGEST_BATCH))
+    signature = tuple(augmentation.signature(subset, None).items())
+    render = _renderer(augmentation, resolution, signature)
     parts = []
     for start in range(0, len(views), size):
         part = views[start : start + size]
-        pixels = _renderer(augmentation, resolution)(augmentation.draw(subset, part))
+        pixels = render(augmentation.draw(subset, part))
         if np.any(part.mirror):
             mirror = np.broadcast_to(part.mirror, [len(part)])
             pixels = _mirror(pixels, tf.constant(mirror))
@@ -234,15 +236,15 @@ def as_float16(values: np.ndarray, origin: str) -> np.ndarray:
     return stored
 
 
-# One trace per augmentation and resolution, whatever the size of the last batch.
+# One trace per augmentation and resolution, whatever the sizes of the images and of the last batch.
 @lru_cache
 def _renderer(
-    augmentation: Augmentation, resolution: int
+    augmentation: Augmentation, resolution: int, signature: tuple[tuple[str, tf.TensorSpec], ...]
 ) -> Callable[[Mapping[str, np.ndarray]], tf.Tensor]:
     def render(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         return augmentation.render(batch, resolution)
 
-    return tf.function(render, reduce_retracing=True)
+    return tf.function(render, input_signature=[dict(signature)])
 
 
 @tf.function(reduce_retracing=True)
