@@ -226,6 +226,12 @@ def _is_begun(folder: Path) -> bool:
     return (folder / "checkpoints" / "progress.json").exists()
 
 
+_EPOCHS_TOLD = {
+    False: "100, or as many as show 128,000 images",
+    True: "25, or as many as show 32,000 images, as the student starts from weights",
+}
+
+
 def with_epochs(config: Config, images: int) -> Config:
     """The settings with the number of epochs that --epochs=0 stands for; logs what they amount to.
 
@@ -234,15 +240,16 @@ def with_epochs(config: Config, images: int) -> Config:
         images: for training.
     """
     training = config.training
-    epochs = training.epochs_for(images)
+    pretrained = bool(config.student.student_weights)
+    epochs = training.epochs_for(images, pretrained)
     steps = steps_per_epoch(images, training.batch_size) * epochs
     size = min(training.batch_size, images)
     logging.info(
         "the student's training: %s epochs of %s images, %s steps of %d, %s images seen%s",
         *(f"{epochs:,}", f"{images:,}", f"{steps:,}", size, f"{steps * size:,}"),
-        "" if training.epochs else " (--epochs=0: 100, or as many as show 128,000 images)",
+        "" if training.epochs else f" (--epochs=0: {_EPOCHS_TOLD[pretrained]})",
     )
-    sensible = config.replace(epochs=0).training.epochs_for(images)
+    sensible = config.replace(epochs=0).training.epochs_for(images, pretrained)
     if steps < _FEW_STEPS and epochs < sensible:
         logging.warning(
             "%s steps are few: of so many a student learns little. --epochs=0 stands for %s here",
