@@ -28,6 +28,8 @@ _CHECKPOINTS = 3
 _EARLIER_CHECKPOINTS = 2
 # SavedModel, float32 reference file and LCE file.
 _EXPORTED_FILES = 3
+# Of a checkpoint: index, headers, weights beside the student's.
+_INDEX = 2**20
 # Graphs, warm-up requests, indices, student.json.
 _OVERHEAD = 2**24
 # Offsets in a TFLite file have 31 bits.
@@ -102,7 +104,7 @@ def disk_needs(config: Config, student: tf.keras.Model, folder: RunFolder) -> Di
     return DiskNeeds(
         folder=folder.path,
         parts={
-            "checkpoints": max(0, checkpoints * _checkpoint_size(parameters) - written),
+            "checkpoints": max(0, checkpoints * (_checkpoint_size(parameters) + _INDEX) - written),
             "export": _export_size(parameters),
         },
         temporary=size + _OVERHEAD,

@@ -94,7 +94,7 @@ def test_checkpoints_are_no_larger_than_expected(config, tmp_path, optimizer):
     checkpoints.save({"epoch": 1})
     written = sum(path.stat().st_size for path in checkpoints.folder.glob("epoch-*"))
     assert written > os.stat(checkpoints.folder / "progress.json").st_size
-    assert expected.parts["checkpoints"] >= expected.checkpoints * written * 0.99
+    assert expected.parts["checkpoints"] >= expected.checkpoints * written
     # Those that are there need no more room.
     resumed = disk_needs(config, student, folder)
     assert resumed.parts["checkpoints"] == expected.parts["checkpoints"] - written
