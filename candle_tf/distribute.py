@@ -245,6 +245,14 @@ class Workers:
 ONE_PROCESS = Workers()
 
 
+def mean_over_replicas(value: tf.Tensor) -> tf.Tensor:
+    """The mean of each replica's value, through which no gradient goes; of one, the value."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce("MEAN", tf.stop_gradient(value))
+
+
 def open_workers(strategy: str) -> Workers:
     """Finds the devices and workers to train on; waits until all workers have started.
 

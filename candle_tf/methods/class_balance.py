@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.distribute import mean_over_replicas
 from candle_tf.methods.balance import (
     HIDDEN,
     NOISE_SIZE,
@@ -108,7 +109,7 @@ class ClassTotalLoss(TotalLoss):
         each = self.of_examples(kl, fs, logits[:-logged])
         lambdas = tf.sigmoid(logits)
         return {
-            TOTAL_LOSS: tf.reduce_sum(weights * each) / tf.reduce_sum(weights),
+            TOTAL_LOSS: tf.reduce_sum(weights * each) / mean_over_replicas(tf.reduce_sum(weights)),
             "kl": tf.reduce_mean(kl),
             "fs": tf.reduce_mean(fs),
             "lambda": tf.reduce_mean(lambdas[:-logged]),

@@ -16,11 +16,13 @@ import tensorflow as tf
 from candle_tf.distribute import open_workers
 from candle_tf.methods.balance import TotalLoss
 from candle_tf.methods.baselines import SupervisedTrainer
+from candle_tf.methods.class_balance import ClassTotalLoss
 from candle_tf.methods.feature_losses import CosineLoss
+from candle_tf.methods.long_tail.ltkd import ltkd_divergence
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.registry import METHODS
-from candle_tf.methods.trainer import Trainer
+from candle_tf.methods.trainer import TOTAL_LOSS, Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 from tests.command import start
@@ -108,7 +110,36 @@ def _worker(folder: Path) -> None:
             np.savez(folder / name / f"{label}.npz", *weights)
             replicas = trainer.distribute_strategy.num_replicas_in_sync
             (folder / name / f"{label}.json").write_text(json.dumps(replicas))
+    for label, strategy in (("one", tf.distribute.get_strategy()), ("two", mirrored)):
+        losses = _losses_of_the_batch(strategy)
+        (folder / f"losses_{label}.json").write_text(json.dumps(losses))
     _pretrain(folder)
+
+
+def _losses_of_the_batch(strategy: tf.distribute.Strategy) -> list[float]:
+    """Of losses that weigh an example by its batch."""
+    rng = np.random.default_rng(2)
+    kl, fs = rng.gamma(2.0, size=(2, 8)).astype(np.float32)
+    teacher, student = rng.normal(0, 3, size=(2, 8, 4)).astype(np.float32)
+    labels = np.array([0, 0, 0, 0, 1, 2, 3, 3], np.int32)
+    weighted = ClassTotalLoss(sizes=np.arange(4), weights=np.array([1, 2, 3, 9]))
+    groups = [np.array([0, 1]), np.array([2, 3])]
+    replicas = strategy.num_replicas_in_sync
+
+    def share(values: np.ndarray) -> tf.distribute.DistributedValues:
+        parts = [tf.constant(part) for part in np.split(values, replicas)]
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group]
+        )
+
+    def losses(kl, fs, teacher, student, labels):
+        sums = weighted.balance(lambda _, sizes: 0.3 * sizes, kl, fs, labels, 0)
+        each = ltkd_divergence(teacher, student, groups, 2.0, 1.0, 0.0)
+        return tf.stack([sums[TOTAL_LOSS], tf.reduce_mean(each)]) / replicas
+
+    shares = [share(values) for values in (kl, fs, teacher, student, labels)]
+    whole = strategy.reduce("SUM", strategy.run(tf.function(losses), shares), axis=None)
+    return whole.numpy().tolist()
 
 
 def _pretrain(folder: Path) -> None:
@@ -117,7 +148,7 @@ def _pretrain(folder: Path) -> None:
 
     from candle_tf.stages.pretrain import pretrain
     from candle_tf.stages.pretrain_settings import Pretraining
-    from tests.stages import tiny_parts  # noqa: F401  (registers the two)
+    from tests import tiny_parts  # noqa: F401  (registers the two)
 
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
@@ -169,6 +200,13 @@ def test_two_replicas_log_what_one_logs(results, name, file):
     assert len(one["epoch"]) == (2 * STEPS if file == "steps.csv" else 2)
     for key, expected in one.items():
         np.testing.assert_allclose(two[key], expected, rtol=1e-5, err_msg=key)
+
+
+def test_weights_of_examples_are_those_of_the_whole_batch(results):
+    one, two = (
+        json.loads((results / f"losses_{label}.json").read_text()) for label in ("one", "two")
+    )
+    np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
 def test_pretraining_on_two_replicas_is_that_on_one(results):

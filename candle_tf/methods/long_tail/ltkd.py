@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.data.splits.longtail import shot_groups
+from candle_tf.distribute import mean_over_replicas
 from candle_tf.methods.long_tail.settings import BaselineSettings
 from candle_tf.methods.losses import cross_entropy
 from candle_tf.methods.method import DistillationLosses, DistillationMethod
@@ -64,7 +65,7 @@ def ltkd_divergence(
     student_parts = [tf.gather(student, members, axis=1) for members in groups]
     teacher_masses = _log_masses(teacher_parts)
     student_masses = _log_masses(student_parts)
-    batch = tf.reduce_mean(tf.exp(teacher_masses), axis=0, keepdims=True)
+    batch = mean_over_replicas(tf.reduce_mean(tf.exp(teacher_masses), axis=0, keepdims=True))
     balanced = tf.nn.log_softmax(teacher_masses - tf.math.log(batch + _TINY))
     cross = tf.reduce_sum(tf.exp(balanced) * (balanced - student_masses), axis=1)
     within = [
