@@ -22,7 +22,7 @@ from candle_tf.command_help import HelpGroups, asks_for_help, help_text
 from candle_tf.config import Config
 from candle_tf.data.catalog import settings_of
 from candle_tf.errors import UserError
-from candle_tf.files import expand_home, explain_full_disk
+from candle_tf.files import expand_home, explain_full_disk, explain_path
 from candle_tf.runtime_messages import HARMLESS_WARNING, quiet_imports
 from candle_tf.terminal import guard_streams
 
@@ -137,8 +137,8 @@ def run(
         except KeyboardInterrupt:
             _fail("Stopped. The same command resumes from the last checkpoint.", code=130)
         except Exception as error:
-            if full := explain_full_disk(error):
-                _fail(str(full))
+            if explained := explain_full_disk(error) or explain_path(error):
+                _fail(str(explained))
             raise
 
     # `bazel run` starts in a folder of its own; relative paths are of the user's.

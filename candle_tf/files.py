@@ -12,6 +12,8 @@ from typing import Any
 from candle_tf.errors import UserError
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_OF_THE_PATH = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS)
+_SHOWN = 100  # characters of a path in a message
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
 
@@ -162,4 +164,15 @@ def explain_full_disk(
     return UserError(
         f"There is no room left on the disk{free}{needs} ({reason}). Make room and run the same "
         "command again: it resumes."
+    )
+
+
+def explain_path(error: BaseException) -> UserError | None:
+    """The message for an error that is a path's: too long, or not permitted; else None."""
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_PATH or not error.filename:
+        return None
+    path = os.fsdecode(error.filename)
+    shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
+    return UserError(
+        f"{shown} cannot be used ({error.strerror}). Give another path, or change its permissions."
     )

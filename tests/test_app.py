@@ -15,6 +15,7 @@ from candle_tf.config import Config
 
 MAIN = """
 import json, sys
+from pathlib import Path
 from candle_tf import app
 from candle_tf.errors import UserError
 
@@ -26,6 +27,8 @@ def main(config):
     if config.run.run_dir == "full":
         with open("/dev/full", "w") as file:
             file.write("x")
+    if config.run.run_dir.startswith("stat-"):
+        Path(config.run.run_dir).exists()
     if config.run.run_dir == "ctrl-c":
         raise KeyboardInterrupt
     if config.run.run_dir == "flags":
@@ -252,6 +255,16 @@ def test_numbers_without_end_are_one_short_sentence(refusal, digits):
 
 def test_a_user_error_is_one_message(refusal):
     assert refusal("--run_dir=user") == "error: the widget is bent; straighten it.\n"
+
+
+@pytest.mark.parametrize("name", ["\u00e9" * 200, "e" * 300])
+def test_a_path_that_no_file_system_takes_is_one_message(refusal, name):
+    told = refusal(f"--run_dir=stat-{name}")
+    assert told.startswith(f"error: stat-{name[:50]}")
+    assert told.endswith(
+        "... cannot be used (File name too long). Give another path, or change its permissions.\n"
+    )
+    assert len(told) < 220
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

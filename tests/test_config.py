@@ -376,6 +376,12 @@ def test_whole_numbers_without_end_are_out_of_range(name):
             Config(**{name: number})
 
 
+@pytest.mark.parametrize("temperature", [1e30, 1e-30, 0.0, float("nan")])
+def test_a_temperature_that_nothing_learns_at_is_named(temperature):
+    with pytest.raises(UserError, match=r"--temperature=.*(0\.01|1000|number)"):
+        Config(temperature=temperature)
+
+
 @pytest.mark.parametrize("name", ["run_dir", "cache_dir", "data_dir", "split", "teacher_weights"])
 def test_a_leading_tilde_is_the_home_folder(name, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ant")

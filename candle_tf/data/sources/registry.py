@@ -17,6 +17,7 @@ from candle_tf.data.sources.source import (
     require_one_line_names,
 )
 from candle_tf.errors import UserError
+from candle_tf.files import explain_path
 from candle_tf.registry import Registry
 
 __all__ = ["SOURCES", "LabelledImages", "Source", "SourceConfig", "open_source"]
@@ -50,7 +51,12 @@ def open_source(dataset: str, data_dir: str = "", **settings: str) -> Source:
     if found is None:
         raise UserError(f"Unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}.")
     kind, _ = found
-    source = SOURCES[kind](dataset, SourceConfig(data_dir, **settings))
+    try:
+        source = SOURCES[kind](dataset, SourceConfig(data_dir, **settings))
+    except OSError as error:
+        if explained := explain_path(error):
+            raise explained from error
+        raise
     try:
         require_one_line_names(source.class_names)
     except UserError:

@@ -84,6 +84,7 @@ def files_with(data: dict[str, bytes]) -> dict[str, bytes]:
 
 
 case("no such folder")(lambda root: open_source("folder", str(root / "images")))
+case("a name that no file system takes")(lambda _: open_source("folder", "é" * 200))
 case("an empty folder")(lambda root: open_source("folder", str(root)))
 case("no class folders")(lambda root: folder(root, "1.png", "2.png"))
 case("one class")(lambda root: folder(root, "train/ant/1.png", "test/ant/2.png"))
