@@ -612,8 +612,15 @@ def _check_first_names(tree: FileTree, lists: dict[str, Entries]) -> None:
                 exists(entries.paths[1]) or _with_extension(entries.paths[1], exists)
             ):  # fmt: skip
                 raise _unknown_header(entries)
-        if not any(map(exists, entries.paths[:_FIRST_IMAGES])):
+        # Splits can be drawn where the images are not, in a folder of lists alone.
+        if not any(map(exists, entries.paths[:_FIRST_IMAGES])) and _holds_images(root):
             raise _missing_images(entries, root)
+
+
+def _holds_images(root: Path) -> bool:
+    """Whether a folder has images or folders, which may hold some."""
+    with os.scandir(root) as found:
+        return any(is_image(entry.name) or entry.is_dir() for entry in found)
 
 
 def _missing_images(entries: Entries, root: Path) -> UserError:

@@ -333,3 +333,9 @@ def test_a_list_with_some_images_missing_from_a_folder_is_opened(tmp_path, image
         pytest.raises(UserError, match=r"9\.png: cannot be read"),
     ):
         source.read_image("cats/9.png")
+
+
+def test_a_list_without_its_images_is_opened_to_draw_a_split(tmp_path):
+    path = write_list(tmp_path, "cats/1.png 0\ndogs/3.png 1\n")
+    with open_source("list", str(tmp_path), train_list=path) as source:
+        assert source.train.ids == ("cats/1.png", "dogs/3.png")
