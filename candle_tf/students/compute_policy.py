@@ -97,17 +97,16 @@ def resolve_compute_policy(
         cpuinfo: as of `resolve_precision`.
         kernels: "plain", "auto" or "native"; see `native_operators`. With XLA or a GPU they are
             never used.
-        replicas: devices that train together; several use the plain composition.
+        replicas: devices that train together; several go without XLA.
 
     Raises:
         UserError: for "native" where there are none, or where they are not used; for bfloat16 with
             "plain"; for XLA on several devices.
     """
     if replicas > 1:
-        _refuse_native(kernels, "several devices: give --strategy=one")
         if xla == "on":
             raise UserError("--xla=on is for one device: give --strategy=one, or --xla=auto.")
-        kernels, xla = PLAIN_KERNELS, "off"
+        xla = "off"
     pays = xla == "auto" and precision != "bfloat16" and _has_gpu()
     if pays or xla == "on":
         _refuse_native(kernels, "XLA, which compiles TensorFlow's own operators: give --xla=off")

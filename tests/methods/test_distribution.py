@@ -161,7 +161,7 @@ def _pretrain(folder: Path) -> None:
             "cache_dir": str(folder / "cache"), "student": "tiny_student",
             "teacher": "tiny_teacher", "stem_stride": 1, "image_size": 16, "teacher_size": 32,
             "views": 2, "epochs": 2, "batch_size": 16, "heldout_fraction": 0.2, "warmup_steps": 2,
-            "kernels": "plain", "precision": "float32", "strategy": strategy,
+            "kernels": "auto", "precision": "float32", "strategy": strategy,
         }  # fmt: skip
         pretrain(Pretraining(**settings))
 

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -28,8 +28,7 @@ def workers_ratio(load: Workload, repeats: int = 5, count: int = 2) -> dict[str,
     """Time of one process's steps over that of several workers' with the same global batch.
 
     Args:
-        load: the student; computed by TensorFlow's own operators on either side, as several devices
-            use no others. A batch of `load.batch_size` lies in memory.
+        load: the student. A batch of `load.batch_size` lies in memory.
         repeats: rounds; a round takes `load.steps` steps of each side.
         count: of the workers, which have as many cores each as the process's divided by it.
 
@@ -41,7 +40,6 @@ def workers_ratio(load: Workload, repeats: int = 5, count: int = 2) -> dict[str,
     Raises:
         RuntimeError: where a worker ended.
     """
-    load = replace(load, kernels="plain", precision="float32")
     cores = sorted(os.sched_getaffinity(0))
     own = [cores[number::count] or cores for number in range(count)]
     addresses = [f"localhost:{port}" for port in _free_ports(count)]
