@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from candle_tf.stages.prepare import prepare
 from candle_tf.stages.train import train_student
 from candle_tf.students.compute_policy import ComputePolicy
 from tests.command import Command
+from tools.benchmarks.workers import free_ports
 
 ROOT = Path(candle_tf.__file__).parents[1]
 EPOCHS = 3
@@ -48,20 +48,12 @@ SETTINGS = {
 SECONDS = 300
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def _start_workers(run_dir: Path) -> list[Command]:
     flags = [
         f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in {**SETTINGS, "run_dir": run_dir}.items()
     ]
-    cluster = {"worker": [f"localhost:{port}" for port in _free_ports(2)]}
+    cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
     return [
         Command(
             "candle_tf.train",

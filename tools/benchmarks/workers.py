@@ -42,7 +42,7 @@ def workers_ratio(load: Workload, repeats: int = 5, count: int = 2) -> dict[str,
     """
     cores = sorted(os.sched_getaffinity(0))
     own = [cores[number::count] or cores for number in range(count)]
-    addresses = [f"localhost:{port}" for port in _free_ports(count)]
+    addresses = [f"localhost:{port}" for port in free_ports(count)]
     with ExitStack() as stack:
         one = start_processes(stack, [partial(_steps, load)])
         together = start_processes(
@@ -64,7 +64,8 @@ def workers_ratio(load: Workload, repeats: int = 5, count: int = 2) -> dict[str,
     }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Numbers of ports of this machine that nothing listens on."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
