@@ -152,7 +152,7 @@ def build(compiler: str, path: Path, extra: Sequence[str] = ()) -> None:
             objects = list(
                 pool.map(
                     lambda unit: _compile(compiler, unit, folder, extra),
-                    _units(),
+                    _units(platform.machine()),
                 )
             )
         library = folder / path.name
@@ -182,9 +182,34 @@ def build_into(folder: Path = PREBUILT) -> Path:
     return path
 
 
-def _units() -> list[tuple[Path, str, tuple[str, ...]]]:
-    """What is compiled: source, name of the object, options of its own."""
-    x86 = platform.machine() in ("x86_64", "AMD64")
+def compile_for(machine: str, compiler: str) -> int:
+    """Compiles every source for another kind of CPU, and keeps nothing.
+
+    Args:
+        machine: as `platform.machine` names it: "aarch64", "x86_64".
+        compiler: a cross compiler for it.
+
+    Returns:
+        How many objects were compiled.
+
+    Raises:
+        UserError: where one cannot be compiled.
+    """
+    units = _units(machine)
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            for unit in units:
+                _compile(compiler, unit, Path(name), ())
+        except NotBuiltError as error:
+            raise UserError(
+                f"The native operators do not compile for {machine}: {error}"
+            ) from error
+    return len(units)
+
+
+def _units(machine: str) -> list[tuple[Path, str, tuple[str, ...]]]:
+    """What is compiled for a kind of CPU: source, name of the object, options of its own."""
+    x86 = machine in ("x86_64", "AMD64")
     kernels = [
         (SOURCE / file, f"{name}_{suffix}", (f"-DCANDLE_KERNELS={name}_{suffix}", *options))
         for file, (suffix, sets) in _KERNELS.items()

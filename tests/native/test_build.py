@@ -1,5 +1,6 @@
 """Building, caching and falling back; on a source of a few lines, which compiles in a moment."""
 
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +148,7 @@ def test_another_word_is_refused():
 
 def test_every_source_is_part_of_the_key_and_of_the_build():
     """A file that is included by none and listed nowhere would be dead, or missing in a wheel."""
-    compiled = {source.name for source, _, _ in build._units()}
+    compiled = {source.name for source, _, _ in build._units(platform.machine())}
     text = "".join(path.read_text() for path in build.SOURCE.iterdir())
     for path in build.SOURCE.iterdir():
         assert path.suffix in (".cc", ".h")
@@ -166,3 +167,15 @@ def test_importing_the_wrappers_builds_nothing(tmp_path):
     )
     assert done.returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_native
+def test_sources_compile_for_another_cpu_without_its_instruction_sets(small, monkeypatch):
+    kernels = {"small.cc": ("kernels", {"avx2": ("-mno-such-option",)})}
+    monkeypatch.setattr(build, "_KERNELS", kernels)
+    assert build.compile_for("aarch64", build.find_compiler()) == 2
+    with pytest.raises(UserError, match=r"do not compile for x86_64: .*no-such-option"):
+        build.compile_for("x86_64", build.find_compiler())
+    with pytest.raises(UserError, match="do not compile for aarch64: no-such-g"):
+        build.compile_for("aarch64", "no-such-g++")
+    assert not _libraries(small)
