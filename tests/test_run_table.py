@@ -99,6 +99,7 @@ def test_no_difference_is_told_of_runs_on_other_splits(table, tmp_path):
         ({"axes": {"method": {"a": {"metod": "candle"}}}}, "'metod', which is no setting"),
         ({"compare": [{"axis": "method", "of": "candle"}]}, "which no axis has"),
         ({"seeds": []}, "no axis or no seed"),
+        ({"reach": 45}, "reach=45, which is no accuracy"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path, changes, message):
@@ -164,6 +165,25 @@ def test_a_table_that_chooses_shows_the_validation_subset_alone(table, tmp_path)
     assert [row["validation %"] for row in rows] == ["37.5", "50.0"]
     assert "mean %" not in rows[0]
     assert "balanced\\_softmax - " not in (tmp_path / "table.md").read_text()
+
+
+def test_when_an_accuracy_was_reached_counts_from_the_first_epoch_to_the_first_that_has_it(
+    table, tmp_path
+):
+    folder, _ = table
+    definition = read_definition(definition_file(tmp_path, reach=0.5))
+    # Of five epochs the first two were another phase's, which took its time as well.
+    (tmp_path / "cells").mkdir()
+    for cell, scores in zip(definition.cells, ((0.4, 0.5, 0.3), (0.1, 0.2, 0.49)), strict=True):
+        record = json.loads(cell.record_path(folder / "out").read_text())
+        record["history"] = [{"val_mean_class_accuracy": s, "seconds": 90.0} for s in scores]
+        record |= {"images_in_epoch": 1_000, "images_seen": 5_000, "hours": 5 * 90 / 3600}
+        cell.record_path(tmp_path).write_text(json.dumps(record))
+    write_summary(definition, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert [row["images to 50 %"] for row in rows] == ["4,000", "not reached"]
+    assert [row["minutes to 50 %"] for row in rows] == ["6.0", "not reached"]
+    assert [row["best validation %"] for row in rows] == ["50.0", "49.0"]
 
 
 def test_seeds_with_validation_images_of_their_own_are_compared_on_one_test_set(table, tmp_path):

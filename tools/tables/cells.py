@@ -57,9 +57,9 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
 
     Returns:
         "values", "seed", "config", "split" (its hash), "test" (a hash of the test images' ids),
-        "versions", "hours" and "images_seen" (of all phases and stages of the student), "history"
-        (of the last), "bytes", "figures" (by model: mean, groups, per_class), "labels" and
-        "correct" (of the student, 0 or 1 for each test image).
+        "versions", "hours" and "images_seen" (of all phases and stages of the student),
+        "images_in_epoch", "history" (of the last stage), "bytes", "figures" (by model: mean,
+        groups, per_class), "labels" and "correct" (of the student, 0 or 1 for each test image).
 
     Raises:
         UserError: where the run has not finished, or its files are damaged.
@@ -83,6 +83,7 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         "versions": read_json_object(run / "manifest.json", remedy)["versions"],
         "hours": sum(row["seconds"] for row in epochs) / 3600,
         "images_seen": results.split["train"] * len(epochs),
+        "images_in_epoch": results.split["train"],
         "history": histories["student"],
         "bytes": results.bytes,
         "figures": {

@@ -14,7 +14,17 @@ from candle_tf.errors import UserError
 from candle_tf.files import read_json_object
 from tools.tables.cells import Cell
 
-_KEYS = {"about", "flagfile", "settings", "axes", "seeds", "compare", "leave_out", "choose"}
+_KEYS = {
+    "about",
+    "flagfile",
+    "settings",
+    "axes",
+    "seeds",
+    "compare",
+    "leave_out",
+    "choose",
+    "reach",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ class TableDefinition:
         comparisons: differences that the summary tells.
         chooses: whether the table chooses settings: its summary holds figures of the validation
             subset and none of the test set.
+        reach: a mean class accuracy in (0, 1) of which the summary tells when the validation
+            subset first had it; 0 for none.
     """
 
     name: str
@@ -45,6 +57,7 @@ class TableDefinition:
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
     chooses: bool = False
+    reach: float = 0.0
 
 
 def read_definition(path: Path) -> TableDefinition:
@@ -66,6 +79,9 @@ def read_definition(path: Path) -> TableDefinition:
         )
     axes, seeds, shared = content["axes"], content["seeds"], content.get("settings", {})
     _check_axes(path, axes, seeds)
+    reach = content.get("reach", 0.0)
+    if not isinstance(reach, int | float) or not 0 <= reach < 1:
+        raise UserError(f"{path} gives reach={reach!r}, which is no accuracy from 0 to 1.")
     _check_settings(f"{path}: settings", shared)
     cells = tuple(
         _cell(content["flagfile"], shared, axes, values, seed)
@@ -84,6 +100,7 @@ def read_definition(path: Path) -> TableDefinition:
         cells,
         comparisons,
         content.get("choose", False),
+        reach,
     )
 
 

@@ -30,7 +30,7 @@ def write_summary(definition: TableDefinition, folder: Path) -> str:
     if not rows:
         return "No cell is finished."
     average = _validation_average if definition.chooses else _average
-    averages = [average(records) for records in rows.values()]
+    averages = [average(records) | _reached(records, definition.reach) for records in rows.values()]
     columns = list(averages[0])
     left = (*definition.axes, "difference")
     differences = [] if definition.chooses else list(_differences(definition, rows))
@@ -74,6 +74,28 @@ def _validation_average(records: list[_Record]) -> dict[str, str]:
     row["validation %"] = _percent(np.array([_validation(record) for record in records]))
     row["images seen"] = f"{np.mean([record['images_seen'] for record in records]):,.0f}"
     return row
+
+
+def _reached(records: list[_Record], accuracy: float) -> dict[str, str]:
+    """What training took until the validation subset first had this mean class accuracy."""
+    if not accuracy:
+        return {}
+    images, minutes = [], []
+    for record in records:
+        history = record["history"]
+        scores = [row.get(SCORE, 0.0) for row in history]
+        epoch = next((k for k, score in enumerate(scores, 1) if score >= accuracy), None)
+        if epoch is not None:
+            later = history[epoch:]
+            images.append(record["images_seen"] - record["images_in_epoch"] * len(later))
+            minutes.append(60 * record["hours"] - sum(row["seconds"] for row in later) / 60)
+    reached = len(images) == len(records)
+    percent = f"{100 * accuracy:g} %"
+    return {
+        "best validation %": _percent(np.array([_validation(each) for each in records])),
+        f"images to {percent}": f"{np.mean(images):,.0f}" if reached else "not reached",
+        f"minutes to {percent}": f"{np.mean(minutes):.1f}" if reached else "not reached",
+    }
 
 
 def _average(records: list[_Record]) -> dict[str, str]:
