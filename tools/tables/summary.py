@@ -30,7 +30,9 @@ def write_summary(definition: TableDefinition, folder: Path) -> str:
     if not rows:
         return "No cell is finished."
     average = _validation_average if definition.chooses else _average
-    averages = [average(records) | _reached(records, definition.reach) for records in rows.values()]
+    averages = [
+        average(records) | _cost_to_reach(records, definition.reach) for records in rows.values()
+    ]
     columns = list(averages[0])
     left = (*definition.axes, "difference")
     differences = [] if definition.chooses else list(_differences(definition, rows))
@@ -76,7 +78,7 @@ def _validation_average(records: list[_Record]) -> dict[str, str]:
     return row
 
 
-def _reached(records: list[_Record], accuracy: float) -> dict[str, str]:
+def _cost_to_reach(records: list[_Record], accuracy: float) -> dict[str, str]:
     """What training took until the validation subset first had this mean class accuracy."""
     if not accuracy:
         return {}
