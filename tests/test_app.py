@@ -188,7 +188,7 @@ def test_flagfiles_within_flagfiles(settings, tmp_path):
         (["--center_features=maybe"], ["--center_features=maybe", "true or false"]),
         (["--calibration_resolutions=96,b"], ["--calibration_resolutions=96,b", "whole numbers"]),
         (["--calibration_resolutions="], ["--calibration_resolutions", "empty"]),
-        (["--calibration_resolutions=96,8"], ["--calibration_resolutions=8", "at least 32"]),
+        (["--calibration_resolutions=96,8"], ["--calibration_resolutions=8", "at least 16"]),
         (["--method=magic"], ["--method=magic", "candle", "cross_entropy", "balanced_softmax"]),
         (["--dataset=folder"], ["--data_dir", "--dataset=folder"]),
         (["--dataset=digit"], ["--dataset=digit ", "digits, folder", "tfds:<builder>"]),

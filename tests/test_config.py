@@ -140,9 +140,9 @@ def test_every_number_has_bounds():
 
 
 def test_one_bad_resolution_among_good_ones_is_named():
-    message = refusal(calibration_resolutions=(96, 31, 128))
-    assert "--calibration_resolutions=31" in message
-    assert "at least 32" in message
+    message = refusal(calibration_resolutions=(96, 15, 128))
+    assert "--calibration_resolutions=15" in message
+    assert "at least 16" in message
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class CalibrationSettings(SettingsGroup):
     """How the teacher's new classifier is trained."""
 
     calibration_resolutions: tuple[int, ...] = setting(
-        (96, 128, 160), "sides in pixels at which the teacher runs on each view", at_least=32
+        (96, 128, 160), "sides in pixels at which the teacher runs on each view", at_least=16
     )
     calibration_loss: str = setting(
         "balanced_softmax", "loss of the teacher's new classifier", choices=CALIBRATION_LOSSES
