@@ -15,7 +15,7 @@ HelpGroups = Mapping[str, Sequence[str]]
 TRAINING_HELP: HelpGroups = {
     "Data": (
         "dataset", "data_dir", "train_list", "profile", "imbalance_factor", "validation_fraction",
-        "on_bad_image",
+        "on_bad_image", "unlabelled_dir",
     ),
     "Teacher": ("teacher", "calibration_epochs"),
     "Student": ("student", "width", "image_size", "student_weights"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from candle_tf.data.augment.settings import AugmentSettings
-from candle_tf.data.settings import DataSettings
+from candle_tf.data.settings import DataSettings, UnlabelledSettings
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.methods.long_tail.settings import BaselineSettings
@@ -66,6 +66,7 @@ class Config:
     """
 
     data: DataSettings
+    unlabelled: UnlabelledSettings
     augment: AugmentSettings
     teacher: TeacherSettings
     calibration: CalibrationSettings
@@ -108,6 +109,12 @@ class Config:
         """The same settings with some of them changed, by flag name."""
         return Config(**(self._values() | changes))
 
+    @property
+    def labelled_batch_size(self) -> int:
+        """Images with labels in a step of the student; an epoch shows each of them once."""
+        batch_size = self.training.batch_size
+        return batch_size - self.unlabelled.in_batch(batch_size)
+
     def _values(self) -> dict[str, Any]:
         groups = [getattr(self, name) for name in self.groups()]
         return {
@@ -135,8 +142,23 @@ class Config:
                 f"--mix={self.augment.mix} contradicts --teacher_view=whole: the teacher's outputs "
                 "on whole images are not its outputs on their mixture; give --teacher_view=same."
             )
+        if self.unlabelled.unlabelled_dir:
+            self._check_unlabelled_images()
         if self.training.binary_steps == 2:
             self._check_two_phases()
+
+    def _check_unlabelled_images(self) -> None:
+        place = f"--unlabelled_dir={self.unlabelled.unlabelled_dir}"
+        if not self.training.is_candle:
+            raise UserError(
+                f"{place} contradicts --method={self.training.method}, which needs the labels of "
+                "its images; give --method=candle, or leave --unlabelled_dir out."
+            )
+        if self.training.batch_size == 1:
+            raise UserError(
+                f"--batch_size=1 contradicts {place}: a batch holds images with and without "
+                "labels; give a --batch_size of 2 or more."
+            )
 
     def _check_two_phases(self) -> None:
         if self.optimizer.optimizer == "bop":

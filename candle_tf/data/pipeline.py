@@ -4,7 +4,7 @@ Everything is a function of (seed, epoch, image), so a run that begins at epoch 
 what an uninterrupted run sees from epoch 7 on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +15,7 @@ from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.view_kinds import unmixed_numbers
 from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
-from candle_tf.data.samplers import epoch_index, occurrences
+from candle_tf.data.samplers import epoch_index, epoch_order, occurrences
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
 from candle_tf.distribute import ALONE, BatchShare
@@ -80,7 +80,7 @@ def training_batches(
     size = min(batch_size, len(subset))
     shares = share.slices(size)
 
-    def drawn_batches() -> Iterator[dict[str, np.ndarray]]:
+    def views_of_steps() -> Iterator[Views]:
         for epoch in range(first_epoch, epochs):
             order = epoch_index(
                 sampler,
@@ -96,16 +96,104 @@ def training_batches(
                 of_step = slice(step * size, (step + 1) * size)
                 for places in shares:
                     images, seen = order[of_step][places], repeats[of_step][places]
-                    views = _views(images, epoch, seen, precomputed, unmixed)
-                    batch = augmentation.draw(subset, views)
-                    yield {**batch, **(targets.batch(views) if targets else {})}
+                    yield _views(images, epoch, seen, precomputed, unmixed)
+
+    return _rendered_batches(
+        subset, views_of_steps, size // share.count, image_size, augmentation, targets
+    )
+
+
+def unlabelled_batches(
+    subset: Subset,
+    *,
+    image_size: int,
+    augmentation: Augmentation,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    steps: int,
+    unmixed_from: float = 1.0,
+    precomputed: PrecomputedViews | None = None,
+    targets: Targets | None = None,
+    share: BatchShare = ALONE,
+) -> tf.data.Dataset:
+    """Batches of steps first_step..steps-1 of images whose labels mean nothing.
+
+    Their epochs are their own: they follow each other whatever the epochs of the images with labels
+    are. All batches have `batch_size` images, or all images where there are fewer.
+
+    Args:
+        subset, image_size, augmentation, seed, precomputed, targets, share: as in
+            `training_batches`.
+        batch_size: images without labels in a batch.
+        first_step: the first step, from 0.
+        steps: the number after the last step.
+        unmixed_from: fraction of the steps, as in `training_batches`.
+
+    Returns:
+        Dataset of the same dictionaries as those of `training_batches`.
+    """
+    size = min(batch_size, len(subset))
+    shares = share.slices(size)
+    in_epoch = steps_per_epoch(len(subset), batch_size)
+
+    def views_of_steps() -> Iterator[Views]:
+        order, order_of = np.empty(0, np.int64), -1
+        for step in range(first_step, steps):
+            epoch, place = divmod(step, in_epoch)
+            if epoch != order_of:
+                order, order_of = epoch_order(seed, epoch, len(subset)), epoch
+            images = order[place * size : (place + 1) * size]
+            for places in shares:
+                once = np.zeros(len(images[places]), np.int64)
+                unmixed = step >= unmixed_from * steps
+                yield _views(images[places], epoch, once, precomputed, unmixed)
+
+    return _rendered_batches(
+        subset, views_of_steps, size // share.count, image_size, augmentation, targets
+    )
+
+
+def join_batches(labelled: tf.data.Dataset, unlabelled: tf.data.Dataset) -> tf.data.Dataset:
+    """Batches of both: B images with labels, and after them U without.
+
+    Args:
+        labelled: of `training_batches`.
+        unlabelled: of `unlabelled_batches`, with the same settings.
+
+    Returns:
+        Dataset of their dictionaries, with B + U rows, and "labelled" bool [B + U].
+    """
+
+    def join(first: dict[str, tf.Tensor], second: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        joined = {name: tf.concat([first[name], second[name]], axis=0) for name in first}
+        ones = tf.ones_like(first["labels"], tf.bool)
+        zeros = tf.zeros_like(second["labels"], tf.bool)
+        return {**joined, "labelled": tf.concat([ones, zeros], axis=0)}
+
+    return tf.data.Dataset.zip((labelled, unlabelled)).map(join).prefetch(4)
+
+
+def _rendered_batches(
+    subset: Subset,
+    views_of_steps: Callable[[], Iterator[Views]],
+    size: int,
+    image_size: int,
+    augmentation: Augmentation,
+    targets: Targets | None,
+) -> tf.data.Dataset:
+    """Batches of `size` views each, with the teacher's outputs of them."""
+
+    def drawn_batches() -> Iterator[dict[str, np.ndarray]]:
+        for views in views_of_steps():
+            batch = augmentation.draw(subset, views)
+            yield {**batch, **(targets.batch(views) if targets else {})}
 
     def to_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         inputs = augmentation.render(batch, image_size)
         return {"inputs": inputs, **{name: batch[name] for name in _KEPT if name in batch}}
 
-    each = size // share.count
-    signature = {**augmentation.signature(subset, each), **_targets_signature(targets, each)}
+    signature = {**augmentation.signature(subset, size), **_targets_signature(targets, size)}
     dataset = dataset_from_generator(drawn_batches, signature)
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(4)
 

@@ -200,6 +200,33 @@ class DataSettings(SettingsGroup):
             raise UserError(f"--train_list is empty, but --dataset={kind} needs it.")
 
 
+@dataclass(frozen=True)
+class UnlabelledSettings(SettingsGroup):
+    """Images without labels that a student is distilled on, too."""
+
+    unlabelled_dir: str = setting(
+        "",
+        "for --method=candle: more images to distil on, without labels: a folder, ZIP or TAR, in "
+        "any folders",
+    )
+    unlabelled_fraction: float = setting(
+        0.5,
+        "for --unlabelled_dir: fraction of each batch that is images without labels",
+        above=0,
+        below=1,
+    )
+
+    def in_batch(self, batch_size: int) -> int:
+        """Images without labels in a batch of so many, at least one and not all; 0 if none given.
+
+        Args:
+            batch_size: at least 2 where there are such images.
+        """
+        if not self.unlabelled_dir:
+            return 0
+        return min(max(round(self.unlabelled_fraction * batch_size), 1), batch_size - 1)
+
+
 def _is_encoding(name: str) -> bool:
     try:
         return codecs.lookup(name)._is_text_encoding

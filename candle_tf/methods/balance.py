@@ -126,6 +126,7 @@ class TotalLoss:
         fs: tf.Tensor,
         labels: tf.Tensor,  # noqa: ARG002
         step: tf.Tensor,
+        labelled: tf.Tensor | None = None,  # noqa: ARG002
     ) -> dict[str, tf.Tensor]:
         """The losses of a batch.
 
@@ -134,6 +135,7 @@ class TotalLoss:
             kl, fs: losses of each example, float `[B]`.
             labels: int `[B]`.
             step: number of the step, int scalar.
+            labelled: which examples have labels, bool `[B]`, at least one; None if all have.
 
         Returns:
             Scalars: `TOTAL_LOSS`, "kl", "fs" and "lambda".

@@ -98,21 +98,31 @@ class ClassTotalLoss(TotalLoss):
         fs: tf.Tensor,
         labels: tf.Tensor,
         step: tf.Tensor,
+        labelled: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """As `TotalLoss.balance`; "lambda" is the mean, and lambda of three sizes is added."""
+        """As `TotalLoss.balance`; "lambda" is the mean, and lambda of three sizes is added.
+
+        Examples without labels have lambda_0, and the mean weight of those with labels.
+        """
         sizes = tf.concat(
             [tf.gather(tf.constant(self.sizes, tf.float32), labels), list(_LOGGED.values())], axis=0
         )
         logits = self._prior_logit + balancer(step, sizes)
         logged = len(_LOGGED)
         weights = tf.gather(tf.constant(self.weights, tf.float32), labels)
-        each = self.of_examples(kl, fs, logits[:-logged])
+        of_examples = logits[:-logged]
+        if labelled is not None:
+            of_examples = tf.where(labelled, of_examples, self._prior_logit)
+            share = tf.cast(labelled, tf.float32)
+            mean = mean_over_replicas(tf.reduce_sum(weights * share)) / tf.reduce_sum(share)
+            weights = tf.where(labelled, weights, mean)
+        each = self.of_examples(kl, fs, of_examples)
         lambdas = tf.sigmoid(logits)
         return {
             TOTAL_LOSS: tf.reduce_sum(weights * each) / mean_over_replicas(tf.reduce_sum(weights)),
             "kl": tf.reduce_mean(kl),
             "fs": tf.reduce_mean(fs),
-            "lambda": tf.reduce_mean(lambdas[:-logged]),
+            "lambda": tf.reduce_mean(tf.sigmoid(of_examples)),
             **{f"lambda_{name}": lambdas[i - logged] for i, name in enumerate(_LOGGED)},
         }
 

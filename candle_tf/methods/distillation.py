@@ -111,7 +111,8 @@ class DistillationTrainer(Trainer):
     """CANDLE's second stage.
 
     Batches hold "inputs" and "labels", and the teacher's outputs: "teacher_features" float
-    `[B, d_T]` and "teacher_logits" float `[B, C]`.
+    `[B, d_T]` and "teacher_logits" float `[B, C]`. Where only some images have labels, "labelled"
+    bool `[B]` says which.
 
     Args:
         student: from pixels to "features" `[B, d_S]` and "logits" `[B, C]`.
@@ -171,7 +172,8 @@ class DistillationTrainer(Trainer):
         kl = self._logit_loss(batch["teacher_logits"], logits, self._temperature)
         fs = self._feature_loss(projected, batch["teacher_features"])
         step = self.optimizer.iterations
-        logs = self._total_loss.balance(self.balancer, kl, fs, batch["labels"], step)
+        labelled = batch.get("labelled")
+        logs = self._total_loss.balance(self.balancer, kl, fs, batch["labels"], step, labelled)
         return logs if self._label_loss is None else self._add_labels(logs, logits, batch)
 
     def _add_labels(
@@ -181,6 +183,9 @@ class DistillationTrainer(Trainer):
         assert third is not None
         each = label_losses(lambda labels: third.of_examples(logits, labels), batch)
         label = tf.reduce_mean(each)
+        if "labelled" in batch:
+            has_label = tf.cast(batch["labelled"], each.dtype)
+            label = tf.reduce_sum(each * has_label) / tf.reduce_sum(has_label)
         total = (1.0 - third.weight) * logs[TOTAL_LOSS] + third.weight * label
         return {**logs, TOTAL_LOSS: total, "label": label}
 

@@ -99,6 +99,11 @@ class TrainingSettings(SettingsGroup):
         return self.epochs or math.ceil(fraction * sensible)
 
     @property
+    def is_candle(self) -> bool:
+        """Whether the student, or a method's first stage, is distilled by CANDLE."""
+        return self.method == "candle" or getattr(METHODS[self.method], "first", "") == "candle"
+
+    @property
     def distils(self) -> bool:
         """Whether the method needs the teacher's outputs."""
         return self.method == "candle" or getattr(METHODS[self.method], "distils", False)

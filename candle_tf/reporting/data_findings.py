@@ -22,6 +22,12 @@ def data_findings(data: dict[str, Any]) -> list[html.Figure | str | html.Table |
         f"{data['scanned']} images were read before training; {len(left_out)} are unreadable and "
         f"were left out. Images in two subsets, with the same bytes: {shared or 'none'}."
     ]
+    if unlabelled := data.get("unlabelled"):
+        items.append(
+            f"The student was distilled on {unlabelled['images']:,} images without labels, too. Of "
+            f"those that were given, {len(unlabelled['left_out'])} are unreadable and "
+            f"{len(unlabelled['shared'])} are in the validation or test subset; they were left out."
+        )
     near = data.get("near_duplicates", [])
     if near:
         rows = [[e["test"], e["train"], str(e["bits"]), ", ".join(e["classes"])] for e in near]

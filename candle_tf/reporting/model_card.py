@@ -139,6 +139,7 @@ def _data(results: Results) -> dict[str, Any]:
         "smallest_class": min(counts.values()),
         "pictures": {subset: split[subset] for subset in ("train", "validation", "test")},
         "classes_by_shots": {group: len(names) for group, names in split["groups"].items()},
+        "unlabelled": results.data.get("unlabelled", {}).get("images", 0),
         "left_out": len(results.data.get("left_out", ())),
     }
 

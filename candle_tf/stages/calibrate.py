@@ -56,6 +56,7 @@ class Calibrated:
         test_logits: its logits of the whole test images, float32 [N, C].
         validation_accuracy: mean over classes of the whole validation images, 0..1; None without
             validation images.
+        unlabelled_targets: its outputs for the images without labels, if there are any.
     """
 
     teacher: Teacher
@@ -63,6 +64,7 @@ class Calibrated:
     targets: Targets
     test_logits: np.ndarray
     validation_accuracy: float | None
+    unlabelled_targets: Targets | None = None
 
 
 def calibrate(
@@ -82,6 +84,7 @@ def calibrate(
     teacher = load_configured_teacher(config.teacher)
     train = _train_online if config.teacher.teacher_mode == "online" else _train_on_cache
     classifier, targets = train(config, teacher, data, folder, workers)
+    of_unlabelled = _unlabelled_targets(config, teacher, data.unlabelled, classifier)
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
     logits = _whole_image_logits(config, teacher, classifier, data.test)
@@ -89,7 +92,7 @@ def calibrate(
     if len(data.validation):
         of_validation = _whole_image_logits(config, teacher, classifier, data.validation)
         accuracy = mean_class_accuracy(data.validation.labels, of_validation)
-    return Calibrated(teacher, classifier, targets, logits, accuracy)
+    return Calibrated(teacher, classifier, targets, logits, accuracy, of_unlabelled)
 
 
 def _whole_image_logits(
@@ -117,6 +120,9 @@ def cache_all_features(
     if config.teacher.teacher_mode == "cached":
         views = _training_views(config, data)
         _cache_features(config, teacher, data.train, *views, shard)
+        if data.unlabelled is not None:
+            views = _views_without_labels(config, data.unlabelled)
+            _cache_features(config, teacher, data.unlabelled, *views, shard)
     for subset in (data.validation, data.test):
         if len(subset):
             whole = (WHOLE, same_for_all(len(subset)))
@@ -127,6 +133,24 @@ def _training_views(config: Config, data: Data) -> tuple[Augmentation, Precomput
     return teacher_views(
         config.teacher.teacher_view, student_augmentation(config), views_of_images(config, data)
     )
+
+
+def _views_without_labels(config: Config, subset: Subset) -> tuple[Augmentation, PrecomputedViews]:
+    counts = np.full(len(subset), config.teacher.views, np.int64)
+    return teacher_views(config.teacher.teacher_view, student_augmentation(config), counts)
+
+
+def _unlabelled_targets(
+    config: Config, teacher: Teacher, subset: Subset | None, classifier: tf.keras.Model
+) -> Targets | None:
+    """The calibrated teacher's outputs on images without labels, as on those with labels."""
+    if subset is None:
+        return None
+    if config.teacher.teacher_mode == "online":
+        return OnlineTargets(_online_features(config, teacher, subset), classifier)
+    augmentation, precomputed = _views_without_labels(config, subset)
+    cached = _cache_features(config, teacher, subset, augmentation, precomputed)
+    return _classify(config, cached, precomputed, classifier)
 
 
 def _train_on_cache(
@@ -141,28 +165,14 @@ def _train_on_cache(
     )
     batches = partial(feature_batches, cached.features, data.train.labels[images])
     classifier = _train_classifier(config, teacher, data, batches, steps, folder, workers)
-    targets = cached_targets(
-        cached.features,
-        cached.keys,
-        precomputed,
-        classifier,
-        config.run.cache_path,
-        top_k=config.teacher.teacher_top_k,
-        temperature=config.balance.temperature,
-    )
-    return classifier, targets
+    return classifier, _classify(config, cached, precomputed, classifier)
 
 
 def _train_online(
     config: Config, teacher: Teacher, data: Data, folder: Path, workers: Workers
 ) -> tuple[tf.keras.Model, Targets]:
     """Trains on the features of new views in every epoch."""
-    features = OnlineFeatures(
-        teacher,
-        data.train,
-        student_augmentation(config),
-        config.calibration.calibration_resolutions,
-    )
+    features = _online_features(config, teacher, data.train)
     steps = steps_per_epoch(len(data.train), config.calibration.calibration_batch_size)
     batches = partial(online_feature_batches, features, data.train.labels)
     classifier = _train_classifier(
@@ -182,6 +192,28 @@ class _CachedFeatures:
         """The mean over resolutions, float32, some rows at a time."""
         for start in range(0, len(self.features[0]), _BLOCK):
             yield mean_rows(self.features, start, start + _BLOCK)
+
+
+def _online_features(config: Config, teacher: Teacher, subset: Subset) -> OnlineFeatures:
+    resolutions = config.calibration.calibration_resolutions
+    return OnlineFeatures(teacher, subset, student_augmentation(config), resolutions)
+
+
+def _classify(
+    config: Config,
+    cached: _CachedFeatures,
+    precomputed: PrecomputedViews,
+    classifier: tf.keras.Model,
+) -> Targets:
+    return cached_targets(
+        cached.features,
+        cached.keys,
+        precomputed,
+        classifier,
+        config.run.cache_path,
+        top_k=config.teacher.teacher_top_k,
+        temperature=config.balance.temperature,
+    )
 
 
 def _cache_features(

@@ -25,9 +25,11 @@ from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.split import draw_split, run_split
+from candle_tf.stages.unlabelled import check_record, check_unlabelled_images, log_unlabelled_images
 
 # In the record only where it was asked for.
 _NEAR = "near_duplicates"
+_UNLABELLED = "unlabelled"
 # Images that a message lists; all are in the file.
 _SHOWN = 50
 # What is recorded of an image that is left out.
@@ -42,7 +44,8 @@ def checked_split(
     Returns:
         The split, and a JSON-ready record: "scanned" (number of images), "left_out" (of each its
         "id", "part", "class" and "reason"), "duplicates" (of each "ids" by subset, and "classes")
-        and "shared" (number of duplicates by pair of subsets).
+        and "shared" (number of duplicates by pair of subsets); with --unlabelled_dir
+        "unlabelled", see `unlabelled.check_unlabelled_images`.
 
     Raises:
         UserError: if images cannot be read and are not to be skipped, naming all of them; or
@@ -50,12 +53,20 @@ def checked_split(
     """
     path = folder.data_check_path
     if not path.exists():
-        record = _check(config, folder, source)
-        write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+        _write(_check(config, folder, source), path)
     record = read_data_check(path)
     split = run_split(config, folder, source, [entry["id"] for entry in record["left_out"]])
+    if folder.writes and not folder.has_begun:
+        record = {name: value for name, value in record.items() if name != _UNLABELLED}
+        if config.unlabelled.unlabelled_dir:
+            record[_UNLABELLED] = check_unlabelled_images(config, source, split)
+        _write(record, path)
     _log(record, path)
     return split, record
+
+
+def _write(record: dict[str, Any], path: Path) -> None:
+    write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
@@ -129,10 +140,11 @@ def read_data_check(path: Path) -> dict[str, Any]:
         numbers = [record["scanned"], *dict(record["shared"]).values()]
         if not all(isinstance(number, int) for number in numbers):
             raise ValueError("a number of images is none")
-        near = [_NEAR] if _NEAR in record else []
+        asked = [name for name in (_NEAR, _UNLABELLED) if name in record]
         for pair in record.get(_NEAR, []):
             NearDuplicate(**pair)
-        return {key: record[key] for key in ("scanned", "left_out", "duplicates", "shared", *near)}
+        check_record(record.get(_UNLABELLED))
+        return {key: record[key] for key in ("scanned", "left_out", "duplicates", "shared", *asked)}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}). {remedy}") from error
 
@@ -149,6 +161,8 @@ def _log(record: dict[str, Any], path: Path) -> None:
         )
     for pair, count in record["shared"].items():
         logging.warning("%d images are in both %s, with the same bytes; see %s", count, pair, path)
+    if _UNLABELLED in record:
+        log_unlabelled_images(record[_UNLABELLED], path)
     if record.get(_NEAR):
         pairs = [NearDuplicate(**pair) for pair in record[_NEAR]]
         logging.warning("%s\nAll are in %s", near_duplicates_text(pairs), path)

@@ -17,6 +17,7 @@ from candle_tf.distribute import ONE_PROCESS, Workers
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.check_images import checked_split
 from candle_tf.stages.split import open_data
+from candle_tf.stages.unlabelled import open_unlabelled_images
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Data:
         counts: training images of each class, validation included, int64 [C].
         groups: classes of each shot group that has any.
         check: result of reading all images, see `check_images.checked_split`.
+        unlabelled: images without labels (--unlabelled_dir), if there are any.
     """
 
     split: Split
@@ -38,6 +40,7 @@ class Data:
     counts: np.ndarray
     groups: dict[str, np.ndarray]
     check: dict[str, Any] = field(default_factory=dict)
+    unlabelled: Subset | None = None
 
     @property
     def classes(self) -> int:
@@ -81,6 +84,9 @@ def prepare(config: Config, folder: RunFolder, workers: Workers = ONE_PROCESS) -
         )
         if images.streamed:
             opened.pop_all()  # read from until the run ends
+    unlabelled = None
+    if config.unlabelled.unlabelled_dir:
+        unlabelled = open_unlabelled_images(config, check["unlabelled"], side)
     train, validation, test = (_examples(images, part) for part in parts)
     groups = shot_groups(split.train_counts)
     logging.info(
@@ -91,7 +97,7 @@ def prepare(config: Config, folder: RunFolder, workers: Workers = ONE_PROCESS) -
         len(test),
         ", ".join(f"{len(members)} {name}" for name, members in groups.items()),
     )
-    return Data(split, train, validation, test, split.train_counts, groups, check)
+    return Data(split, train, validation, test, split.train_counts, groups, check, unlabelled)
 
 
 def _examples(images: ImageStore, part: LabelledImages) -> Subset:

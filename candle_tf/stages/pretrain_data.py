@@ -13,6 +13,7 @@ from candle_tf.data.images.store import open_image_store
 from candle_tf.data.sources.registry import open_source
 from candle_tf.data.sources.source import Source
 from candle_tf.data.sources.unlabelled import open_unlabelled
+from candle_tf.data.splits.duplicates import shared_ids
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
 from candle_tf.stages.pretrain_settings import Pretraining
@@ -101,12 +102,7 @@ def _refuse_test_images(source: Source, ids: Sequence[str], settings: Pretrainin
     ours = scan_images(source, ids, settings.cache_path)
     with open_unlabelled(settings.test_data_dir, str(settings.cache_path)) as other:
         tested = scan_images(other, other.train.ids, settings.cache_path)
-    known = {row.tobytes() for row in tested.hashes[tested.readable]}
-    shared = [
-        image_id
-        for image_id, row in zip(ours.ids, ours.hashes, strict=True)
-        if row.tobytes() in known
-    ]
+    shared = shared_ids(ours, tested)
     if shared:
         raise UserError(
             f"{len(shared)} of the images are also in --test_data_dir={settings.test_data_dir}, "

@@ -4,7 +4,11 @@ import numpy as np
 
 from candle_tf.config import Config
 from candle_tf.data.augment.augmentation import Augmentation, make_augmentation
-from candle_tf.data.augment.precomputed_views import PrecomputedViews, views_by_class
+from candle_tf.data.augment.precomputed_views import (
+    PrecomputedViews,
+    same_for_all,
+    views_by_class,
+)
 from candle_tf.stages.prepare import Data
 
 
@@ -21,6 +25,15 @@ def views_of_images(config: Config, data: Data) -> np.ndarray:
 
 def student_views(config: Config, data: Data) -> PrecomputedViews | None:
     """The views that the student sees in turn; None if it sees new views in every epoch."""
-    if config.teacher.teacher_view == "whole" or config.teacher.teacher_mode == "online":
-        return None
-    return PrecomputedViews(views_of_images(config, data))
+    return (
+        PrecomputedViews(views_of_images(config, data)) if _has_precomputed_views(config) else None
+    )
+
+
+def unlabelled_views(config: Config, images: int) -> PrecomputedViews | None:
+    """The same of so many images without labels."""
+    return same_for_all(images, config.teacher.views) if _has_precomputed_views(config) else None
+
+
+def _has_precomputed_views(config: Config) -> bool:
+    return config.teacher.teacher_view == "same" and config.teacher.teacher_mode == "cached"

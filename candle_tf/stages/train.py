@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,11 +15,13 @@ from candle_tf.config import Config
 from candle_tf.data.pipeline import (
     EVALUATION_BATCH,
     evaluation_batches,
+    join_batches,
     steps_per_epoch,
     training_batches,
+    unlabelled_batches,
 )
 from candle_tf.data.targets import Targets
-from candle_tf.distribute import ONE_PROCESS, Workers
+from candle_tf.distribute import ONE_PROCESS, BatchShare, Workers
 from candle_tf.errors import UserError
 from candle_tf.methods import losses
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
@@ -52,7 +55,7 @@ from candle_tf.stages.baselines import (
 )
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.prepare import Data
-from candle_tf.stages.student_views import student_augmentation, student_views
+from candle_tf.stages.student_views import student_augmentation, student_views, unlabelled_views
 from candle_tf.stages.student_weights import start_student
 from candle_tf.students.analysis.preflight import refuse_unconvertible
 from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
@@ -242,13 +245,15 @@ def with_epochs(config: Config, images: int) -> Config:
     training = config.training
     pretrained = bool(config.student.student_weights)
     epochs = training.epochs_for(images, pretrained)
-    steps = steps_per_epoch(images, training.batch_size) * epochs
-    size = min(training.batch_size, images)
+    steps = steps_per_epoch(images, config.labelled_batch_size) * epochs
+    size = min(config.labelled_batch_size, images)
     logging.info(
         "the student's training: %s epochs of %s images, %s steps of %d, %s images seen%s",
         *(f"{epochs:,}", f"{images:,}", f"{steps:,}", size, f"{steps * size:,}"),
         "" if training.epochs else f" (--epochs=0: {_EPOCHS_TOLD[pretrained]})",
     )
+    if config.unlabelled.unlabelled_dir:
+        logging.info("each step has %d images without labels, too", training.batch_size - size)
     sensible = config.replace(epochs=0).training.epochs_for(images, pretrained)
     if steps < _FEW_STEPS and epochs < sensible:
         logging.warning(
@@ -272,7 +277,7 @@ def _train(
     set_compute_policy(student, policy)
     if workers.replicas > 1 and config.compute.sync_batch_norm:
         synchronize_batch_norm(student)
-    steps = steps_per_epoch(len(data.train), config.training.batch_size)
+    steps = steps_per_epoch(len(data.train), config.labelled_batch_size)
     trainer = _build_trainer(
         config,
         data,
@@ -285,20 +290,7 @@ def _train(
     annealing = Annealing(
         find_annealed_quantizers(student), config.training.epochs, config.training.anneal_fraction
     )
-    from_epoch = partial(
-        training_batches,
-        data.train,
-        image_size=config.student.image_size,
-        augmentation=student_augmentation(config),
-        sampler=config.data.sampler,
-        sampler_start=config.data.sampler_start,
-        unmixed_from=config.augment.unmixed_from,
-        batch_size=config.training.batch_size,
-        seed=config.run.seed,
-        epochs=config.training.epochs,
-        precomputed=student_views(config, data),
-        targets=targets,
-    )
+    from_epoch = partial(_batches, config, data, targets, calibrated)
     validation = partial(evaluation_batches, data.validation, image_size=config.student.image_size)
     checkpoints = fit(
         trainer,
@@ -321,6 +313,50 @@ def _train(
     if not annealing.quantizers:
         return checkpoints
     return ExactSignCheckpoints(checkpoints.folder, trainer, annealing.quantizers)
+
+
+def _batches(
+    config: Config,
+    data: Data,
+    targets: Targets | None,
+    calibrated: Calibrated | None,
+    first_epoch: int,
+    share: BatchShare,
+) -> tf.data.Dataset:
+    """Batches of the student; with --unlabelled_dir a part of each is images without labels."""
+    same: dict[str, Any] = {
+        "image_size": config.student.image_size,
+        "augmentation": student_augmentation(config),
+        "unmixed_from": config.augment.unmixed_from,
+        "seed": config.run.seed,
+        "share": share,
+    }
+    labelled = training_batches(
+        data.train,
+        sampler=config.data.sampler,
+        sampler_start=config.data.sampler_start,
+        batch_size=config.labelled_batch_size,
+        first_epoch=first_epoch,
+        epochs=config.training.epochs,
+        precomputed=student_views(config, data),
+        targets=targets,
+        **same,
+    )
+    if data.unlabelled is None:
+        return labelled
+    if calibrated is None or calibrated.unlabelled_targets is None:
+        raise ValueError("images without labels need the teacher's outputs")
+    steps = steps_per_epoch(len(data.train), config.labelled_batch_size)
+    unlabelled = unlabelled_batches(
+        data.unlabelled,
+        batch_size=config.unlabelled.in_batch(config.training.batch_size),
+        first_step=first_epoch * steps,
+        steps=config.training.epochs * steps,
+        precomputed=unlabelled_views(config, len(data.unlabelled)),
+        targets=calibrated.unlabelled_targets,
+        **same,
+    )
+    return join_batches(labelled, unlabelled)
 
 
 def _build_trainer(

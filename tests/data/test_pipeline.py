@@ -12,7 +12,13 @@ from candle_tf.data.augment.crops import render_views
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
 from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.images.store import ImageStore, image_key
-from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from candle_tf.data.pipeline import (
+    evaluation_batches,
+    join_batches,
+    steps_per_epoch,
+    training_batches,
+    unlabelled_batches,
+)
 from candle_tf.data.samplers import epoch_order
 from candle_tf.data.subset import Subset
 from candle_tf.distribute import BatchShare
@@ -286,3 +292,47 @@ def test_evaluation_shares_are_all_images_once():
         for first, second in zip(*parts, strict=True)
     ]
     np.testing.assert_array_equal(np.concatenate(labels), LABELS)
+
+
+def batches_without_labels(examples, first_step, steps, **changes):
+    dataset = unlabelled_batches(
+        examples, first_step=first_step, steps=steps, **{**SETTINGS, **changes}
+    )
+    return [{name: value.numpy() for name, value in batch.items()} for batch in dataset]
+
+
+def test_images_without_labels_have_epochs_of_their_own_and_resume_in_the_middle_of_one():
+    settings = {"batch_size": 3, "precomputed": same_for_all(COUNT, 2), "targets": targets(2)}
+    whole = batches_without_labels(noisy(), 0, 8, **settings)
+    assert_same(batches_without_labels(noisy(), 5, 8, **settings), whole[5:])
+    # Three batches of three are an epoch; in each an image is seen once, in the epoch's view.
+    for epoch in range(2):
+        seen = np.concatenate([b["teacher_features"] for b in whole[3 * epoch : 3 * epoch + 3]])
+        assert len(set(seen[:, 1])) == 9
+        assert set(seen[:, 0]) == {epoch}
+    assert len(batches_without_labels(noisy(), 0, 2, batch_size=40)[1]["inputs"]) == COUNT
+
+
+def test_the_last_part_of_the_steps_shows_images_without_labels_unmixed():
+    mixed = make_augmentation(
+        AugmentSettings(KIND, mix="mixup", mix_views="half"), seed=3
+    )  # views 2 and 3 of each four are mixed
+    settings = {"batch_size": 10, "augmentation": mixed, "precomputed": same_for_all(COUNT, 4)}
+    ratios = [
+        b["ratios"].min()
+        for b in batches_without_labels(noisy(), 0, 8, unmixed_from=0.5, **settings)
+    ]
+    assert [ratio < 1 for ratio in ratios] == [False, False, True, True, *[False] * 4]
+
+
+def test_joined_batches_hold_both_and_say_which_have_labels():
+    first = training_batches(noisy(), first_epoch=0, epochs=1, **SETTINGS)
+    second = unlabelled_batches(plain(), first_step=0, steps=2, **{**SETTINGS, "batch_size": 3})
+    joined = list(join_batches(first, second))
+    assert len(joined) == 2
+    for batch, labelled, rest in zip(joined, first, second, strict=True):
+        np.testing.assert_array_equal(batch["labelled"], [True] * 4 + [False] * 3)
+        np.testing.assert_array_equal(batch["inputs"][:4], labelled["inputs"])
+        np.testing.assert_array_equal(batch["labels"][:4], labelled["labels"])
+        np.testing.assert_array_equal(batch["inputs"][4:], rest["inputs"])
+        assert batch["inputs"].shape == (7, 12, 12, 3)

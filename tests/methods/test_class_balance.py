@@ -212,3 +212,35 @@ def test_a_saturated_lambda_is_finite(value):
         each = _total_loss().of_examples(tf.constant([1.0]), tf.constant([0.5]), logits)
     assert np.isfinite(each.numpy()).all()
     assert np.isfinite(tape.gradient(each, logits).numpy()).all()
+
+
+def test_images_without_labels_have_the_prior_lambda_and_do_not_move_the_adversary():
+    total_loss = _total_loss(balance_tau=0.4, balance_prior=0.3)
+    balancer = total_loss.build_balancer(seed=3)
+    kl, fs, labels = (np.asarray(part, np.float32) for part in _batch())
+    labels = labels.astype(np.int64)
+    labelled = np.arange(10) < 6
+
+    def compute(kl, labels):
+        step = tf.constant(5, tf.int64)
+        with tf.GradientTape() as tape:
+            logs = total_loss.balance(
+                balancer, tf.constant(kl), tf.constant(fs), labels, step, labelled
+            )
+        return logs, tape.gradient(logs["objective"], balancer.trainable_variables)
+
+    def alone():
+        step = tf.constant(5, tf.int64)
+        return total_loss.balance(
+            balancer, tf.constant(kl[:6]), tf.constant(fs[:6]), labels[:6], step
+        )
+
+    logs, gradients = compute(kl, labels)
+    each = 0.3 * kl[6:] / total_loss.kl_reference + 0.7 * fs[6:] / 1.5
+    # The four have the mean weight of the six.
+    expected = (6 * float(alone()["objective"]) + each.sum()) / 10
+    assert float(logs["objective"]) == pytest.approx(expected, rel=1e-4)
+    other, same = compute(np.where(labelled, kl, 7.0).astype(np.float32), (labels + ~labelled) % 3)
+    assert float(other["objective"]) != pytest.approx(float(logs["objective"]), rel=1e-3)
+    for one, two in zip(gradients, same, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)

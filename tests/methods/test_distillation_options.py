@@ -83,6 +83,23 @@ def test_labels_of_mixed_images_are_mixed():
     assert label == pytest.approx((ratios * own + (1 - ratios) * other).mean(), rel=1e-4)
 
 
+def test_images_without_labels_have_no_label_loss():
+    labelled = np.arange(16) < 11
+    labels = teacher_batch()["labels"]
+    logs = []
+    for of_others in (labels, (labels + 2) % CLASSES):
+        batch = _tensors(labels=np.where(labelled, labels, of_others), labelled=labelled)
+        trainer = _trainer(float_student(), _cosine(), _sgd(), label_loss=_of_labels(0.5))
+        logs.append({name: float(value) for name, value in trainer.train_step(batch).items()})
+    assert logs[0] == logs[1]
+    logits = float_student()(_tensors()["inputs"], training=True)["logits"]
+    each = losses.balanced_softmax(logits, tf.constant(labels), COUNTS).numpy()
+    assert logs[0]["label"] == pytest.approx(each[:11].mean(), rel=1e-4)
+    # The teacher's outputs teach on all sixteen.
+    everywhere = _trainer(float_student(), _cosine(), _sgd(), label_loss=_of_labels(0.5))
+    assert logs[0]["kl"] == float(everywhere.train_step(_tensors())["kl"])
+
+
 def test_a_student_of_a_wrong_teacher_learns_the_labels_where_they_have_weight():
     batch = _tensors(labels=(teacher_batch()["labels"] + 1) % CLASSES)
     agreement = []

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from candle_tf.data.settings import UnlabelledSettings
 from candle_tf.files import read_json_object
 from candle_tf.reporting.results import read_results
 from candle_tf.reporting.test_predictions import NAME as PREDICTIONS
@@ -71,6 +72,7 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         path.parents[1].name: read_json_object(path, remedy)["history"]
         for path in run.glob("student*/checkpoints/progress.json")
     }
+    in_epoch = _images_in_epoch(results.config, results.split["train"])
     epochs = [row for history in histories.values() for row in history]
     predictions = read_test_predictions(run / PREDICTIONS)
     names = sorted(set(predictions.classes))
@@ -82,8 +84,8 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         "test": _hash(predictions.images),
         "versions": read_json_object(run / "manifest.json", remedy)["versions"],
         "hours": sum(row["seconds"] for row in epochs) / 3600,
-        "images_seen": results.split["train"] * len(epochs),
-        "images_in_epoch": results.split["train"],
+        "images_seen": in_epoch * len(epochs),
+        "images_in_epoch": in_epoch,
         "history": histories["student"],
         "bytes": results.bytes,
         "figures": {
@@ -93,6 +95,13 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         "labels": np.searchsorted(names, predictions.classes).tolist(),
         "correct": predictions.correct("student").astype(int).tolist(),
     }
+
+
+def _images_in_epoch(config: dict[str, Any], labelled: int) -> int:
+    """With the images without labels that fill the rest of each batch."""
+    settings = UnlabelledSettings(config["unlabelled_dir"], config["unlabelled_fraction"])
+    size = config["batch_size"]
+    return labelled * size // (size - settings.in_batch(size))
 
 
 def _hash(names: Iterable[str]) -> str:

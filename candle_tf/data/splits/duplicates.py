@@ -66,6 +66,13 @@ def count_pairs(duplicates: list[Duplicate]) -> dict[str, int]:
     return {pair: count for pair, count in counts.items() if count}
 
 
+def shared_ids(scan: Scan, other: Scan) -> tuple[str, ...]:
+    """Ids of a scan's images that another scan has too, with the same stored bytes."""
+    known = {row.tobytes() for row in other.hashes[other.readable]}
+    rows = zip(scan.ids, scan.readable, scan.hashes, strict=True)
+    return tuple(image_id for image_id, ok, row in rows if ok and row.tobytes() in known)
+
+
 def _group_equal_rows(hashes: np.ndarray) -> Iterator[list[int]]:
     """Groups of equal rows of uint8 [N, 32], each of two or more rows."""
     first_bytes = np.ascontiguousarray(hashes[:, :8]).view(np.uint64).ravel()

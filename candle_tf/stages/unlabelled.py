@@ -1,0 +1,145 @@
+"""Images without labels that a student is distilled on, too (--unlabelled_dir).
+
+They are read before training: unreadable ones stop the run or are left out, as those with labels
+(--on_bad_image), and images of the validation or test subset are left out.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from candle_tf.config import Config
+from candle_tf.data.images.scan import Scan, reason, scan_images
+from candle_tf.data.images.store import open_image_store
+from candle_tf.data.sources.source import Source
+from candle_tf.data.sources.unlabelled import open_unlabelled
+from candle_tf.data.splits.duplicates import shared_ids
+from candle_tf.data.splits.split import Split
+from candle_tf.data.subset import Subset
+from candle_tf.errors import UserError
+
+# Images that a message lists; all are in the record.
+_SHOWN = 50
+
+
+def check_unlabelled_images(config: Config, source: Source, split: Split) -> dict[str, Any]:
+    """Reads all images without labels.
+
+    Args:
+        config: the run's settings.
+        source: of the images with labels.
+        split: of the images with labels.
+
+    Returns:
+        A JSON-ready record: "images" (number of those used), "content" (SHA-256 over their ids
+        and contents), "left_out" (of each unreadable image its "id" and "reason") and "shared"
+        (ids of images that are in the validation or test subset too, byte by byte; not used).
+
+    Raises:
+        UserError: where there are no images, none is left, or some cannot be read and are not to
+            be skipped.
+    """
+    place, cache = config.unlabelled.unlabelled_dir, config.run.cache_path
+    with open_unlabelled(place, str(cache)) as unlabelled:
+        scan = scan_images(unlabelled, unlabelled.train.ids, cache)
+        left_out = [{"id": each, "reason": reason(unlabelled, each)} for each in scan.bad]
+        if left_out and config.data.on_bad_image == "stop":
+            raise UserError(
+                f"--unlabelled_dir={place}: {_list_reasons(left_out)}\n"
+                "Fix or remove them, or leave them out with --on_bad_image=skip."
+            )
+        shared = shared_ids(scan, _scan_heldout(source, split, cache))
+        record = {"left_out": left_out, "shared": list(shared)}
+        ids = _used_ids(unlabelled, record)
+        if not ids:
+            raise UserError(
+                f"--unlabelled_dir={place}: of {len(scan.ids)} images none can be used: "
+                f"{len(left_out)} cannot be read, and {len(shared)} are in the validation or test "
+                "subset. Give other images, or leave --unlabelled_dir out."
+            )
+        return {"images": len(ids), "content": unlabelled.content_hash(ids), **record}
+
+
+def open_unlabelled_images(config: Config, record: dict[str, Any], side: int) -> Subset:
+    """Decodes the images of a record; all have the label 0.
+
+    Args:
+        config: the run's settings.
+        record: of `check_unlabelled_images`.
+        side: of the stored images in pixels.
+
+    Raises:
+        UserError: where they are not those of the record, or one cannot be read.
+    """
+    place = config.unlabelled.unlabelled_dir
+    with ExitStack() as opened:
+        source = opened.enter_context(open_unlabelled(place, str(config.run.cache_path)))
+        ids = _used_ids(source, record)
+        if source.content_hash(ids, missing="missing") != record["content"]:
+            raise UserError(
+                f"--unlabelled_dir={place}: the images are not those that this run began with. "
+                "Restore them, or choose a new run folder."
+            )
+        images = open_image_store(
+            source,
+            ids,
+            side,
+            config.run.cache_path,
+            resize=config.data.resize,
+            store=config.data.store,
+        )
+        if images.streamed:
+            opened.pop_all()  # read from until the run ends
+    return Subset(images, images.rows_of(ids), np.zeros(len(ids), np.int32))
+
+
+def check_record(record: Any) -> None:
+    """Refuses what `check_unlabelled_images` does not write; None is right.
+
+    Raises:
+        ValueError, KeyError, TypeError: says what is wrong.
+    """
+    if record is None:
+        return
+    texts = [entry[name] for entry in record["left_out"] for name in ("id", "reason")]
+    if not all(isinstance(text, str) for text in [*texts, *record["shared"], record["content"]]):
+        raise ValueError("an image without a label is not described by texts")
+    if not isinstance(record["images"], int):
+        raise ValueError("a number of images is none")
+
+
+def log_unlabelled_images(record: dict[str, Any], path: Path) -> None:
+    """Tells how many images are used, and which are not."""
+    logging.info("%d images without labels", record["images"])
+    if record["left_out"]:
+        logging.warning(
+            "images without labels: %s\nThey are left out (%s)",
+            *(_list_reasons(record["left_out"]), path),
+        )
+    if record["shared"]:
+        logging.warning(
+            "%d images without labels are in the validation or test subset, too, with the same "
+            "bytes, e.g. %s. They are left out, as nothing may be learned from them; see %s",
+            *(len(record["shared"]), record["shared"][0], path),
+        )
+
+
+def _list_reasons(left_out: list[dict[str, str]]) -> str:
+    shown = "".join(f"\n  {entry['reason']}" for entry in left_out[:_SHOWN])
+    more = f"\n  and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
+    return f"{len(left_out)} images cannot be read:{shown}{more}"
+
+
+def _scan_heldout(source: Source, split: Split, cache: Path) -> Scan:
+    """Of the validation and test images; of all images there is a scan in the cache already."""
+    ids = [image_id for subset in split.subsets.values() for image_id in subset.ids]
+    scan, first = scan_images(source, ids, cache), len(split.train.ids)
+    return Scan(scan.ids[first:], scan.readable[first:], scan.hashes[first:])
+
+
+def _used_ids(source: Source, record: dict[str, Any]) -> list[str]:
+    unused = {*record["shared"], *(entry["id"] for entry in record["left_out"])}
+    return [image_id for image_id in source.train.ids if image_id not in unused]

@@ -1,0 +1,146 @@
+"""Images without labels in a distillation (--unlabelled_dir)."""
+
+import numpy as np
+import pytest
+
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.reporting.data_findings import data_findings
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages import calibrate as calibration
+from candle_tf.stages import train as training
+from candle_tf.stages.cache_features import cache_all_features
+from candle_tf.stages.prepare import prepare
+from candle_tf.students.compute_policy import resolve_compute_policy
+from tests.data.sources.test_registry import tree, write_folder
+from tests.stages.test_train import one_block_student  # noqa: F401
+from tests.teachers.test_features import make_teacher
+
+TRAIN = [f"train/{label}/{i:02d}.png" for label in ("ant", "bee") for i in range(12)]
+TEST = [f"test/{label}/{i}.png" for label in ("ant", "bee") for i in range(3)]
+MORE = [f"some/where/{i}.png" for i in range(11)]
+
+
+@pytest.fixture
+def config(tmp_path):
+    files = tree(*TRAIN, *TEST, *MORE)
+    write_folder(tmp_path / "data", {name: files[name] for name in (*TRAIN, *TEST)})
+    write_folder(tmp_path / "more", {name: files[name] for name in MORE})
+    return Config(
+        dataset="folder", data_dir=str(tmp_path / "data"), profile="natural",
+        unlabelled_dir=str(tmp_path / "more"), unlabelled_fraction=0.4, batch_size=10, epochs=2,
+        run_dir=str(tmp_path / "run"), cache_dir=str(tmp_path / "cache"), image_size=16,
+        calibration_resolutions=(32,), calibration_epochs=1, label_weight="0.5", views=2,
+        teacher_view="same",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def teacher(monkeypatch):
+    teacher = make_teacher()
+    monkeypatch.setattr(calibration, "load_configured_teacher", lambda *_: teacher)
+    return teacher
+
+
+def test_unreadable_ones_stop_the_run_or_are_left_out_and_test_images_always_are(
+    config, tmp_path, caplog
+):
+    more = tmp_path / "more"
+    (more / "bad.png").write_bytes(b"<html>")
+    (more / "copy.png").write_bytes((tmp_path / "data" / TEST[1]).read_bytes())
+    with pytest.raises(UserError) as caught:
+        prepare(config, open_run_folder(config))
+    assert f"--unlabelled_dir={more}: 1 images cannot be read" in str(caught.value)
+    assert "bad.png: not a readable image" in str(caught.value)
+    skipping = config.replace(on_bad_image="skip")
+    folder = open_run_folder(skipping)
+    data = prepare(skipping, folder)
+    assert len(data.unlabelled) == len(MORE)
+    assert data.check["unlabelled"]["shared"] == ["copy.png"]
+    assert "1 images without labels are in the validation or test subset" in caplog.text
+    assert data.counts.tolist() == [12, 12]
+    (found, *_), text = data_findings(data.check), "distilled on 11 images without labels"
+    assert any(text in item for item in data_findings(data.check) if isinstance(item, str)), found
+    # The images of a run that began stay the same.
+    (folder.path / "student" / "checkpoints").mkdir(parents=True)
+    (folder.path / "student" / "checkpoints" / "progress.json").write_text("{}")
+    (more / "new.png").write_bytes((more / MORE[0]).read_bytes() + b" ")
+    with pytest.raises(UserError, match="not those that this run began with"):
+        prepare(skipping, folder)
+
+
+def test_none_that_can_be_used_is_a_sentence(config, tmp_path):
+    data = config.replace(unlabelled_dir=str(tmp_path / "data" / "test"))
+    with pytest.raises(UserError, match="of 6 images none can be used: 0 cannot be read, and 6"):
+        prepare(data, open_run_folder(data))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "balanced_softmax"}, "contradicts --method=balanced_softmax"),
+        ({"method": "dive"}, "contradicts --method=dive"),
+        ({"batch_size": 1}, "--batch_size=1 contradicts --unlabelled_dir"),
+    ],
+)
+def test_what_cannot_use_them_is_refused(config, settings, message):
+    with pytest.raises(UserError, match=message):
+        config.replace(**settings)
+    assert config.replace(method="candle_crt").labelled_batch_size == 6
+
+
+def test_the_teacher_gives_the_same_outputs_cached_and_online(config, teacher):
+    data = prepare(config, open_run_folder(config))
+    cache_all_features(config, data, teacher)
+    teacher.shown.clear()
+    cached = calibration._unlabelled_targets(config, teacher, data.unlabelled, _classifier(config))
+    assert not teacher.shown
+    online_config = config.replace(teacher_mode="online")
+    online = calibration._unlabelled_targets(
+        online_config, teacher, data.unlabelled, _classifier(config)
+    )
+    views = cached.precomputed.of_rows(np.arange(22))
+    for name, expected in online.batch(views).items():
+        assert len(expected) == 22
+        np.testing.assert_allclose(cached.batch(views)[name], expected, rtol=2e-3, atol=2e-3)
+
+
+def _classifier(config):
+    return calibration.teacher_classifier(6, 2, weight_scaling=False, seed=config.run.seed)
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_resumed_training_is_one_that_was_not_interrupted(config, tmp_path):
+    def train_run(name: str, stop_after: int = 0):
+        own = config.replace(run_dir=str(tmp_path / name), balance="class_adversarial")
+        folder = open_run_folder(own)
+        data = prepare(own, folder)
+        calibrated = calibration.calibrate(own, data, folder.path / "calibrate")
+        policy = resolve_compute_policy(own.compute.precision, own.compute.xla)
+        stage = (own, data, calibrated.targets, folder.path / "student", policy, calibrated)
+        if stop_after:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(DistillationTrainer, "evaluate", _stop_at(stop_after + 1))
+                with pytest.raises(KeyboardInterrupt):
+                    training.train_student(*stage)
+        return training.train_student(*stage)
+
+    whole, resumed = train_run("whole"), train_run("resumed", stop_after=1)
+    for run in (whole, resumed):
+        run.checkpoints.restore_selected("last")
+    assert [set(row) >= {"kl", "fs", "label"} for row in whole.checkpoints.history] == [True] * 2
+    for one, other in zip(whole.student.weights, resumed.student.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.name)
+
+
+def _stop_at(call: int):
+    evaluate, calls = DistillationTrainer.evaluate, []
+
+    def evaluate_or_stop(self, *args, **kwargs):
+        calls.append(None)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return evaluate(self, *args, **kwargs)
+
+    return evaluate_or_stop
