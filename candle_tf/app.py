@@ -23,6 +23,7 @@ from candle_tf.config import Config
 from candle_tf.data.catalog import settings_of
 from candle_tf.errors import UserError
 from candle_tf.files import expand_home, explain_full_disk, explain_path
+from candle_tf.recipes import recipe_settings
 from candle_tf.runtime_messages import HARMLESS_WARNING, quiet_imports
 from candle_tf.terminal import guard_streams
 
@@ -58,7 +59,8 @@ def define_config_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any) -> Config:
     """The settings that the command line (and --config, under it) asks for.
 
-    A --dataset of the catalog brings settings of its own; flags win over them, too.
+    A --dataset of the catalog brings settings of its own, which win over those of a --recipe; flags
+    win over both. A --recipe beside --config replaces the settings that it has.
 
     Args:
         flag_values: the flags.
@@ -68,13 +70,16 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
         UserError: for values that `Config` refuses.
     """
     begin_from = flag_values[_CONFIG_FILE].value
+    # What `Config` takes from the recipe, where no flag is given.
+    of_recipe = set(recipe_settings(flag_values["recipe"].value))
     if begin_from:
-        values = Config.from_json(begin_from).to_dict()
+        before = Config.from_json(begin_from).to_dict()
+        values = {name: value for name, value in before.items() if name not in of_recipe}
     else:
         values = settings_of(flag_values["dataset"].value)
     for field in Config.fields().values():
         flag = flag_values[field.name]
-        if flag.present or field.name not in values:
+        if flag.present or field.name not in {*values, *of_recipe}:
             values[field.name] = (
                 _integers(field.name, flag.value) if isinstance(flag.value, list) else flag.value
             )

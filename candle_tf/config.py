@@ -27,6 +27,7 @@ from candle_tf.methods.settings import (
     TrainingSettings,
 )
 from candle_tf.plugins import import_plugins
+from candle_tf.recipes import DEFAULT, RECIPES, recipe_settings
 from candle_tf.settings import SettingsGroup, convert_setting, setting
 from candle_tf.students.settings import ComputeSettings, StudentSettings
 from candle_tf.teachers.settings import TeacherSettings
@@ -41,6 +42,12 @@ class RunSettings(SettingsGroup):
     cache_dir: str = setting(
         "",
         "folder of decoded images and teacher features, shared by runs; run_dir/cache if empty",
+    )
+    recipe: str = setting(
+        DEFAULT,
+        "settings to begin from, where none are given: default, or paper (CANDLE's losses, "
+        "balance, optimizer, resolutions and views as published)",
+        choices=tuple(RECIPES),
     )
     plugin: str = setting(
         "", "Python modules, separated by commas, that register parts of your own (docs/plugins.md)"
@@ -57,7 +64,8 @@ class Config:
     """Settings of a run, in groups.
 
     Args:
-        **settings: values by flag name, e.g. epochs=3; what is not given has its default.
+        **settings: values by flag name, e.g. epochs=3; what is not given is as in the recipe, or
+            has its default.
 
     Raises:
         UserError: for a value out of range, an unknown name, or two values that contradict each
@@ -82,6 +90,7 @@ class Config:
         unknown = sorted(set(settings) - set(self.fields()))
         if unknown:
             raise TypeError(f"{unknown[0]!r} is not a setting")
+        settings = recipe_settings(settings.get("recipe", DEFAULT)) | settings
         # What they register is a choice of the groups below.
         import_plugins(settings.get("plugin", ""))
         for name, group in self.groups().items():
@@ -106,8 +115,8 @@ class Config:
         return self._values()[name]
 
     def replace(self, **changes: Any) -> "Config":
-        """The same settings with some of them changed, by flag name."""
-        return Config(**(self._values() | changes))
+        """The same settings with some of them changed, by flag name; a recipe changes its own."""
+        return Config(**(self._values() | recipe_settings(changes.get("recipe", "")) | changes))
 
     @property
     def labelled_batch_size(self) -> int:

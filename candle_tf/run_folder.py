@@ -50,7 +50,8 @@ _PACKAGES = (
 _PATHS = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights")
 # A run with unreadable images says to try "skip". Once the split is saved it has no effect.
 # Several devices give the results of one, to rounding.
-_CHANGEABLE = (*_PATHS, "on_bad_image", "near_duplicates", "strategy")
+# Of a recipe the settings are compared, each for itself.
+_CHANGEABLE = (*_PATHS, "on_bad_image", "near_duplicates", "strategy", "recipe")
 
 
 @dataclasses.dataclass(frozen=True)

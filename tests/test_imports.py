@@ -65,6 +65,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "folder_lock",
                 "plugins",
                 "progress",
+                "recipes",
                 "metrics",
                 "data.splits.longtail",
                 "data.catalog",

@@ -1,0 +1,46 @@
+"""Settings that belong together, by name: what a run begins from where nothing else is given.
+
+Config(recipe="paper", epochs=50)              # the paper's settings, but for the epochs
+
+A setting that is given wins over the recipe, and so does one that a data set of the catalog brings.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+DEFAULT = "default"
+
+# "paper": what is known of CANDLE (arXiv 2404.00285) and of its authors' scripts. Settings that are
+# defaults today are named as well, so that the recipe stays when defaults change. Epochs and
+# learning rates are not published, and smoothing differs by data set (`data.catalog`).
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    DEFAULT: {},
+    "paper": {
+        "calibration_loss": "label_aware_smoothing",
+        "calibration_resolutions": (128, 224, 480),
+        "image_size": 224,
+        "augmentation": "random_resized_crop_flip",
+        "resize": "crop",
+        "color_jitter": 0.4,
+        "randaugment_magnitude": 0.0,
+        "mix": "none",
+        "teacher_view": "same",
+        "method": "candle",
+        "binary_steps": 1,
+        "batch_size": 128,
+        "optimizer": "adam",
+        "sampler": "instance",
+        "temperature": 2.0,
+        "logit_loss": "kl",
+        "feature_loss": "cosine",
+        "center_features": False,
+        "balance": "plain",
+        "label_weight": "0",
+        "student_head": "free",
+    },
+}
+
+
+def recipe_settings(recipe: str) -> dict[str, Any]:
+    """The settings of a recipe by flag name; none of an unknown one, which `Config` refuses."""
+    return dict(RECIPES.get(recipe, {}))
