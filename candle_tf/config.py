@@ -144,6 +144,12 @@ class Config:
                 "worth is measured on validation images. Give a --validation_fraction above 0, or "
                 "a number for --label_weight."
             )
+        if self.balance.prior_correction == "auto" and self.data.validation_fraction == 0:
+            raise UserError(
+                "--prior_correction=auto contradicts --validation_fraction=0: what is best is "
+                "measured on validation images. Give a --validation_fraction above 0, or a number "
+                "for --prior_correction."
+            )
         mixed = self.augment.mix != "none"
         # In this order: whether a method distils is known by importing it, and TensorFlow with it.
         if mixed and self.teacher.teacher_view == "whole" and self.training.distils:

@@ -36,6 +36,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "center_features": False,
         "balance": "plain",
         "label_weight": "0",
+        "prior_correction": "0",
         "student_head": "free",
     },
 }

@@ -107,7 +107,8 @@ def another(field):
         value = [64, 224]
     else:
         known = {"teacher": "keras_cv:some", "dataset": "list", "archive_encoding": "cp932",
-                 "plugin": "json", "label_weight": "0.25"}  # fmt: skip
+                 "plugin": "json", "label_weight": "0.25",
+                 "prior_correction": "0.5"}  # fmt: skip
         value = known.get(field.name, f"some_{field.name}")
     written = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return written, value

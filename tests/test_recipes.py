@@ -15,7 +15,8 @@ PAPER = {
     "color_jitter": 0.4, "randaugment_magnitude": 0.0, "mix": "none", "teacher_view": "same",
     "method": "candle", "binary_steps": 1, "batch_size": 128, "optimizer": "adam",
     "sampler": "instance", "temperature": 2.0, "logit_loss": "kl", "feature_loss": "cosine",
-    "center_features": False, "balance": "plain", "label_weight": "0", "student_head": "free",
+    "center_features": False, "balance": "plain", "label_weight": "0", "prior_correction": "0",
+    "student_head": "free",
 }  # fmt: skip
 
 

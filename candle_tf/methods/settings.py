@@ -235,6 +235,12 @@ class BalanceSettings(SettingsGroup):
         "to 1; auto: the share of validation images that the calibrated teacher gets wrong, "
         "relative to chance",
     )
+    prior_correction: str = setting(
+        "0",
+        "correction of the trained student for the classes that it prefers on training images, "
+        "folded into its bias: 0 for none, up to 1 for all of it, auto: what is best on validation "
+        "images",
+    )
     student_head: str = setting(
         "free",
         "the student's classifier: free (learned), or tied (the teacher's, on the projected "
@@ -243,11 +249,12 @@ class BalanceSettings(SettingsGroup):
     )
 
     def check(self) -> None:
-        if self.label_weight != AUTO and not 0 <= _to_number(self.label_weight) <= 1:
-            raise UserError(
-                f"--label_weight={self.label_weight} is not known; it is auto, or a number from 0 "
-                "to 1."
-            )
+        for name in ("label_weight", "prior_correction"):
+            value = getattr(self, name)
+            if value != AUTO and not 0 <= _to_number(value) <= 1:
+                raise UserError(
+                    f"--{name}={value} is not known; it is auto, or a number from 0 to 1."
+                )
         if self.student_head == "tied" and self.feature_loss == "cosine":
             raise UserError(
                 "--student_head=tied contradicts --feature_loss=cosine: the teacher's classifier "

@@ -1,13 +1,16 @@
 """Trainers of all methods but CANDLE, and the second stage of those that have two."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from candle_tf.data.subset import Subset
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.methods.annealing import find_annealed_quantizers
 from candle_tf.methods.baselines import (
@@ -24,8 +27,10 @@ from candle_tf.methods.method import (
 )
 from candle_tf.methods.optimizers import cosine_schedule
 from candle_tf.methods.parameter_groups import build_parameter_groups
+from candle_tf.methods.prior_correction import choose_strength, correct_prior, mean_prediction
 from candle_tf.methods.registry import CALIBRATION_LOSSES, METHODS
 from candle_tf.methods.second_stage import ClassifierTrainer, reset_classifier
+from candle_tf.methods.settings import AUTO
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.stages.prepare import Data
@@ -67,6 +72,8 @@ def classifier_adjustment(
 ) -> Callable[[], None] | None:
     """What the run's method does to the student's classifier after training; None for nothing."""
     method = METHODS[config.training.method]
+    if config.training.method == "candle" and config.balance.prior_correction != "0":
+        return partial(_correct_prior, config, data, student)
     if not isinstance(method, LabelMethod) or method.adjust is None:
         return None
     change = method.adjust
@@ -83,6 +90,21 @@ def classifier_adjustment(
     return adjust
 
 
+def _correct_prior(config: Config, data: Data, student: tf.keras.Model) -> None:
+    layer = student.get_layer("logits")
+    trained = Classifier(layer.kernel.numpy(), layer.bias.numpy())
+    features, labels = _features(config, data.train, student)
+    prediction = mean_prediction(features @ trained.kernel + trained.bias, labels)
+    if config.balance.prior_correction == AUTO:
+        features, labels = _validation(config, data, student)
+        logits = features @ trained.kernel + trained.bias
+        strength = choose_strength(logits, labels, prediction)
+    else:
+        strength = float(config.balance.prior_correction)
+    logging.info("correction of the student's preferred classes with strength %.2f", strength)
+    layer.bias.assign(correct_prior(trained, prediction, strength).bias)
+
+
 def without_mixing(config: Config) -> Config:
     """The same settings, without --mix and what belongs to it."""
     return config.replace(mix="none", mix_alpha=1.0, mix_views="all", unmixed_from=1.0)
@@ -92,10 +114,17 @@ def _validation(
     config: Config, data: Data, student: tf.keras.Model
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features `[N, d_S]` and labels `[N]` of the validation images."""
-    batches = evaluation_batches(data.validation, image_size=config.student.image_size)
+    return _features(config, data.validation, student)
+
+
+def _features(
+    config: Config, subset: Subset, student: tf.keras.Model
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features `[N, d_S]` of whole images, and labels `[N]`."""
+    batches = evaluation_batches(subset, image_size=config.student.image_size)
     features = [student(batch["inputs"], training=False)["features"].numpy() for batch in batches]
     empty = np.zeros([0, student.output["features"].shape[-1]], np.float32)
-    return np.concatenate([empty, *features]), data.validation.labels
+    return np.concatenate([empty, *features]), subset.labels
 
 
 def train_classifier(

@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from scipy.special import softmax
 
 from candle_tf.data.augment.precomputed_views import same_for_all
+from candle_tf.data.pipeline import evaluation_batches
+from candle_tf.methods.annealing import ExactSignCheckpoints
 from candle_tf.methods.calibration import teacher_classifier
 from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.run_folder import open_run_folder
@@ -34,7 +38,7 @@ def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_
         config = configure(
             tmp_path / name, "candle", balance="class_adversarial", feature_loss="r2",
             student_head="tied", label_weight="auto", sampler="deferred_square_root",
-            sampler_start=0.5, teacher_view="same",
+            sampler_start=0.5, teacher_view="same", prior_correction="0.5",
         ).replace(epochs=2)  # fmt: skip
         folder = open_run_folder(config)
         data = prepare(config, folder)
@@ -47,10 +51,12 @@ def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_
                     training.train_student(
                         config, data, teacher.targets, folder.path / "student", policy, teacher
                     )
+        inputs.extend(evaluation_batches(data.train, image_size=config.student.image_size))
         return training.train_student(
             config, data, teacher.targets, folder.path / "student", policy, teacher
         )
 
+    inputs: list[dict[str, tf.Tensor]] = []
     whole, resumed = train_run("whole", 2), train_run("resumed", 1)
     for run in (whole, resumed):
         run.checkpoints.restore_selected("last")
@@ -62,6 +68,15 @@ def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_
     # The head has rank 4 and is frozen: so has the folded classifier.
     assert np.linalg.matrix_rank(kernel, tol=1e-4 * np.abs(kernel).max()) <= 4
     assert np.abs(bias).max() > 0
+
+    # What training left, without the correction.
+    ExactSignCheckpoints.restore(whole.checkpoints, 2)
+    labels = np.concatenate([batch["labels"] for batch in inputs])
+    each = [whole.student(batch["inputs"], training=False)["logits"] for batch in inputs]
+    predictions = softmax(np.concatenate(each).astype(np.float64), axis=1)
+    mean = np.mean([predictions[labels == c].mean(axis=0) for c in range(10)], axis=0)
+    _, trained = layer_weights(whole.student.get_layer("logits"))
+    np.testing.assert_allclose(bias, trained - 0.5 * np.log(mean), rtol=1e-4, atol=1e-5)
 
 
 def _stop_in_epoch(epoch: int):
