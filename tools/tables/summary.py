@@ -36,13 +36,14 @@ def write_summary(definition: TableDefinition, folder: Path) -> str:
     columns = list(averages[0])
     left = (*definition.axes, "difference")
     differences = [] if definition.chooses else list(_differences(definition, rows))
+    shown = ["difference", *definition.axes, "seeds", "points", "95 %"]
     parts = [
         f"# {definition.name}",
         definition.about,
         text_table(averages, columns, left=left, markdown=True),
     ]
     if differences:
-        parts.append(text_table(differences, list(differences[0]), left=left, markdown=True))
+        parts.append(text_table(differences, shown, left=left, markdown=True))
     write_atomically(folder / "table.md", ("\n\n".join(parts) + "\n").encode())
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")
@@ -52,7 +53,7 @@ def write_summary(definition: TableDefinition, folder: Path) -> str:
     write_atomically(folder / "table.png", to_png(_plot(rows, definition.chooses)))
     told = [text_table(averages, columns, left=left)]
     if differences:
-        told.append(text_table(differences, list(differences[0]), left=left))
+        told.append(text_table(differences, shown, left=left))
     return "\n\n".join(told)
 
 
