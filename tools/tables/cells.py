@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from candle_tf.data.settings import UnlabelledSettings
+from candle_tf.config import Config
 from candle_tf.files import read_json_object
 from candle_tf.reporting.results import read_results
 from candle_tf.reporting.test_predictions import NAME as PREDICTIONS
@@ -72,7 +72,7 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         path.parents[1].name: read_json_object(path, remedy)["history"]
         for path in run.glob("student*/checkpoints/progress.json")
     }
-    in_epoch = _images_in_epoch(results.config, results.split["train"])
+    in_epoch = _images_in_epoch(Config.from_json(run / "config.json"), results.split["train"])
     epochs = [row for history in histories.values() for row in history]
     predictions = read_test_predictions(run / PREDICTIONS)
     names = sorted(set(predictions.classes))
@@ -97,11 +97,9 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def _images_in_epoch(config: dict[str, Any], labelled: int) -> int:
+def _images_in_epoch(config: Config, labelled: int) -> int:
     """With the images without labels that fill the rest of each batch."""
-    settings = UnlabelledSettings(config["unlabelled_dir"], config["unlabelled_fraction"])
-    size = config["batch_size"]
-    return labelled * size // (size - settings.in_batch(size))
+    return labelled * config.training.batch_size // config.labelled_batch_size
 
 
 def _hash(names: Iterable[str]) -> str:

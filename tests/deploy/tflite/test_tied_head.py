@@ -10,12 +10,14 @@ from candle_tf.methods.distillation import DistillationTrainer, TiedHead
 from candle_tf.methods.feature_losses import SquaredErrorLoss
 from candle_tf.methods.parameter_groups import ParameterGroup
 from tests.deploy.test_binarize import CLASSES, SIZE, photographs, randomize
-from tests.tiny_parts import tiny_student
 
 FEATURES = 24
 
 
 def test_the_converted_file_gives_the_logits_of_projector_and_teachers_classifier():
+    # Not above: pytest imports all modules before the first test, and this one registers names.
+    from tests.tiny_parts import tiny_student
+
     rng = np.random.default_rng(2)
     student = randomize(tiny_student((SIZE, SIZE, 3), CLASSES))
     free = student(photographs().astype(np.float32), training=False)["logits"].numpy()
