@@ -87,7 +87,7 @@ VERBS = {"is", "has", "uses", "assert", "load", "make", "open", "read", "restore
 
 def texts() -> list[Path]:
     found = [path for name in FOLDERS for path in (ROOT / name).rglob("*")]
-    found += [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "Makefile"]
+    found += [ROOT / name for name in ("README.md", "RESULTS.md", "CHANGELOG.md", "Makefile")]
     return sorted(
         path
         for path in found

@@ -176,5 +176,5 @@ def _plot(rows: dict[str, list[_Record]], chooses: bool) -> Any:
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     subset = "validation subset" if chooses else "test set"
-    axes.set_xlabel(f"mean class accuracy of the student on the {subset}, % (points: seeds)")
+    axes.set_xlabel(f"student, mean class accuracy on the {subset}, %\npoints: seeds")
     return figure
