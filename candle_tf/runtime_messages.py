@@ -36,6 +36,8 @@ HARMLESS = (
     r"To enable the following instructions: .*, in other operations, rebuild TensorFlow",
     r"INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.",
     # Of a conversion.
+    r"I\d{4} .*Number of eligible GPUs \(core count >= \d+, compute capability >= [\d.]+\): 0",
+    r"I\d{4} .*single_machine\.cc:\d+\] Starting new session",
     r"fully_quantize: \d+, inference_type: \d+, input_inference_type: \w+",
     r"W\d{4} .*Ignored (output_format|drop_control_dependency)\.",
     r"I\d{4} .*MLIR V1 optimization pass is not enabled",

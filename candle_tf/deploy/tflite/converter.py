@@ -133,7 +133,8 @@ def _save_model(student: tf.keras.Model, dtype: tf.DType, images: int | None) ->
         return {"logits": model(tf.cast(pixels, tf.float32), training=False)}
 
     with tempfile.TemporaryDirectory() as directory:
-        frozen = convert_variables_to_constants_v2(infer.get_concrete_function())
+        with drop_runtime_messages():
+            frozen = convert_variables_to_constants_v2(infer.get_concrete_function())
         signatures = {SIGNATURE: frozen}
         tf.saved_model.save(tf.Module(), directory, signatures=signatures, options=SAVE_OPTIONS)
         yield directory
