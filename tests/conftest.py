@@ -11,6 +11,11 @@ import pytest
 gc.set_threshold(20_000, 10, 10)
 
 
+def pytest_collection_finish() -> None:
+    """Leaves what was imported out of all later collections: it stays to the end."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def names_of_the_package_alone() -> Iterator[None]:
     """Takes the names of `tests.tiny_parts` back, where the tests of a module read such a run."""
