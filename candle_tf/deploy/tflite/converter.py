@@ -45,7 +45,7 @@ def convert(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
     engine = compute_engine()
     # With the number of images open, as the checks before a training have it
     # (students/analysis/preflight.py); the engine's converter makes it 1.
-    with _save_model(student, dtype, images=None) as directory, drop_runtime_messages():
+    with drop_runtime_messages(), _save_model(student, dtype, images=None) as directory:
         return engine.convert_saved_model(directory)
 
 
@@ -66,7 +66,7 @@ def convert_float(student: tf.keras.Model, dtype: tf.DType = tf.uint8) -> bytes:
         UserError: for a student in mixed precision.
     """
     # XNNPACK does not take tensors whose shape is open.
-    with _save_model(student, dtype, images=1) as directory, drop_runtime_messages():
+    with drop_runtime_messages(), _save_model(student, dtype, images=1) as directory:
         return tf.lite.TFLiteConverter.from_saved_model(directory).convert()
 
 
@@ -122,8 +122,8 @@ def _save_model(student: tf.keras.Model, dtype: tf.DType, images: int | None) ->
     """A folder with the student as a SavedModel.
 
     The converters' ways from a Keras model give the same files, but spend most of their time on
-    saving every layer's own functions for Keras. Weights are written as constants of the graph: the
-    converters take twice as long over variables, which they read one by one.
+    saving every layer's own functions for Keras. Weights are written as constants of the graph, as
+    the converters read variables one by one.
     """
     model = make_deployable(student)
     spec = tf.TensorSpec((images, *model.input_shape[1:]), dtype, name="pixels")
@@ -133,8 +133,6 @@ def _save_model(student: tf.keras.Model, dtype: tf.DType, images: int | None) ->
         return {"logits": model(tf.cast(pixels, tf.float32), training=False)}
 
     with tempfile.TemporaryDirectory() as directory:
-        with drop_runtime_messages():
-            frozen = convert_variables_to_constants_v2(infer.get_concrete_function())
-        signatures = {SIGNATURE: frozen}
+        signatures = {SIGNATURE: convert_variables_to_constants_v2(infer.get_concrete_function())}
         tf.saved_model.save(tf.Module(), directory, signatures=signatures, options=SAVE_OPTIONS)
         yield directory
