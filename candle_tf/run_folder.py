@@ -9,6 +9,7 @@ runs/digits/
   report.json     all results           report.html   tables and figures
   tensorboard/    sample views, mistakes, confusion and hyper-parameters; losses are with the stages
   test_predictions.csv  class of every test image, by teacher and student
+  validation_predictions.csv  of every validation image, by the student
   export/         saved_model/<n>/, student.lce.tflite, student.float.tflite, student.json
   manifest.json   versions, and the SHA-256 of every file that a stage finished
 """

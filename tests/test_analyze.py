@@ -8,8 +8,8 @@ import pytest
 
 from candle_tf.metrics import evaluate_logits
 from candle_tf.reporting import analysis, html
+from candle_tf.reporting.image_predictions import TEST, write_image_predictions
 from candle_tf.reporting.results import Results, write_results
-from candle_tf.reporting.test_predictions import NAME, write_test_predictions
 from tests.command import start
 
 CLASSES = ["a", "b", "c", "d"]
@@ -43,7 +43,7 @@ def make_run(folder: Path, right, norms, *, teacher=TAUGHT, images="image", **co
     results = Results(settings, split, 1, 1, metrics, {}, {}, norms={"student": norms})
     write_results(results, folder / "report.json")
     ids = [f"{images}{number}" for number in range(40)]
-    write_test_predictions(folder / NAME, ids, LABELS, logits, CLASSES)
+    write_image_predictions(folder / TEST, ids, LABELS, logits, CLASSES)
     return folder
 
 

@@ -12,7 +12,7 @@ from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.reporting.bootstrap import paired_difference
-from candle_tf.reporting.test_predictions import read_test_predictions, write_test_predictions
+from candle_tf.reporting.image_predictions import read_image_predictions, write_image_predictions
 from tests.command import start
 from tools.run_table import setting_text
 from tools.tables.definition import read_definition
@@ -164,7 +164,36 @@ def test_a_table_that_chooses_shows_the_validation_subset_alone(table, tmp_path)
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert [row["validation %"] for row in rows] == ["37.5", "50.0"]
     assert "mean %" not in rows[0]
-    assert "balanced\\_softmax - " not in (tmp_path / "table.md").read_text()
+    assert "| no predictions for the same images |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_table_that_chooses_compares_the_validation_images_of_all_seeds(table, tmp_path):
+    folder, _ = table
+    definition = read_definition(definition_file(tmp_path, choose=True, seeds=[3, 4]))
+    (tmp_path / "cells").mkdir()
+    right = {
+        "balanced_softmax-3": [1, 1, 1, 0], "balanced_softmax-4": [1, 1, 0],
+        "cross_entropy-3": [1, 0, 1, 0], "cross_entropy-4": [1, 1, 1],
+    }  # fmt: skip
+    for cell in definition.cells:
+        name = cell.name.replace("-4", "-3")
+        record = json.loads((folder / "out" / "cells" / f"{name}.json").read_text())
+        labels = [0, 0, 5, 5] if cell.seed == 3 else [0, 5, 5]
+        record |= {"seed": cell.seed, "split": f"split of seed {cell.seed}"}
+        record["validation"] = {"labels": labels, "correct": right[cell.name]}
+        record["shot_groups"] = {"many": [0], "medium": [5], "few": [7]}
+        cell.record_path(tmp_path).write_text(json.dumps(record))
+    printed = write_summary(definition, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    # Class 0: 3 of 3 and 2 of 3; class 5: 2 of 4 and 3 of 4.
+    first = [(1 + 0.5) / 2, (1 + 0.5) / 2]
+    assert rows[0]["validation %"] == f"{100 * np.mean(first):.1f} ± 0.0"
+    assert rows[0]["many %"] == "100.0 ± 0.0"
+    assert rows[0]["few %"] == "–"
+    difference = next(line for line in printed.splitlines() if "softmax - cross" in line)
+    assert f"{100 * ((3 - 2) / 3 + (2 - 3) / 4) / 2:+.1f}" in difference
+    assert f"{100 / 3:+.1f} (" in difference
+    assert f"{-100 / 4:+.1f} (" in difference
 
 
 def test_when_an_accuracy_was_reached_counts_from_the_first_epoch_to_the_first_that_has_it(
@@ -242,13 +271,13 @@ def test_predictions_come_back_whatever_their_names_hold(tmp_path):
     path = tmp_path / "predictions.csv"
     names = ["a,b", 'quote"d', "dög"]
     logits = np.eye(3)[[2, 0, 1]]
-    write_test_predictions(
+    write_image_predictions(
         path, ["x\n.png", "y.png", "z.png"], np.array([2, 1, 0]), {"m": logits}, names
     )
-    back = read_test_predictions(path)
+    back = read_image_predictions(path)
     assert back.images == ("x\n.png", "y.png", "z.png")
     assert back.predicted["m"] == ("dög", "a,b", 'quote"d')
     assert back.correct("m").tolist() == [True, False, False]
     path.write_text("image,label\n")
     with pytest.raises(UserError, match="damaged"):
-        read_test_predictions(path)
+        read_image_predictions(path)

@@ -14,10 +14,10 @@ import numpy as np
 
 from candle_tf.reporting import analysis_plots, html, plots
 from candle_tf.reporting.bootstrap import paired_difference
+from candle_tf.reporting.image_predictions import TEST as PREDICTIONS
+from candle_tf.reporting.image_predictions import ImagePredictions, read_image_predictions
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.reporting.table import SHOT_GROUPS, text_table
-from candle_tf.reporting.test_predictions import NAME as PREDICTIONS
-from candle_tf.reporting.test_predictions import TestPredictions, read_test_predictions
 
 STUDENT, TEACHER = "student", "teacher"
 # Settings that say where a run is, and not what it is.
@@ -39,7 +39,7 @@ class Run:
 
     name: str
     results: Results
-    predictions: TestPredictions | None
+    predictions: ImagePredictions | None
     steps: dict[str, np.ndarray]
     calibration_seconds: float = 0.0
 
@@ -64,7 +64,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder.resolve().name,
         read_results(folder / "report.json"),
-        read_test_predictions(predictions) if predictions.exists() else None,
+        read_image_predictions(predictions) if predictions.exists() else None,
         _columns(folder / STUDENT / "steps.csv"),
         float(np.sum(_columns(folder / "calibrate" / "history.csv").get("seconds", 0.0))),
     )

@@ -1,4 +1,8 @@
-"""Fourth stage: measure the teacher and the student on the test set, after every choice is made."""
+"""Fourth stage: measure the teacher and the student on the test set, after every choice is made.
+
+The student's logits of the validation images are computed, too: tables that choose settings compare
+runs image by image.
+"""
 
 from dataclasses import dataclass
 
@@ -24,6 +28,7 @@ class Evaluation:
         selection: why the selected epoch was selected.
         pixels: the test images as the student gets them, uint8 `[N, S, S, 3]`.
         logits: the student's logits for them at the selected epoch, float32 `[N, C]`.
+        validation_logits: the same for the validation images, float32 `[V, C]`.
     """
 
     results: dict[str, Metrics]
@@ -31,6 +36,7 @@ class Evaluation:
     last_epoch: int
     pixels: np.ndarray
     logits: np.ndarray
+    validation_logits: np.ndarray
     selection: str = ""
 
 
@@ -69,7 +75,23 @@ def evaluate(
     if selected.epoch != last:
         logits = logits_of(trained.student, pixels)
     results["student"] = measure(data, logits)
-    return Evaluation(results, selected.epoch, last, pixels, logits, selected.reason)
+    return Evaluation(
+        results,
+        selected.epoch,
+        last,
+        pixels,
+        logits,
+        _validation_logits(config, data, trained.student),
+        selected.reason,
+    )
+
+
+def _validation_logits(config: Config, data: Data, student: tf.keras.Model) -> np.ndarray:
+    """Batch by batch: a validation set's images need not fit into memory."""
+    if not len(data.validation):
+        return np.zeros((0, data.classes), np.float32)
+    batches = evaluation_batches(data.validation, image_size=config.student.image_size)
+    return np.concatenate([logits_of(student, batch["inputs"].numpy()) for batch in batches])
 
 
 def logits_of(student: tf.keras.Model, pixels: np.ndarray) -> np.ndarray:

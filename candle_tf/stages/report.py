@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.files import write_atomically
-from candle_tf.reporting import test_predictions
+from candle_tf.reporting import image_predictions
 from candle_tf.reporting.model_card import card_markdown, model_card
 from candle_tf.reporting.results import Results, write_results
 from candle_tf.reporting.run_page import write_run_report
@@ -81,17 +81,30 @@ def report(
         norms=norms,
     )
     write_board(folder.path / "tensorboard", config, data, evaluation, results)
-    predictions = folder.path / test_predictions.NAME
-    test_predictions.write_test_predictions(
-        predictions,
-        data.split.test.ids,
-        data.test.labels,
-        ({"teacher": calibrated.test_logits} if calibrated else {})
-        | {"student": evaluation.logits},
-        data.split.class_names,
-    )
-    folder.record("report", [folder.report_path, html_path, predictions, *card])
+    predictions = _write_predictions(folder.path, data, calibrated, evaluation)
+    folder.record("report", [folder.report_path, html_path, *predictions, *card])
     return results
+
+
+def _write_predictions(
+    folder: Path, data: Data, calibrated: Calibrated | None, evaluation: Evaluation
+) -> list[Path]:
+    teacher = {"teacher": calibrated.test_logits} if calibrated else {}
+    names, split = data.split.class_names, data.split
+    test, validation = folder / image_predictions.TEST, folder / image_predictions.VALIDATION
+    image_predictions.write_image_predictions(
+        test, split.test.ids, data.test.labels, teacher | {"student": evaluation.logits}, names
+    )
+    if not len(data.validation):
+        return [test]
+    image_predictions.write_image_predictions(
+        validation,
+        split.validation.ids,
+        data.validation.labels,
+        {"student": evaluation.validation_logits},
+        names,
+    )
+    return [test, validation]
 
 
 def _write_card(

@@ -1,5 +1,6 @@
 """Whole runs as a user starts them: finished, killed and resumed, repeated, refused."""
 
+import csv
 import hashlib
 import json
 import os
@@ -17,9 +18,10 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches
+from candle_tf.data.splits.split import load_split
 from candle_tf.deploy.tflite.converter import run, run_litert
+from candle_tf.reporting.image_predictions import read_image_predictions
 from candle_tf.reporting.results import Results, read_results
-from candle_tf.reporting.test_predictions import read_test_predictions
 from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.disk_space import disk_needs
@@ -105,12 +107,25 @@ def test_leaves_everything_that_is_promised(finished):
         "export/student.float.tflite",
         "export/teacher.int8.tflite",
         "test_predictions.csv",
+        "validation_predictions.csv",
         "export/student.json",
         "export/saved_model/1/saved_model.pb",
     ):
         assert (run_dir / name).stat().st_size > 0, name
     assert list(run_dir.glob("student/tensorboard/**/events.out.tfevents.*"))
     assert Config.from_json(run_dir / "config.json").data.imbalance_factor == 5
+
+
+def test_predictions_on_validation_images_are_those_of_the_selected_epoch(finished):
+    run_dir, _ = finished
+    told = read_image_predictions(run_dir / "validation_predictions.csv")
+    assert told.images == load_split(run_dir / "split.json").validation.ids
+    classes, right = np.array(told.classes), told.correct("student")
+    mean = np.mean([right[classes == name].mean() for name in np.unique(classes)])
+    history = csv.DictReader((run_dir / "student" / "history.csv").open())
+    scores = [float(row["val_mean_class_accuracy"]) for row in history]
+    selected = read_results(run_dir / "report.json").selected_epoch
+    assert mean == pytest.approx(scores[selected - 1], abs=1e-6)
 
 
 def test_tensorboard_shows_images_accuracies_and_hyper_parameters(finished):
@@ -189,7 +204,7 @@ def test_the_teachers_int8_file_is_as_accurate_as_measured(finished):
     assert figures.metrics["teacher_int8"].mean == pytest.approx(mean, abs=1e-6)
     record = figures.export["teacher_int8"]
     assert record["resolution"] == side
-    told = read_test_predictions(run_dir / "test_predictions.csv")
+    told = read_image_predictions(run_dir / "test_predictions.csv")
     names = np.array(data.split.class_names)
     predicted = names[run_litert(path.read_bytes(), pixels).argmax(axis=1)]
     same = predicted == np.array(told.predicted["teacher"])

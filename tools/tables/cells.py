@@ -13,9 +13,13 @@ import numpy as np
 
 from candle_tf.config import Config
 from candle_tf.files import read_json_object
+from candle_tf.reporting.image_predictions import (
+    TEST,
+    VALIDATION,
+    ImagePredictions,
+    read_image_predictions,
+)
 from candle_tf.reporting.results import read_results
-from candle_tf.reporting.test_predictions import NAME as PREDICTIONS
-from candle_tf.reporting.test_predictions import read_test_predictions
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         "values", "seed", "config", "split" (its hash), "test" (a hash of the test images' ids),
         "versions", "hours" and "images_seen" (of all phases and stages of the student),
         "images_in_epoch", "history" (of the last stage), "bytes", "figures" (by model: mean,
-        groups, per_class), "labels" and "correct" (of the student, 0 or 1 for each test image).
+        groups, per_class), "labels" and "correct" (of the student, 0 or 1 for each test image),
+        "validation" (the same of the validation images, and a hash of their ids; where there are
+        any) and "shot_groups" (by group, the labels in it).
 
     Raises:
         UserError: where the run has not finished, or its files are damaged.
@@ -74,8 +80,13 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     }
     in_epoch = _images_in_epoch(Config.from_json(run / "config.json"), results.split["train"])
     epochs = [row for history in histories.values() for row in history]
-    predictions = read_test_predictions(run / PREDICTIONS)
-    names = sorted(set(predictions.classes))
+    names = sorted(results.split["train_counts"])
+    validation = {}
+    if results.split["validation"]:
+        seen = read_image_predictions(run / VALIDATION)
+        validation = {"validation": {"images": _hash(seen.images), **_correct(seen, names)}}
+    predictions = read_image_predictions(run / TEST)
+    groups = results.split["groups"]
     return {
         "values": cell.values,
         "seed": cell.seed,
@@ -92,6 +103,17 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
             model: {"mean": each.mean, "groups": each.groups, "per_class": each.per_class}
             for model, each in results.metrics.items()
         },
+        **_correct(predictions, names),
+        **validation,
+        "shot_groups": {
+            group: np.searchsorted(names, members).tolist() for group, members in groups.items()
+        },
+    }
+
+
+def _correct(predictions: ImagePredictions, names: list[str]) -> dict[str, list[int]]:
+    """Labels, as places in `names`, and whether the student was right, 0 or 1."""
+    return {
         "labels": np.searchsorted(names, predictions.classes).tolist(),
         "correct": predictions.correct("student").astype(int).tolist(),
     }

@@ -6,7 +6,7 @@ print(write_summary(definition, folder))        # also table.md, table.csv and t
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.methods.checkpoints import SCORE
-from candle_tf.reporting.bootstrap import paired_difference
 from candle_tf.reporting.plots import to_png
 from candle_tf.reporting.table import SHOT_GROUPS, text_table
 from tools.tables.definition import TableDefinition
+from tools.tables.differences import paired_differences
 
 # What of a run is compared: the student in Keras, whose predictions are recorded.
 MODEL = "student"
@@ -33,10 +33,10 @@ def write_summary(definition: TableDefinition, folder: Path) -> str:
     averages = [
         average(records) | _cost_to_reach(records, definition.reach) for records in rows.values()
     ]
-    columns = list(averages[0])
+    columns = list(dict.fromkeys(column for row in averages for column in row))
     left = (*definition.axes, "difference")
-    differences = [] if definition.chooses else list(_differences(definition, rows))
-    shown = ["difference", *definition.axes, "seeds", "points", "95 %"]
+    differences = paired_differences(definition, rows)
+    shown = ["difference", *definition.axes, "seeds", "points", "95 %", *SHOT_GROUPS]
     parts = [
         f"# {definition.name}",
         definition.about,
@@ -68,14 +68,34 @@ def _records(definition: TableDefinition, folder: Path) -> dict[str, list[_Recor
 
 
 def _validation(record: _Record) -> float:
-    """The highest mean class accuracy on the validation subset; nan where there was none."""
+    """Mean class accuracy on the validation subset; nan where there was none.
+
+    It is that of the finished student: some methods change its classifier after the training. Of a
+    record without predictions it is the highest of the training.
+    """
+    if "validation" in record:
+        return _mean_class_accuracy(record["validation"])
     return max((row[SCORE] for row in record["history"] if SCORE in row), default=float("nan"))
+
+
+def _mean_class_accuracy(subset: dict[str, Any], classes: Sequence[int] | None = None) -> float:
+    """Of all classes, or of some; nan where they have no image."""
+    labels, correct = np.array(subset["labels"]), np.array(subset["correct"])
+    members = np.unique(labels)
+    members = members if classes is None else np.intersect1d(members, classes)
+    return float(np.mean([correct[labels == c].mean() for c in members] or [np.nan]))
 
 
 def _validation_average(records: list[_Record]) -> dict[str, str]:
     row = {**records[0]["values"], "seeds": str(len(records))}
     row["validation %"] = _percent(np.array([_validation(record) for record in records]))
+    if all("validation" in record for record in records):
+        for group in SHOT_GROUPS:
+            members = [(r["validation"], r["shot_groups"].get(group, ())) for r in records]
+            values = np.array([_mean_class_accuracy(*each) for each in members])
+            row[f"{group} %"] = "–" if np.isnan(values).any() else _percent(values)
     row["images seen"] = f"{np.mean([record['images_seen'] for record in records]):,.0f}"
+    row["minutes"] = f"{60 * np.mean([record['hours'] for record in records]):.0f}"
     return row
 
 
@@ -122,42 +142,6 @@ def _percent(values: np.ndarray) -> str:
     """The mean and, of several seeds, their standard deviation."""
     mean = f"{100 * values.mean():.1f}"
     return f"{mean} ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else mean
-
-
-def _differences(
-    definition: TableDefinition, rows: dict[str, list[_Record]]
-) -> Iterator[dict[str, str]]:
-    for comparison in definition.comparisons:
-        for records in rows.values():
-            values = records[0]["values"]
-            if values[comparison.axis] != comparison.of:
-                continue
-            for others in rows.values():
-                other = others[0]["values"]
-                changed = [axis for axis in definition.axes if values[axis] != other[axis]]
-                if changed == [comparison.axis]:
-                    yield _difference(comparison.axis, records, others)
-
-
-def _difference(axis: str, records: list[_Record], others: list[_Record]) -> dict[str, str]:
-    values, other = records[0]["values"], others[0]["values"]
-    seeds = sorted({r["seed"] for r in records} & {r["seed"] for r in others})
-    # A seed draws the validation images; the test images must be the same for all.
-    tests = {record.get("test", record["split"]) for record in (*records, *others)}
-    splits = [{r["split"] for r in (*records, *others) if r["seed"] == seed} for seed in seeds]
-    row = {name: value for name, value in values.items() if name != axis}
-    row = {"difference": f"{values[axis]} - {other[axis]}", **row, "seeds": str(len(seeds))}
-    if len(tests) > 1 or not seeds or any(len(split) > 1 for split in splits):
-        return {**row, "points": "–", "95 %": "not on the same split and seeds"}
-    found = paired_difference(
-        _mean_correct(records, seeds), _mean_correct(others, seeds), records[0]["labels"]
-    )
-    interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
-    return {**row, "points": f"{100 * found.mean:+.1f}", "95 %": interval}
-
-
-def _mean_correct(records: Sequence[_Record], seeds: Sequence[int]) -> np.ndarray:
-    return np.mean([record["correct"] for record in records if record["seed"] in seeds], axis=0)
 
 
 def _plot(rows: dict[str, list[_Record]], chooses: bool) -> Any:

@@ -1,5 +1,7 @@
 """test_predictions.csv of a run: what each model said of every test image.
 
+validation_predictions.csv holds the same of the student and the validation images.
+
 image,class,teacher,student
 cat/17.jpg,cat,cat,dog
 """
@@ -15,12 +17,13 @@ import numpy as np
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
-NAME = "test_predictions.csv"
+TEST = "test_predictions.csv"
+VALIDATION = "validation_predictions.csv"
 _GIVEN = ("image", "class")
 
 
 @dataclass(frozen=True)
-class TestPredictions:
+class ImagePredictions:
     """The file's content.
 
     Attributes:
@@ -28,8 +31,6 @@ class TestPredictions:
         classes: N names, of the images' own classes.
         predicted: by model, N class names.
     """
-
-    __test__ = False  # no test, whatever its name says to pytest
 
     images: tuple[str, ...]
     classes: tuple[str, ...]
@@ -40,7 +41,7 @@ class TestPredictions:
         return np.array(self.classes) == np.array(self.predicted[model])
 
 
-def write_test_predictions(
+def write_image_predictions(
     path: Path,
     images: Sequence[str],
     labels: np.ndarray,
@@ -51,7 +52,7 @@ def write_test_predictions(
 
     Args:
         path: of the file.
-        images: N ids of the test images.
+        images: N ids.
         labels: int `[N]`.
         logits: by model, float `[N, C]`.
         class_names: C names.
@@ -65,8 +66,8 @@ def write_test_predictions(
     write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
-def read_test_predictions(path: Path) -> TestPredictions:
-    """Reads what `write_test_predictions` wrote.
+def read_image_predictions(path: Path) -> ImagePredictions:
+    """Reads what `write_image_predictions` wrote.
 
     Raises:
         UserError: where the file is missing or damaged.
@@ -82,4 +83,4 @@ def read_test_predictions(path: Path) -> TestPredictions:
         ) from error
     if tuple(head[:2]) != _GIVEN or len(columns) != len(head):
         raise UserError(f"{path} is damaged: start the run again to write it again.")
-    return TestPredictions(columns[0], columns[1], dict(zip(head[2:], columns[2:], strict=True)))
+    return ImagePredictions(columns[0], columns[1], dict(zip(head[2:], columns[2:], strict=True)))
