@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from candle_tf.reporting.image_predictions import read_image_predictions, write_
 from tests.command import start
 from tools.run_table import setting_text
 from tools.tables.definition import read_definition
+from tools.tables.processes import run_commands
 from tools.tables.summary import write_summary
 
 ROOT = Path(__file__).parents[1]
@@ -51,10 +54,57 @@ def table(tmp_path_factory):
     before = sorted((folder / "out" / "cells").iterdir())
     assert len(before) == 1
     stamp = before[0].stat().st_mtime_ns
-    second = start("tools.run_table", *arguments)
+    second = start("tools.run_table", *arguments, "--processes=2")
     assert second.returncode == 0, second.stderr
     assert before[0].stat().st_mtime_ns == stamp, "a finished cell was run again"
     return folder, second.stdout
+
+
+def told_cpus(folder: Path, names: str, processes: int) -> dict[str, list[int]]:
+    """What programs say their CPUs are, once as many as may run at once have begun."""
+    program = (
+        "import os, pathlib, sys, time\n"
+        "mark, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])\n"
+        "mark.touch()\n"
+        "while len(list(mark.parent.glob('*.mark'))) < count: time.sleep(0.01)\n"
+        "print(*sorted(os.sched_getaffinity(0)))\n"
+    )
+    commands = [
+        [sys.executable, "-c", program, str(folder / f"{name}.mark"), str(processes)]
+        for name in names
+    ]
+    logs = [folder / "logs" / f"{name}.log" for name in names]
+    assert sorted(run_commands(commands, logs, processes)) == list(range(len(names)))
+    return {log.stem: [int(cpu) for cpu in log.read_text().split()] for log in logs}
+
+
+def test_programs_at_once_have_cpus_of_their_own(tmp_path):
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("needs two CPUs")
+    told = told_cpus(tmp_path, "ab", 2)
+    assert sorted(told["a"] + told["b"]) == cpus
+    assert told_cpus(tmp_path, "c", 1) == {"c": cpus}
+
+
+def test_a_program_that_fails_lets_those_that_run_end_and_begins_no_other(tmp_path):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two CPUs")
+    wait = "import time; time.sleep(1.0); print('ended')"
+    programs = ["print('no room'); raise SystemExit(7)", wait, wait, wait]
+    commands = [[sys.executable, "-c", program] for program in programs]
+    logs = [tmp_path / f"{name}.log" for name in "abcd"]
+    with pytest.raises(UserError, match=r"a ended with code 7: no room .*resume it"):
+        list(run_commands(commands, logs, 2))
+    assert logs[1].read_text() == "ended\n"
+    assert not logs[2].exists()
+    assert not logs[3].exists()
+
+
+def test_more_processes_than_cpus_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(UserError, match="--processes=100000, but there are"):
+        list(run_commands([["false"]], [tmp_path / "log"], 100_000))
+    assert not (tmp_path / "log").exists()
 
 
 def test_a_cell_leaves_a_record_that_agrees_with_its_run(table):

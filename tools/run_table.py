@@ -1,4 +1,4 @@
-"""Trains every cell of a table, one after the other, and writes the table.
+"""Trains every cell of a table, and writes the table.
 
     python -m tools.run_table --table=configs/tables/pretrained.json --data_dir=caltech101.zip
 
@@ -7,12 +7,11 @@ own) and seeds; its cells are all combinations. With "choose" true the table has
 validation subset alone; with "reach", e.g. 0.45, it tells when that subset's mean class accuracy
 was first as high. Each cell is a training in a process and a run folder of its own, and
 leaves cells/NAME.json: settings, seed, split, versions, hours, images seen, history, figures. What
-is finished is not run again: the same command resumes, and --cells=0 only writes the table.
+is finished is not run again: the same command resumes, and --cells=0 only writes the table. With
+--processes=2 two cells train at once, each on half of the CPUs.
 """
 
 import json
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,17 @@ from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from tools.tables.cells import Cell, collect_cell
 from tools.tables.definition import TableDefinition, read_definition
+from tools.tables.processes import run_commands
 from tools.tables.summary import write_summary
 
 
 def main(
-    definition: TableDefinition, folder: Path, settings: dict[str, Any], only: str, most: int
+    definition: TableDefinition,
+    folder: Path,
+    settings: dict[str, Any],
+    only: str = "",
+    most: int = -1,
+    processes: int = 1,
 ) -> None:
     """Runs what is missing, then writes table.md, table.csv and table.png."""
     missing = [
@@ -36,16 +41,20 @@ def main(
         for cell in definition.cells
         if only in cell.name and not cell.record_path(folder).exists()
     ]
-    for number, cell in enumerate(missing[:most] if most >= 0 else missing, 1):
-        logging.info("--- cell %d of %d: %s", number, len(missing), cell.name)
-        _train(cell, folder, settings)
+    missing = missing[:most] if most >= 0 else missing
+    commands = [_command(cell, folder, settings) for cell in missing]
+    logs = [folder / "logs" / f"{cell.name}.log" for cell in missing]
+    logging.info("%d cells to run: %s", len(missing), ", ".join(cell.name for cell in missing))
+    for done, place in enumerate(run_commands(commands, logs, processes), 1):
+        cell = missing[place]
         record = collect_cell(cell, folder)
         write_atomically(cell.record_path(folder), (json.dumps(record) + "\n").encode())
         write_summary(definition, folder)
+        logging.info("--- %d of %d cells done: %s", done, len(missing), cell.name)
     print(write_summary(definition, folder))
 
 
-def _train(cell: Cell, folder: Path, settings: dict[str, Any]) -> None:
+def _command(cell: Cell, folder: Path, settings: dict[str, Any]) -> list[str]:
     """A process of its own: what one training leaves in memory does not reach the next."""
     given = {
         **cell.settings,
@@ -55,19 +64,7 @@ def _train(cell: Cell, folder: Path, settings: dict[str, Any]) -> None:
         "cache_dir": folder / "cache",
     }
     command = [sys.executable, "-m", "candle_tf.train", f"--flagfile={cell.flagfile}"]
-    command += [f"--{name}={setting_text(value)}" for name, value in given.items()]
-    log = folder / "logs" / f"{cell.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        code = subprocess.run(
-            command, stdout=file, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if code:
-        last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise UserError(
-            f"The cell {cell.name} ended with code {code}: {''.join(last)} The whole log is in "
-            f"{log}; the command was {shlex.join(command)}. Start the table again to resume it."
-        )
+    return command + [f"--{name}={setting_text(value)}" for name, value in given.items()]
 
 
 def setting_text(value: Any) -> str:
@@ -92,7 +89,7 @@ def _run(_: list[str]) -> None:
     settings = _settings(values.set)
     if values.data_dir:
         settings["data_dir"] = values.data_dir
-    main(definition, folder, settings, values.only, values.cells)
+    main(definition, folder, settings, values.only, values.cells, values.processes)
 
 
 if __name__ == "__main__":
@@ -102,4 +99,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("set", [], "settings of all cells, name=value")
     flags.DEFINE_string("only", "", "run only cells with this in their names")
     flags.DEFINE_integer("cells", -1, "run at most this many; -1 for all", lower_bound=-1)
+    flags.DEFINE_integer(
+        "processes", 1, "cells that train at once, each on CPUs of its own", lower_bound=1
+    )
     app.run(_run, needs_arguments=True)
