@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 CALIBRATION_BINS = 15
+# Mean class accuracy on the validation subset, in the history of a training.
+SCORE = "val_mean_class_accuracy"
 
 _FRACTIONS = ("mean", "overall", "worst_accuracy", "expected_calibration_error")
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def table(tmp_path_factory):
     assert second.returncode == 0, second.stderr
     assert before[0].stat().st_mtime_ns == stamp, "a finished cell was run again"
     return folder, second.stdout
+
+
+def test_the_main_of_tables_does_without_tensorflow_which_its_cells_import():
+    program = "import sys, tools.run_table; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def told_cpus(folder: Path, names: str, processes: int) -> dict[str, list[int]]:

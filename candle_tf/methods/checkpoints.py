@@ -24,9 +24,9 @@ from candle_tf.files import (
     write_atomically,
 )
 from candle_tf.methods.epoch_selection import Selection, select_epoch
+from candle_tf.metrics import SCORE
 
 Row = dict[str, Any]
-SCORE = "val_mean_class_accuracy"
 # The last, the best, and the one that is being written.
 _KEPT_AT_ONCE = 3
 # Index and headers of a checkpoint, beside its variables.

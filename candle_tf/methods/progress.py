@@ -6,8 +6,8 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from candle_tf.methods.checkpoints import SCORE
 from candle_tf.methods.trainer import TOTAL_LOSS
+from candle_tf.metrics import SCORE
 from candle_tf.progress import SECONDS, Progress
 
 

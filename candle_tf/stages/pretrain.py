@@ -41,6 +41,7 @@ from candle_tf.methods.pretraining import (
     feature_moments,
 )
 from candle_tf.methods.training_loop import fit
+from candle_tf.metrics import SCORE
 from candle_tf.run_folder import versions
 from candle_tf.stages.pretrain_data import PretrainingData, open_images
 from candle_tf.stages.pretrain_settings import Pretraining, open_pretraining
@@ -248,9 +249,7 @@ def _write(
     """Packed weights and their card, which the chief writes."""
     folder, epoch = Path(settings.run_dir), checkpoints.best_epoch
     row = checkpoints.history[epoch - 1]
-    done = Pretrained(
-        folder / WEIGHTS_NAME, folder / CARD_NAME, epoch, row["val_mean_class_accuracy"]
-    )
+    done = Pretrained(folder / WEIGHTS_NAME, folder / CARD_NAME, epoch, row[SCORE])
     if not workers.is_chief:
         return done
     packed = pack(student, _spec(settings), facts={"teacher": settings.teacher})

@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
-from candle_tf.methods.checkpoints import SCORE
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.training_loop import fit
+from candle_tf.metrics import SCORE
 from candle_tf.students.layers.annealed_sign import find_inexact_layers
 from tests.methods.test_baselines import supervised_trainer
 from tests.methods.test_distillation import binary_student, teacher_batch

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.errors import UserError
-from candle_tf.methods.checkpoints import SCORE, Checkpoints
+from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.metrics import SCORE
 
 
 class _Weights(tf.Module):

@@ -18,9 +18,10 @@ from tensorflow.core.util import event_pb2
 
 from candle_tf.errors import UserError
 from candle_tf.methods.baselines import SupervisedTrainer
-from candle_tf.methods.checkpoints import SCORE, Checkpoints
+from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.methods.training_loop import fit
+from candle_tf.metrics import SCORE
 from tests.command import start
 from tests.methods.test_baselines import supervised_trainer
 from tests.methods.test_distillation import (
