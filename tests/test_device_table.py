@@ -1,0 +1,81 @@
+"""The table of files to ship, of made runs with small files."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from candle_tf.deploy.tflite.converter import convert, convert_float
+from candle_tf.errors import UserError
+from candle_tf.metrics import evaluate_logits
+from candle_tf.reporting.results import Results, write_results
+from tests.command import start
+from tests.deploy.test_binarize import SIZE, small_student
+from tools.benchmarks.mobilenet import int8_mobilenet
+from tools.device_table import files_of
+
+LABELS = np.repeat(np.arange(2), 10)
+GROUPS = {"many": np.array([0]), "few": np.array([1])}
+# Of the 10 images of each class, those that a file has right.
+RIGHT = {"tflite": (9, 4), "tflite_float": (10, 4), "teacher_int8": (10, 8)}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Path]:
+    """A run with all three files, and one without a teacher whose student is the same."""
+    base = tmp_path_factory.mktemp("runs")
+    export = base / "whole" / "export"
+    export.mkdir(parents=True)
+    (export / "student.lce.tflite").write_bytes(convert(small_student()))
+    (export / "student.float.tflite").write_bytes(convert_float(small_student()))
+    shutil.copytree(base / "whole", base / "alone")
+    (export / "teacher.int8.tflite").write_bytes(int8_mobilenet(32, 2, 0.35))
+    metrics = {}
+    for name, right in RIGHT.items():
+        hits = np.tile(np.arange(10), 2) < np.array(right)[LABELS]
+        logits = np.eye(2)[np.where(hits, LABELS, 1 - LABELS)]
+        metrics[name] = evaluate_logits(logits, LABELS, GROUPS, ["a", "b"])
+    cost = {"OPs (binary multiply-adds / 64 + those in float)": 2.5e6}
+    settings = {"image_size": SIZE}
+    told = {"cost": cost, "teacher_int8": {"resolution": 32}}
+    whole = Results(settings, {}, 1, 1, metrics, {}, told)
+    write_results(whole, base / "whole" / "report.json")
+    del metrics["teacher_int8"], told["teacher_int8"]
+    alone = Results(settings, {}, 1, 1, metrics, {}, told)
+    write_results(alone, base / "alone" / "report.json")
+    return [base / "whole", base / "alone"]
+
+
+def test_every_file_is_told_once_with_its_own_accuracy_size_and_time(runs, tmp_path):
+    paths = [tmp_path / "devices.csv", tmp_path / "devices.png"]
+    flags = ("--rounds=2", f"--csv={paths[0]}", f"--plot={paths[1]}")
+    done = start("tools.device_table", *map(str, runs), *flags)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = {row["file"]: row for row in csv.DictReader(paths[0].open())}
+    assert list(rows) == ["binary student", "its float32 reference", "teacher in int8"]
+    export = runs[0] / "export"
+    for title, name, kind in (
+        ("binary student", "student.lce.tflite", "tflite"),
+        ("its float32 reference", "student.float.tflite", "tflite_float"),
+        ("teacher in int8", "teacher.int8.tflite", "teacher_int8"),
+    ):
+        row, (first, second) = rows[title], RIGHT[kind]
+        assert int(row["bytes"]) == (export / name).stat().st_size
+        assert (row["many"], row["few"]) == (f"{10 * first:.1f}", f"{10 * second:.1f}")
+        assert row["mean %"] == f"{5 * (first + second):.1f}"
+        low, high = map(float, row["range"].split("-"))
+        assert 0 < low <= float(row["time"]) <= high
+    assert float(rows["its float32 reference"]["time"]) == 1
+    assert rows["binary student"]["OPs"] == "2.5 M"
+    assert (rows["binary student"]["px"], rows["teacher in int8"]["px"]) == (str(SIZE), "32")
+    assert paths[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_without_files_are_refused(runs, tmp_path):
+    (tmp_path / "report.json").write_bytes((runs[0] / "report.json").read_bytes())
+    with pytest.raises(UserError, match="no run here has exported"):
+        files_of([tmp_path])
+    with pytest.raises(UserError, match="the run has not finished"):
+        files_of([tmp_path / "nowhere"])

@@ -1,0 +1,182 @@
+"""Which file to ship: students of several runs, and teachers in int8, by size, time and accuracy.
+
+    python -m tools.device_table runs/a runs/b --plot=devices.png --csv=devices.csv
+
+Each run gives its student's two files and, where it was written, its calibrated teacher in int8.
+All are timed in turn in one process each, on one thread, on this machine; accuracies are those that
+the run measured of the file itself on the test set. Times are relative to the first run's float32
+reference model. Files of the same content are told once.
+"""
+
+import csv
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from candle_tf import app
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+from candle_tf.reporting.results import Results, accuracies, read_results
+from candle_tf.reporting.table import SHOT_GROUPS, human_bytes, percent, text_table
+
+# By key of report.json: what the file is called, and what it is.
+FILES = {
+    "tflite": ("student.lce.tflite", "binary student"),
+    "tflite_float": ("student.float.tflite", "its float32 reference"),
+    "teacher_int8": ("teacher.int8.tflite", "teacher in int8"),
+}
+_COLUMNS = ("run", "file", "px", "bytes", "OPs", "time", "range", "mean %", *SHOT_GROUPS)
+_SHOWN = ("run", "file", "px", "size", "OPs", "time", "range", "mean %", *SHOT_GROUPS)
+# As in the figures of a run.
+_COLORS = {"tflite": "#0072B2", "tflite_float": "#56B4E9", "teacher_int8": "#CC79A7"}
+_COST = "OPs (binary multiply-adds / 64 + those in float)"
+
+
+@dataclass(frozen=True)
+class DeviceFile:
+    """A file that can be shipped.
+
+    Attributes:
+        run: name of the run's folder.
+        kind: a key of `FILES`.
+        path: of the file.
+        side: of its input in pixels.
+        operations: OPs of an image; None where they were not counted.
+        accuracies: by "mean" and shot group, fractions.
+    """
+
+    run: str
+    kind: str
+    path: Path
+    side: int
+    operations: float | None
+    accuracies: dict[str, float]
+
+
+def files_of(folders: Sequence[Path]) -> list[DeviceFile]:
+    """The files of finished runs, each content once.
+
+    Raises:
+        UserError: where a run has not finished, or none has exported a file.
+    """
+    found: dict[str, DeviceFile] = {}
+    for folder in folders:
+        results = read_results(folder / "report.json")
+        for kind, (name, _) in FILES.items():
+            path = folder / "export" / name
+            if kind not in results.metrics or not path.is_file():
+                continue
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            found.setdefault(digest, _file(folder, kind, path, results))
+    if not found:
+        raise UserError(f"{', '.join(map(str, folders))}: no run here has exported a TFLite file.")
+    return list(found.values())
+
+
+def _file(folder: Path, kind: str, path: Path, results: Results) -> DeviceFile:
+    is_teacher = kind == "teacher_int8"
+    return DeviceFile(
+        run=folder.resolve().name,
+        kind=kind,
+        path=path,
+        side=results.export[kind]["resolution"] if is_teacher else results.config["image_size"],
+        operations=results.export.get("cost", {}).get(_COST) if kind == "tflite" else None,
+        accuracies=accuracies(results.metrics[kind]),
+    )
+
+
+def measured_rows(files: Sequence[DeviceFile], rounds: int) -> list[dict[str, Any]]:
+    """A row for each file, with its time relative to the first float32 reference model.
+
+    Args:
+        files: of `files_of`.
+        rounds: in which all files take turns.
+
+    Raises:
+        UserError: for a file that cannot be run.
+    """
+    from tools.benchmarks.tflite_files import time_files
+
+    names = [f"{number} {file.run}" for number, file in enumerate(files)]
+    kinds = [file.kind for file in files]
+    baseline = names[kinds.index("tflite_float") if "tflite_float" in kinds else 0]
+    paths = {name: file.path for name, file in zip(names, files, strict=True)}
+    times = time_files(paths, baseline, threads=1, rounds=rounds)
+    return [
+        {
+            "run": file.run,
+            "file": FILES[file.kind][1],
+            "px": file.side,
+            "bytes": time.bytes,
+            "size": human_bytes(time.bytes),
+            "OPs": None if file.operations is None else f"{file.operations / 1e6:.1f} M",
+            "time": f"{time.ratio:.3f}",
+            "range": f"{time.ratio_min:.3f}-{time.ratio_max:.3f}",
+            "mean %": percent(file.accuracies["mean"]),
+            **{g: percent(file.accuracies[g]) for g in SHOT_GROUPS if g in file.accuracies},
+        }
+        for file, time in zip(files, times, strict=True)
+    ]
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> Any:
+    """Accuracy against bytes, and against time, a dot for each file: a Matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    by_size, by_time = figure.subplots(1, 2, sharey=True)
+    colors = {FILES[kind][1]: color for kind, color in _COLORS.items()}
+    for row in rows:
+        accuracy, label = float(row["mean %"]), f"{row['run']}, {row['px']} px"
+        for axes, value in ((by_size, row["bytes"] / 1e6), (by_time, float(row["time"]))):
+            axes.plot(value, accuracy, "o", color=colors[row["file"]])
+            axes.annotate(label, (value, accuracy), (4, 4), textcoords="offset points", size=6)
+    for title, color in colors.items():
+        by_size.plot([], [], "o", color=color, label=title)
+    by_size.legend(loc="lower right", fontsize=8)
+    by_size.set(xscale="log", xlabel="MB", ylabel="mean class accuracy on the test set, %")
+    by_time.set(xscale="log", xlabel="time / float32 reference, one thread, this machine")
+    return figure
+
+
+def main(folders: Sequence[Path], rounds: int, csv_path: str, plot_path: str) -> None:
+    """Prints the table, and writes what is asked for."""
+    if not folders:
+        raise UserError("Give folders of finished runs.")
+    files = files_of(folders)
+    from candle_tf.deploy.checks.latency import machine
+    from candle_tf.reporting.plots import to_png
+
+    rows = measured_rows(files, rounds)
+    print(f"{machine()}; one thread; time relative to the first float32 reference model")
+    print(text_table(rows, _SHOWN, left=_SHOWN[:2]))
+    if csv_path:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(Path(csv_path), text.getvalue().encode())
+    if plot_path:
+        write_atomically(Path(plot_path), to_png(draw(rows)))
+
+
+def define_flags() -> None:
+    """Defines this main's flags: when it runs, as other mains have flags of the same names."""
+    flags.DEFINE_integer("rounds", 20, "rounds in which all files take turns", lower_bound=1)
+    flags.DEFINE_string("csv", "", "where to write the table as CSV")
+    flags.DEFINE_string("plot", "", "where to write accuracy against size and time, PNG")
+
+
+def _run(arguments: list[str]) -> None:
+    given = flags.FLAGS
+    main([Path(each) for each in arguments[1:]], given.rounds, given.csv, given.plot)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(_run, takes_arguments=True, needs_arguments=True)
