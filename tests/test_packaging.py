@@ -24,7 +24,7 @@ def pins(*names: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==([\w.]+)", lines, re.MULTILINE))
 
 
-@pytest.mark.parametrize("extra", [None, "serve", "zoo", "duplicates", "dev"])
+@pytest.mark.parametrize("extra", [None, "serve", "zoo", "duplicates", "teachers", "dev"])
 def test_versions_are_those_of_the_requirement_files(extra):
     wanted = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
     pinned = pins("requirements.txt", "requirements-serve.txt", "requirements-dev.txt")

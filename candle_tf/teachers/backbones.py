@@ -12,6 +12,7 @@ the training flag of the call or of the model around it says.
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras_cv
@@ -20,7 +21,7 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.errors import UserError
-from candle_tf.teachers.efficientnet_lite import efficientnet_lite0, normalise, package_weights
+from candle_tf.teachers.efficientnet_lite import efficientnet_lite, normalise, package_weights
 from candle_tf.teachers.folding import fold_batch_norms
 from candle_tf.teachers.registry import OFFLINE_TEACHER, TEACHERS
 from candle_tf.teachers.settings import TeacherSettings
@@ -126,12 +127,13 @@ def load_teacher(name: str, weights: str = "", weights_sha256: str = "") -> Teac
     """Builds a teacher and loads its weights.
 
     Args:
-        name: "efficientnet_lite0", ImageNet weights out of an installed package;
+        name: "efficientnet_lite0", "..._lite1" or "..._lite2", ImageNet weights out of an installed
+            package;
             "keras_cv:<preset>", a KerasCV backbone preset, fetched;
             "keras_applications:<Name>", a `tf.keras.applications` model with ImageNet weights,
             fetched.
         weights: path of a weights file to use instead of the package's or the fetched ones: a
-            PyTorch file in the package's layout for "efficientnet_lite0", else an HDF5 file of the
+            PyTorch file in the package's layout for an EfficientNet-Lite, else an HDF5 file of the
             backbone without its classifier.
         weights_sha256: what the SHA-256 of that file (or of the package's) must be; "" for any.
 
@@ -173,19 +175,25 @@ def _encoder(backbone: tf.keras.Model, preprocess: Preprocess) -> tf.keras.Model
     return tf.keras.Model(pixels, features, name="teacher_encoder", trainable=False)
 
 
-def load_efficientnet_lite0(choice: str, weights: str, sha256: str) -> Backbone:
-    """EfficientNet-Lite0 with ImageNet weights out of an installed package, or of a file.
+def _load_efficientnet_lite(name: str, choice: str, weights: str, sha256: str) -> Backbone:
+    """EfficientNet-Lite with ImageNet weights out of an installed package, or of a file.
 
     Args:
+        name: of the teacher.
         choice: "".
         weights, sha256: as of `load_teacher`; a PyTorch file in the package's layout.
     """
     del choice
     if weights:
-        model = efficientnet_lite0(verified_bytes(weights, sha256), weights)
+        model = efficientnet_lite(name, verified_bytes(weights, sha256), weights)
     else:
-        model = efficientnet_lite0(package_weights(sha256) if sha256 else None)
+        model = efficientnet_lite(name, package_weights(name, sha256) if sha256 else None)
     return Backbone(model, normalise, foldable=True)
+
+
+load_efficientnet_lite0 = partial(_load_efficientnet_lite, "efficientnet_lite0")
+load_efficientnet_lite1 = partial(_load_efficientnet_lite, "efficientnet_lite1")
+load_efficientnet_lite2 = partial(_load_efficientnet_lite, "efficientnet_lite2")
 
 
 def load_keras_cv(choice: str, weights: str, sha256: str) -> Backbone:

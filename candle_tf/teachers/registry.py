@@ -9,6 +9,8 @@ from candle_tf.registry import Registry
 TEACHERS: Registry[Callable[[str, str, str], Any]] = Registry(
     {
         "efficientnet_lite0": "candle_tf.teachers.backbones:load_efficientnet_lite0",
+        "efficientnet_lite1": "candle_tf.teachers.backbones:load_efficientnet_lite1",
+        "efficientnet_lite2": "candle_tf.teachers.backbones:load_efficientnet_lite2",
         "keras_cv:<name>": "candle_tf.teachers.backbones:load_keras_cv",
         "keras_applications:<name>": "candle_tf.teachers.backbones:load_keras_applications",
     }

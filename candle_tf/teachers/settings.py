@@ -17,7 +17,7 @@ class TeacherSettings(SettingsGroup):
 
     teacher: str = setting(
         OFFLINE_TEACHER,
-        f"{', '.join(TEACHERS)}; {OFFLINE_TEACHER} works offline",
+        f"{', '.join(TEACHERS)}; the EfficientNet-Lites work offline",
     )
     teacher_weights: str = setting("", "a weights file for the teacher, instead of its own")
     teacher_weights_sha256: str = setting("", "the SHA-256 which that file must have")

@@ -15,7 +15,7 @@ from sklearn.cluster import MiniBatchKMeans
 from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.views import Views
 from candle_tf.errors import UserError
-from candle_tf.teachers.efficientnet_lite import imagenet_head
+from candle_tf.teachers.efficientnet_lite import VARIANTS, imagenet_head
 
 PROTOTYPES = 512
 # Rows of features that prototypes are made from.
@@ -70,7 +70,7 @@ def source_classifier(
     """A frozen classifier to distil through.
 
     Args:
-        name: of the teacher. EfficientNet-Lite0 brings the classifier of ImageNet's 1,000 classes;
+        name: of the teacher. EfficientNet-Lite brings the classifier of ImageNet's 1,000 classes;
             for every other one, prototypes of its features stand for classes (`prototypes`).
         features: of the teacher, float [N, d].
         weights: the teacher's weights file, "" for its own.
@@ -82,8 +82,9 @@ def source_classifier(
     Raises:
         UserError: where the teacher's classifier cannot be read, or there are too few features.
     """
-    if name == "efficientnet_lite0":
-        return imagenet_head(Path(weights).read_bytes(), weights) if weights else imagenet_head()
+    if name in VARIANTS:
+        file = Path(weights).read_bytes() if weights else None
+        return imagenet_head(name, file, weights)
     return prototypes(features, seed)
 
 

