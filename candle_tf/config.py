@@ -45,8 +45,9 @@ class RunSettings(SettingsGroup):
     )
     recipe: str = setting(
         DEFAULT,
-        "settings to begin from, where none are given: default, or paper (CANDLE's losses, "
-        "balance, optimizer, resolutions and views as published)",
+        "settings to begin from, where none are given: default; paper (CANDLE's losses, balance, "
+        "optimizer, resolutions and views as published); or patient (teacher and student on the "
+        "same views, half of them mixed: for three times as many epochs)",
         choices=tuple(RECIPES),
     )
     plugin: str = setting(

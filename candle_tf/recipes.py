@@ -39,6 +39,16 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "prior_correction": "0",
         "student_head": "free",
     },
+    # A patient and consistent teacher (Beyer et al. 2022): for three times as many epochs, or more.
+    "patient": {
+        "teacher_view": "same",
+        "views": 16,
+        "calibration_resolutions": (128,),
+        "augmentation": "alternating_crop_flip",
+        "mix": "mixup",
+        "mix_views": "half",
+        "unmixed_from": 0.9,
+    },
 }
 
 

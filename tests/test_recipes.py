@@ -6,6 +6,7 @@ from absl import flags
 from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.data.catalog import settings_of
+from candle_tf.errors import UserError
 from candle_tf.recipes import RECIPES
 
 # Of arXiv 2404.00285 and its authors' scripts; defaults may change, these may not.
@@ -33,6 +34,17 @@ def test_the_papers_settings_stay_whatever_the_defaults_are():
         others = set(Config.fields()) - set(PAPER) - {"recipe"}
         assert {name: config[name] for name in others} == {name: Config()[name] for name in others}
     assert set(RECIPES["paper"]) == set(PAPER)
+
+
+def test_the_patient_recipe_shows_teacher_and_student_the_same_views_and_mixes_half():
+    config = Config(recipe="patient", student_weights="pretrained", image_size=64, width=0.5)
+    assert (config["teacher_view"], config["mix"], config["mix_views"]) == ("same", "mixup", "half")
+    assert 0 < config["unmixed_from"] < 1
+    others = set(Config.fields()) - set(RECIPES["patient"]) - {"recipe"}
+    given = Config(student_weights="pretrained", image_size=64, width=0.5)
+    assert {name: config[name] for name in others} == {name: given[name] for name in others}
+    with pytest.raises(UserError, match="contradicts --teacher_view=whole"):
+        parse("--recipe=patient", "--teacher_view=whole")
 
 
 def test_the_default_recipe_changes_nothing():
