@@ -12,7 +12,7 @@ import tensorflow as tf
 from candle_tf.data.augment.augmentation import Augmentation, subset_signature
 from candle_tf.data.augment.evaluation import render_evaluation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews
-from candle_tf.data.augment.view_kinds import unmixed_numbers
+from candle_tf.data.augment.view_kinds import first_numbers, unmixed_numbers
 from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.samplers import epoch_index, epoch_order, occurrences
@@ -96,7 +96,8 @@ def training_batches(
                 of_step = slice(step * size, (step + 1) * size)
                 for places in shares:
                     images, seen = order[of_step][places], repeats[of_step][places]
-                    yield _views(images, epoch, seen, precomputed, unmixed)
+                    number = epoch + (first_numbers(images) if augmentation.alternates else 0)
+                    yield _views(images, number, seen, precomputed, unmixed)
 
     return _rendered_batches(
         subset, views_of_steps, size // share.count, image_size, augmentation, targets
@@ -144,10 +145,11 @@ def unlabelled_batches(
             if epoch != order_of:
                 order, order_of = epoch_order(seed, epoch, len(subset)), epoch
             images = order[place * size : (place + 1) * size]
+            unmixed = step >= unmixed_from * steps
             for places in shares:
-                once = np.zeros(len(images[places]), np.int64)
-                unmixed = step >= unmixed_from * steps
-                yield _views(images[places], epoch, once, precomputed, unmixed)
+                chosen = images[places]
+                number = epoch + (first_numbers(chosen) if augmentation.alternates else 0)
+                yield _views(chosen, number, np.zeros_like(chosen), precomputed, unmixed)
 
     return _rendered_batches(
         subset, views_of_steps, size // share.count, image_size, augmentation, targets
@@ -200,15 +202,22 @@ def _rendered_batches(
 
 def _views(
     images: np.ndarray,
-    epoch: int,
+    number: int | np.ndarray,
     repeats: np.ndarray,
     precomputed: PrecomputedViews | None,
     unmixed: bool,
 ) -> Views:
-    """The views of images int64 [B] that an epoch had `repeats` times before, int64 [B]."""
+    """The views of images int64 [B] in an epoch.
+
+    Args:
+        images: of the views.
+        number: the epoch, or for each image what stands for it.
+        repeats: how often the epoch had each image before, int64 [B].
+        precomputed, unmixed: as of `training_batches`.
+    """
     if precomputed:
-        return precomputed.at_epoch(images, epoch + repeats, unmixed)
-    numbers = epoch + _REPEATED * repeats
+        return precomputed.at_epoch(images, number + repeats, unmixed)
+    numbers = number + _REPEATED * repeats
     return Views(images, unmixed_numbers(numbers) if unmixed else numbers)
 
 

@@ -51,6 +51,11 @@ class Augmentation:
         """Whether some views are mirrored, left and right."""
         return any(operation.flips for operation in self.operations)
 
+    @property
+    def alternates(self) -> bool:
+        """Whether a view's number decides of which kind it is (`view_kinds`)."""
+        return any(operation.alternates for operation in self.operations)
+
     def draw(self, subset: Subset, views: Views) -> dict[str, np.ndarray]:
         """All that rendering some views takes.
 

@@ -47,6 +47,10 @@ class Crop(Operation):
     def flips(self) -> bool:
         return self.kind.endswith("_flip")
 
+    @property
+    def alternates(self) -> bool:
+        return self.kind.startswith("alternating_")
+
     def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
         return {"views": drawing.views.numbers}
 

@@ -86,6 +86,10 @@ class HalfMix(Mix):
 
     views: ClassVar[str] = "half"
 
+    @property
+    def alternates(self) -> bool:
+        return True
+
     def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
         drawn = super().draw(drawing)
         unmixed = is_unmixed(drawing.views.numbers)

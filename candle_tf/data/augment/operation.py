@@ -109,6 +109,11 @@ class Operation(ABC):
         """Whether it mirrors some of the views, left and right."""
         return False
 
+    @property
+    def alternates(self) -> bool:
+        """Whether a view's number decides of which kind it is (`view_kinds`)."""
+        return False
+
     @abstractmethod
     def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
         """Samples the parameters of B views, each an array of B rows, under names of its own."""

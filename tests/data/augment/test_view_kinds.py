@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.config import Config
-from candle_tf.data.augment.augmentation import make_augmentation
+from candle_tf.data.augment.augmentation import Augmentation, make_augmentation
 from candle_tf.data.augment.crops import sample_view
 from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.settings import AugmentSettings
@@ -23,6 +23,37 @@ def test_numbers_and_counts_of_unmixed_views_agree():
         assert number_of_unmixed_views(np.array([count])) == len(unmixed) >= 1
         np.testing.assert_array_equal(unmixed_numbers(np.arange(len(unmixed))), unmixed)
     assert is_unmixed(np.arange(4000)).mean() == 0.5
+
+
+def views_of_one_batch(augmentation: Augmentation, **settings) -> Views:
+    """What `training_batches` asks an augmentation to draw."""
+    seen: list[Views] = []
+
+    class Recorded(Augmentation):
+        def draw(self, subset, views):
+            seen.append(views)
+            return super().draw(subset, views)
+
+    recorded = Recorded(augmentation.operations, augmentation.seed)
+    list(training_batches(examples(), augmentation=recorded, **settings))
+    (views,) = seen
+    return views
+
+
+def test_only_augmentations_with_kinds_of_view_begin_at_several_numbers():
+    shared = {"image_size": 8, "batch_size": COUNT, "seed": 0, "first_epoch": 4, "epochs": 5}
+    for settings, kinds in (
+        (AugmentSettings("pad_crop"), {0}),
+        (AugmentSettings("pad_crop", mix="mixup"), {0}),
+        (AugmentSettings("alternating_crop_flip"), {0, 1, 2, 3}),
+        (HALF, {0, 1, 2, 3}),
+    ):
+        augmentation = make_augmentation(settings, 0)
+        assert augmentation.alternates == (len(kinds) > 1)
+        views = views_of_one_batch(augmentation, **shared)
+        assert set((views.numbers - 4).tolist()) == kinds
+        if len(kinds) > 1:
+            np.testing.assert_array_equal(views.numbers - 4, views.images % 4)
 
 
 def test_precomputed_views_without_mixing_are_taken_in_turn():
@@ -79,8 +110,12 @@ def test_the_last_epochs_are_without_mixing(precomputed):
         subset, image_size=8, augmentation=make_augmentation(HALF, 0), batch_size=COUNT, seed=0,
         first_epoch=0, epochs=10, precomputed=precomputed, unmixed_from=0.7,
     )  # fmt: skip
-    mixed = [bool((batch["ratios"].numpy() < 1).any()) for batch in batches]
-    assert mixed == [False, False, True, True, False, False, True, False, False, False]
+    mixed = [int((batch["ratios"].numpy() < 1).sum()) for batch in batches]
+    # Each image begins with a kind of its own, so that an epoch holds all of them.
+    numbers = np.arange(10)[:, np.newaxis] + np.arange(COUNT) % 4
+    expected = (numbers % 4 >= 2).sum(axis=1) * (np.arange(10) < 7)
+    assert mixed == expected.tolist()
+    assert 0 < min(mixed[:7]) <= max(mixed) < COUNT
     resumed = training_batches(
         subset, image_size=8, augmentation=make_augmentation(HALF, 0), batch_size=COUNT, seed=0,
         first_epoch=8, epochs=10, precomputed=precomputed, unmixed_from=0.7,
