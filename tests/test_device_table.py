@@ -73,6 +73,12 @@ def test_every_file_is_told_once_with_its_own_accuracy_size_and_time(runs, tmp_p
     assert paths[1].read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_file_of_a_run_comes_alone(runs):
+    (found,) = files_of([runs[0] / "export" / "teacher.int8.tflite"])
+    assert (found.kind, found.run, found.side) == ("teacher_int8", "whole", 32)
+    assert found.accuracies["mean"] == pytest.approx(0.9)
+
+
 def test_runs_without_files_are_refused(runs, tmp_path):
     (tmp_path / "report.json").write_bytes((runs[0] / "report.json").read_bytes())
     with pytest.raises(UserError, match="no run here has exported"):

@@ -2,7 +2,8 @@
 
     python -m tools.device_table runs/a runs/b --plot=devices.png --csv=devices.csv
 
-Each run gives its student's two files and, where it was written, its calibrated teacher in int8.
+Each run gives its student's two files and, where it was written, its calibrated teacher in int8; of
+a file of a run (runs/c/export/teacher.int8.tflite) that one alone.
 All are timed in turn in one process each, on one thread, on this machine; accuracies are those that
 the run measured of the file itself on the test set. Times are relative to the first run's float32
 reference model. Files of the same content are told once.
@@ -58,23 +59,29 @@ class DeviceFile:
     accuracies: dict[str, float]
 
 
-def files_of(folders: Sequence[Path]) -> list[DeviceFile]:
+def files_of(given: Sequence[Path]) -> list[DeviceFile]:
     """The files of finished runs, each content once.
+
+    Args:
+        given: folders of runs, or files in their export/.
 
     Raises:
         UserError: where a run has not finished, or none has exported a file.
     """
     found: dict[str, DeviceFile] = {}
-    for folder in folders:
+    for place in given:
+        folder = place.resolve().parents[1] if place.is_file() else place
         results = read_results(folder / "report.json")
         for kind, (name, _) in FILES.items():
             path = folder / "export" / name
             if kind not in results.metrics or not path.is_file():
                 continue
+            if place.is_file() and place.name != name:
+                continue
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             found.setdefault(digest, _file(folder, kind, path, results))
     if not found:
-        raise UserError(f"{', '.join(map(str, folders))}: no run here has exported a TFLite file.")
+        raise UserError(f"{', '.join(map(str, given))}: no run here has exported a TFLite file.")
     return list(found.values())
 
 
@@ -144,11 +151,11 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
     return figure
 
 
-def main(folders: Sequence[Path], rounds: int, csv_path: str, plot_path: str) -> None:
+def main(given: Sequence[Path], rounds: int, csv_path: str, plot_path: str) -> None:
     """Prints the table, and writes what is asked for."""
-    if not folders:
+    if not given:
         raise UserError("Give folders of finished runs.")
-    files = files_of(folders)
+    files = files_of(given)
     from candle_tf.deploy.checks.latency import machine
     from candle_tf.reporting.plots import to_png
 
