@@ -127,6 +127,7 @@ class CalibrationTrainer(Trainer):
 
 def feature_batches(
     features: Sequence[np.ndarray],
+    rows: np.ndarray,
     labels: np.ndarray,
     *,
     batch_size: int,
@@ -135,11 +136,12 @@ def feature_batches(
     epochs: int,
     share: BatchShare = ALONE,
 ) -> tf.data.Dataset:
-    """Batches of stored features; an epoch takes every row at every resolution once.
+    """Batches of stored features; an epoch takes each of some rows at every resolution once.
 
     Args:
         features: one array float16 `[R, d_T]` per resolution, memory-mapped or not.
-        labels: of each row, int32 `[R]`.
+        rows: those that are taken, int64 `[U]`.
+        labels: of each of them, int32 `[U]`.
         batch_size: features in a batch.
         seed: of the order.
         first_epoch: where to begin.
@@ -149,8 +151,8 @@ def feature_batches(
     Returns:
         Dataset of dictionaries: "inputs" float32 `[B, d_T]`, "labels" int32 `[B]`.
     """
-    rows, feature_size = features[0].shape
-    total = len(features) * rows
+    feature_size = features[0].shape[1]
+    total = len(features) * len(rows)
     size = min(batch_size, total)
     shares = share.slices(size)
 
@@ -160,12 +162,12 @@ def feature_batches(
             for step in range(steps_per_epoch(total, batch_size)):
                 batch = order[step * size : (step + 1) * size]
                 for places in shares:
-                    resolution, row = np.divmod(batch[places], rows)
-                    inputs = np.empty((len(row), feature_size), np.float16)
+                    resolution, place = np.divmod(batch[places], len(rows))
+                    inputs = np.empty((len(place), feature_size), np.float16)
                     for number, stored in enumerate(features):
                         chosen = resolution == number
-                        inputs[chosen] = stored[row[chosen]]
-                    yield {"inputs": inputs, "labels": labels[row]}
+                        inputs[chosen] = stored[rows[place[chosen]]]
+                    yield {"inputs": inputs, "labels": labels[place]}
 
     return _dataset(batches, size // share.count, feature_size, tf.float16)
 

@@ -1,7 +1,7 @@
 """Second stage: calibrate the frozen teacher's classifier, and make the student's targets."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,14 +156,18 @@ def _unlabelled_targets(
 def _train_on_cache(
     config: Config, teacher: Teacher, data: Data, folder: Path, workers: Workers
 ) -> tuple[tf.keras.Model, Targets]:
-    """Trains on the features of precomputed views."""
+    """Trains on the features of precomputed views; of whole images where all views are mixed."""
     augmentation, precomputed = _training_views(config, data)
     cached = _cache_features(config, teacher, data.train, augmentation, precomputed)
-    images = precomputed.of_rows(np.arange(precomputed.total)).images
-    steps = steps_per_epoch(
-        len(cached.features) * len(images), config.calibration.calibration_batch_size
-    )
-    batches = partial(feature_batches, cached.features, data.train.labels[images])
+    views = precomputed.of_rows(np.arange(precomputed.total))
+    # A mixture has two labels, and the losses of calibration take one.
+    rows = np.flatnonzero(~augmentation.mixed(views.numbers))
+    features, images = cached.features, views.images[rows]
+    if not len(rows):
+        features = _whole_image_features(config, teacher, data.train).features
+        rows = images = np.arange(len(data.train))
+    steps = steps_per_epoch(len(features) * len(rows), config.calibration.calibration_batch_size)
+    batches = partial(feature_batches, features, rows, data.train.labels[images])
     classifier = _train_classifier(config, teacher, data, batches, steps, folder, workers)
     return classifier, _classify(config, cached, precomputed, classifier)
 
@@ -174,7 +178,8 @@ def _train_online(
     """Trains on the features of new views in every epoch."""
     features = _online_features(config, teacher, data.train)
     steps = steps_per_epoch(len(data.train), config.calibration.calibration_batch_size)
-    batches = partial(online_feature_batches, features, data.train.labels)
+    unmixed = replace(features, augmentation=features.augmentation.without_mixing())
+    batches = partial(online_feature_batches, unmixed, data.train.labels)
     classifier = _train_classifier(
         config, teacher, data, batches, steps * len(features.resolutions), folder, workers
     )

@@ -120,12 +120,16 @@ def _features_and_labels() -> tuple[list[np.ndarray], np.ndarray]:
     return features, (100 + rows[:, 1]).astype(np.int32)
 
 
-def _epochs(batch_size: int, first_epoch: int, epochs: int, seed: int = 0) -> list[np.ndarray]:
+def _epochs(
+    batch_size: int, first_epoch: int, epochs: int, seed: int = 0, rows: np.ndarray | None = None
+) -> list[np.ndarray]:
     """One array [steps, B, 4] per epoch: resolution, view, image, label of each example."""
     features, labels = _features_and_labels()
+    rows = np.arange(len(labels)) if rows is None else rows
     dataset = feature_batches(
         features,
-        labels,
+        rows,
+        labels[rows],
         batch_size=batch_size,
         seed=seed,
         first_epoch=first_epoch,
@@ -145,6 +149,17 @@ def test_an_epoch_takes_everything_exactly_once_where_batches_divide_it():
         taken = {tuple(row[:3]) for row in rows.astype(int).tolist()}
         assert taken == {(r, v, p) for r in range(2) for v in range(VIEWS) for p in range(IMAGES)}
         np.testing.assert_array_equal(rows[:, 3], rows[:, 2] + 100)
+
+
+def test_an_epoch_takes_the_rows_that_are_asked_for_and_no_others():
+    rows = np.arange(VIEWS * IMAGES).reshape(VIEWS, IMAGES)[::2].ravel()  # even views
+    (epoch,) = _epochs(batch_size=4, first_epoch=0, epochs=1, rows=rows)
+    found = epoch.reshape(-1, 4)
+    taken = {tuple(row[:3]) for row in found.astype(int).tolist()}
+    every = {(r, v, p) for r in range(2) for v in range(0, VIEWS, 2) for p in range(IMAGES)}
+    assert len(found) == len(taken) == len(every) // 4 * 4
+    assert taken <= every
+    np.testing.assert_array_equal(found[:, 3], found[:, 2] + 100)
 
 
 def test_an_epoch_takes_nothing_twice_and_leaves_less_than_a_batch():

@@ -77,6 +77,28 @@ def test_the_teacher_runs_once_on_each_view_of_each_image_at_each_resolution(tea
     np.testing.assert_array_equal(again.targets.logits, first.targets.logits)
 
 
+@pytest.mark.parametrize(
+    ("mixed", "unmixed"),
+    [
+        # Of each four views two are of one image alone: those that two views would be.
+        ({"views": 4, "mix": "mixup", "mix_views": "half"}, {"views": 2}),
+        # All are mixed: the whole images are left.
+        ({"views": 2, "mix": "cutmix"}, {"teacher_view": "whole"}),
+        ({"teacher_mode": "online", "mix": "mixup"}, {"teacher_mode": "online"}),
+    ],
+)
+@pytest.mark.usefixtures("teacher")
+def test_a_classifier_is_calibrated_on_images_that_are_not_mixed(tmp_path, mixed, unmixed):
+    shared = {"augmentation": "pad_crop", "tail_views": 0, "cache_dir": str(tmp_path / "cache")}
+    found, expected = (
+        stages(tmp_path / name, **{**shared, **settings})[1].classifier.get_weights()
+        for name, settings in (("mixed", mixed), ("unmixed", unmixed))
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        assert np.abs(one).max() > 0
+
+
 def test_online_the_teacher_runs_in_every_epoch(teacher, tmp_path):
     data, calibrated = both_stages(tmp_path / "run", teacher_mode="online", balance="plain")
     whole = len(data.validation) + len(data.test)

@@ -25,13 +25,20 @@ def peak_megabytes(rows: int, folder) -> float:
         stored[:] = number
     views = same_for_all(rows // 4, 4)
     classifier = teacher_classifier(SIZE, CLASSES)
+    taken = np.arange(rows)
     tracemalloc.start()
     keys = [{"rows": rows, "side": side} for side in range(3)]
     targets = cached_targets(features, keys, views, classifier, folder / "cache")
     assert sum(len(block["teacher_logits"]) for block in targets.blocks()) == rows
     targets.batch(first_views(np.arange(64)))
     batches = feature_batches(
-        features, np.zeros(rows, np.int32), batch_size=64, seed=0, first_epoch=0, epochs=1
+        features,
+        taken,
+        np.zeros(rows, np.int32),
+        batch_size=64,
+        seed=0,
+        first_epoch=0,
+        epochs=1,
     )
     for _ in batches.take(5):
         pass

@@ -51,6 +51,9 @@ class Mix(Operation):
             return None
         return cls(settings.mix, settings.mix_alpha)
 
+    def mixed(self, numbers: np.ndarray) -> np.ndarray:
+        return np.ones(len(numbers), bool)
+
     def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
         """ "ratios" float32 [B], "boxes" float32 [B, 4], and the second images' "partner_..."."""
         subset, numbers = drawing.subset, drawing.views.numbers
@@ -85,6 +88,9 @@ class HalfMix(Mix):
     """The same, of half of the views (`view_kinds`); the others keep a ratio of 1."""
 
     views: ClassVar[str] = "half"
+
+    def mixed(self, numbers: np.ndarray) -> np.ndarray:
+        return ~is_unmixed(numbers)
 
     @property
     def alternates(self) -> bool:

@@ -109,6 +109,10 @@ class Operation(ABC):
         """Whether it mirrors some of the views, left and right."""
         return False
 
+    def mixed(self, numbers: np.ndarray) -> np.ndarray:
+        """Which views of these numbers, int64 `[B]`, show a second image as well, bool `[B]`."""
+        return np.zeros(len(numbers), bool)
+
     @property
     def alternates(self) -> bool:
         """Whether a view's number decides of which kind it is (`view_kinds`)."""

@@ -10,17 +10,19 @@ The number decides, so precomputed views hold both kinds, and a teacher's output
 
 import numpy as np
 
-_PERIOD, _UNMIXED = 4, 2
+# After so many numbers the kinds repeat.
+PERIOD = 4
+_UNMIXED = 2
 
 
 def is_unmixed(numbers: np.ndarray) -> np.ndarray:
     """Whether views int64 [B] are left unmixed, bool [B]."""
-    return numbers % _PERIOD < _UNMIXED
+    return numbers % PERIOD < _UNMIXED
 
 
 def unmixed_numbers(places: np.ndarray) -> np.ndarray:
     """The view numbers of the unmixed views at these places among them, int64 [B], from 0."""
-    return _PERIOD * (places // _UNMIXED) + places % _UNMIXED
+    return PERIOD * (places // _UNMIXED) + places % _UNMIXED
 
 
 def first_numbers(images: np.ndarray) -> np.ndarray:
@@ -29,9 +31,9 @@ def first_numbers(images: np.ndarray) -> np.ndarray:
     Were they the same for all images, an epoch would hold one kind alone: the last statistics of
     the batch norms would be those of mixed images, and the validation accuracy would depend on it.
     """
-    return images % _PERIOD
+    return images % PERIOD
 
 
 def number_of_unmixed_views(counts: np.ndarray) -> np.ndarray:
     """How many of the views 0..count-1 are unmixed, int64 [N]; at least 1."""
-    return counts // _PERIOD * _UNMIXED + np.minimum(counts % _PERIOD, _UNMIXED)
+    return counts // PERIOD * _UNMIXED + np.minimum(counts % PERIOD, _UNMIXED)

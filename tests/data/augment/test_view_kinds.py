@@ -82,6 +82,20 @@ def test_the_number_decides_whether_a_view_is_mixed(mix):
     assert (drawn["ratios"][2:] < 1).all()
 
 
+def test_what_shows_a_second_image_is_told_by_number_and_can_be_left_out():
+    subset, numbers = examples(), np.arange(8)
+    plain = make_augmentation(AugmentSettings("pad_crop"), 3)
+    every = make_augmentation(AugmentSettings("pad_crop", mix="mixup"), 3)
+    half = make_augmentation(HALF, 3)
+    assert not plain.mixed(numbers).any()
+    assert every.mixed(numbers).all()
+    for augmentation in (plain, every, half):
+        drawn = augmentation.draw(subset, Views(np.arange(8), numbers))
+        ratios = drawn.get("ratios", np.ones(8))
+        np.testing.assert_array_equal(augmentation.mixed(numbers), ratios < 1)
+        assert augmentation.without_mixing() == plain
+
+
 def test_crops_alternate_by_view_number():
     for number in range(6):
         numbers = [5, tf.constant(77, tf.int64), tf.constant(number, tf.int64)]
