@@ -215,7 +215,10 @@ def _illegal_value(message: str) -> str:
 
 def _is_ours(record: standard_logging.LogRecord) -> bool:
     """Keeps TensorFlow's own notices, which it logs through absl too, out of a run's progress."""
-    if Path(record.pathname).is_relative_to(Path(__file__).parent):
+    package = Path(__file__).parent
+    if any(
+        Path(record.pathname).is_relative_to(each) for each in (package, package.parent / "tools")
+    ):
         return True
     is_harmless = re.match(HARMLESS_WARNING, record.getMessage()) is not None
     return record.levelno >= standard_logging.WARNING and not is_harmless

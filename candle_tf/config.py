@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.augment.settings import PERIOD, AugmentSettings
 from candle_tf.data.settings import DataSettings, UnlabelledSettings
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
@@ -150,6 +150,12 @@ class Config:
                 "--prior_correction=auto contradicts --validation_fraction=0: what is best is "
                 "measured on validation images. Give a --validation_fraction above 0, or a number "
                 "for --prior_correction."
+            )
+        precomputed = self.teacher.teacher_view == "same" and self.teacher.teacher_mode == "cached"
+        if self.augment.mix_views == "half" and precomputed and self.teacher.views < PERIOD:
+            raise UserError(
+                f"--mix_views=half contradicts --views={self.teacher.views}: of each {PERIOD} "
+                f"precomputed views the last two are mixed; give at least {PERIOD}."
             )
         mixed = self.augment.mix != "none"
         # In this order: whether a method distils is known by importing it, and TensorFlow with it.

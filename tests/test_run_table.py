@@ -101,17 +101,44 @@ def test_a_program_that_fails_lets_those_that_run_end_and_begins_no_other(tmp_pa
     programs = ["print('no room'); raise SystemExit(7)", wait, wait, wait]
     commands = [[sys.executable, "-c", program] for program in programs]
     logs = [tmp_path / f"{name}.log" for name in "abcd"]
+    ended = []
     with pytest.raises(UserError, match=r"a ended with code 7: no room .*resume it"):
-        list(run_commands(commands, logs, 2))
+        ended.extend(run_commands(commands, logs, 2))
+    assert ended == [1]
     assert logs[1].read_text() == "ended\n"
     assert not logs[2].exists()
     assert not logs[3].exists()
 
 
 def test_more_processes_than_cpus_are_refused_before_anything_runs(tmp_path):
-    with pytest.raises(UserError, match="--processes=100000, but there are"):
-        list(run_commands([["false"]], [tmp_path / "log"], 100_000))
+    many = len(os.sched_getaffinity(0)) + 1
+    with pytest.raises(UserError, match=f"--processes={many}, but there are"):
+        list(run_commands([["false"]] * many, [tmp_path / "log"] * many, many))
     assert not (tmp_path / "log").exists()
+    # With less to run there are CPUs for all; with nothing there is nothing to refuse.
+    assert list(run_commands([["true"]], [tmp_path / "log"], many)) == [0]
+    assert list(run_commands([], [], many)) == []
+
+
+def test_what_runs_is_terminated_where_the_iteration_is_left(tmp_path):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two CPUs")
+    told = (
+        "import os, pathlib, sys, time\n"
+        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
+        "time.sleep(600)\n"
+    )
+    place = tmp_path / "pid"
+    wait = (
+        "import pathlib, time\n"
+        f"while not pathlib.Path({str(place)!r}).is_file(): time.sleep(0.01)\n"
+    )
+    commands = [[sys.executable, "-c", told, str(place)], [sys.executable, "-c", wait]]
+    finished = run_commands(commands, [tmp_path / "a.log", tmp_path / "b.log"], 2)
+    assert next(finished) == 1
+    finished.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(place.read_text()), 0)
 
 
 def test_a_cell_leaves_a_record_that_agrees_with_its_run(table):

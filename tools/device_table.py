@@ -5,8 +5,8 @@
 Each run gives its student's two files and, where it was written, its calibrated teacher in int8; of
 a file of a run (runs/c/export/teacher.int8.tflite) that one alone.
 All are timed in turn in one process each, on one thread, on this machine; accuracies are those that
-the run measured of the file itself on the test set. Times are relative to the first run's float32
-reference model. Files of the same content are told once.
+the run measured of the file itself on the test set. Times are relative to the first float32
+reference model, or to the first file where there is none. Files of the same content are told once.
 """
 
 import csv
@@ -70,6 +70,8 @@ def files_of(given: Sequence[Path]) -> list[DeviceFile]:
     """
     found: dict[str, DeviceFile] = {}
     for place in given:
+        if not place.exists():
+            raise UserError(f"There is no {place}: give a run's folder, or a file of its export.")
         folder = place.resolve().parents[1] if place.is_file() else place
         results = read_results(folder / "report.json")
         for kind, (name, _) in FILES.items():
@@ -147,7 +149,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
         by_size.plot([], [], "o", color=color, label=title)
     by_size.legend(loc="lower right", fontsize=8)
     by_size.set(xscale="log", xlabel="MB", ylabel="mean class accuracy on the test set, %")
-    by_time.set(xscale="log", xlabel="time / float32 reference, one thread, this machine")
+    by_time.set(xscale="log", xlabel="time, relative, one thread, this machine")
     return figure
 
 
@@ -160,7 +162,8 @@ def main(given: Sequence[Path], rounds: int, csv_path: str, plot_path: str) -> N
     from candle_tf.reporting.plots import to_png
 
     rows = measured_rows(files, rounds)
-    print(f"{machine()}; one thread; time relative to the first float32 reference model")
+    first = next((row for row in rows if row["file"] == FILES["tflite_float"][1]), rows[0])
+    print(f"{machine()}; one thread; time relative to {first['file']} of {first['run']}")
     print(text_table(rows, _SHOWN, left=_SHOWN[:2]))
     if csv_path:
         text = io.StringIO()

@@ -161,7 +161,7 @@ def _train_on_cache(
     cached = _cache_features(config, teacher, data.train, augmentation, precomputed)
     views = precomputed.of_rows(np.arange(precomputed.total))
     # A mixture has two labels, and the losses of calibration take one.
-    rows = np.flatnonzero(~augmentation.mixed(views.numbers))
+    rows = np.flatnonzero(~augmentation.is_mixed(views.numbers))
     features, images = cached.features, views.images[rows]
     if not len(rows):
         features = _whole_image_features(config, teacher, data.train).features

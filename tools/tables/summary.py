@@ -67,15 +67,20 @@ def _records(definition: TableDefinition, folder: Path) -> dict[str, list[_Recor
     return dict(rows)
 
 
-def _validation(record: _Record) -> float:
-    """Mean class accuracy on the validation subset; nan where there was none.
+def _best_validation(record: _Record) -> float:
+    """The highest mean class accuracy on the validation subset; nan where there was none."""
+    return max((row[SCORE] for row in record["history"] if SCORE in row), default=float("nan"))
 
-    It is that of the finished student: some methods change its classifier after the training. Of a
-    record without predictions it is the highest of the training.
+
+def _validation(record: _Record) -> float:
+    """Mean class accuracy of the finished student on the validation subset.
+
+    Some methods change its classifier after the training. Of a record without predictions, of an
+    earlier version, it is the highest of the training: the same where the best epoch is selected.
     """
     if "validation" in record:
         return _mean_class_accuracy(record["validation"])
-    return max((row[SCORE] for row in record["history"] if SCORE in row), default=float("nan"))
+    return _best_validation(record)
 
 
 def _mean_class_accuracy(subset: dict[str, Any], classes: Sequence[int] | None = None) -> float:
@@ -115,7 +120,7 @@ def _cost_to_reach(records: list[_Record], accuracy: float) -> dict[str, str]:
     reached = len(images) == len(records)
     percent = f"{100 * accuracy:g} %"
     return {
-        "best validation %": _percent(np.array([_validation(each) for each in records])),
+        "best validation %": _percent(np.array([_best_validation(each) for each in records])),
         f"images to {percent}": f"{np.mean(images):,.0f}" if reached else "not reached",
         f"minutes to {percent}": f"{np.mean(minutes):.1f}" if reached else "not reached",
     }

@@ -19,8 +19,7 @@ import tensorflow as tf
 
 from candle_tf.data.augment.crops import Crop
 from candle_tf.data.augment.operation import Drawing, Operation, Rendering
-from candle_tf.data.augment.settings import OPERATIONS, AugmentSettings
-from candle_tf.data.augment.view_kinds import PERIOD
+from candle_tf.data.augment.settings import OPERATIONS, PERIOD, AugmentSettings
 from candle_tf.data.augment.views import Views
 from candle_tf.data.subset import Subset
 
@@ -52,14 +51,14 @@ class Augmentation:
         """Whether some views are mirrored, left and right."""
         return any(operation.flips for operation in self.operations)
 
-    def mixed(self, numbers: np.ndarray) -> np.ndarray:
+    def is_mixed(self, numbers: np.ndarray) -> np.ndarray:
         """Which views of these numbers, int64 [B], show a second image as well, bool [B]."""
-        return np.any([operation.mixed(numbers) for operation in self.operations], axis=0)
+        return np.any([operation.is_mixed(numbers) for operation in self.operations], axis=0)
 
     def without_mixing(self) -> "Augmentation":
         """The same views, each of one image alone."""
         numbers = np.arange(PERIOD)
-        kept = (each for each in self.operations if not each.mixed(numbers).any())
+        kept = (each for each in self.operations if not each.is_mixed(numbers).any())
         return Augmentation(tuple(kept), self.seed)
 
     @property

@@ -51,7 +51,7 @@ class Mix(Operation):
             return None
         return cls(settings.mix, settings.mix_alpha)
 
-    def mixed(self, numbers: np.ndarray) -> np.ndarray:
+    def is_mixed(self, numbers: np.ndarray) -> np.ndarray:
         return np.ones(len(numbers), bool)
 
     def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
@@ -89,7 +89,7 @@ class HalfMix(Mix):
 
     views: ClassVar[str] = "half"
 
-    def mixed(self, numbers: np.ndarray) -> np.ndarray:
+    def is_mixed(self, numbers: np.ndarray) -> np.ndarray:
         return ~is_unmixed(numbers)
 
     @property

@@ -109,7 +109,7 @@ class Operation(ABC):
         """Whether it mirrors some of the views, left and right."""
         return False
 
-    def mixed(self, numbers: np.ndarray) -> np.ndarray:
+    def is_mixed(self, numbers: np.ndarray) -> np.ndarray:
         """Which views of these numbers, int64 `[B]`, show a second image as well, bool `[B]`."""
         return np.zeros(len(numbers), bool)
 

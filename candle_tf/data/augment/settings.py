@@ -18,6 +18,8 @@ AUGMENTATIONS = (
     "alternating_crop_flip",
 )
 MIX_VIEWS = ("all", "half")
+# Kinds of view repeat after so many view numbers, see `view_kinds`.
+PERIOD = 4
 MIXES = ("none", "mixup", "cutmix")
 
 # Subclasses of `operation.Operation`, in the order they are applied.

@@ -10,8 +10,8 @@ The number decides, so precomputed views hold both kinds, and a teacher's output
 
 import numpy as np
 
-# After so many numbers the kinds repeat.
-PERIOD = 4
+from candle_tf.data.augment.settings import PERIOD
+
 _UNMIXED = 2
 
 

@@ -87,12 +87,12 @@ def test_what_shows_a_second_image_is_told_by_number_and_can_be_left_out():
     plain = make_augmentation(AugmentSettings("pad_crop"), 3)
     every = make_augmentation(AugmentSettings("pad_crop", mix="mixup"), 3)
     half = make_augmentation(HALF, 3)
-    assert not plain.mixed(numbers).any()
-    assert every.mixed(numbers).all()
+    assert not plain.is_mixed(numbers).any()
+    assert every.is_mixed(numbers).all()
     for augmentation in (plain, every, half):
         drawn = augmentation.draw(subset, Views(np.arange(8), numbers))
         ratios = drawn.get("ratios", np.ones(8))
-        np.testing.assert_array_equal(augmentation.mixed(numbers), ratios < 1)
+        np.testing.assert_array_equal(augmentation.is_mixed(numbers), ratios < 1)
         assert augmentation.without_mixing() == plain
 
 
