@@ -90,5 +90,8 @@ def test_runs_without_files_are_refused(runs, tmp_path):
     (tmp_path / "report.json").write_bytes((runs[0] / "report.json").read_bytes())
     with pytest.raises(UserError, match="no run here has exported"):
         files_of([tmp_path])
+    (tmp_path / "begun").mkdir()
     with pytest.raises(UserError, match="the run has not finished"):
+        files_of([tmp_path / "begun"])
+    with pytest.raises(UserError, match=r"There is no .*nowhere: give a run's folder"):
         files_of([tmp_path / "nowhere"])
