@@ -135,21 +135,32 @@ def measured_rows(files: Sequence[DeviceFile], rounds: int) -> list[dict[str, An
 
 def draw(rows: Sequence[dict[str, Any]]) -> Any:
     """Accuracy against bytes, and against time, a dot for each file: a Matplotlib figure."""
+    from matplotlib import ticker
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     by_size, by_time = figure.subplots(1, 2, sharey=True)
     colors = {FILES[kind][1]: color for kind, color in _COLORS.items()}
-    for row in rows:
+    for number, row in enumerate(rows):
         accuracy, label = float(row["mean %"]), f"{row['run']}, {row['px']} px"
+        # Above and below in turn, as files of one run lie side by side.
+        place = (0, 6 if number % 2 else -12)
         for axes, value in ((by_size, row["bytes"] / 1e6), (by_time, float(row["time"]))):
             axes.plot(value, accuracy, "o", color=colors[row["file"]])
-            axes.annotate(label, (value, accuracy), (4, 4), textcoords="offset points", size=6)
-    for title, color in colors.items():
-        by_size.plot([], [], "o", color=color, label=title)
-    by_size.legend(loc="lower right", fontsize=8)
-    by_size.set(xscale="log", xlabel="MB", ylabel="mean class accuracy on the test set, %")
-    by_time.set(xscale="log", xlabel="time, relative, one thread, this machine")
+            text = axes.annotate(label, (value, accuracy), place, textcoords="offset points")
+            text.set(ha="center", size=7)
+    handles = [
+        by_size.plot([], [], "o", color=color, label=name)[0] for name, color in colors.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    by_size.set(xlabel="MB", ylabel="mean class accuracy on the test set, %")
+    by_time.set(xlabel="time, relative, one thread, this machine")
+    for axes in (by_size, by_time):
+        axes.set_xscale("log")
+        axes.margins(x=0.3, y=0.12)
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     return figure
 
 
