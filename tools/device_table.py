@@ -10,7 +10,6 @@ reference model, or to the first file where there is none. Files of the same con
 """
 
 import csv
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from absl import flags
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import sha256_of_file, write_atomically
 from candle_tf.reporting.results import Results, accuracies, read_results
 from candle_tf.reporting.table import SHOT_GROUPS, human_bytes, percent, text_table
 
@@ -80,8 +79,7 @@ def files_of(given: Sequence[Path]) -> list[DeviceFile]:
                 continue
             if place.is_file() and place.name != name:
                 continue
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            found.setdefault(digest, _file(folder, kind, path, results))
+            found.setdefault(sha256_of_file(path), _file(folder, kind, path, results))
     if not found:
         raise UserError(f"{', '.join(map(str, given))}: no run here has exported a TFLite file.")
     return list(found.values())

@@ -96,8 +96,7 @@ def training_batches(
                 of_step = slice(step * size, (step + 1) * size)
                 for places in shares:
                     images, seen = order[of_step][places], repeats[of_step][places]
-                    number = epoch + (first_numbers(images) if augmentation.alternates else 0)
-                    yield _views(images, number, seen, precomputed, unmixed)
+                    yield _views(images, epoch, seen, augmentation, precomputed, unmixed)
 
     return _rendered_batches(
         subset, views_of_steps, size // share.count, image_size, augmentation, targets
@@ -148,8 +147,8 @@ def unlabelled_batches(
             unmixed = step >= unmixed_from * steps
             for places in shares:
                 chosen = images[places]
-                number = epoch + (first_numbers(chosen) if augmentation.alternates else 0)
-                yield _views(chosen, number, np.zeros_like(chosen), precomputed, unmixed)
+                once = np.zeros_like(chosen)
+                yield _views(chosen, epoch, once, augmentation, precomputed, unmixed)
 
     return _rendered_batches(
         subset, views_of_steps, size // share.count, image_size, augmentation, targets
@@ -202,8 +201,9 @@ def _rendered_batches(
 
 def _views(
     images: np.ndarray,
-    number: int | np.ndarray,
+    epoch: int,
     repeats: np.ndarray,
+    augmentation: Augmentation,
     precomputed: PrecomputedViews | None,
     unmixed: bool,
 ) -> Views:
@@ -211,10 +211,12 @@ def _views(
 
     Args:
         images: of the views.
-        number: the epoch, or for each image what stands for it.
+        epoch: from 0.
         repeats: how often the epoch had each image before, int64 [B].
-        precomputed, unmixed: as of `training_batches`.
+        augmentation, precomputed: as of `training_batches`.
+        unmixed: takes unmixed views alone.
     """
+    number = epoch + (first_numbers(images) if augmentation.alternates else 0)
     if precomputed:
         return precomputed.at_epoch(images, number + repeats, unmixed)
     numbers = number + _REPEATED * repeats
