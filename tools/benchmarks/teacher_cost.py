@@ -6,7 +6,7 @@ in one run, and says how in "composition".
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -101,6 +101,7 @@ def calibrate_ratio(
     """
     views = same_for_all(len(examples), 1)
     features: list[np.ndarray] = []
+    rows = np.arange(len(examples))
     fresh = OnlineFeatures(teacher, examples, VIEWED, tuple(resolutions))
     online = _calibrator(classes, teacher.feature_size)
     step = online.make_train_function()
@@ -113,7 +114,16 @@ def calibrate_ratio(
             features[:] = [np.array(stored) for stored in features_of_all]
 
     def backbone_epoch() -> None:
-        batches = iter(_batches(online_feature_batches, fresh, examples.labels, epochs=1))
+        batches = iter(
+            online_feature_batches(
+                fresh,
+                examples.labels,
+                batch_size=_CALIBRATION_BATCH,
+                seed=0,
+                first_epoch=0,
+                epochs=1,
+            )
+        )
         each = steps_per_epoch(len(examples), _CALIBRATION_BATCH)
         for _ in range(each * len(resolutions)):
             logs = step(batches)
@@ -123,7 +133,15 @@ def calibrate_ratio(
         with _fresh_folder() as folder, redirect_stdout(io.StringIO()):
             fit(
                 _calibrator(classes, teacher.feature_size),
-                lambda _: _batches(feature_batches, features, examples.labels, epochs=EPOCHS),
+                lambda first: feature_batches(
+                    features,
+                    rows,
+                    examples.labels,
+                    batch_size=_CALIBRATION_BATCH,
+                    seed=0,
+                    first_epoch=first,
+                    epochs=EPOCHS,
+                ),
                 steps=steps_per_epoch(len(features) * len(examples), _CALIBRATION_BATCH),
                 epochs=EPOCHS,
                 folder=folder,
@@ -232,12 +250,6 @@ def _calibrator(classes: int, feature_size: int) -> Trainer:
     classifier = teacher_classifier(feature_size, classes)
     group = ParameterGroup(classifier.trainable_variables, adam(1e-3))
     return CalibrationTrainer(classifier, classes, loss, [group])
-
-
-def _batches(make: Callable[..., Any], features: Any, labels: np.ndarray, epochs: int) -> Any:
-    return make(
-        features, labels, batch_size=_CALIBRATION_BATCH, seed=0, first_epoch=0, epochs=epochs
-    )
 
 
 def _sum(*sides: Sequence[float]) -> list[float]:
