@@ -49,6 +49,7 @@ _KERNELS: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
         "binary_kernels",
         {**_X86, "avx512popcnt": (*_AVX512, "-mavx512vpopcntdq")},
     ),
+    "lookup_kernels.cc": ("lookup_kernels", _X86),
     "gemm_kernels.cc": ("gemm_kernels", {**_X86, "avx512bf16": (*_AVX512, "-mavx512bf16")}),
 }
 

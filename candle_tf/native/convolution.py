@@ -9,7 +9,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from candle_tf.native.ops import binary_conv, conv, conv_gradients, winograd_gradients
+from candle_tf.native.ops import (
+    binary_conv,
+    conv,
+    conv_gradients,
+    has_fast_lookups,
+    sign_conv_gradients,
+    winograd_gradients,
+)
 
 # Least channels, in and out, with which Winograd's algorithm pays.
 WINOGRAD_CHANNELS = 64
@@ -30,15 +37,18 @@ def convolve_signs(
     Returns:
         Of x's dtype, [N, ceil(H / stride), ceil(W / stride), C'].
     """
-    return _with_gradients(
-        lambda x, kernel: binary_conv(
-            x, kernel, pad_value=pad_value, stride=stride, magnitude=magnitude
-        ),
-        x,
-        kernel,
-        pad_value,
-        stride,
-    )
+
+    def forward(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return binary_conv(x, kernel, pad_value=pad_value, stride=stride, magnitude=magnitude)
+
+    def backward(x: tf.Tensor, kernel: tf.Tensor, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if x.dtype == tf.bfloat16 and has_fast_lookups():
+            return sign_conv_gradients(
+                x, kernel, dy, pad_value=pad_value, stride=stride, magnitude=magnitude
+            )
+        return gradients_of(x, kernel, dy, pad_value, stride)
+
+    return _with_gradients(forward, backward, x, kernel)
 
 
 def convolve(x: tf.Tensor, kernel: tf.Tensor, pad_value: float, stride: int) -> tf.Tensor:
@@ -55,23 +65,21 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, pad_value: float, stride: int) -> 
     """
     return _with_gradients(
         lambda x, kernel: conv(x, kernel, pad_value=pad_value, stride=stride),
+        lambda x, kernel, dy: gradients_of(x, kernel, dy, pad_value, stride),
         x,
         kernel,
-        pad_value,
-        stride,
     )
 
 
 def _with_gradients(
     forward: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    backward: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
     x: tf.Tensor,
     kernel: tf.Tensor,
-    pad_value: float,
-    stride: int,
 ) -> tf.Tensor:
     @tf.custom_gradient
     def run(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        return forward(x, kernel), lambda dy: gradients_of(x, kernel, dy, pad_value, stride)
+        return forward(x, kernel), lambda dy: backward(x, kernel, dy)
 
     return run(x, kernel)
 

@@ -6,6 +6,7 @@
 #include "binary_conv.h"
 #include "gemm.h"
 #include "kernels.h"
+#include "lookup.h"
 
 namespace candle {
 namespace {
@@ -61,11 +62,18 @@ const GemmKernels& gemm_chosen() {
   return baseline_gemm_kernels();
 }
 
+const LookupKernels& lookup_chosen() {
+  if (may_use_avx512()) return avx512_lookup_kernels();
+  if (may_use_avx2()) return avx2_lookup_kernels();
+  return baseline_lookup_kernels();
+}
+
 #else
 
 const Kernels& chosen() { return baseline_kernels(); }
 const BinaryKernels& binary_chosen() { return baseline_binary_kernels(); }
 const GemmKernels& gemm_chosen() { return baseline_gemm_kernels(); }
+const LookupKernels& lookup_chosen() { return baseline_lookup_kernels(); }
 
 #endif
 
@@ -83,6 +91,11 @@ const BinaryKernels& binary_kernels() {
 
 const GemmKernels& gemm_kernels() {
   static const GemmKernels& best = gemm_chosen();
+  return best;
+}
+
+const LookupKernels& lookup_kernels() {
+  static const LookupKernels& best = lookup_chosen();
   return best;
 }
 

@@ -4,5 +4,7 @@
 #include "binarize.cc"
 #include "binary_conv.cc"
 #include "conv.cc"
+#include "instructions.cc"
 #include "norm_chain.cc"
+#include "sign_conv_grad.cc"
 #include "winograd.cc"

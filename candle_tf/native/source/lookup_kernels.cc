@@ -1,0 +1,348 @@
+// The loops of `lookup.h`. Compiled once for each instruction set, with CANDLE_KERNELS set to the
+// name of the function that gives them.
+
+#include "lookup.h"
+
+#include "vectors.h"
+
+namespace {
+
+using candle::kColumnBlocks;
+using candle::kTableRows;
+using candle::kTableSize;
+using candle::kTableValues;
+using candle::kWordTables;
+using candle::TablePiece;
+using candle::Type;
+
+typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
+typedef int16_t ShortIntegers __attribute__((vector_size(kLanes * 2)));
+
+#if defined(__AVX512BW__)
+
+// 32 values of 16 bits.
+typedef __m512i Sums;
+
+inline Sums looked_up(Sums words, Sums table) { return _mm512_permutexvar_epi16(words, table); }
+inline Sums plus(Sums a, Sums b) { return _mm512_add_epi16(a, b); }
+inline Sums next_numbers(Sums words) { return _mm512_srli_epi16(words, kTableValues); }
+inline Sums read(const void* from) { return _mm512_loadu_si512(from); }
+
+inline void add_to(float* to, Sums sums, float scale) {
+  const __m512i halves[2] = {_mm512_cvtepi16_epi32(_mm512_castsi512_si256(sums)),
+                             _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(sums, 1))};
+  for (int i = 0; i < 2; ++i) {
+    const __m512 before = _mm512_loadu_ps(to + 16 * i);
+    const __m512 values = _mm512_cvtepi32_ps(halves[i]);
+    _mm512_storeu_ps(to + 16 * i, _mm512_fmadd_ps(values, _mm512_set1_ps(scale), before));
+  }
+}
+
+#else
+
+struct Sums {
+  int16_t values[kTableSize];
+};
+
+inline Sums read(const void* from) {
+  Sums sums;
+  __builtin_memcpy(&sums, from, sizeof(sums));
+  return sums;
+}
+
+inline Sums looked_up(const Sums& words, const Sums& table) {
+  Sums sums;
+  for (int i = 0; i < kTableSize; ++i) {
+    sums.values[i] = table.values[words.values[i] & (kTableSize - 1)];
+  }
+  return sums;
+}
+
+inline Sums plus(const Sums& a, const Sums& b) {
+  Sums sums;
+  for (int i = 0; i < kTableSize; ++i) sums.values[i] = a.values[i] + b.values[i];
+  return sums;
+}
+
+inline Sums next_numbers(const Sums& words) {
+  Sums sums;
+  for (int i = 0; i < kTableSize; ++i) sums.values[i] = uint16_t(words.values[i]) >> kTableValues;
+  return sums;
+}
+
+inline void add_to(float* to, const Sums& sums, float scale) {
+  for (int i = 0; i < kTableSize; ++i) to[i] += scale * float(sums.values[i]);
+}
+
+#endif
+
+// Adds what `kTables` tables of each row give for the numbers of a word.
+template <int kBlocks, int kTables>
+inline void look_up(const uint16_t* words, const int16_t* tables, Sums (&sums)[kTableRows][kBlocks]) {
+  Sums numbers[kBlocks];
+#pragma GCC unroll 4
+  for (int b = 0; b < kBlocks; ++b) numbers[b] = read(words + b * kTableSize);
+#pragma GCC unroll 3
+  for (int t = 0; t < kTables; ++t) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kTableRows; ++r, tables += kTableSize) {
+      const Sums table = read(tables);
+#pragma GCC unroll 4
+      for (int b = 0; b < kBlocks; ++b) {
+        sums[r][b] = plus(sums[r][b], looked_up(numbers[b], table));
+      }
+    }
+    if (t + 1 < kTables) {
+#pragma GCC unroll 4
+      for (int b = 0; b < kBlocks; ++b) numbers[b] = next_numbers(numbers[b]);
+    }
+  }
+}
+
+template <int kBlocks>
+void multiply_blocks(const TablePiece* pieces, int64_t count, int64_t tables, int64_t step,
+                     const float* scales, float* to, int64_t to_step) {
+  constexpr int64_t kTableRoom = kTableRows * kTableSize;
+  Sums sums[kTableRows][kBlocks] = {};
+  for (int64_t p = 0; p < count; ++p) {
+    const uint16_t* words = pieces[p].words;
+    const int16_t* from = pieces[p].tables;
+    int64_t left = tables;
+    for (; left >= kWordTables; left -= kWordTables, words += step) {
+      look_up<kBlocks, kWordTables>(words, from, sums);
+      from += kWordTables * kTableRoom;
+    }
+    if (left == 2) look_up<kBlocks, 2>(words, from, sums);
+    if (left == 1) look_up<kBlocks, 1>(words, from, sums);
+  }
+  for (int r = 0; r < kTableRows; ++r) {
+    for (int b = 0; b < kBlocks; ++b) {
+      add_to(to + r * to_step + b * kTableSize, sums[r][b], scales[r]);
+    }
+  }
+}
+
+void multiply(const TablePiece* pieces, int64_t count, int64_t tables, int64_t step, int blocks,
+              const float* scales, float* to, int64_t to_step) {
+  static_assert(kColumnBlocks == 4);
+  switch (blocks) {
+    case 1: return multiply_blocks<1>(pieces, count, tables, step, scales, to, to_step);
+    case 2: return multiply_blocks<2>(pieces, count, tables, step, scales, to, to_step);
+    case 3: return multiply_blocks<3>(pieces, count, tables, step, scales, to, to_step);
+    default: return multiply_blocks<4>(pieces, count, tables, step, scales, to, to_step);
+  }
+}
+
+void fill(const int16_t* values, int64_t step, int64_t count, int64_t next_values,
+          int64_t next_table, int16_t* tables) {
+  for (int64_t t = 0; t < count; ++t, values += next_values, tables += next_table) {
+#if defined(__AVX512BW__)
+    // Bit i of a mask is the value's bit of i.
+    constexpr uint32_t kMasks[kTableValues] = {0xaaaaaaaau, 0xccccccccu, 0xf0f0f0f0u, 0xff00ff00u,
+                                               0xffff0000u};
+    __m512i sums = _mm512_setzero_si512();
+#pragma GCC unroll 5
+    for (int v = 0; v < kTableValues; ++v) {
+      const __m512i value = _mm512_set1_epi16(values[v * step]);
+      sums = _mm512_mask_sub_epi16(_mm512_add_epi16(sums, value), kMasks[v], sums, value);
+    }
+    _mm512_storeu_si512(tables, sums);
+#else
+    for (int i = 0; i < kTableSize; ++i) {
+      int16_t sum = 0;
+      for (int v = 0; v < kTableValues; ++v) {
+        sum += i >> v & 1 ? -values[v * step] : values[v * step];
+      }
+      tables[i] = sum;
+    }
+#endif
+  }
+}
+
+template <typename T>
+float magnitude_as(const T* x, int64_t count) {
+  Floats sums = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) sums += absolute(load<false>(x + i, 0));
+  if (i < count) sums += absolute(load<true>(x + i, count - i));
+  float sum = 0;
+  for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
+  return sum;
+}
+
+float magnitude(const void* x, Type type, int64_t count) {
+  return type == candle::kFloat ? magnitude_as(static_cast<const float*>(x), count)
+                                : magnitude_as(static_cast<const uint16_t*>(x), count);
+}
+
+template <typename T, bool kPart>
+inline void add_of(const T* x, int64_t count, float* magnitudes, float* sums) {
+  const Floats values = load<kPart>(x, count);
+  store<kPart>(magnitudes, load<kPart>(magnitudes, count) + absolute(values), count);
+  store<kPart>(sums, load<kPart>(sums, count) + values, count);
+}
+
+template <typename T>
+void add_as(const T* x, int64_t count, float* magnitudes, float* sums) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) add_of<T, false>(x + i, 0, magnitudes + i, sums + i);
+  if (i < count) add_of<T, true>(x + i, count - i, magnitudes + i, sums + i);
+}
+
+void add(const void* x, Type type, int64_t count, float* magnitudes, float* sums) {
+  type == candle::kFloat ? add_as(static_cast<const float*>(x), count, magnitudes, sums)
+                         : add_as(static_cast<const uint16_t*>(x), count, magnitudes, sums);
+}
+
+// To the nearest whole number, ties to even, of magnitudes below 2^22.
+inline Integers rounded(Floats x) {
+  const Floats shift = filled(12582912.0f);
+  return (Integers)(x + shift) - (Integers)shift;
+}
+
+template <typename T, bool kPart>
+inline void scale_of(const T* x, int64_t count, const float* scales, int16_t* to) {
+  const Integers whole = rounded(load<kPart>(x, count) * load<kPart>(scales, count));
+  const ShortIntegers narrow = __builtin_convertvector(whole, ShortIntegers);
+  __builtin_memcpy(to, &narrow, kPart ? count * sizeof(int16_t) : sizeof(narrow));
+}
+
+template <typename T>
+void scale_as(const T* x, int64_t count, const float* scales, int16_t* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) scale_of<T, false>(x + i, count, scales + i, to + i);
+  if (i < count) scale_of<T, true>(x + i, count - i, scales + i, to + i);
+}
+
+void scale(const void* x, Type type, int64_t count, const float* scales, int16_t* to) {
+  type == candle::kFloat ? scale_as(static_cast<const float*>(x), count, scales, to)
+                         : scale_as(static_cast<const uint16_t*>(x), count, scales, to);
+}
+
+// The upper halves of 32-bit values.
+inline Halves upper(const uint32_t* from) {
+  Words bits;
+  __builtin_memcpy(&bits, from, sizeof(bits));
+  return __builtin_convertvector(bits >> 16, Halves);
+}
+
+inline Halves upper(const uint16_t* from) {
+  Halves bits;
+  __builtin_memcpy(&bits, from, sizeof(bits));
+  return bits;
+}
+
+template <typename T>
+void set_signs_as(const T* x, int64_t count, int bit, uint16_t* words) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    Halves before;
+    __builtin_memcpy(&before, words + i, sizeof(before));
+    const Halves after = before | (upper(x + i) >> 15) << bit;
+    __builtin_memcpy(words + i, &after, sizeof(after));
+  }
+  for (; i < count; ++i) words[i] |= uint16_t(x[i] >> (sizeof(T) * 8 - 1)) << bit;
+}
+
+void set_signs(const void* x, Type type, int64_t count, int bit, uint16_t* words) {
+  type == candle::kFloat ? set_signs_as(static_cast<const uint32_t*>(x), count, bit, words)
+                         : set_signs_as(static_cast<const uint16_t*>(x), count, bit, words);
+}
+
+template <typename T>
+void store_as(const float* x, int64_t count, float factor, T* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    store<false>(to + i, load<false>(x + i, 0) * factor, 0);
+  }
+  if (i < count) store<true>(to + i, load<true>(x + i, count - i) * factor, count - i);
+}
+
+void store_values(const float* x, int64_t count, float factor, void* to, Type type) {
+  type == candle::kFloat ? store_as(x, count, factor, static_cast<float*>(to))
+                         : store_as(x, count, factor, static_cast<uint16_t*>(to));
+}
+
+#if defined(__AVX512F__)
+
+// A square of 16 x 16 values: pairs of rows, of pairs, of fours and of eights change places.
+inline void transpose_square(const float* from, int64_t from_step, float* to) {
+  __m512 a[16], b[16];
+  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(from + i * from_step);
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      const __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + j + 2]);
+      a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+      a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  }
+  // Now lane l of row 4 i + j holds column 4 l + j of rows 4 i ... 4 i + 3.
+  for (int j = 0; j < 4; ++j) {
+    const __m512 low = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x44);
+    const __m512 high = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xee);
+    const __m512 low_2 = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x44);
+    const __m512 high_2 = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xee);
+    _mm512_storeu_ps(to + 16 * j, _mm512_shuffle_f32x4(low, low_2, 0x88));
+    _mm512_storeu_ps(to + 16 * (4 + j), _mm512_shuffle_f32x4(low, low_2, 0xdd));
+    _mm512_storeu_ps(to + 16 * (8 + j), _mm512_shuffle_f32x4(high, high_2, 0x88));
+    _mm512_storeu_ps(to + 16 * (12 + j), _mm512_shuffle_f32x4(high, high_2, 0xdd));
+  }
+}
+
+#endif
+
+template <typename T>
+void transpose_as(const float* from, int64_t from_step, int64_t width, int64_t height, T* to,
+                  int64_t to_step) {
+  int64_t begin = 0;
+#if defined(__AVX512F__)
+  if (width == 16) {
+    for (; begin + 16 <= height; begin += 16) {
+      float square[16 * 16];
+      transpose_square(from + begin, from_step, square);
+      for (int i = 0; i < 16; ++i) {
+        store<false>(to + (begin + i) * to_step, load<false>(square + 16 * i, 0), 0);
+      }
+    }
+  }
+#endif
+  for (; begin < height; ++begin) {
+    for (int64_t j = 0; j < width; ++j) {
+      float value[1] = {from[j * from_step + begin]};
+      store<true>(to + begin * to_step + j, load<true>(value, 1), 1);
+    }
+  }
+}
+
+void transpose(const float* from, int64_t from_step, int64_t width, int64_t height, void* to,
+               Type type, int64_t to_step) {
+  type == candle::kFloat
+      ? transpose_as(from, from_step, width, height, static_cast<float*>(to), to_step)
+      : transpose_as(from, from_step, width, height, static_cast<uint16_t*>(to), to_step);
+}
+
+#define CANDLE_TEXT_OF(name) #name
+#define CANDLE_TEXT(name) CANDLE_TEXT_OF(name)
+
+}  // namespace
+
+namespace candle {
+
+const LookupKernels& CANDLE_KERNELS() {
+  static constexpr LookupKernels kernels = {CANDLE_TEXT(CANDLE_KERNELS),
+                                            multiply,
+                                            fill,
+                                            magnitude,
+                                            add,
+                                            scale,
+                                            set_signs,
+                                            transpose,
+                                            store_values};
+  return kernels;
+}
+
+}  // namespace candle
