@@ -18,8 +18,9 @@ from candle_tf.native.ops import (
     winograd_gradients,
 )
 
-# Least channels, in and out, with which Winograd's algorithm pays.
+# Least channels, in and out, with which Winograd's algorithm pays, and lookup tables.
 WINOGRAD_CHANNELS = 64
+LOOKUP_CHANNELS = {3: 64, 1: 512}
 
 
 def convolve_signs(
@@ -42,7 +43,7 @@ def convolve_signs(
         return binary_conv(x, kernel, pad_value=pad_value, stride=stride, magnitude=magnitude)
 
     def backward(x: tf.Tensor, kernel: tf.Tensor, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        if x.dtype == tf.bfloat16 and has_fast_lookups():
+        if x.dtype == tf.bfloat16 and _lookups_pay(kernel.shape) and has_fast_lookups():
             return sign_conv_gradients(
                 x, kernel, dy, pad_value=pad_value, stride=stride, magnitude=magnitude
             )
@@ -69,6 +70,11 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, pad_value: float, stride: int) -> 
         x,
         kernel,
     )
+
+
+def _lookups_pay(shape: tf.TensorShape) -> bool:
+    window, _, channels, filters = shape
+    return window in LOOKUP_CHANNELS and min(channels, filters) >= LOOKUP_CHANNELS[window]
 
 
 def _with_gradients(

@@ -300,13 +300,14 @@ void transpose_as(const float* from, int64_t from_step, int64_t width, int64_t h
                   int64_t to_step) {
   int64_t begin = 0;
 #if defined(__AVX512F__)
-  if (width == 16) {
-    for (; begin + 16 <= height; begin += 16) {
-      float square[16 * 16];
-      transpose_square(from + begin, from_step, square);
-      for (int i = 0; i < 16; ++i) {
-        store<false>(to + (begin + i) * to_step, load<false>(square + 16 * i, 0), 0);
-      }
+  for (; width == 32 && begin + 16 <= height; begin += 16) {
+    float squares[2][16 * 16];
+    transpose_square(from + begin, from_step, squares[0]);
+    transpose_square(from + 16 * from_step + begin, from_step, squares[1]);
+    for (int i = 0; i < 16; ++i) {
+      T* row = to + (begin + i) * to_step;
+      store<false>(row, load<false>(squares[0] + 16 * i, 0), 0);
+      store<false>(row + 16, load<false>(squares[1] + 16 * i, 0), 0);
     }
   }
 #endif

@@ -58,8 +58,8 @@ constexpr int64_t kSegmentTables = 105;
 // Columns that one call of the loops computes.
 constexpr int64_t kColumns = kColumnBlocks * kTableSize;
 constexpr int64_t kTableRoom = kTableRows * kTableSize;
-// Columns of dy that a thread works on at once: half a line of a cache of bfloat16.
-constexpr int64_t kFilters = 16;
+// Columns of dy that a thread works on at once: a line of a cache of bfloat16.
+constexpr int64_t kFilters = 32;
 constexpr int64_t kChunkBytes = 1 << 18;
 
 // Sizes of x [N, H, W, C], the kernel [k, k, C, F] and dy.
@@ -337,23 +337,35 @@ class KernelGradOp : public OpKernel {
   void accumulate(const Tensor& dy, const Sizes& sizes, const Layout& layout, int64_t first,
                   const uint16_t* words, Tensor* result) const {
     const int64_t filters = std::min(kFilters, sizes.filters - first);
-    std::vector<float> gradient(sizes.taps() * kFilters * layout.width, 0.0f);
+    const bool one_chunk = layout.chunk >= sizes.outputs();
+    const int64_t room_of_tap = kFilters * layout.width;
+    std::vector<float> gradient((one_chunk ? 1 : sizes.taps()) * room_of_tap, 0.0f);
     std::vector<float> sums(sizes.outputs() * kFilters, 0.0f);   // of dy, over the images
-    const auto tables = room<int16_t>(layout.chunk * layout.tables * kFilters * kTableSize);
+    const auto tables = room<int16_t>(std::min(layout.chunk, sizes.outputs()) * layout.tables *
+                                      kFilters * kTableSize);
     std::vector<float> scales(parts(layout.chunk, layout.segment) * kFilters);
+    const auto write = [&](int64_t tap, float* of_tap) {
+      if (padding_ != 0) add_padding(sizes, layout, tap, sums.data(), of_tap);
+      const int64_t at = tap * sizes.channels * sizes.filters + first;
+      lookup_kernels().transpose(of_tap, layout.width, filters, sizes.channels,
+                                 static_cast<char*>(result->data()) + at * size_of(*result),
+                                 type_of(*result), sizes.filters);
+    };
     for (int64_t begin = 0; begin < sizes.outputs(); begin += layout.chunk) {
       const int64_t end = std::min(sizes.outputs(), begin + layout.chunk);
       tabulate(dy, sizes, layout, first, filters, begin, end, tables.get(), scales.data(),
                sums.data());
-      multiply(sizes, layout, begin, end, words, tables.get(), scales.data(), gradient.data());
+      for (int64_t tap = 0; tap < sizes.taps(); ++tap) {
+        float* of_tap = gradient.data() + (one_chunk ? 0 : tap * room_of_tap);
+        multiply(sizes, layout, tap, begin, end, words, tables.get(), scales.data(), of_tap);
+        if (one_chunk) {
+          write(tap, of_tap);
+          std::fill(gradient.begin(), gradient.end(), 0.0f);
+        }
+      }
     }
-    if (padding_ != 0) add_padding(sizes, layout, sums.data(), gradient.data());
-    char* to = static_cast<char*>(result->data());
-    for (int64_t tap = 0; tap < sizes.taps(); ++tap) {
-      const int64_t at = tap * sizes.channels * sizes.filters + first;
-      lookup_kernels().transpose(gradient.data() + tap * kFilters * layout.width, layout.width,
-                                 filters, sizes.channels, to + at * size_of(*result),
-                                 type_of(*result), sizes.filters);
+    for (int64_t tap = 0; tap < sizes.taps() && !one_chunk; ++tap) {
+      write(tap, gradient.data() + tap * room_of_tap);
     }
   }
 
@@ -399,46 +411,43 @@ class KernelGradOp : public OpKernel {
     }
   }
 
-  static void multiply(const Sizes& sizes, const Layout& layout, int64_t begin, int64_t end,
-                       const uint16_t* words, const int16_t* tables, const float* scales,
-                       float* gradient) {
+  static void multiply(const Sizes& sizes, const Layout& layout, int64_t tap, int64_t begin,
+                       int64_t end, const uint16_t* words, const int16_t* tables,
+                       const float* scales, float* gradient) {
     std::vector<TablePiece> pieces(layout.segment);
-    for (int64_t tap = 0; tap < sizes.taps(); ++tap) {
-      for (int64_t column = 0; column < layout.width; column += kColumns) {
-        for (int64_t row = 0; row < kFilters / kTableRows; ++row) {
-          const float* undo = scales + row * kTableRows;
-          float* to = gradient + (tap * kFilters + row * kTableRows) * layout.width + column;
-          for (int64_t low = begin; low < end; low += layout.segment, undo += kFilters) {
-            int64_t count = 0;
-            for (int64_t output = low; output < std::min(end, low + layout.segment); ++output) {
-              const int64_t input = sizes.input_of(output, tap);
-              if (input < 0) continue;
-              const int64_t table = ((output - begin) * (kFilters / kTableRows) + row) * layout.tables;
-              pieces[count++] = {words + input * layout.words * layout.width + column,
-                                 tables + table * kTableRoom};
-            }
-            if (count == 0) continue;
-            lookup_kernels().multiply(pieces.data(), count, layout.tables, layout.width,
-                                      blocks_of(layout.width - column), undo, to, layout.width);
+    for (int64_t column = 0; column < layout.width; column += kColumns) {
+      for (int64_t row = 0; row < kFilters / kTableRows; ++row) {
+        const float* undo = scales + row * kTableRows;
+        float* to = gradient + row * kTableRows * layout.width + column;
+        for (int64_t low = begin; low < end; low += layout.segment, undo += kFilters) {
+          int64_t count = 0;
+          for (int64_t output = low; output < std::min(end, low + layout.segment); ++output) {
+            const int64_t input = sizes.input_of(output, tap);
+            if (input < 0) continue;
+            const int64_t table =
+                ((output - begin) * (kFilters / kTableRows) + row) * layout.tables;
+            pieces[count++] = {words + input * layout.words * layout.width + column,
+                               tables + table * kTableRoom};
           }
+          if (count == 0) continue;
+          lookup_kernels().multiply(pieces.data(), count, layout.tables, layout.width,
+                                    blocks_of(layout.width - column), undo, to, layout.width);
         }
       }
     }
   }
 
   // What lies around the map is the same value for all channels.
-  void add_padding(const Sizes& sizes, const Layout& layout, const float* sums,
+  void add_padding(const Sizes& sizes, const Layout& layout, int64_t tap, const float* sums,
                    float* gradient) const {
-    for (int64_t tap = 0; tap < sizes.taps(); ++tap) {
-      float outside[kFilters] = {};
-      for (int64_t output = 0; output < sizes.outputs(); ++output) {
-        if (sizes.input_of(output, tap) >= 0) continue;
-        for (int64_t f = 0; f < kFilters; ++f) outside[f] += sums[output * kFilters + f];
-      }
-      for (int64_t f = 0; f < kFilters; ++f) {
-        float* to = gradient + (tap * kFilters + f) * layout.width;
-        for (int64_t c = 0; c < sizes.channels; ++c) to[c] += float(padding_) * outside[f];
-      }
+    float outside[kFilters] = {};
+    for (int64_t output = 0; output < sizes.outputs(); ++output) {
+      if (sizes.input_of(output, tap) >= 0) continue;
+      for (int64_t f = 0; f < kFilters; ++f) outside[f] += sums[output * kFilters + f];
+    }
+    for (int64_t f = 0; f < kFilters; ++f) {
+      float* to = gradient + f * layout.width;
+      for (int64_t c = 0; c < sizes.channels; ++c) to[c] += float(padding_) * outside[f];
     }
   }
 
