@@ -22,6 +22,8 @@ constexpr int kTableSize = 32;
 // Rows of tables that are read together, and blocks of columns.
 constexpr int kTableRows = 4;
 constexpr int kColumnBlocks = 4;
+// Columns of a right operand that are worked on at once: a line of a cache of bfloat16.
+constexpr int kFilters = 32;
 // Sums of magnitudes are scaled to this, so that no sum leaves 16 bits.
 constexpr float kTableSum = 32700.0f;
 
@@ -43,15 +45,19 @@ struct LookupKernels {
                int64_t next_table, int16_t* tables);
   // The sum of |x[i]|.
   float (*magnitude)(const void* x, Type type, int64_t count);
-  // magnitudes[i] += |x[i]|, sums[i] += x[i].
-  void (*add)(const void* x, Type type, int64_t count, float* magnitudes, float* sums);
-  // x[i] * scales[i], rounded.
-  void (*scale)(const void* x, Type type, int64_t count, const float* scales, int16_t* to);
+  // to[i] = factor * x[i], rounded.
+  void (*scale)(const void* x, Type type, int64_t count, float factor, int16_t* to);
+  // Of `rows` rows of up to kFilters values: magnitudes[f] += |x[r, f]|, sums[f] += x[r, f], and
+  // to[r, f] = factors[f] * x[r, f], rounded. Rows of x are `step` values apart, of `to` kFilters.
+  void (*add_columns)(const void* x, Type type, int64_t rows, int64_t step, int64_t count,
+                      float* magnitudes, float* sums);
+  void (*scale_columns)(const void* x, Type type, int64_t rows, int64_t step, int64_t count,
+                        const float* factors, int16_t* to);
   // words[i] |= (x[i] is negative) << bit.
   void (*set_signs)(const void* x, Type type, int64_t count, int bit, uint16_t* words);
-  // to[i, j] = from[j, i] in `to`'s type, of from [width, height].
-  void (*transpose)(const float* from, int64_t from_step, int64_t width, int64_t height, void* to,
-                    Type type, int64_t to_step);
+  // to[i, f] = from[f, i] + offsets[f] in `to`'s type, of from [filters, height].
+  void (*transpose)(const float* from, int64_t from_step, int64_t filters, int64_t height,
+                    const float* offsets, void* to, Type type, int64_t to_step);
   // to[i] = factor * x[i].
   void (*store)(const float* x, int64_t count, float factor, void* to, Type type);
 };

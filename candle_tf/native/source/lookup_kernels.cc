@@ -8,6 +8,7 @@
 namespace {
 
 using candle::kColumnBlocks;
+using candle::kFilters;
 using candle::kTableRows;
 using candle::kTableSize;
 using candle::kTableValues;
@@ -175,48 +176,87 @@ float magnitude(const void* x, Type type, int64_t count) {
                                 : magnitude_as(static_cast<const uint16_t*>(x), count);
 }
 
-template <typename T, bool kPart>
-inline void add_of(const T* x, int64_t count, float* magnitudes, float* sums) {
-  const Floats values = load<kPart>(x, count);
-  store<kPart>(magnitudes, load<kPart>(magnitudes, count) + absolute(values), count);
-  store<kPart>(sums, load<kPart>(sums, count) + values, count);
-}
-
-template <typename T>
-void add_as(const T* x, int64_t count, float* magnitudes, float* sums) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) add_of<T, false>(x + i, 0, magnitudes + i, sums + i);
-  if (i < count) add_of<T, true>(x + i, count - i, magnitudes + i, sums + i);
-}
-
-void add(const void* x, Type type, int64_t count, float* magnitudes, float* sums) {
-  type == candle::kFloat ? add_as(static_cast<const float*>(x), count, magnitudes, sums)
-                         : add_as(static_cast<const uint16_t*>(x), count, magnitudes, sums);
-}
-
 // To the nearest whole number, ties to even, of magnitudes below 2^22.
 inline Integers rounded(Floats x) {
   const Floats shift = filled(12582912.0f);
   return (Integers)(x + shift) - (Integers)shift;
 }
 
-template <typename T, bool kPart>
-inline void scale_of(const T* x, int64_t count, const float* scales, int16_t* to) {
-  const Integers whole = rounded(load<kPart>(x, count) * load<kPart>(scales, count));
-  const ShortIntegers narrow = __builtin_convertvector(whole, ShortIntegers);
+template <bool kPart>
+inline void store_rounded(int16_t* to, Floats x, int64_t count) {
+  const ShortIntegers narrow = __builtin_convertvector(rounded(x), ShortIntegers);
   __builtin_memcpy(to, &narrow, kPart ? count * sizeof(int16_t) : sizeof(narrow));
 }
 
 template <typename T>
-void scale_as(const T* x, int64_t count, const float* scales, int16_t* to) {
+void scale_as(const T* x, int64_t count, float factor, int16_t* to) {
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) scale_of<T, false>(x + i, count, scales + i, to + i);
-  if (i < count) scale_of<T, true>(x + i, count - i, scales + i, to + i);
+  for (; i + kLanes <= count; i += kLanes) {
+    store_rounded<false>(to + i, load<false>(x + i, 0) * factor, 0);
+  }
+  if (i < count) store_rounded<true>(to + i, load<true>(x + i, count - i) * factor, count - i);
 }
 
-void scale(const void* x, Type type, int64_t count, const float* scales, int16_t* to) {
-  type == candle::kFloat ? scale_as(static_cast<const float*>(x), count, scales, to)
-                         : scale_as(static_cast<const uint16_t*>(x), count, scales, to);
+void scale(const void* x, Type type, int64_t count, float factor, int16_t* to) {
+  type == candle::kFloat ? scale_as(static_cast<const float*>(x), count, factor, to)
+                         : scale_as(static_cast<const uint16_t*>(x), count, factor, to);
+}
+
+// `count` columns of a vector's width, of which kPart says whether they are fewer.
+template <typename T, bool kPart>
+void add_column(const T* x, int64_t rows, int64_t step, int64_t count, float* magnitudes,
+                float* sums) {
+  Floats magnitude = load<kPart>(magnitudes, count), sum = load<kPart>(sums, count);
+  for (int64_t r = 0; r < rows; ++r) {
+    const Floats values = load<kPart>(x + r * step, count);
+    magnitude += absolute(values);
+    sum += values;
+  }
+  store<kPart>(magnitudes, magnitude, count);
+  store<kPart>(sums, sum, count);
+}
+
+template <typename T>
+void add_columns_as(const T* x, int64_t rows, int64_t step, int64_t count, float* magnitudes,
+                    float* sums) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    add_column<T, false>(x + i, rows, step, 0, magnitudes + i, sums + i);
+  }
+  if (i < count) add_column<T, true>(x + i, rows, step, count - i, magnitudes + i, sums + i);
+}
+
+void add_columns(const void* x, Type type, int64_t rows, int64_t step, int64_t count,
+                 float* magnitudes, float* sums) {
+  type == candle::kFloat
+      ? add_columns_as(static_cast<const float*>(x), rows, step, count, magnitudes, sums)
+      : add_columns_as(static_cast<const uint16_t*>(x), rows, step, count, magnitudes, sums);
+}
+
+template <typename T, bool kPart>
+void scale_column(const T* x, int64_t rows, int64_t step, int64_t count, const float* factors,
+                  int16_t* to) {
+  const Floats factor = load<kPart>(factors, count);
+  for (int64_t r = 0; r < rows; ++r) {
+    store_rounded<kPart>(to + r * kFilters, load<kPart>(x + r * step, count) * factor, count);
+  }
+}
+
+template <typename T>
+void scale_columns_as(const T* x, int64_t rows, int64_t step, int64_t count, const float* factors,
+                      int16_t* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    scale_column<T, false>(x + i, rows, step, 0, factors + i, to + i);
+  }
+  if (i < count) scale_column<T, true>(x + i, rows, step, count - i, factors + i, to + i);
+}
+
+void scale_columns(const void* x, Type type, int64_t rows, int64_t step, int64_t count,
+                   const float* factors, int16_t* to) {
+  type == candle::kFloat
+      ? scale_columns_as(static_cast<const float*>(x), rows, step, count, factors, to)
+      : scale_columns_as(static_cast<const uint16_t*>(x), rows, step, count, factors, to);
 }
 
 // The upper halves of 32-bit values.
@@ -296,34 +336,37 @@ inline void transpose_square(const float* from, int64_t from_step, float* to) {
 #endif
 
 template <typename T>
-void transpose_as(const float* from, int64_t from_step, int64_t width, int64_t height, T* to,
-                  int64_t to_step) {
+void transpose_as(const float* from, int64_t from_step, int64_t filters, int64_t height,
+                  const float* offsets, T* to, int64_t to_step) {
   int64_t begin = 0;
 #if defined(__AVX512F__)
-  for (; width == 32 && begin + 16 <= height; begin += 16) {
+  static_assert(kFilters == 32);
+  for (; filters == kFilters && begin + 16 <= height; begin += 16) {
     float squares[2][16 * 16];
     transpose_square(from + begin, from_step, squares[0]);
     transpose_square(from + 16 * from_step + begin, from_step, squares[1]);
+    const Floats first = load<false>(offsets, 0), second = load<false>(offsets + 16, 0);
     for (int i = 0; i < 16; ++i) {
       T* row = to + (begin + i) * to_step;
-      store<false>(row, load<false>(squares[0] + 16 * i, 0), 0);
-      store<false>(row + 16, load<false>(squares[1] + 16 * i, 0), 0);
+      store<false>(row, load<false>(squares[0] + 16 * i, 0) + first, 0);
+      store<false>(row + 16, load<false>(squares[1] + 16 * i, 0) + second, 0);
     }
   }
 #endif
   for (; begin < height; ++begin) {
-    for (int64_t j = 0; j < width; ++j) {
-      float value[1] = {from[j * from_step + begin]};
-      store<true>(to + begin * to_step + j, load<true>(value, 1), 1);
+    for (int64_t f = 0; f < filters; ++f) {
+      const float value[1] = {from[f * from_step + begin] + offsets[f]};
+      store<true>(to + begin * to_step + f, load<true>(value, 1), 1);
     }
   }
 }
 
-void transpose(const float* from, int64_t from_step, int64_t width, int64_t height, void* to,
-               Type type, int64_t to_step) {
-  type == candle::kFloat
-      ? transpose_as(from, from_step, width, height, static_cast<float*>(to), to_step)
-      : transpose_as(from, from_step, width, height, static_cast<uint16_t*>(to), to_step);
+void transpose(const float* from, int64_t from_step, int64_t filters, int64_t height,
+               const float* offsets, void* to, Type type, int64_t to_step) {
+  type == candle::kFloat ? transpose_as(from, from_step, filters, height, offsets,
+                                        static_cast<float*>(to), to_step)
+                         : transpose_as(from, from_step, filters, height, offsets,
+                                        static_cast<uint16_t*>(to), to_step);
 }
 
 #define CANDLE_TEXT_OF(name) #name
@@ -338,8 +381,9 @@ const LookupKernels& CANDLE_KERNELS() {
                                             multiply,
                                             fill,
                                             magnitude,
-                                            add,
                                             scale,
+                                            add_columns,
+                                            scale_columns,
                                             set_signs,
                                             transpose,
                                             store_values};

@@ -58,8 +58,6 @@ constexpr int64_t kSegmentTables = 105;
 // Columns that one call of the loops computes.
 constexpr int64_t kColumns = kColumnBlocks * kTableSize;
 constexpr int64_t kTableRoom = kTableRows * kTableSize;
-// Columns of dy that a thread works on at once: a line of a cache of bfloat16.
-constexpr int64_t kFilters = 32;
 constexpr int64_t kChunkBytes = 1 << 18;
 
 // Sizes of x [N, H, W, C], the kernel [k, k, C, F] and dy.
@@ -214,7 +212,6 @@ class InputGradOp : public OpKernel {
     const int64_t size = size_of(dy);
     const char* values = static_cast<const char*>(dy.data());
     std::vector<int16_t> whole(layout.tables * kTableValues, 0);
-    std::vector<float> factors(sizes.filters);
     for (int64_t output = 0; output < sizes.outputs(); ++output) {
       int16_t* to = tables + output * layout.tables * kTableRoom;
       if (images < kTableRows) std::fill(to, to + layout.tables * kTableRoom, 0);
@@ -228,8 +225,7 @@ class InputGradOp : public OpKernel {
           if (begin >= end) continue;
           const Scale scale(lookup_kernels().magnitude(from + begin * size, type, end - begin),
                             end - begin);
-          std::fill(factors.begin(), factors.begin() + (end - begin), scale.factor);
-          lookup_kernels().scale(from + begin * size, type, end - begin, factors.data(),
+          lookup_kernels().scale(from + begin * size, type, end - begin, scale.factor,
                                  whole.data() + begin);
           scales[(output * layout.segments + segment) * kTableRows + image] = scale.inverse;
         }
@@ -344,10 +340,11 @@ class KernelGradOp : public OpKernel {
     const auto tables = room<int16_t>(std::min(layout.chunk, sizes.outputs()) * layout.tables *
                                       kFilters * kTableSize);
     std::vector<float> scales(parts(layout.chunk, layout.segment) * kFilters);
-    const auto write = [&](int64_t tap, float* of_tap) {
-      if (padding_ != 0) add_padding(sizes, layout, tap, sums.data(), of_tap);
+    const auto write = [&](int64_t tap, const float* of_tap) {
+      float offsets[kFilters] = {};
+      if (padding_ != 0) add_padding(sizes, tap, sums.data(), offsets);
       const int64_t at = tap * sizes.channels * sizes.filters + first;
-      lookup_kernels().transpose(of_tap, layout.width, filters, sizes.channels,
+      lookup_kernels().transpose(of_tap, layout.width, filters, sizes.channels, offsets,
                                  static_cast<char*>(result->data()) + at * size_of(*result),
                                  type_of(*result), sizes.filters);
     };
@@ -376,19 +373,17 @@ class KernelGradOp : public OpKernel {
                        float* sums) {
     const Type type = type_of(dy);
     const char* values = static_cast<const char*>(dy.data());
-    const auto at = [&](int64_t image, int64_t output) {
-      return values +
-             ((image * sizes.outputs() + output) * sizes.filters + first) * size_of(dy);
+    const int64_t image = sizes.outputs() * sizes.filters;
+    const auto at = [&](int64_t output) {
+      return values + (output * sizes.filters + first) * size_of(dy);
     };
     std::vector<int16_t> whole(layout.tables * kTableValues * kFilters, 0);
     for (int64_t low = begin; low < end; low += layout.segment, scales += kFilters) {
       const int64_t high = std::min(end, low + layout.segment);
       float magnitudes[kFilters] = {}, factors[kFilters] = {};
       for (int64_t output = low; output < high; ++output) {
-        for (int64_t image = 0; image < sizes.images; ++image) {
-          lookup_kernels().add(at(image, output), type, filters, magnitudes,
-                               sums + output * kFilters);
-        }
+        lookup_kernels().add_columns(at(output), type, sizes.images, image, filters, magnitudes,
+                                     sums + output * kFilters);
       }
       for (int64_t filter = 0; filter < kFilters; ++filter) {
         const Scale scale(magnitudes[filter], (high - low) * sizes.images);
@@ -396,10 +391,8 @@ class KernelGradOp : public OpKernel {
         scales[filter] = scale.inverse;
       }
       for (int64_t output = low; output < high; ++output) {
-        for (int64_t image = 0; image < sizes.images; ++image) {
-          lookup_kernels().scale(at(image, output), type, filters, factors,
-                                 whole.data() + image * kFilters);
-        }
+        lookup_kernels().scale_columns(at(output), type, sizes.images, image, filters, factors,
+                                       whole.data());
         int16_t* to = tables + (output - begin) * layout.tables * kFilters * kTableSize;
         for (int64_t row = 0; row < kFilters / kTableRows; ++row) {
           for (int64_t table = 0; table < layout.tables; ++table, to += kTableRoom) {
@@ -438,16 +431,12 @@ class KernelGradOp : public OpKernel {
   }
 
   // What lies around the map is the same value for all channels.
-  void add_padding(const Sizes& sizes, const Layout& layout, int64_t tap, const float* sums,
-                   float* gradient) const {
-    float outside[kFilters] = {};
+  void add_padding(const Sizes& sizes, int64_t tap, const float* sums, float* offsets) const {
     for (int64_t output = 0; output < sizes.outputs(); ++output) {
       if (sizes.input_of(output, tap) >= 0) continue;
-      for (int64_t f = 0; f < kFilters; ++f) outside[f] += sums[output * kFilters + f];
-    }
-    for (int64_t f = 0; f < kFilters; ++f) {
-      float* to = gradient + f * layout.width;
-      for (int64_t c = 0; c < sizes.channels; ++c) to[c] += float(padding_) * outside[f];
+      for (int64_t f = 0; f < kFilters; ++f) {
+        offsets[f] += float(padding_) * sums[output * kFilters + f];
+      }
     }
   }
 
