@@ -23,7 +23,7 @@ constexpr int kTableSize = 32;
 constexpr int kTableRows = 4;
 constexpr int kColumnBlocks = 4;
 // Columns of a right operand that are worked on at once: a line of a cache of bfloat16.
-constexpr int kFilters = 32;
+constexpr int64_t kFilters = 32;
 // Sums of magnitudes are scaled to this, so that no sum leaves 16 bits.
 constexpr float kTableSum = 32700.0f;
 
