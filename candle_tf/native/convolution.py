@@ -18,15 +18,19 @@ from candle_tf.native.ops import (
     winograd_gradients,
 )
 
-# Least channels, in and out, with which Winograd's algorithm pays, and lookup tables.
+# Least channels, in and out, with which Winograd's algorithm pays; and lookup tables, by the
+# kernel's side.
 WINOGRAD_CHANNELS = 64
-LOOKUP_CHANNELS = {3: 64, 1: 512}
+LOOKUP_CHANNELS = {3: 64, 1: 128}
 
 
 def convolve_signs(
     x: tf.Tensor, kernel: tf.Tensor, pad_value: float, stride: int, magnitude: float
 ) -> tf.Tensor:
     """A "same" convolution of signs, and its gradients.
+
+    In bfloat16 the gradients are computed by lookup tables where these pay: see
+    `sign_conv_gradients` for what they round.
 
     Args:
         x: -1 and +1, float32 or bfloat16 [N, H, W, C] with known H, W and C.

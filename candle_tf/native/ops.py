@@ -250,10 +250,14 @@ def conv_gradients(
 
 @functools.lru_cache(maxsize=1)
 def has_fast_lookups() -> bool:
-    """Whether this CPU permutes 32 numbers of 16 bits in one instruction (AVX-512)."""
+    """Whether lookup tables are this CPU's fastest way to multiply by signs.
+
+    So it is where an instruction permutes 32 numbers of 16 bits (AVX-512) and none multiplies
+    matrices (AMX).
+    """
     with tf.init_scope():
         loops = _operators().candle_instructions().numpy()
-    return b"avx512_lookup_kernels" in loops
+    return b"avx512_lookup_kernels" in loops and b"amx" not in loops
 
 
 def sign_conv_gradients(

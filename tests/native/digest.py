@@ -9,7 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.native.build import NATIVE, native_operators
-from candle_tf.native.ops import adam, binarize, binary_conv, conv, conv_gradients
+from candle_tf.native.ops import (
+    adam,
+    binarize,
+    binary_conv,
+    conv,
+    conv_gradients,
+    sign_conv_gradients,
+)
 from tests.native.numpy_chain import draw_case
 from tests.native.test_norm_chain import native_chain
 
@@ -40,6 +47,7 @@ def results() -> list[np.ndarray]:
         maps = [tf.cast(each, dtype) for each in (x, values, dy)]
         found += [conv(*maps[:2], pad_value=1.0, stride=1)]
         found += conv_gradients(*maps, pad_value=1.0, stride=1)
+        found += sign_conv_gradients(*maps, pad_value=1.0, stride=1)
     variables = [tf.Variable(weights), tf.Variable(tf.zeros_like(weights) + 1e-39)]
     slots = [[tf.Variable(tf.zeros_like(v)) for v in variables] for _ in range(2)]
     adam(

@@ -15,7 +15,10 @@ TESTS = "test_output_and_gradients or test_sums_are_exact or test_chain or strai
 
 @pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
 def test_operators_are_right_with_smaller_instruction_sets(instructions):
-    tests = [f"test_{name}.py" for name in ("conv", "binary_conv", "norm_chain", "binarize")]
+    tests = [
+        f"test_{name}.py"
+        for name in ("conv", "sign_conv_grad", "binary_conv", "norm_chain", "binarize")
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-k", TESTS, *tests],
         cwd=Path(__file__).parent,

@@ -35,12 +35,6 @@ using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
 using tensorflow::errors::InvalidArgument;
-using tensorflow::shape_inference::InferenceContext;
-
-absl::Status shape_of_third(InferenceContext* c) {
-  c->set_output(0, c->input(2));
-  return absl::OkStatus();
-}
 
 REGISTER_OP("CandleConv")
     .Input("x: T")
@@ -76,22 +70,6 @@ constexpr int64_t kBlockRows = 48;
 constexpr int64_t kBlockUnits = 128;
 // Output pixels of an image up to which the gradient of a kernel leaves padding out.
 constexpr int64_t kFewPixels = 16;
-
-inline int64_t rounded_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
-inline int64_t parts(int64_t value, int64_t size) { return (value + size - 1) / size; }
-
-struct Freed {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
-// Memory whose values are not set, in whole lines of a cache.
-template <typename T>
-std::unique_ptr<T[], Freed> room(int64_t count) {
-  const int64_t bytes = rounded_up(std::max<int64_t>(count, 1) * sizeof(T), 64);
-  void* memory = std::aligned_alloc(64, bytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  return std::unique_ptr<T[], Freed>(static_cast<T*>(memory));
-}
 
 // A map [N, H, W, C] or a kernel, in the type that is multiplied.
 struct Values {

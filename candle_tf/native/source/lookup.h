@@ -39,8 +39,8 @@ struct LookupKernels {
   // kTableSize columns. Sums are 16-bit integers.
   void (*multiply)(const TablePiece* pieces, int64_t count, int64_t tables, int64_t step,
                    int blocks, const float* scales, float* to, int64_t to_step);
-  // `count` tables of kTableValues values, `step` values apart: entry i subtracts those whose bit is
-  // set in i. The next table's values are `next_values` further on, itself `next_table`.
+  // `count` tables of kTableValues values, `step` values apart: entry i subtracts those whose bit
+  // is set in i. The next table's values are `next_values` further on, itself `next_table`.
   void (*fill)(const int16_t* values, int64_t step, int64_t count, int64_t next_values,
                int64_t next_table, int16_t* tables);
   // The sum of |x[i]|.

@@ -79,7 +79,8 @@ inline void add_to(float* to, const Sums& sums, float scale) {
 
 // Adds what `kTables` tables of each row give for the numbers of a word.
 template <int kBlocks, int kTables>
-inline void look_up(const uint16_t* words, const int16_t* tables, Sums (&sums)[kTableRows][kBlocks]) {
+inline void look_up(const uint16_t* words, const int16_t* tables,
+                    Sums (&sums)[kTableRows][kBlocks]) {
   Sums numbers[kBlocks];
 #pragma GCC unroll 4
   for (int b = 0; b < kBlocks; ++b) numbers[b] = read(words + b * kTableSize);

@@ -39,6 +39,12 @@ inline absl::Status same_output_shape(tensorflow::shape_inference::InferenceCont
   return absl::OkStatus();
 }
 
+// Of an operator whose output has the shape of its third input.
+inline absl::Status shape_of_third(tensorflow::shape_inference::InferenceContext* c) {
+  c->set_output(0, c->input(2));
+  return absl::OkStatus();
+}
+
 }  // namespace candle
 
 #endif  // CANDLE_TF_NATIVE_SIDES_H_

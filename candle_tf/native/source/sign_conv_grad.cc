@@ -4,8 +4,8 @@
 //   CandleSignConvInputGrad    the gradient of x, from dy and the kernel
 //   CandleSignConvKernelGrad   the gradient of the kernel, from x and dy
 //
-// One operand of both products is dy, the other one signs. dy becomes 16-bit integers: of a segment,
-// some hundred values that are summed at once, with the scale at which the sum of their magnitudes
+// One operand of both products is dy, the other one signs. dy becomes 16-bit integers. A segment of
+// it, some hundred values that are summed at once, has the scale at which the sum of their magnitudes
 // just fits. Their sums are exact; those of segments are added in float32, in a fixed order.
 
 #include "lookup.h"
@@ -24,8 +24,6 @@
 namespace candle {
 namespace sign_conv {
 
-using conv::parts;
-using conv::room;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
@@ -41,7 +39,7 @@ REGISTER_OP("CandleSignConvInputGrad")
     .Attr("T: {float, bfloat16}")
     .Attr("stride: int >= 1")
     .Attr("magnitude: float = 1.0")
-    .SetShapeFn(conv::shape_of_third);
+    .SetShapeFn(shape_of_third);
 
 REGISTER_OP("CandleSignConvKernelGrad")
     .Input("x: T")
@@ -51,7 +49,7 @@ REGISTER_OP("CandleSignConvKernelGrad")
     .Attr("T: {float, bfloat16}")
     .Attr("stride: int >= 1")
     .Attr("padding: int = 1")
-    .SetShapeFn(conv::shape_of_third);
+    .SetShapeFn(shape_of_third);
 
 // Tables of a segment, at least one pixel's.
 constexpr int64_t kSegmentTables = 105;
@@ -98,7 +96,8 @@ struct Sizes {
   // The input that an output reads by a tap, or -1 for padding.
   int64_t input_of(int64_t output, int64_t tap) const {
     const int64_t h = output / columns.output * rows.stride + tap / columns.window - rows.before;
-    const int64_t w = output % columns.output * columns.stride + tap % columns.window - columns.before;
+    const int64_t w =
+        output % columns.output * columns.stride + tap % columns.window - columns.before;
     const bool inside = h >= 0 && h < rows.input && w >= 0 && w < columns.input;
     return inside ? h * columns.input + w : -1;
   }
@@ -304,7 +303,7 @@ class KernelGradOp : public OpKernel {
 
     explicit Layout(const Sizes& sizes)
         : tables(parts(sizes.images, kTableValues)), words(parts(sizes.images, kWordSigns)),
-          width(conv::rounded_up(sizes.channels, kTableSize)) {
+          width(rounded_up(sizes.channels, kTableSize)) {
       const int64_t outputs = std::max<int64_t>(sizes.outputs(), 1);
       const int64_t most = std::max<int64_t>(1, kSegmentTables / std::max<int64_t>(tables, 1));
       segment = parts(outputs, parts(outputs, most));

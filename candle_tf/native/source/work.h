@@ -8,6 +8,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
 #include <numeric>
 #include <vector>
 
@@ -25,6 +28,22 @@ inline Type type_of(const tensorflow::Tensor& tensor) {
 // Bytes of a value.
 inline int64_t size_of(const tensorflow::Tensor& tensor) {
   return type_of(tensor) == kFloat ? 4 : 2;
+}
+
+inline int64_t rounded_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+inline int64_t parts(int64_t value, int64_t size) { return (value + size - 1) / size; }
+
+struct Freed {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+// Memory whose values are not set, in whole lines of a cache.
+template <typename T>
+std::unique_ptr<T[], Freed> room(int64_t count) {
+  const int64_t bytes = rounded_up(std::max<int64_t>(count, 1) * sizeof(T), 64);
+  void* memory = std::aligned_alloc(64, bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  return std::unique_ptr<T[], Freed>(static_cast<T*>(memory));
 }
 
 // Calls work(0) ... work(count - 1), in any order and side by side.
