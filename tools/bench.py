@@ -12,6 +12,7 @@ calibrate    calibration of 30 epochs on stored features against a backbone in e
 total        distillation of 30 epochs with its cache's build against an online teacher, at the
              paper's three resolutions and (..._small) at the three that our configurations have
 growth       time an image over the number of images, of classes and of pixels
+gradients    the error of gradients in bfloat16, by lookup tables and by Winograd's transforms
 settings     time an image over the images in a batch, and over TensorFlow's threads
 memory       resident memory of a training, epoch by epoch, with native operators and without
 """
@@ -29,7 +30,17 @@ from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 
-ROWS = ("step", "distill", "calibrate", "total", "growth", "settings", "memory", "workers")
+ROWS = (
+    "step",
+    "distill",
+    "calibrate",
+    "total",
+    "growth",
+    "gradients",
+    "settings",
+    "memory",
+    "workers",
+)
 # What is asked of a figure, in words.
 TARGETS = {
     "step_ratio_b32": "at least 5",
@@ -65,7 +76,15 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
     # Imported here, so that a mistyped flag is refused at once and not after TensorFlow's start.
     from candle_tf.data.subset import Subset
     from candle_tf.teachers.backbones import Teacher, load_teacher
-    from tools.benchmarks import growth, memory, settings, step, teacher_cost, workers
+    from tools.benchmarks import (
+        gradient_error,
+        growth,
+        memory,
+        settings,
+        step,
+        teacher_cost,
+        workers,
+    )
     from tools.benchmarks.workload import Workload, from_folder, noise_subset
 
     load = Workload()
@@ -106,6 +125,11 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
                 replace(load, width=_GROWTH_WIDTH), folder, repeats=repeats
             ),
         },
+        "gradients": lambda: {
+            "gradient_error": gradient_error.gradient_errors(
+                replace(load, width=0.5), images(load.batch_size)
+            )
+        },
         "settings": lambda: {
             "settings": {
                 "by_batch_size": settings.batch_size_times(load, _BATCH_SIZES, repeats),
@@ -134,6 +158,7 @@ def table_of(figures: dict[str, Any]) -> str:
     from candle_tf.reporting.table import text_table
 
     ratios = [_ratio_row(name, figures[name]) for name in figures if "median" in figures[name]]
+    errors = figures.get("gradient_error", {})
     parts = [text_table(ratios, list(ratios[0]), left=_LEFT)] if ratios else []
     for name, figure in figures.items():
         for side, shares in figure.get("profile", {}).items():
@@ -143,6 +168,11 @@ def table_of(figures: dict[str, Any]) -> str:
         f"{name}: {figure['overhead']:.0%} of the workers' time is overhead"
         for name, figure in figures.items()
         if "overhead" in figure
+    ]
+    parts += [
+        f"error of the gradients by {how}: {error['median']:.2%} of the float32 gradient "
+        f"({error['min']:.2%} to {error['max']:.2%} over the kernels)"
+        for how, error in errors.items()
     ]
     parts += [_compared_lines(name, figures[name]) for name in figures if _is_compared(name)]
     for name, figure in figures.items():
