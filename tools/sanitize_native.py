@@ -18,7 +18,16 @@ from candle_tf.native.build import build, cached_path, find_compiler
 
 _SANITIZER = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
 # Building itself is no matter of the operators, and takes long.
-_TESTS = ("norm_chain", "binarize", "conv", "sign_conv_grad", "dispatch", "adam", "repeatability")
+_TESTS = (
+    "norm_chain",
+    "binarize",
+    "conv",
+    "sign_conv_grad",
+    "pool",
+    "dispatch",
+    "adam",
+    "repeatability",
+)
 
 
 def main() -> int:

@@ -325,6 +325,24 @@ def winograd_gradients(
     return to_x, ops.candle_winograd_kernel_grad(sums=sums)
 
 
+def mean_pool(x: tf.Tensor) -> tf.Tensor:
+    """The mean over squares of 2x2 pixels, with a stride of 2 and "SAME" padding.
+
+    Args:
+        x: float32 [N, H, W, C].
+
+    Returns:
+        float32 [N, ceil(H / 2), ceil(W / 2), C]; where a side is odd, its last means are those of
+        the pixels inside.
+    """
+    return _operators().candle_mean_pool(x=x)
+
+
+@tf.RegisterGradient("CandleMeanPool")
+def _mean_pool_gradient(op: tf.Operation, d_means: tf.Tensor) -> tf.Tensor:
+    return _operators().candle_mean_pool_grad(d_means=d_means, x=op.inputs[0])
+
+
 def adam(
     variables: Sequence[tf.Variable],
     m: Sequence[tf.Variable],

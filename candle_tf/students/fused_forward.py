@@ -6,7 +6,8 @@
 A student's graph is searched for batch normalisations, and each is joined with what stands around
 it: a ReLU before it; a sum with a shortcut, a concatenation of several such sums, an activation, a
 shift and a sign behind it. Every such chain runs as one native operator, on the weights of the very
-same layers, and all other layers run as they are. The student itself does not change.
+same layers, and so does an average pool of 2x2 pixels. All other layers run as they are, and the
+student itself does not change.
 """
 
 from collections import defaultdict
@@ -18,7 +19,7 @@ from typing import Any
 import larq as lq
 import tensorflow as tf
 
-from candle_tf.native.ops import Activation, Branch, SignOf, norm_chain
+from candle_tf.native.ops import Activation, Branch, SignOf, mean_pool, norm_chain
 from candle_tf.students.compute_policy import ComputePolicyLayer
 from candle_tf.students.layers.binary_conv import BinaryConv2D
 from candle_tf.students.layers.blocks import RPReLU, Shift
@@ -110,6 +111,8 @@ class FusedForward:
             elif step in self._bare and step.layer.may_run_bare(values[step.flat_input_ids[0]]):
                 source = values[step.flat_input_ids[0]]
                 values[step.flat_output_ids[0]] = step.layer.convolve_natively(source)
+            elif _is_mean_pool(step.layer):
+                values[step.flat_output_ids[0]] = mean_pool(values[step.flat_input_ids[0]])
             else:
                 self._run_layer(step, values)
         outputs = [values[self._graph.key(tensor)] for tensor in network.outputs]
@@ -306,6 +309,16 @@ def _is_usual_norm(layer: Any, shape: tf.TensorShape) -> bool:
         and layer.scale
         and layer.center
         and layer.trainable
+        and layer.compute_dtype == "float32"
+    )
+
+
+def _is_mean_pool(layer: Any) -> bool:
+    """Whether a layer halves the sides by means, as shortcuts do."""
+    return type(layer) is tf.keras.layers.AveragePooling2D and (
+        layer.pool_size == layer.strides == (2, 2)
+        and layer.padding == "same"
+        and layer.data_format == "channels_last"
         and layer.compute_dtype == "float32"
     )
 

@@ -15,6 +15,7 @@ from candle_tf.native.ops import (
     binary_conv,
     conv,
     conv_gradients,
+    mean_pool,
     sign_conv_gradients,
 )
 from tests.native.numpy_chain import draw_case
@@ -48,6 +49,7 @@ def results() -> list[np.ndarray]:
         found += [conv(*maps[:2], pad_value=1.0, stride=1)]
         found += conv_gradients(*maps, pad_value=1.0, stride=1)
         found += sign_conv_gradients(*maps, pad_value=1.0, stride=1)
+    found += [mean_pool(x), operators.candle_mean_pool_grad(d_means=mean_pool(dy), x=dy)]
     variables = [tf.Variable(weights), tf.Variable(tf.zeros_like(weights) + 1e-39)]
     slots = [[tf.Variable(tf.zeros_like(v)) for v in variables] for _ in range(2)]
     adam(

@@ -17,7 +17,15 @@ import tensorflow as tf
 PRODUCTS = "convolutions"
 _DEVICE = "/host:CPU"
 # Parts of the names of convolutions and of the matrix products that compute them in training.
-_PRODUCTS = ("Conv2D", "Conv2d", "MatMul", "CandleBinaryConv", "CandleConv", "CandleWinograd")
+_PRODUCTS = (
+    "Conv2D",
+    "Conv2d",
+    "MatMul",
+    "CandleBinaryConv",
+    "CandleConv",
+    "CandleSignConv",
+    "CandleWinograd",
+)
 _KINDS = {
     "weight update": (
         "ResourceApply",

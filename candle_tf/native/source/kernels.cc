@@ -335,6 +335,35 @@ void adam(const AdamValues& a) {
   }
 }
 
+template <bool kPart>
+inline void mean_of(const float* const* rows, int count, float factor, int64_t i, int64_t n,
+                    float* y) {
+  Floats sum = load<kPart>(rows[0] + i, n);
+  for (int r = 1; r < count; ++r) sum += load<kPart>(rows[r] + i, n);
+  store<kPart>(y + i, sum * factor, n);
+}
+
+void mean(const float* const* rows, int count, int64_t width, float* y) {
+  const float factor = 1.0f / count;
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) mean_of<false>(rows, count, factor, i, kLanes, y);
+  if (i < width) mean_of<true>(rows, count, factor, i, width - i, y);
+}
+
+template <bool kPart>
+inline void spread_of(const float* x, int count, float factor, int64_t i, int64_t n,
+                      float* const* to) {
+  const Floats each = load<kPart>(x + i, n) * factor;
+  for (int r = 0; r < count; ++r) store<kPart>(to[r] + i, each, n);
+}
+
+void spread(const float* x, int count, int64_t width, float* const* to) {
+  const float factor = 1.0f / count;
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) spread_of<false>(x, count, factor, i, kLanes, to);
+  if (i < width) spread_of<true>(x, count, factor, i, width - i, to);
+}
+
 void to_bfloat16(const float* x, uint16_t* y, int64_t count) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) store<false>(y + i, load<false>(x + i, 0), 0);
@@ -476,6 +505,8 @@ const Kernels& CANDLE_KERNELS() {
       straight_through,
       adam,
       to_bfloat16,
+      mean,
+      spread,
       winograd_to<WindowTransform>,
       winograd_to<TileTransform>,
       winograd_from<PixelsTransform>,

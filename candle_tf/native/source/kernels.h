@@ -112,6 +112,9 @@ struct Kernels {
   void (*straight_through)(const StraightThroughRows&);
   void (*adam)(const AdamValues&);
   void (*to_bfloat16)(const float* x, uint16_t* y, int64_t count);
+  // y[i] = the mean of `count` rows; to[r][i] = x[i] / count for each of them.
+  void (*mean)(const float* const* rows, int count, int64_t width, float* y);
+  void (*spread)(const float* x, int count, int64_t width, float* const* to);
   void (*winograd_window)(const WinogradValues&);   // B d B^T
   void (*winograd_tile)(const WinogradValues&);     // A d A^T
   void (*winograd_pixels)(const WinogradValues&, void* const* pixels);   // A^T m A; null: left out

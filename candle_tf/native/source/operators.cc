@@ -6,5 +6,6 @@
 #include "conv.cc"
 #include "instructions.cc"
 #include "norm_chain.cc"
+#include "pool.cc"
 #include "sign_conv_grad.cc"
 #include "winograd.cc"
