@@ -12,7 +12,7 @@ import larq as lq
 import tensorflow as tf
 
 from candle_tf.errors import UserError
-from candle_tf.methods.optimizers import Bop, adam, cosine_schedule, sgd
+from candle_tf.methods.optimizers import Bop, adam, rate_schedule, sgd
 from candle_tf.methods.settings import OptimizerSettings
 from candle_tf.students.layers.blocks import binary_layers
 
@@ -58,7 +58,7 @@ def build_parameter_groups(
     Args:
         network: the student.
         settings: of what minimizes the total loss.
-        steps: of the whole training; all rates of `settings` fall along one cosine to 0.
+        steps: of the whole training; all rates of `settings` fall to 0 alike.
         projector: trained with the student, built.
         balancer: maximizes the total loss, built; none where lambda is fixed.
         balance_learning_rate: constant rate of the balancer, above 0 if there is one.
@@ -110,22 +110,26 @@ def find_kernels(parts: Sequence[tf.Module]) -> list[tf.Variable]:
 
 def _build_float_optimizer(settings: OptimizerSettings, steps: int) -> Any:
     """The optimizer of everything that has no optimizer of its own."""
-    rate = cosine_schedule(settings.learning_rate, steps, settings.warmup_fraction)
     build = sgd if settings.optimizer == "adam_sgd" else adam
-    return build(rate, settings.weight_decay)
+    rate = _schedule(settings, settings.learning_rate, steps)
+    return build(rate, settings.weight_decay, settings.clip_norm)
 
 
 def _build_binary_optimizer(settings: OptimizerSettings, steps: int) -> Any:
     """The optimizer of the binary kernels alone; None where the float optimizer moves them."""
     name, rate = settings.optimizer, settings.binary_learning_rate
     if name == "bop":
-        gamma = cosine_schedule(rate or BOP_GAMMA, steps, settings.warmup_fraction)
+        gamma = _schedule(settings, rate or BOP_GAMMA, steps)
         return Bop(threshold=settings.bop_threshold, gamma=gamma)
     if name == "adam" and not settings.binary_weight_decay:
         return None
     published = QUICKNET_BINARY_RATE if name == "adam_sgd" else settings.learning_rate
-    schedule = cosine_schedule(rate or published, steps, settings.warmup_fraction)
-    return adam(schedule, settings.binary_weight_decay)
+    schedule = _schedule(settings, rate or published, steps)
+    return adam(schedule, settings.binary_weight_decay, settings.clip_norm)
+
+
+def _schedule(settings: OptimizerSettings, peak: float, steps: int) -> Any:
+    return rate_schedule(settings.rate_decay, peak, steps, settings.warmup_fraction)
 
 
 def _without(variables: list[tf.Variable], excluded: list[tf.Variable]) -> list[tf.Variable]:

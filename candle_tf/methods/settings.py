@@ -22,6 +22,7 @@ PRETRAINED_FRACTION = 0.25
 STUDENT_HEADS = ("free", "tied")
 AUTO = "auto"
 OPTIMIZERS = ("adam", "adam_sgd", "bop")
+DECAYS = ("cosine", "linear")
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,25 @@ class OptimizerSettings(SettingsGroup):
     )
     learning_rate: float = setting(
         5e-3,
-        "peak rate, falling along a cosine, of all that --binary_learning_rate is not for "
+        "peak rate, falling by --rate_decay, of all that --binary_learning_rate is not for "
         "(QuickNet's adam_sgd: 0.1)",
         above=0,
         at_most=1e3,
     )
     warmup_fraction: float = setting(
         0.02, "fraction of the training in which the rate rises linearly", at_least=0, below=1
+    )
+    rate_decay: str = setting(
+        "cosine",
+        "how the learning rates fall to 0: along half a cosine, or linear (ReActNet's)",
+        choices=DECAYS,
+    )
+    clip_norm: float = setting(
+        0.0,
+        "bound of the norm of all gradients of an optimizer together (Beyer et al. 2022: 1); "
+        "0 for none; Bop's are not bounded",
+        at_least=0,
+        at_most=1e6,
     )
     binary_learning_rate: float = setting(
         0.0,

@@ -10,6 +10,7 @@ OPTIONS = [
     {},
     {"weight_decay": 0.1},
     {"clipnorm": 0.5},
+    {"global_clipnorm": 0.5},
     {"use_ema": True},
     {"amsgrad": True},
     {"beta_1": 0.5, "epsilon": 1e-3},

@@ -8,7 +8,7 @@ from candle_tf.methods.balance import Balancer
 from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.methods.feature_losses import CosineLoss, build_projector
-from candle_tf.methods.optimizers import cosine_schedule
+from candle_tf.methods.optimizers import LinearDecay, cosine_schedule, rate_schedule
 from candle_tf.methods.parameter_groups import build_parameter_groups
 from candle_tf.methods.registry import METHODS
 from candle_tf.methods.settings import OptimizerSettings
@@ -50,6 +50,37 @@ def test_cosine_schedule_of_a_very_short_training_is_finite(steps):
     rates = [float(schedule(step)) for step in range(steps + 1)]
     assert np.isfinite(rates).all()
     assert max(rates) == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize(
+    ("steps", "fraction", "warmup"), [(100, 0.1, 10), (200, 0.0, 0), (1, 0.9, 0)]
+)
+def test_a_linear_decay_is_a_triangle(steps, fraction, warmup):
+    schedule = rate_schedule("linear", 0.004, steps, fraction)
+    restored = LinearDecay.from_config(schedule.get_config())
+    for step in range(steps + 5):
+        rise = step / warmup if step < warmup else 1.0
+        fall = max(steps - step, 0) / (steps - warmup)
+        assert float(schedule(step)) == pytest.approx(0.004 * min(rise, fall), rel=1e-5, abs=1e-9)
+        assert float(restored(step)) == float(schedule(step))
+
+
+@pytest.mark.parametrize("name", ["adam", "adam_sgd"])
+@pytest.mark.parametrize("extra", [{}, {"binary_weight_decay": 0.1}])
+def test_a_bound_of_the_norm_reaches_every_optimizer_that_minimizes(name, extra):
+    settings = _settings(name, clip_norm=0.25, rate_decay="linear", **extra)
+    groups = build_parameter_groups(binary_student(), settings, steps=10)
+    assert len(groups) == 2 or name == "adam"
+    for group in groups:
+        assert group.optimizer.get_config()["global_clipnorm"] == 0.25
+    # SGD's first step is the rate times the gradient: its norm is the bound.
+    if name == "adam_sgd":
+        group = groups[0]
+        before = [tf.convert_to_tensor(variable) for variable in group.variables]
+        large = [tf.fill(variable.shape, 100.0) for variable in group.variables]
+        group.optimizer.apply_gradients(zip(large, group.variables, strict=True))
+        moved = tf.linalg.global_norm([v - b for v, b in zip(group.variables, before, strict=True)])
+        assert float(moved) == pytest.approx(RATE * 0.25, rel=1e-3)
 
 
 def _settings(optimizer: str, **settings) -> OptimizerSettings:
