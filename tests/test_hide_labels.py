@@ -1,0 +1,76 @@
+import zipfile
+
+import pytest
+
+from candle_tf.errors import UserError
+from tools.hide_labels import draw_hidden, hide_labels
+
+
+def _archive(path, counts: dict[str, int], subset: str = "train"):
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, count in counts.items():
+            for number in range(count):
+                # Not images: nothing is decoded. The bytes tell one from another.
+                archive.writestr(f"{subset}/{name}/{number}.jpg", f"{subset} {name} {number}")
+
+
+def _bytes(path) -> set[bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {archive.read(name) for name in archive.namelist()}
+
+
+def test_each_class_loses_its_part_and_no_image_is_lost(tmp_path):
+    source, out = tmp_path / "all.zip", tmp_path / "hidden"
+    _archive(source, {"cat": 10, "dog": 5, "owl": 1})
+    _archive(source, {"cat": 2, "owl": 3}, subset="test")
+    assert hide_labels(source, out, 0.5, seed=0) == (9, 7)
+    with zipfile.ZipFile(out / "labelled.zip") as archive:
+        names = archive.namelist()
+    kept = {name: sum(f"train/{name}/" in each for each in names) for name in ("cat", "dog", "owl")}
+    assert kept == {"cat": 5, "dog": 3, "owl": 1}
+    assert sum(name.startswith("test/") for name in names) == 5
+    hidden = _bytes(out / "unlabelled.zip")
+    assert len(hidden) == 7
+    assert all(each.startswith(b"train") for each in hidden)
+    assert not hidden & _bytes(out / "labelled.zip")
+    assert hidden | _bytes(out / "labelled.zip") == _bytes(source)
+
+
+def test_names_do_not_give_classes_away(tmp_path):
+    source, out = tmp_path / "all.zip", tmp_path / "hidden"
+    _archive(source, {"cat": 20, "dog": 20})
+    hide_labels(source, out, 0.5, seed=0)
+    with zipfile.ZipFile(out / "unlabelled.zip") as archive:
+        names = sorted(archive.namelist())
+        classes = [archive.read(name).split()[1] for name in names]
+    assert names == [f"{number:06}.jpg" for number in range(20)]
+    assert classes != sorted(classes)
+    assert classes != sorted(classes, reverse=True)
+
+
+def test_a_seed_draws_the_same_images_in_any_order_of_names():
+    names = [f"train/{c}/{i}.jpg" for c in "ab" for i in range(30)]
+    first = draw_hidden(names, 0.3, seed=1)
+    assert first == draw_hidden(reversed(names), 0.3, seed=1)
+    assert first != draw_hidden(names, 0.3, seed=2)
+    assert len(first) == 18
+
+
+@pytest.mark.parametrize("content", [None, b"no archive"])
+def test_a_file_that_is_no_zip_is_an_error_of_the_user(tmp_path, content):
+    path = tmp_path / "images.zip"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"images\.zip cannot be read as a ZIP"):
+        hide_labels(path, tmp_path / "hidden", 0.5, seed=0)
+
+
+def test_other_layouts_and_small_fractions_are_refused_and_leave_nothing(tmp_path):
+    source = tmp_path / "all.zip"
+    _archive(source, {"cat": 4}, subset="pictures")
+    with pytest.raises(UserError, match="hides no label: it has 0 images"):
+        hide_labels(source, tmp_path / "hidden", 0.5, seed=0)
+    _archive(source, {"cat": 4})
+    with pytest.raises(UserError, match="larger fraction"):
+        hide_labels(source, tmp_path / "hidden", 0.2, seed=0)
+    assert not (tmp_path / "hidden").exists()

@@ -1,0 +1,92 @@
+"""Takes the labels from a part of a ZIP's training images, to measure what --unlabelled_dir brings.
+
+    python -m tools.hide_labels --data_dir=caltech101.zip --out=hidden --fraction=0.5
+
+writes hidden/labelled.zip, with train/<class>/<image> of the rest and all of test/, and
+hidden/unlabelled.zip, with numbered images alone. Each class loses that fraction of its training
+images, rounded down, drawn by --seed.
+"""
+
+import random
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from absl import flags
+
+from candle_tf import app
+from candle_tf.data.sources.file_tree import is_image
+from candle_tf.errors import UserError
+
+
+def hide_labels(source: Path, folder: Path, fraction: float, seed: int) -> tuple[int, int]:
+    """Writes both archives; nothing is decoded.
+
+    Args:
+        source: ZIP of train/<class>/<image> and test/<class>/<image>.
+        folder: for labelled.zip and unlabelled.zip; made if there is none.
+        fraction: of each class's training images, in (0, 1).
+        seed: of the draw.
+
+    Returns:
+        How many training images have labels, and how many have none.
+
+    Raises:
+        UserError: for a file that is no ZIP or has another layout, or a fraction at which no image
+            loses its label.
+    """
+    try:
+        archive = zipfile.ZipFile(source)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"--data_dir={source} cannot be read as a ZIP: {error}.") from error
+    with archive:
+        names = sorted(filter(is_image, archive.namelist()))
+        train = [name for name in names if PurePosixPath(name).parts[0] == "train"]
+        hidden = draw_hidden(train, fraction, seed)
+        if not hidden:
+            raise UserError(
+                f"--fraction={fraction:g} of {source} hides no label: it has {len(train)} images "
+                "in train/<class>/. Give a larger fraction, or a ZIP of train/ and test/."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(folder / "labelled.zip", "w") as labelled:
+            for name in names:
+                if name not in hidden:
+                    labelled.writestr(name, archive.read(name))
+        with zipfile.ZipFile(folder / "unlabelled.zip", "w") as unlabelled:
+            # In another order than by class, which a name would give away.
+            for number, name in enumerate(random.Random(seed).sample(sorted(hidden), len(hidden))):
+                suffix = PurePosixPath(name).suffix
+                unlabelled.writestr(f"{number:06}{suffix}", archive.read(name))
+    return len(train) - len(hidden), len(hidden)
+
+
+def draw_hidden(names: Iterable[str], fraction: float, seed: int) -> set[str]:
+    """Names of images in <...>/<class>/<image> that lose their labels, class by class."""
+    by_class = defaultdict(list)
+    for name in names:
+        by_class[str(PurePosixPath(name).parent)].append(name)
+    draw = random.Random(seed)
+    return {
+        name
+        for _, members in sorted(by_class.items())
+        for name in draw.sample(sorted(members), int(fraction * len(members)))
+    }
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data_dir", None, "a ZIP of train/<class>/* and test/<class>/*")
+    flags.DEFINE_string("out", "hidden_labels", "folder for labelled.zip and unlabelled.zip")
+    flags.DEFINE_float("fraction", 0.5, "of each class's training images", 0.0, 0.99)
+    flags.DEFINE_integer("seed", 0, "of the draw")
+    flags.mark_flag_as_required("data_dir")
+
+    def _main(_: list[str]) -> None:
+        values = flags.FLAGS
+        kept, hidden = hide_labels(
+            Path(values.data_dir), Path(values.out), values.fraction, values.seed
+        )
+        print(f"{kept:,} training images with labels, {hidden:,} without, in {values.out}")
+
+    app.run(_main)
