@@ -3,7 +3,7 @@ import zipfile
 import pytest
 
 from candle_tf.errors import UserError
-from tools.hide_labels import draw_hidden, hide_labels
+from tools.hide_labels import draw_images, hide_labels
 
 
 def _archive(path, counts: dict[str, int], subset: str = "train"):
@@ -50,9 +50,9 @@ def test_names_do_not_give_classes_away(tmp_path):
 
 def test_a_seed_draws_the_same_images_in_any_order_of_names():
     names = [f"train/{c}/{i}.jpg" for c in "ab" for i in range(30)]
-    first = draw_hidden(names, 0.3, seed=1)
-    assert first == draw_hidden(reversed(names), 0.3, seed=1)
-    assert first != draw_hidden(names, 0.3, seed=2)
+    first = draw_images(names, 0.3, seed=1)
+    assert first == draw_images(reversed(names), 0.3, seed=1)
+    assert first != draw_images(names, 0.3, seed=2)
     assert len(first) == 18
 
 

@@ -43,7 +43,7 @@ def hide_labels(source: Path, folder: Path, fraction: float, seed: int) -> tuple
     with archive:
         names = sorted(filter(is_image, archive.namelist()))
         train = [name for name in names if PurePosixPath(name).parts[0] == "train"]
-        hidden = draw_hidden(train, fraction, seed)
+        hidden = draw_images(train, fraction, seed)
         if not hidden:
             raise UserError(
                 f"--fraction={fraction:g} of {source} hides no label: it has {len(train)} images "
@@ -62,7 +62,7 @@ def hide_labels(source: Path, folder: Path, fraction: float, seed: int) -> tuple
     return len(train) - len(hidden), len(hidden)
 
 
-def draw_hidden(names: Iterable[str], fraction: float, seed: int) -> set[str]:
+def draw_images(names: Iterable[str], fraction: float, seed: int) -> set[str]:
     """Names of images in <...>/<class>/<image> that lose their labels, class by class."""
     by_class = defaultdict(list)
     for name in names:
