@@ -107,6 +107,25 @@ def test_lambda_is_told_of_every_column(sections):
     assert [table.rows[0][2], table.rows[0][4]] == [f"{first:.2f}", f"{last:.2f}"]
 
 
+def test_an_adversary_that_sees_the_class_is_measured_by_its_best_answer(tmp_path, sections):
+    assert "None of these runs tells" in text(sections["The adversary that sees the class"])
+    folder = make_run(tmp_path / "seen", CANDLE, [1.0] * 4, balance="class_adversarial",
+                      balance_tau=0.25, balance_prior=0.5)  # fmt: skip
+    columns = {}
+    for group in ("rare", "medium", "frequent"):
+        columns |= {f"lambda_{group}": np.full(50, 0.5), f"share_{group}": np.full(50, 0.25),
+                    f"lambda_sum_{group}": np.full(50, 0.125),
+                    f"excess_{group}": np.zeros(50)}  # fmt: skip
+    write_csv(folder / "student" / "steps.csv", {"epoch": np.ones(50), **columns})
+    run = analysis.read_run(folder)
+    found = {section.title: section for section in analysis.analyze([run])}
+    (table,) = tables(found["The adversary that sees the class"])
+    assert table["seen"]["gap"] == "0.000"
+    assert table["seen"]["highest"] == "0.500"
+    (lambdas,) = tables(found["Lambda during training"])
+    assert not any("sum" in row["column"] for row in lambdas.values())
+
+
 def test_resolutions_cost_pixels_and_what_they_gain_is_told_of_runs_that_differ_in_them(sections):
     section = sections["Resolutions of the teacher"]
     (table,) = tables(section)

@@ -31,7 +31,8 @@ from candle_tf.methods.registry import LOGIT_LOSSES
 from candle_tf.methods.settings import BalanceSettings
 from candle_tf.methods.trainer import TOTAL_LOSS
 
-# s of the rarest, a medium and the most frequent class, for which lambda is logged.
+# s of the rarest, a medium and the most frequent class, for which lambda is logged; the losses are
+# logged of the images of classes nearest to each.
 _LOGGED = {"rare": 0.0, "medium": 0.5, "frequent": 1.0}
 # Smaller losses of the mean prediction, as of a single class, are no unit to measure in.
 _SMALLEST_UNIT = 1e-12
@@ -102,6 +103,9 @@ class ClassTotalLoss(TotalLoss):
     ) -> dict[str, tf.Tensor]:
         """As `TotalLoss.balance`; "lambda" is the mean, and lambda of three sizes is added.
 
+        Of the images of rare, medium and frequent classes (thirds of the range of s) there are sums
+        over the batch's size B: "share_<group>" of 1, "lambda_sum_<group>" of lambda and
+        "excess_<group>" of k - f. `reporting.adversary` compares lambda with the best one by them.
         Examples without labels have lambda_0, and the mean weight of those with labels.
         """
         sizes = tf.concat(
@@ -118,13 +122,34 @@ class ClassTotalLoss(TotalLoss):
             weights = tf.where(labelled, weights, mean)
         each = self.of_examples(kl, fs, of_examples)
         lambdas = tf.sigmoid(logits)
+        has_label = tf.ones_like(kl) if labelled is None else tf.cast(labelled, kl.dtype)
         return {
             TOTAL_LOSS: tf.reduce_sum(weights * each) / mean_over_replicas(tf.reduce_sum(weights)),
             "kl": tf.reduce_mean(kl),
             "fs": tf.reduce_mean(fs),
             "lambda": tf.reduce_mean(tf.sigmoid(of_examples)),
             **{f"lambda_{name}": lambdas[i - logged] for i, name in enumerate(_LOGGED)},
+            **self._sums(kl, fs, sizes[:-logged], lambdas[:-logged], has_label),
         }
+
+    def _sums(
+        self,
+        kl: tf.Tensor,
+        fs: tf.Tensor,
+        sizes: tf.Tensor,
+        lambdas: tf.Tensor,
+        has_label: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """What `balance` adds of each group, each float `[B]` given."""
+        excess = kl / self.kl_reference - fs / self.fs_reference
+        third = tf.minimum(tf.cast(sizes * len(_LOGGED), tf.int32), len(_LOGGED) - 1)
+        found = {}
+        for place, name in enumerate(_LOGGED):
+            inside = tf.cast(third == place, kl.dtype) * has_label
+            found[f"share_{name}"] = tf.reduce_mean(inside)
+            found[f"lambda_sum_{name}"] = tf.reduce_mean(inside * lambdas)
+            found[f"excess_{name}"] = tf.reduce_mean(inside * excess)
+        return found
 
     def of_examples(self, kl: tf.Tensor, fs: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """lambda k + (1 - lambda) f - tau KL(lambda || lambda_0), float `[B]`.

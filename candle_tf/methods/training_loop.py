@@ -165,7 +165,8 @@ class _StepLog(tf.keras.callbacks.Callback):
                     f"the weight {weight.name} is not finite after epoch {epoch + 1}"
                 )
         kept = _lines(self._path)[: 1 + epoch * self._steps] if epoch else []
-        text = _csv(self._rows, header=not kept)
+        # A run that an older version began keeps its columns.
+        text = _csv(self._rows, header=not kept, columns=next(csv.reader(kept), None))
         write_atomically(self._path, ("".join(kept) + text).encode())
         names = [name for name in self._rows[0] if name not in ("epoch", "step")]
         for name in names:
@@ -202,9 +203,16 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines(keepends=True) if path.exists() else []
 
 
-def _csv(rows: "list[Any]", header: bool) -> str:
+def _csv(rows: "list[Any]", header: bool, columns: list[str] | None = None) -> str:
+    """The rows; with other columns than theirs, what these lack is nan."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(
+        text,
+        fieldnames=columns or list(rows[0]),
+        restval="nan",
+        extrasaction="ignore" if columns else "raise",
+        lineterminator="\n",
+    )
     if header:
         writer.writeheader()
     writer.writerows(rows)

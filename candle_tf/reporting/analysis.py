@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from candle_tf.reporting import analysis_plots, html, plots
+from candle_tf.reporting.adversary import adversary_figures
 from candle_tf.reporting.bootstrap import paired_difference
 from candle_tf.reporting.image_predictions import TEST as PREDICTIONS
 from candle_tf.reporting.image_predictions import ImagePredictions, read_image_predictions
@@ -88,6 +89,7 @@ def analyze(runs: Sequence[Run]) -> list[html.Section]:
         html.Section("Runs", [_settings_table(runs)]),
         html.Section("Classifier weights, head to tail", list(_norms(runs))),
         html.Section("Lambda during training", list(_lambdas(runs))),
+        html.Section("The adversary that sees the class", list(_adversaries(runs))),
         html.Section("Resolutions of the teacher", list(_resolutions(runs))),
     ]
     for other in runs[1:]:
@@ -184,7 +186,7 @@ def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
     rows, curves = [], {}
     for run in runs:
         for name, values in run.steps.items():
-            if name.startswith("lambda"):
+            if name.startswith("lambda") and not name.startswith("lambda_sum"):
                 # Means of a tenth of the training each.
                 tenths = [part.mean() for part in np.array_split(values, 10) if len(part)]
                 middle = tenths[len(tenths) // 2]
@@ -203,6 +205,35 @@ def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
     yield html.Table(columns, rows, left=2)
     figure = analysis_plots.lambda_curves(curves)
     yield html.Figure(plots.to_png(figure), "Lambda during training")
+
+
+# --- Adversary
+
+
+def _adversaries(runs: Sequence[Run]) -> Iterator[str | html.Table]:
+    rows = []
+    for run in runs:
+        config = run.results.config
+        if config.get("balance") != "class_adversarial":
+            continue
+        found = adversary_figures(
+            run.steps, tau=float(config["balance_tau"]), prior=float(config["balance_prior"])
+        )
+        if found is not None:
+            each = (found.gap, found.lowest, found.highest, found.rare_range,
+                    found.frequent_range, found.difference)  # fmt: skip
+            rows.append([run.name, *(f"{value:.3f}" for value in each)])
+    if not rows:
+        yield "None of these runs tells: only --balance=class_adversarial does."
+        return
+    yield (
+        "Well-posed: after a tenth of the steps the mean gap between lambda and the best lambda of "
+        "three groups of classes is below 0.05, and every lambda within 0.05 and 0.95. Moves: the "
+        "ranges over the training are above 0.1, and the difference between frequent and rare "
+        "classes in the last tenth above 0.05."
+    )
+    columns = ["run", "gap", "lowest", "highest", "range, rare", "range, frequent", "difference"]
+    yield html.Table(columns, rows, left=1)
 
 
 # --- Resolutions

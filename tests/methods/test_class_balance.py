@@ -79,8 +79,13 @@ def test_the_total_loss_and_what_is_logged_are_the_formulas():
     assert float(logs["kl"]) == pytest.approx(kl.mean(), rel=1e-5)
     assert float(logs["fs"]) == pytest.approx(fs.mean(), rel=1e-5)
     assert float(logs["lambda"]) == pytest.approx(lam.mean(), rel=1e-4)
-    for name, size in (("rare", 0.0), ("medium", 0.5), ("frequent", 1.0)):
+    thirds = np.minimum((class_sizes(COUNTS)[labels] * 3).astype(int), 2)
+    for place, (name, size) in enumerate((("rare", 0.0), ("medium", 0.5), ("frequent", 1.0))):
         assert float(logs[f"lambda_{name}"]) == pytest.approx(lambda_of(size), rel=1e-4)
+        inside = thirds == place
+        sums = {"share": inside, "lambda_sum": inside * lam, "excess": inside * (k - f)}
+        for kind, values in sums.items():
+            assert float(logs[f"{kind}_{name}"]) == pytest.approx(values.mean(), rel=1e-4, abs=1e-7)
 
 
 def test_it_starts_at_lambda_0_whatever_noise_and_class():

@@ -309,6 +309,20 @@ def test_steps_of_an_epoch_that_was_not_saved_are_written_over(tmp_path):
     assert max(row["objective"] for row in rows) < 9.0
 
 
+def test_a_log_that_another_version_began_keeps_its_columns(tmp_path):
+    _fit(_supervised_trainer(), tmp_path, 1)
+    log = tmp_path / "steps.csv"
+    lines = log.read_text().splitlines()
+    # It logged something else beside the total loss.
+    renamed = [lines[0] + ",older", *(f"{line},7.0" for line in lines[1:])]
+    log.write_text("\n".join(renamed) + "\n")
+    _fit(_supervised_trainer(), tmp_path, 2)
+    rows = _rows(log)
+    assert log.read_text().splitlines()[:4] == renamed
+    assert [row["older"] for row in rows[:3]] == [7.0] * 3
+    assert all(np.isnan(row["older"]) and row["objective"] > 0 for row in rows[3:])
+
+
 def test_a_damaged_checkpoint_stops_the_run_before_it_trains(tmp_path):
     _fit(_supervised_trainer(), tmp_path, 1)
     (path,) = (tmp_path / "checkpoints").glob("epoch-0001.data-*")
