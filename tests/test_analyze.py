@@ -107,7 +107,7 @@ def test_lambda_is_told_of_every_column(sections):
     assert [table.rows[0][2], table.rows[0][4]] == [f"{first:.2f}", f"{last:.2f}"]
 
 
-def test_an_adversary_that_sees_the_class_is_measured_by_its_best_answer(tmp_path, sections):
+def test_an_adversary_that_sees_the_class_is_compared_with_its_best_lambda(tmp_path, sections):
     assert "None of these runs tells" in text(sections["The adversary that sees the class"])
     folder = make_run(tmp_path / "seen", CANDLE, [1.0] * 4, balance="class_adversarial",
                       balance_tau=0.25, balance_prior=0.5)  # fmt: skip

@@ -5,7 +5,7 @@ figures.gap                             # mean |lambda - best lambda| after a te
 
 The best lambda of a group of classes is known (`methods.class_balance`):
 sigmoid(logit(lambda_0) + E[k - f] / tau), with the losses k and f in their units. The mean of k - f
-is taken over the steps before, with weights that fall by a hundredth from step to step, as a batch
+is that of the steps before, with weights that fall by a hundredth from step to step, as a batch
 has few images of a group.
 """
 
