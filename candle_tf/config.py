@@ -139,12 +139,6 @@ class Config:
                 "--select_epoch=best contradicts --validation_fraction=0: there is nothing to "
                 "choose by. Give --select_epoch=last or a --validation_fraction above 0."
             )
-        if self.balance.label_weight == "auto" and self.data.validation_fraction == 0:
-            raise UserError(
-                "--label_weight=auto contradicts --validation_fraction=0: what the teacher is "
-                "worth is measured on validation images. Give a --validation_fraction above 0, or "
-                "a number for --label_weight."
-            )
         if self.balance.prior_correction == "auto" and self.data.validation_fraction == 0:
             raise UserError(
                 "--prior_correction=auto contradicts --validation_fraction=0: what is best is "

@@ -245,8 +245,9 @@ class BalanceSettings(SettingsGroup):
     label_weight: str = setting(
         "0",
         "share of the total loss that is balanced softmax on the labels of the same views, from 0 "
-        "to 1; auto: the share of validation images that the calibrated teacher gets wrong, "
-        "relative to chance",
+        "to 1; auto: the share of images that the teacher gets wrong, relative to chance: the "
+        "calibrated one of validation images, or without any a linear classifier of held-out "
+        "training images",
     )
     prior_correction: str = setting(
         "0",

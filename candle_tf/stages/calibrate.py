@@ -28,6 +28,7 @@ from candle_tf.methods.calibration import (
 from candle_tf.methods.class_accuracy import mean_class_accuracy
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.settings import AUTO
 from candle_tf.methods.training_loop import fit
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, views_of_images
@@ -39,6 +40,7 @@ from candle_tf.teachers.features import (
     mean_rows,
     teacher_views,
 )
+from candle_tf.teachers.held_out_accuracy import held_out_accuracy
 from candle_tf.teachers.targets import OnlineTargets, cached_targets
 from candle_tf.weight_files.checksums import fingerprint
 
@@ -54,8 +56,8 @@ class Calibrated:
         classifier: from features [B, d_T] to "logits" [B, C], at the selected epoch.
         targets: its outputs for the training images, cached or computed online.
         test_logits: its logits of the whole test images, float32 [N, C].
-        validation_accuracy: mean over classes of the whole validation images, 0..1; None without
-            validation images.
+        accuracy: mean over classes of the whole validation images, 0..1; without any, of a linear
+            classifier on held-out training images where --label_weight=auto asks for it, else None.
         unlabelled_targets: its outputs for the images without labels, if there are any.
     """
 
@@ -63,7 +65,7 @@ class Calibrated:
     classifier: tf.keras.Model
     targets: Targets
     test_logits: np.ndarray
-    validation_accuracy: float | None
+    accuracy: float | None
     unlabelled_targets: Targets | None = None
 
 
@@ -88,11 +90,40 @@ def calibrate(
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
     logits = _whole_image_logits(config, teacher, classifier, data.test)
-    accuracy = None
-    if len(data.validation):
-        of_validation = _whole_image_logits(config, teacher, classifier, data.validation)
-        accuracy = mean_class_accuracy(data.validation.labels, of_validation)
+    accuracy = _accuracy(config, teacher, classifier, data)
     return Calibrated(teacher, classifier, targets, logits, accuracy, of_unlabelled)
+
+
+def _accuracy(
+    config: Config, teacher: Teacher, classifier: tf.keras.Model, data: Data
+) -> float | None:
+    """See `Calibrated.accuracy`."""
+    if len(data.validation):
+        logits = _whole_image_logits(config, teacher, classifier, data.validation)
+        return mean_class_accuracy(data.validation.labels, logits)
+    if not (config.training.is_candle and config.balance.label_weight == AUTO):
+        return None
+    return held_out_accuracy(*_features_of_images(config, teacher, data), config.run.seed)
+
+
+def _features_of_images(
+    config: Config, teacher: Teacher, data: Data
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of one view of each training image, mean over resolutions, and labels.
+
+    An unmixed view that is cached already, or the whole image.
+    """
+    labels = data.train.labels
+    if config.teacher.teacher_mode == "cached":
+        augmentation, precomputed = _training_views(config, data)
+        views = precomputed.of_rows(np.arange(precomputed.total))
+        rows = np.flatnonzero(~augmentation.is_mixed(views.numbers))
+        images, first = np.unique(views.images[rows], return_index=True)
+        if len(images) == len(labels):
+            cached = _cache_features(config, teacher, data.train, augmentation, precomputed)
+            means = np.concatenate(list(cached.blocks()))
+            return means[rows[first]], labels
+    return np.concatenate(list(_whole_image_features(config, teacher, data.train).blocks())), labels
 
 
 def _whole_image_logits(

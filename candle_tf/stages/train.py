@@ -441,16 +441,18 @@ def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> 
         return float(config.balance.label_weight)
     if calibrated is None:
         raise ValueError("--label_weight=auto needs the calibrated teacher")
-    accuracy = calibrated.validation_accuracy
+    accuracy = calibrated.accuracy
     if accuracy is None:
-        raise UserError(
-            "--label_weight=auto needs validation images, and this split has none: give a number "
-            "from 0 to 1, or a split with a validation subset."
+        logging.info(
+            "--label_weight=auto: no class has two images to tell the teacher's accuracy by, so no "
+            "part of the total loss is on labels"
         )
+        return 0.0
     weight = automatic_label_weight(accuracy, data.classes)
     logging.info(
-        "--label_weight=auto: the teacher's validation accuracy is %.1f %%, so %.2f of the total "
+        "--label_weight=auto: the teacher's accuracy on %s images is %.1f %%, so %.2f of the total "
         "loss is on labels",
+        "validation" if len(data.validation) else "held-out training",
         100 * accuracy,
         weight,
     )

@@ -99,6 +99,23 @@ def test_a_classifier_is_calibrated_on_images_that_are_not_mixed(tmp_path, mixed
         assert np.abs(one).max() > 0
 
 
+@pytest.mark.parametrize("mixed", [{}, {"views": 2, "mix": "cutmix"}])
+def test_without_validation_images_its_accuracy_is_of_held_out_training_images(
+    teacher, tmp_path, mixed
+):
+    shared = {"validation_fraction": 0.0, "cache_dir": str(tmp_path / "cache"), **mixed}
+    _, plain = stages(tmp_path / "plain", **shared)
+    assert plain.accuracy is None
+    seen = sum(map(len, teacher.shown))
+    data, calibrated = stages(tmp_path / "auto", label_weight="auto", **shared)
+    assert 0 < calibrated.accuracy < 1
+    # Cached views serve; where all are mixed, the whole images do, which the calibration had.
+    assert sum(map(len, teacher.shown)) == seen
+    _, again = stages(tmp_path / "auto", label_weight="auto", **shared)
+    assert again.accuracy == calibrated.accuracy
+    assert len(data.validation) == 0
+
+
 def test_online_the_teacher_runs_in_every_epoch(teacher, tmp_path):
     data, calibrated = both_stages(tmp_path / "run", teacher_mode="online", balance="plain")
     whole = len(data.validation) + len(data.test)
