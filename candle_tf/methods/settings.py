@@ -243,7 +243,7 @@ class BalanceSettings(SettingsGroup):
         2.0, "T of --feature_loss=source_kl", at_least=0.01, at_most=1e3
     )
     label_weight: str = setting(
-        "0",
+        "auto",
         "share of the total loss that is balanced softmax on the labels of the same views, from 0 "
         "to 1; auto: the share of images that the teacher gets wrong, relative to chance: the "
         "calibrated one of validation images, or without any a linear classifier of held-out "

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.methods.balance import Balancer, FixedBalance, TotalLoss
-from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.methods.distillation import DistillationTrainer, LabelLoss
 from candle_tf.methods.feature_losses import CosineLoss, FeatureLoss
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.students.architectures.reactnet import _block
@@ -63,6 +63,7 @@ def distillation_trainer(
     total_loss: TotalLoss = TOTAL,
     fixed_lambda: float | None = None,
     maximize: tuple[bool, ...] = (False, True),
+    label_loss: LabelLoss | None = None,
     xla: bool = False,
 ) -> DistillationTrainer:
     """A trainer with one optimizer for student and projector, and one for the balancer.
@@ -75,6 +76,7 @@ def distillation_trainer(
         total_loss: of the losses and lambda.
         fixed_lambda: in place of a balancer.
         maximize: which of the groups are given to the trainer.
+        label_loss: a third loss.
         xla: whether XLA compiles the step.
     """
     feature_loss = feature_loss or CosineLoss(MEAN)
@@ -94,6 +96,7 @@ def distillation_trainer(
         feature_loss=feature_loss,
         total_loss=total_loss,
         temperature=2.0,
+        label_loss=label_loss,
         xla=xla,
     )
 

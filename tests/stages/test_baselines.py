@@ -114,7 +114,12 @@ def test_a_teachers_logits_reach_a_student_that_distils_them(tmp_path):
 
 def test_features_alone_leave_the_classifier_to_the_second_stage(tmp_path):
     config = configure(
-        tmp_path, "candle_crt", balance="fixed", fixed_lambda=0.0, classifier_epochs=1
+        tmp_path,
+        "candle_crt",
+        balance="fixed",
+        fixed_lambda=0.0,
+        classifier_epochs=1,
+        label_weight="0",
     )
     folder = open_run_folder(config)
     data = prepare(config, folder)

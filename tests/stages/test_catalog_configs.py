@@ -250,7 +250,9 @@ def test_a_config_calibrates_and_distills_as_it_says(tmp_path):
     data = first(prepare(config, open_run_folder(config)), 16)
     calibrated = calibrate(config, data, tmp_path / "run" / "calibrate")
     policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
-    trained = train_student(config, data, calibrated.targets, tmp_path / "run" / "student", policy)
+    trained = train_student(
+        config, data, calibrated.targets, tmp_path / "run" / "student", policy, calibrated
+    )
     assert trained.student.output_shape["logits"] == (None, entry.classes)
     for weight in trained.student.weights:
         assert np.isfinite(weight.numpy()).all(), weight.name

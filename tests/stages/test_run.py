@@ -333,7 +333,7 @@ def test_the_teacher_stays_as_it_was_through_both_stages(tmp_path):
     before = [weight.numpy() for weight in load_teacher(config.teacher.teacher).encoder.weights]
     calibrated = calibrate(config, data, folder.path / "calibrate")
     policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
-    train_student(config, data, calibrated.targets, folder.path / "student", policy)
+    train_student(config, data, calibrated.targets, folder.path / "student", policy, calibrated)
     after = [weight.numpy() for weight in calibrated.teacher.encoder.weights]
     assert len(before) == len(after) > 0
     for old, new in zip(before, after, strict=True):

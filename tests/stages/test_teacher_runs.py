@@ -55,7 +55,7 @@ def stages(run_dir: Path, train: bool = False, **settings: object):
     calibrated = calibration.calibrate(config, data, folder.path / "calibrate")
     if train:
         policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
-        train_student(config, data, calibrated.targets, folder.path / "student", policy)
+        train_student(config, data, calibrated.targets, folder.path / "student", policy, calibrated)
     return data, calibrated
 
 
