@@ -104,7 +104,7 @@ def test_without_validation_images_its_accuracy_is_of_held_out_training_images(
     teacher, tmp_path, mixed
 ):
     shared = {"validation_fraction": 0.0, "cache_dir": str(tmp_path / "cache"), **mixed}
-    _, plain = stages(tmp_path / "plain", **shared)
+    _, plain = stages(tmp_path / "plain", label_weight="0", **shared)
     assert plain.accuracy is None
     seen = sum(map(len, teacher.shown))
     data, calibrated = stages(tmp_path / "auto", label_weight="auto", **shared)
