@@ -65,6 +65,15 @@ def test_a_file_that_is_no_zip_is_an_error_of_the_user(tmp_path, content):
         hide_labels(path, tmp_path / "hidden", 0.5, seed=0)
 
 
+def test_an_archive_is_not_overwritten_by_a_part_of_itself(tmp_path):
+    source = tmp_path / "labelled.zip"
+    _archive(source, {"cat": 4})
+    before = source.read_bytes()
+    with pytest.raises(UserError, match="would overwrite"):
+        hide_labels(source, tmp_path, 0.5, seed=0)
+    assert source.read_bytes() == before
+
+
 def test_other_layouts_and_small_fractions_are_refused_and_leave_nothing(tmp_path):
     source = tmp_path / "all.zip"
     _archive(source, {"cat": 4}, subset="pictures")

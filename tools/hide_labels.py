@@ -36,6 +36,9 @@ def hide_labels(source: Path, folder: Path, fraction: float, seed: int) -> tuple
         UserError: for a file that is no ZIP or has another layout, or a fraction at which no image
             loses its label.
     """
+    outputs = [folder / name for name in ("labelled.zip", "unlabelled.zip")]
+    if source.resolve() in [path.resolve() for path in outputs]:
+        raise UserError(f"--out={folder} would overwrite --data_dir={source}: give another folder.")
     try:
         archive = zipfile.ZipFile(source)
     except (OSError, zipfile.BadZipFile) as error:
@@ -71,7 +74,7 @@ def draw_images(names: Iterable[str], fraction: float, seed: int) -> set[str]:
     return {
         name
         for _, members in sorted(by_class.items())
-        for name in draw.sample(sorted(members), int(fraction * len(members)))
+        for name in draw.sample(sorted(members), int(fraction * len(members) + 1e-9))
     }
 
 

@@ -284,8 +284,8 @@ def sign_conv_gradients(
         magnitude: the kernel stands for -magnitude and +magnitude.
 
     Returns:
-        The gradients of x and of the kernel, of x's dtype. NaN where a value of dy that they are
-        sums over is not finite.
+        The gradients of x and of the kernel, of x's dtype. NaN where a value of dy is not finite
+        that belongs to one of the scales they are sums over.
     """
     ops = _operators()
     return (

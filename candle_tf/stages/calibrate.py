@@ -40,7 +40,7 @@ from candle_tf.teachers.features import (
     mean_rows,
     teacher_views,
 )
-from candle_tf.teachers.held_out_accuracy import held_out_accuracy
+from candle_tf.teachers.held_out_accuracy import draw_images, held_out_accuracy
 from candle_tf.teachers.targets import OnlineTargets, cached_targets
 from candle_tf.weight_files.checksums import fingerprint
 
@@ -109,11 +109,13 @@ def _accuracy(
 def _features_of_images(
     config: Config, teacher: Teacher, data: Data
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features of one view of each training image, mean over resolutions, and labels.
+    """Features of one view of training images, mean over resolutions, and labels.
 
-    An unmixed view that is cached already, or the whole image.
+    An unmixed view that is cached already, or the whole image; of all images, or of some of large
+    classes.
     """
     labels = data.train.labels
+    chosen = draw_images(labels, config.run.seed)
     if config.teacher.teacher_mode == "cached":
         augmentation, precomputed = _training_views(config, data)
         views = precomputed.of_rows(np.arange(precomputed.total))
@@ -121,9 +123,9 @@ def _features_of_images(
         images, first = np.unique(views.images[rows], return_index=True)
         if len(images) == len(labels):
             cached = _cache_features(config, teacher, data.train, augmentation, precomputed)
-            means = np.concatenate(list(cached.blocks()))
-            return means[rows[first]], labels
-    return np.concatenate(list(_whole_image_features(config, teacher, data.train).blocks())), labels
+            return cached.mean_of(rows[first][chosen]), labels[chosen]
+    whole = _whole_image_features(config, teacher, data.train)
+    return whole.mean_of(chosen), labels[chosen]
 
 
 def _whole_image_logits(
@@ -228,6 +230,10 @@ class _CachedFeatures:
         """The mean over resolutions, float32, some rows at a time."""
         for start in range(0, len(self.features[0]), _BLOCK):
             yield mean_rows(self.features, start, start + _BLOCK)
+
+    def mean_of(self, rows: np.ndarray) -> np.ndarray:
+        """The mean over resolutions of some rows, float32; no other rows are read."""
+        return np.mean([np.asarray(each[rows], np.float32) for each in self.features], axis=0)
 
 
 def _online_features(config: Config, teacher: Teacher, subset: Subset) -> OnlineFeatures:

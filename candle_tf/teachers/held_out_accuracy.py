@@ -28,7 +28,7 @@ def held_out_accuracy(features: np.ndarray, labels: np.ndarray, seed: int) -> fl
     Returns:
         0..1; None where no class has two images, or all images have one class.
     """
-    order = np.random.default_rng(seed).permutation(len(labels))[:_MOST_IMAGES]
+    order = np.random.default_rng(seed).permutation(len(labels))
     features, labels = np.asarray(features[order], np.float32), labels[order]
     held_out = _draw_fifth(labels)
     if not held_out.any() or len(np.unique(labels)) < 2:
@@ -38,6 +38,29 @@ def held_out_accuracy(features: np.ndarray, labels: np.ndarray, seed: int) -> fl
     classifier.fit(scaler.transform(features[~held_out]), labels[~held_out])
     right = classifier.predict(scaler.transform(features[held_out])) == labels[held_out]
     return float(np.mean([right[labels[held_out] == c].mean() for c in set(labels[held_out])]))
+
+
+def draw_images(labels: np.ndarray, seed: int, most: int = _MOST_IMAGES) -> np.ndarray:
+    """Images for `held_out_accuracy`: all, or of large classes as many as of others.
+
+    Args:
+        labels: int `[N]`.
+        seed: of the draw.
+        most: images, about; rare classes keep all of theirs.
+
+    Returns:
+        Their indices, sorted.
+    """
+    counts = np.bincount(labels)
+    limits = np.unique(counts)
+    fitting = limits[[np.minimum(counts, limit).sum() <= most for limit in limits]]
+    limit = max(fitting.max(initial=0), most // max(np.count_nonzero(counts), 1), 2)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rank = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        places = order[labels[order] == label]
+        rank[places] = np.arange(len(places))
+    return np.flatnonzero(rank < limit)
 
 
 def _draw_fifth(labels: np.ndarray) -> np.ndarray:

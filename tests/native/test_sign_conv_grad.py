@@ -130,8 +130,9 @@ def test_no_gradient_and_a_vanishing_one_give_zeros():
             np.testing.assert_allclose(each, 0.0, atol=1e-30)
 
 
-def test_an_empty_batch_gives_a_kernel_no_gradient():
-    x, kernel, dy = _case((0, 4, 4, 40, 40, 3, 1))
+@pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4), (2, 4, 0)], ids=str)
+def test_an_empty_map_gives_a_kernel_no_gradient(shape):
+    x, kernel, dy = _case((*shape, 40, 40, 3, 1))
     to_x, to_kernel = _gradients(x, kernel, dy, 1.0, 1)
     assert to_x.shape == x.shape
     np.testing.assert_array_equal(to_kernel, np.zeros_like(kernel))

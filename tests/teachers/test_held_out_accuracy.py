@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from candle_tf.teachers.held_out_accuracy import held_out_accuracy
+from candle_tf.teachers.held_out_accuracy import draw_images, held_out_accuracy
 
 CLASSES, SIZE = 8, 64
 
@@ -39,6 +39,17 @@ def test_a_seed_draws_the_same_and_another_one_others():
     found = [held_out_accuracy(features, labels, seed=seed) for seed in (0, 0, 1, 2, 3)]
     assert found[0] == found[1]
     assert len(set(found)) > 1
+
+
+def test_of_many_images_the_large_classes_are_thinned_and_the_rare_ones_kept():
+    labels = np.repeat(np.arange(4), [5000, 300, 20, 3])
+    chosen = draw_images(labels, seed=0, most=700)
+    counts = np.bincount(labels[chosen])
+    assert counts.sum() <= 700
+    assert counts.tolist()[1:] == [300, 20, 3]
+    assert counts[0] == 300
+    np.testing.assert_array_equal(draw_images(labels, seed=0), np.arange(len(labels)))
+    assert set(draw_images(labels, seed=1, most=700)) != set(chosen)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [0, 0, 0]])

@@ -12,6 +12,7 @@
 
 #include <cfloat>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "binary_conv.h"
@@ -287,6 +288,10 @@ class KernelGradOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, kernel.shape(), &result));
     if (result->NumElements() == 0) return;
     const Sizes sizes(x, kernel, stride_);
+    if (sizes.outputs() == 0) {
+      std::memset(result->data(), 0, result->NumElements() * size_of(*result));
+      return;
+    }
     const Layout layout(sizes);
     const auto words = room<uint16_t>(sizes.inputs() * layout.words * layout.width);
     pack(context, x, sizes, layout, words.get());
