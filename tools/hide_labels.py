@@ -36,8 +36,8 @@ def hide_labels(source: Path, folder: Path, fraction: float, seed: int) -> tuple
         UserError: for a file that is no ZIP or has another layout, or a fraction at which no image
             loses its label.
     """
-    outputs = [folder / name for name in ("labelled.zip", "unlabelled.zip")]
-    if source.resolve() in [path.resolve() for path in outputs]:
+    kept, stripped = folder / "labelled.zip", folder / "unlabelled.zip"
+    if source.resolve() in (kept.resolve(), stripped.resolve()):
         raise UserError(f"--out={folder} would overwrite --data_dir={source}: give another folder.")
     try:
         archive = zipfile.ZipFile(source)
@@ -53,11 +53,11 @@ def hide_labels(source: Path, folder: Path, fraction: float, seed: int) -> tuple
                 "in train/<class>/. Give a larger fraction, or a ZIP of train/ and test/."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(folder / "labelled.zip", "w") as labelled:
+        with zipfile.ZipFile(kept, "w") as labelled:
             for name in names:
                 if name not in hidden:
                     labelled.writestr(name, archive.read(name))
-        with zipfile.ZipFile(folder / "unlabelled.zip", "w") as unlabelled:
+        with zipfile.ZipFile(stripped, "w") as unlabelled:
             # In another order than by class, which a name would give away.
             for number, name in enumerate(random.Random(seed).sample(sorted(hidden), len(hidden))):
                 suffix = PurePosixPath(name).suffix

@@ -66,7 +66,7 @@ class LinearDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """The rate of a step, float32; 0 after the last."""
         done = tf.cast(step, tf.float32)
-        rise = done / max(self.warmup, 1) if self.warmup else tf.ones_like(done)
+        rise = done / self.warmup if self.warmup else tf.ones_like(done)
         fall = (self.steps - done) / (self.steps - self.warmup)
         return self.peak * tf.clip_by_value(tf.minimum(rise, fall), 0.0, 1.0)
 
