@@ -5,21 +5,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 
-from candle_tf import app
-from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.reporting.bootstrap import paired_difference
 from candle_tf.reporting.image_predictions import read_image_predictions, write_image_predictions
 from tests.command import start
-from tools.run_table import setting_text
 from tools.tables.definition import read_definition
 from tools.tables.processes import run_commands
+from tools.tables.records import cell_config, kept_path
 from tools.tables.summary import write_summary
 
 ROOT = Path(__file__).parents[1]
@@ -156,6 +154,46 @@ def test_a_cell_leaves_a_record_that_agrees_with_its_run(table):
         assert record["images_seen"] == report["split"]["train"]
 
 
+def test_a_kept_record_stands_for_its_cell_while_the_settings_are_the_same(table, tmp_path):
+    folder, _ = table
+    given = f"--table={folder / 'tiny.json'}"
+    records = f"--records={tmp_path / 'kept'}"
+    done = start("tools.run_table", given, records, f"--run_dir={folder / 'out'}", "--keep_records")
+    assert done.returncode == 0, done.stderr
+    cells = read_definition(folder / "tiny.json").cells
+    kept = [json.loads(kept_path(tmp_path / "kept", cell).read_text()) for cell in cells]
+    for record, cell in zip(kept, cells, strict=True):
+        before = json.loads(cell.record_path(folder / "out").read_text())
+        places = {"data_dir": "", "run_dir": "", "cache_dir": ""}
+        assert record["config"] == before["config"] | places
+        assert record["correct"] == before["correct"]
+        assert str(folder) not in json.dumps(record)
+    # One command on another machine, with a setting of the first cell changed since.
+    kept[0]["config"]["epochs"] = 2
+    kept_path(tmp_path / "kept", cells[0]).write_text(json.dumps(kept[0]))
+    again = start("tools.run_table", given, records, f"--run_dir={tmp_path / 'b'}", "--cells=0")
+    assert again.returncode == 0, again.stderr
+    rows = list(csv.DictReader((tmp_path / "b" / "table.csv").open()))
+    assert [row["method"] for row in rows] == ["cross_entropy"]
+    assert "balanced_softmax-3 is run again, as settings changed: epochs" in again.stderr
+    assert not cells[0].record_path(tmp_path / "b").exists()
+    # Settings of all cells that the record's training did not have.
+    other = [given, records, f"--run_dir={tmp_path / 'c'}", "--cells=0", "--set=epochs=3"]
+    assert "No cell is finished." in start("tools.run_table", *other).stdout
+    alone = [given, "--records=none", f"--run_dir={tmp_path / 'd'}", "--cells=0"]
+    assert "No cell is finished." in start("tools.run_table", *alone).stdout
+
+
+def test_settings_that_a_training_refuses_are_told_before_any_cell_is_run(tmp_path):
+    path = definition_file(
+        tmp_path, axes={"method": {"a": {}, "b": {"temperature": -1.0}}}, compare=[]
+    )
+    done = start("tools.run_table", f"--table={path}", f"--run_dir={tmp_path / 'out'}")
+    assert done.returncode != 0
+    assert "temperature=-1" in done.stderr
+    assert not (tmp_path / "out" / "logs").exists()
+
+
 def test_the_table_holds_both_cells_and_their_paired_difference(table):
     folder, printed = table
     rows = list(csv.DictReader((folder / "out" / "table.csv").open()))
@@ -218,19 +256,11 @@ def test_all_tables_of_ours_can_be_read():
         assert all((ROOT / cell.flagfile).is_file() for cell in definition.cells)
 
 
-def config_of(cell) -> Config:
-    """The settings that a cell's training would read from its command."""
-    values = flags.FlagValues()
-    app.define_config_flags(values)
-    given = [f"--{name}={setting_text(value)}" for name, value in cell.settings.items()]
-    values(["candle_tf.train", f"--flagfile={ROOT / cell.flagfile}", *given, "--data_dir=data.zip"])
-    return app.config_from_flags(values)
-
-
 def test_every_cell_of_every_table_has_settings_that_a_training_accepts():
     for path in sorted((ROOT / "configs" / "tables").glob("*.json")):
         for cell in read_definition(path).cells:
-            config = config_of(cell)
+            at = replace(cell, flagfile=str(ROOT / cell.flagfile))
+            config = cell_config(at, {"data_dir": "data.zip"})
             for name, value in cell.settings.items():
                 assert config.to_dict()[name] == value, (path.name, cell.name, name)
 

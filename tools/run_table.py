@@ -8,7 +8,8 @@ validation subset alone; with "reach", e.g. 0.45, it tells when that subset's me
 was first as high. Each cell is a training in a process and a run folder of its own, and
 leaves cells/NAME.json: settings, seed, split, versions, hours, images seen, history, figures. What
 is finished is not run again: the same command resumes, and --cells=0 only writes the table. With
---processes=2 two cells train at once, each on half of the CPUs.
+--processes=2 two cells train at once, each on half of the CPUs. Cells whose records are kept in
+configs/tables/records, with the same settings, are not run; --keep_records adds what is finished.
 """
 
 import json
@@ -21,9 +22,10 @@ from absl import flags, logging
 from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
-from tools.tables.cells import Cell, collect_cell
+from tools.tables.cells import Cell, collect_cell, setting_text
 from tools.tables.definition import TableDefinition, read_definition
 from tools.tables.processes import run_commands
+from tools.tables.records import cell_config, keep_records, take_records
 from tools.tables.summary import write_summary
 
 
@@ -34,14 +36,33 @@ def main(
     only: str = "",
     most: int = -1,
     processes: int = 1,
+    records: Path | None = None,
 ) -> None:
-    """Runs what is missing, then writes table.md, table.csv and table.png."""
+    """Runs what is missing, then writes table.md, table.csv and table.png.
+
+    Args:
+        definition: the table.
+        folder: of cells and table.
+        settings: of all cells, by flag name; they win over the table's.
+        only: runs only cells with this in their names.
+        most: runs at most so many; -1 for all.
+        processes: cells at once.
+        records: folder of kept records, see `tools.tables.records`; None for none.
+
+    Raises:
+        UserError: for settings of a cell that a training refuses, before any is run; where a
+            training fails.
+    """
+    if records:
+        take_records(definition, folder, records, settings)
     missing = [
         cell
         for cell in definition.cells
         if only in cell.name and not cell.record_path(folder).exists()
     ]
     missing = missing[:most] if most >= 0 else missing
+    for cell in missing:
+        cell_config(cell, settings)
     commands = [_command(cell, folder, settings) for cell in missing]
     logs = [folder / "logs" / f"{cell.name}.log" for cell in missing]
     logging.info("%d cells to run: %s", len(missing), ", ".join(cell.name for cell in missing))
@@ -67,11 +88,6 @@ def _command(cell: Cell, folder: Path, settings: dict[str, Any]) -> list[str]:
     return command + [f"--{name}={setting_text(value)}" for name, value in given.items()]
 
 
-def setting_text(value: Any) -> str:
-    """A setting's value as a flag's."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _settings(given: list[str]) -> dict[str, Any]:
     pairs = [each.partition("=") for each in given]
     wrong = [name for name, equals, _ in pairs if not equals or not name]
@@ -89,7 +105,11 @@ def _run(_: list[str]) -> None:
     settings = _settings(values.set)
     if values.data_dir:
         settings["data_dir"] = values.data_dir
-    main(definition, folder, settings, values.only, values.cells, values.processes)
+    records = Path(values.records or Path(values.table).parent / "records" / definition.name)
+    known = None if values.records == "none" else records
+    main(definition, folder, settings, values.only, values.cells, values.processes, known)
+    if values.keep_records and known:
+        keep_records(definition, folder, known)
 
 
 if __name__ == "__main__":
@@ -98,6 +118,13 @@ if __name__ == "__main__":
     flags.DEFINE_string("run_dir", "", "folder of cells and table; runs/tables/NAME if empty")
     flags.DEFINE_list("set", [], "settings of all cells, name=value")
     flags.DEFINE_string("only", "", "run only cells with this in their names")
+    flags.DEFINE_string(
+        "records",
+        "",
+        "folder of kept records: cells that have one with the same settings are not run; "
+        "records/NAME beside the table's file if empty, none to run all cells",
+    )
+    flags.DEFINE_bool("keep_records", False, "write finished cells' records to --records")
     flags.DEFINE_integer("cells", -1, "run at most this many; -1 for all", lower_bound=-1)
     flags.DEFINE_integer(
         "processes", 1, "cells that train at once, each on CPUs of its own", lower_bound=1

@@ -124,5 +124,10 @@ def _images_in_epoch(config: Config, labelled: int) -> int:
     return labelled * config.training.batch_size // config.labelled_batch_size
 
 
+def setting_text(value: Any) -> str:
+    """A setting's value as a flag's."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _hash(names: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()

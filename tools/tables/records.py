@@ -1,0 +1,113 @@
+"""Records of finished cells that are kept beside the table's file, for all who run it.
+
+    take_records(definition, folder, records, settings={})   # cells of the same settings are done
+    keep_records(definition, folder, records)                # what is finished here, for others
+
+A large table takes more hours than one machine has in a day. A record is used only where the
+settings that the table and its flagfile give today are those that the cell was trained with, so
+that a changed table, flagfile or default runs its cells again.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+
+from candle_tf import app
+from candle_tf.config import Config
+from candle_tf.files import read_json_object, write_atomically
+from tools.tables.cells import Cell, setting_text
+from tools.tables.definition import TableDefinition
+
+# Settings that differ from one machine to the next and change no figure.
+PLACES = ("data_dir", "run_dir", "cache_dir")
+
+_REMEDY = "Restore the file, or delete it to run the cell again."
+
+
+def cell_config(cell: Cell, settings: Mapping[str, Any]) -> Config:
+    """The settings that a cell's training reads from its command.
+
+    Args:
+        cell: of a table.
+        settings: of all cells, by flag name; they win over the cell's own.
+
+    Raises:
+        UserError: for settings that a training refuses.
+    """
+    values = flags.FlagValues()
+    app.define_config_flags(values)
+    given = {**cell.settings, **settings, "seed": cell.seed}
+    pairs = [f"--{name}={setting_text(value)}" for name, value in given.items()]
+    values(["candle_tf.train", f"--flagfile={cell.flagfile}", *pairs])
+    return app.config_from_flags(values)
+
+
+def take_records(
+    definition: TableDefinition, folder: Path, records: Path, settings: Mapping[str, Any]
+) -> None:
+    """Copies the records of cells that have none in `folder`, where their settings are the same.
+
+    Args:
+        definition: the table.
+        folder: of the run of the table.
+        records: folder of kept records; it need not exist.
+        settings: of all cells, as for `cell_config`.
+
+    Raises:
+        UserError: for a record that is no JSON object.
+    """
+    taken = 0
+    for cell in definition.cells:
+        kept = kept_path(records, cell)
+        if not kept.is_file() or cell.record_path(folder).exists():
+            continue
+        record = read_json_object(kept, _REMEDY)
+        # Only to train a cell is it told where the data are.
+        given = {"data_dir": record["config"]["data_dir"], **settings}
+        changed = changed_settings(record, cell_config(cell, given))
+        if changed:
+            logging.info("%s is run again, as settings changed: %s", cell.name, ", ".join(changed))
+            continue
+        write_atomically(cell.record_path(folder), kept.read_bytes())
+        taken += 1
+    if taken:
+        logging.info("%d cells were finished before: %s", taken, records)
+
+
+def changed_settings(record: Mapping[str, Any], config: Config) -> list[str]:
+    """Names of settings with another value in the record.
+
+    One that the record does not know, as the cell was trained before there was such a setting,
+    had the value that is the default today.
+
+    Args:
+        record: of a finished cell.
+        config: what the cell would be trained with today.
+    """
+    before = {**Config().to_dict(), **record["config"]}
+    return [
+        name
+        for name, value in config.to_dict().items()
+        if name not in PLACES and before[name] != value
+    ]
+
+
+def keep_records(definition: TableDefinition, folder: Path, records: Path) -> None:
+    """Writes what is finished in `folder` to `records`, without places of this machine."""
+    for cell in definition.cells:
+        path = cell.record_path(folder)
+        if path.exists():
+            record = read_json_object(path, _REMEDY)
+            config = dict(record["config"])
+            # Of the places the data's name is kept.
+            places = {"run_dir": "", "cache_dir": "", "data_dir": Path(config["data_dir"]).name}
+            content = json.dumps({**record, "config": {**config, **places}}) + "\n"
+            write_atomically(kept_path(records, cell), content.encode())
+
+
+def kept_path(records: Path, cell: Cell) -> Path:
+    """The kept record of a cell."""
+    return records / f"{cell.name}.json"
