@@ -13,6 +13,7 @@ from candle_tf.native.ops import (
     binary_conv,
     conv,
     conv_gradients,
+    has_bfloat16_products,
     has_fast_lookups,
     sign_conv_gradients,
     winograd_gradients,
@@ -100,7 +101,7 @@ def gradients_of(
     """Gradients of a "same" convolution, by whatever is fast for its shape.
 
     Products of many channels are TensorFlow's, whose library uses all of a CPU's instructions for
-    matrices.
+    matrices; bfloat16 is widened for it where the CPU has no instructions for it.
 
     Args:
         x: float32 or bfloat16 [N, H, W, C] with known H, W and C.
@@ -113,6 +114,10 @@ def gradients_of(
         The gradients of x and of the kernel, of x's dtype.
     """
     window, _, channels, filters = kernel.shape
+    if x.dtype == tf.bfloat16 and stride == 1 and not has_bfloat16_products():
+        exact = (tf.cast(each, tf.float32) for each in (x, kernel, dy))
+        to_x, to_kernel = gradients_of(*exact, pad_value, stride)
+        return tf.cast(to_x, x.dtype), tf.cast(to_kernel, x.dtype)
     if window == 1 and stride == 1:
         rows, matrix = tf.reshape(dy, [-1, filters]), tf.reshape(kernel, [channels, filters])
         to_x = tf.matmul(rows, matrix, transpose_b=True)

@@ -248,16 +248,26 @@ def conv_gradients(
     )
 
 
-@functools.lru_cache(maxsize=1)
 def has_fast_lookups() -> bool:
     """Whether lookup tables are this CPU's fastest way to multiply by signs.
 
-    So it is where an instruction permutes 32 numbers of 16 bits (AVX-512) and none multiplies
-    matrices (AMX).
+    So it is where an instruction permutes 32 numbers of 16 bits (AVX-512) or 32 bytes (AVX2), and
+    none multiplies matrices (AMX).
     """
+    loops = _instructions()
+    return "amx" not in loops and bool({"avx512_lookup_kernels", "avx2_lookup_kernels"} & loops)
+
+
+def has_bfloat16_products() -> bool:
+    """Whether this CPU has instructions for products of bfloat16, which TensorFlow uses."""
+    return bool({"avx512bf16_gemm_kernels", "amx"} & _instructions())
+
+
+@functools.lru_cache(maxsize=1)
+def _instructions() -> frozenset[str]:
+    """The names of the loops that this CPU runs."""
     with tf.init_scope():
-        loops = _operators().candle_instructions().numpy()
-    return b"avx512_lookup_kernels" in loops and b"amx" not in loops
+        return frozenset(name.decode() for name in _operators().candle_instructions().numpy())
 
 
 def sign_conv_gradients(

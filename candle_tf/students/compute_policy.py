@@ -19,8 +19,9 @@ from candle_tf.native.build import PLAIN as PLAIN_KERNELS
 # Of the operands of binary convolutions.
 DTYPES = ("float32", "bfloat16")
 
-# Linux's names of the instructions that multiply pairs of bfloat16 and sum in float32.
-_BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+# Linux's names of the instructions that multiply pairs of bfloat16 and sum in float32, and of those
+# by which lookup tables replace most of these products (`native.ops.sign_conv_gradients`).
+_BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "avx2"})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,12 @@ from tests.native.availability import needs_native
 
 @pytest.mark.parametrize(
     ("flags", "dtype"),
-    [("fpu avx512f avx512_bf16", "bfloat16"), ("amx_bf16", "bfloat16"), ("avx512f", "float32")],
+    [
+        ("fpu avx512f avx512_bf16", "bfloat16"),
+        ("amx_bf16", "bfloat16"),
+        ("avx avx2 fma", "bfloat16"),
+        ("fpu sse4_2 avx", "float32"),
+    ],
 )
 def test_auto_goes_by_what_the_cpu_can_do(tmp_path, flags, dtype):
     cpuinfo = tmp_path / "cpuinfo"

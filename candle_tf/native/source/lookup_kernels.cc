@@ -23,11 +23,16 @@ typedef int16_t ShortIntegers __attribute__((vector_size(kLanes * 2)));
 
 // 32 values of 16 bits.
 typedef __m512i Sums;
+// In the low bits of each word is what a table is read by.
+typedef __m512i Numbers;
 
-inline Sums looked_up(Sums words, Sums table) { return _mm512_permutexvar_epi16(words, table); }
 inline Sums plus(Sums a, Sums b) { return _mm512_add_epi16(a, b); }
-inline Sums next_numbers(Sums words) { return _mm512_srli_epi16(words, kTableValues); }
+inline Sums next_words(Sums words) { return _mm512_srli_epi16(words, kTableValues); }
 inline Sums read(const void* from) { return _mm512_loadu_si512(from); }
+inline Numbers numbers_of(Sums words) { return words; }
+inline Sums looked_up(Numbers numbers, const int16_t* table) {
+  return _mm512_permutexvar_epi16(numbers, read(table));
+}
 
 inline void add_to(float* to, Sums sums, float scale) {
   const __m512i halves[2] = {_mm512_cvtepi16_epi32(_mm512_castsi512_si256(sums)),
@@ -39,11 +44,76 @@ inline void add_to(float* to, Sums sums, float scale) {
   }
 }
 
+#elif defined(__AVX2__)
+
+// An instruction permutes 16 bytes, so a table is read twice: for the lower and for the upper
+// bytes. Only its first half is stored, first all lower bytes, then all upper ones: the second half
+// is the first one backwards, with the other sign.
+
+struct Sums {
+  __m256i low, high;
+};
+
+// Places in the half of a table, a byte each, and the signs of what is there.
+struct Numbers {
+  __m256i places;
+  Sums signs;
+};
+
+inline Sums plus(const Sums& a, const Sums& b) {
+  return {_mm256_add_epi16(a.low, b.low), _mm256_add_epi16(a.high, b.high)};
+}
+
+inline Sums next_words(const Sums& words) {
+  return {_mm256_srli_epi16(words.low, kTableValues), _mm256_srli_epi16(words.high, kTableValues)};
+}
+
+inline Sums read(const void* from) {
+  const __m256i* halves = static_cast<const __m256i*>(from);
+  return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
+}
+
+inline Numbers numbers_of(const Sums& words) {
+  static_assert(kTableValues == 5);
+  const __m256i last = _mm256_set1_epi16(kTableSize - 1), half = _mm256_set1_epi8(15);
+  // What `looked_up` unpacks is in the order of columns again.
+  const __m256i numbers = _mm256_packus_epi16(_mm256_and_si256(words.low, last),
+                                              _mm256_and_si256(words.high, last));
+  const __m256i beyond = _mm256_cmpgt_epi8(numbers, half);
+  // Bit 4 to the sign, and nothing is 0.
+  const __m256i one = _mm256_set1_epi16(1);
+  return {_mm256_and_si256(_mm256_xor_si256(numbers, beyond), half),
+          {_mm256_or_si256(_mm256_slli_epi16(words.low, 11), one),
+           _mm256_or_si256(_mm256_slli_epi16(words.high, 11), one)}};
+}
+
+inline Sums looked_up(const Numbers& numbers, const int16_t* table) {
+  const __m128i* bytes = reinterpret_cast<const __m128i*>(table);
+  const __m256i lower = _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes));
+  const __m256i upper = _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes + 1));
+  const __m256i low = _mm256_shuffle_epi8(lower, numbers.places);
+  const __m256i high = _mm256_shuffle_epi8(upper, numbers.places);
+  return {_mm256_sign_epi16(_mm256_unpacklo_epi8(low, high), numbers.signs.low),
+          _mm256_sign_epi16(_mm256_unpackhi_epi8(low, high), numbers.signs.high)};
+}
+
+inline void add_to(float* to, const Sums& sums, float scale) {
+  const __m128i parts[4] = {
+      _mm256_castsi256_si128(sums.low), _mm256_extracti128_si256(sums.low, 1),
+      _mm256_castsi256_si128(sums.high), _mm256_extracti128_si256(sums.high, 1)};
+  for (int i = 0; i < 4; ++i) {
+    const __m256 before = _mm256_loadu_ps(to + 8 * i);
+    const __m256 values = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(parts[i]));
+    _mm256_storeu_ps(to + 8 * i, _mm256_fmadd_ps(values, _mm256_set1_ps(scale), before));
+  }
+}
+
 #else
 
 struct Sums {
   int16_t values[kTableSize];
 };
+typedef Sums Numbers;
 
 inline Sums read(const void* from) {
   Sums sums;
@@ -51,10 +121,12 @@ inline Sums read(const void* from) {
   return sums;
 }
 
-inline Sums looked_up(const Sums& words, const Sums& table) {
+inline Numbers numbers_of(const Sums& words) { return words; }
+
+inline Sums looked_up(const Numbers& numbers, const int16_t* table) {
   Sums sums;
   for (int i = 0; i < kTableSize; ++i) {
-    sums.values[i] = table.values[words.values[i] & (kTableSize - 1)];
+    sums.values[i] = table[numbers.values[i] & (kTableSize - 1)];
   }
   return sums;
 }
@@ -65,7 +137,7 @@ inline Sums plus(const Sums& a, const Sums& b) {
   return sums;
 }
 
-inline Sums next_numbers(const Sums& words) {
+inline Sums next_words(const Sums& words) {
   Sums sums;
   for (int i = 0; i < kTableSize; ++i) sums.values[i] = uint16_t(words.values[i]) >> kTableValues;
   return sums;
@@ -81,33 +153,36 @@ inline void add_to(float* to, const Sums& sums, float scale) {
 template <int kBlocks, int kTables>
 inline void look_up(const uint16_t* words, const int16_t* tables,
                     Sums (&sums)[kTableRows][kBlocks]) {
-  Sums numbers[kBlocks];
+  Sums left[kBlocks];
 #pragma GCC unroll 4
-  for (int b = 0; b < kBlocks; ++b) numbers[b] = read(words + b * kTableSize);
+  for (int b = 0; b < kBlocks; ++b) left[b] = read(words + b * kTableSize);
 #pragma GCC unroll 3
   for (int t = 0; t < kTables; ++t) {
+    Numbers numbers[kBlocks];
+#pragma GCC unroll 4
+    for (int b = 0; b < kBlocks; ++b) numbers[b] = numbers_of(left[b]);
 #pragma GCC unroll 4
     for (int r = 0; r < kTableRows; ++r, tables += kTableSize) {
-      const Sums table = read(tables);
 #pragma GCC unroll 4
       for (int b = 0; b < kBlocks; ++b) {
-        sums[r][b] = plus(sums[r][b], looked_up(numbers[b], table));
+        sums[r][b] = plus(sums[r][b], looked_up(numbers[b], tables));
       }
     }
     if (t + 1 < kTables) {
 #pragma GCC unroll 4
-      for (int b = 0; b < kBlocks; ++b) numbers[b] = next_numbers(numbers[b]);
+      for (int b = 0; b < kBlocks; ++b) left[b] = next_words(left[b]);
     }
   }
 }
 
+// The columns of the words from `column` on.
 template <int kBlocks>
 void multiply_blocks(const TablePiece* pieces, int64_t count, int64_t tables, int64_t step,
-                     const float* scales, float* to, int64_t to_step) {
+                     int64_t column, const float* scales, float* to, int64_t to_step) {
   constexpr int64_t kTableRoom = kTableRows * kTableSize;
   Sums sums[kTableRows][kBlocks] = {};
   for (int64_t p = 0; p < count; ++p) {
-    const uint16_t* words = pieces[p].words;
+    const uint16_t* words = pieces[p].words + column;
     const int16_t* from = pieces[p].tables;
     int64_t left = tables;
     for (; left >= kWordTables; left -= kWordTables, words += step) {
@@ -126,13 +201,21 @@ void multiply_blocks(const TablePiece* pieces, int64_t count, int64_t tables, in
 
 void multiply(const TablePiece* pieces, int64_t count, int64_t tables, int64_t step, int blocks,
               const float* scales, float* to, int64_t to_step) {
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+  // The sums of one block fill half of the registers.
+  for (int b = 0; b < blocks; ++b) {
+    const int64_t column = b * kTableSize;
+    multiply_blocks<1>(pieces, count, tables, step, column, scales, to + column, to_step);
+  }
+#else
   static_assert(kColumnBlocks == 4);
   switch (blocks) {
-    case 1: return multiply_blocks<1>(pieces, count, tables, step, scales, to, to_step);
-    case 2: return multiply_blocks<2>(pieces, count, tables, step, scales, to, to_step);
-    case 3: return multiply_blocks<3>(pieces, count, tables, step, scales, to, to_step);
-    default: return multiply_blocks<4>(pieces, count, tables, step, scales, to, to_step);
+    case 1: return multiply_blocks<1>(pieces, count, tables, step, 0, scales, to, to_step);
+    case 2: return multiply_blocks<2>(pieces, count, tables, step, 0, scales, to, to_step);
+    case 3: return multiply_blocks<3>(pieces, count, tables, step, 0, scales, to, to_step);
+    default: return multiply_blocks<4>(pieces, count, tables, step, 0, scales, to, to_step);
   }
+#endif
 }
 
 void fill(const int16_t* values, int64_t step, int64_t count, int64_t next_values,
@@ -149,6 +232,20 @@ void fill(const int16_t* values, int64_t step, int64_t count, int64_t next_value
       sums = _mm512_mask_sub_epi16(_mm512_add_epi16(sums, value), kMasks[v], sums, value);
     }
     _mm512_storeu_si512(tables, sums);
+#elif defined(__AVX2__)
+    // Entry i of the first half subtracts value v where bit v of i is set; bit 4 is not.
+    const __m256i places = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m256i sums = _mm256_set1_epi16(values[4 * step]);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      const __m256i sign = _mm256_or_si256(_mm256_slli_epi16(places, 15 - v), _mm256_set1_epi16(1));
+      sums = _mm256_add_epi16(sums, _mm256_sign_epi16(_mm256_set1_epi16(values[v * step]), sign));
+    }
+    const __m128i first = _mm256_castsi256_si128(sums), second = _mm256_extracti128_si256(sums, 1);
+    const __m128i byte = _mm_set1_epi16(255);
+    __m128i* to = reinterpret_cast<__m128i*>(tables);
+    _mm_storeu_si128(to, _mm_packus_epi16(_mm_and_si128(first, byte), _mm_and_si128(second, byte)));
+    _mm_storeu_si128(to + 1, _mm_packus_epi16(_mm_srli_epi16(first, 8), _mm_srli_epi16(second, 8)));
 #else
     for (int i = 0; i < kTableSize; ++i) {
       int16_t sum = 0;
@@ -334,23 +431,48 @@ inline void transpose_square(const float* from, int64_t from_step, float* to) {
   }
 }
 
+#elif defined(__AVX2__)
+
+// A square of 8 x 8 values: pairs of rows, of pairs and of fours change places.
+inline void transpose_square(const float* from, int64_t from_step, float* to) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(from + i * from_step);
+  for (int i = 0; i < 8; i += 2) {
+    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+      a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+    }
+  }
+  // Now lane l of row 4 i + j holds column 4 l + j of rows 4 i ... 4 i + 3.
+  for (int j = 0; j < 4; ++j) {
+    _mm256_storeu_ps(to + 8 * j, _mm256_permute2f128_ps(a[j], a[4 + j], 0x20));
+    _mm256_storeu_ps(to + 8 * (4 + j), _mm256_permute2f128_ps(a[j], a[4 + j], 0x31));
+  }
+}
+
 #endif
 
 template <typename T>
 void transpose_as(const float* from, int64_t from_step, int64_t filters, int64_t height,
                   const float* offsets, T* to, int64_t to_step) {
   int64_t begin = 0;
-#if defined(__AVX512F__)
-  static_assert(kFilters == 32);
-  for (; filters == kFilters && begin + 16 <= height; begin += 16) {
-    float squares[2][16 * 16];
-    transpose_square(from + begin, from_step, squares[0]);
-    transpose_square(from + 16 * from_step + begin, from_step, squares[1]);
-    const Floats first = load<false>(offsets, 0), second = load<false>(offsets + 16, 0);
-    for (int i = 0; i < 16; ++i) {
+#if defined(__AVX2__)
+  constexpr int kSquares = kFilters / kLanes;
+  for (; filters == kFilters && begin + kLanes <= height; begin += kLanes) {
+    float squares[kSquares][kLanes * kLanes];
+    for (int s = 0; s < kSquares; ++s) {
+      transpose_square(from + s * kLanes * from_step + begin, from_step, squares[s]);
+    }
+    for (int i = 0; i < kLanes; ++i) {
       T* row = to + (begin + i) * to_step;
-      store<false>(row, load<false>(squares[0] + 16 * i, 0) + first, 0);
-      store<false>(row + 16, load<false>(squares[1] + 16 * i, 0) + second, 0);
+      for (int s = 0; s < kSquares; ++s) {
+        const Floats offset = load<false>(offsets + s * kLanes, 0);
+        store<false>(row + s * kLanes, load<false>(squares[s] + kLanes * i, 0) + offset, 0);
+      }
     }
   }
 #endif
