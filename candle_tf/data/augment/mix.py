@@ -74,13 +74,18 @@ class Mix(Operation):
 
     def apply(self, pixels: tf.Tensor, rendering: Rendering) -> tf.Tensor:
         batch = rendering.batch
+        # A ratio of 1 leaves the first image as it is: its partner is not rendered.
+        places = tf.where(batch["ratios"] < 1)[:, 0]
         second = {
-            name.removeprefix(_PARTNER): values
+            name.removeprefix(_PARTNER): tf.gather(values, places)
             for name, values in batch.items()
             if name.startswith(_PARTNER)
         }
         partners = rendering.render_before(second)
-        return mix_pixels(self.kind, pixels, partners, batch["ratios"], batch["boxes"])
+        ratios, boxes = tf.gather(batch["ratios"], places), tf.gather(batch["boxes"], places)
+        first = tf.gather(pixels, places)
+        mixed = mix_pixels(self.kind, first, partners, ratios, boxes)
+        return tf.tensor_scatter_nd_update(pixels, places[:, tf.newaxis], mixed)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from candle_tf.data.augment.augmentation import make_augmentation
 from candle_tf.data.augment.mix import GRID, draw_mixtures, mix_pixels
+from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.augment.views import Views
+from tools.benchmarks.workload import noise_subset
 
 COUNT = 7
 DRAWS = 2000
@@ -96,3 +100,31 @@ def test_an_unknown_name_is_refused():
         draw("mosaic")
     with pytest.raises(ValueError, match="mosaic"):
         mix_pixels("mosaic", tf.zeros([1, 2, 2, 3]), tf.zeros([1, 2, 2, 3]), [1.0], [[0.0] * 4])
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+@pytest.mark.parametrize("numbers", [[0, 1, 4, 5], [2, 1, 7, 0], [3, 2, 6, 7]])
+def test_where_half_of_the_views_are_mixed_the_others_are_as_without_mixing(kind, numbers):
+    settings = {"augmentation": "alternating_crop_flip", "mix": kind, "mix_views": "half"}
+    augmentation = make_augmentation(AugmentSettings(**settings), seed=3)
+    subset = noise_subset(9, 3, side=40)
+    batch = augmentation.draw(subset, Views(np.array([5, 0, 8, 5]), np.array(numbers)))
+    rendered = augmentation.render(batch, 32).numpy()
+    alone = augmentation.without_mixing()
+    partners = {
+        name.removeprefix("partner_"): values
+        for name, values in batch.items()
+        if name.startswith("partner_")
+    }
+    mixed = mix_pixels(
+        kind,
+        alone.render(batch, 32),
+        alone.render(partners, 32),
+        batch["ratios"],
+        batch["boxes"],
+    )
+    np.testing.assert_array_equal(rendered, mixed.numpy())
+    unmixed = np.array(numbers) % 4 < 2
+    np.testing.assert_array_equal(rendered[unmixed], alone.render(batch, 32).numpy()[unmixed])
+    if kind == "mixup" and not unmixed.all():
+        assert (rendered != alone.render(batch, 32).numpy())[~unmixed].any(axis=(1, 2, 3)).all()
