@@ -52,6 +52,13 @@ def test_kernels_are_compared_with_the_flags_plain_ones():
     assert set(figure["seconds"]) == {"ours", "plain"}
 
 
+def test_precisions_are_compared_with_the_same_operators():
+    figure = step.precision_ratio(SMALL, repeats=1)
+    assert figure["student"]["kernels"] == "auto"
+    assert figure["precision"] == SMALL.compute_policy.dtype
+    assert set(figure["seconds"]) == {"ours", "plain"}
+
+
 def test_every_batch_size_is_timed_on_as_many_images():
     figures = step.step_ratios(SMALL, (2, 4), repeats=1)
     for figure in figures.values():

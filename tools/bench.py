@@ -6,7 +6,8 @@
 The rows, and what is at least expected of them:
 
 step         a training step against the plain Keras and larq composition in float32; at width 0.5
-             with native operators against --kernels=plain
+             with native operators against --kernels=plain, and in the precision that
+             --precision=auto takes against float32
 distill      a distillation step on cached targets against a cross-entropy step
 calibrate    calibration of 30 epochs on stored features against a backbone in every epoch
 total        distillation of 30 epochs with its cache's build against an online teacher, at the
@@ -101,6 +102,8 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
         "step": lambda: {
             **step.step_ratios(replace(load, steps=1), _STEP_BATCHES, repeats),
             "kernels_ratio_w05_b64": step.kernels_ratio(replace(load, width=0.5), repeats),
+            "precision_ratio_w05_b64": step.precision_ratio(replace(load, width=0.5), repeats),
+            "precision_ratio_b32": step.precision_ratio(replace(load, batch_size=32), repeats),
         },
         "distill": lambda: {
             "distill_over_ce": teacher_cost.distill_over_ce(load, images(load.images), repeats)

@@ -138,7 +138,7 @@ def resolve_precision(precision: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> 
 
     Args:
         precision: "float32", "bfloat16", or "auto": bfloat16 on a CPU that has instructions for it
-            and no GPU beside it, else float32.
+            or for lookup tables, and no GPU beside it, else float32.
         cpuinfo: file in which Linux lists the CPU's instructions; without such a file "auto" is
             float32.
     """

@@ -66,7 +66,7 @@ class ComputeSettings(SettingsGroup):
     precision: str = setting(
         "auto",
         "of binary convolutions in training by native operators: bfloat16 (in which -1 and +1 are "
-        "exact), float32, or auto: bfloat16 where the CPU has instructions for it; plain kernels "
+        "exact), float32, or auto: bfloat16 where it is the faster one on this CPU; plain kernels "
         "compute in float32",
         choices=PRECISIONS,
     )

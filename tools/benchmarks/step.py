@@ -31,6 +31,11 @@ def kernels_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
     return _compare(load, cross_entropy(replace(load, precision="auto", kernels="plain")), repeats)
 
 
+def precision_ratio(load: Workload, repeats: int = 7) -> dict[str, Any]:
+    """Time of a step with --precision=float32 over that with the workload's; see `step_ratio`."""
+    return _compare(load, cross_entropy(replace(load, precision="float32")), repeats)
+
+
 def _compare(load: Workload, plain: Trainer, repeats: int) -> dict[str, Any]:
     """Times steps of ours and of a plain trainer in turn.
 
