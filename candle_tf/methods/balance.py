@@ -155,12 +155,14 @@ class BalanceInputs:
         feature_reference: the feature loss of a student that does not tell images apart.
         counts: training images of each class, int `[C]`.
         sampler: how often each class is sampled, see `data.samplers`.
+        floors: KL and feature loss at which a training with a fixed lambda ends, at least 0.
     """
 
     teacher_logits: Callable[[], Iterable[np.ndarray]]
     feature_reference: float
     counts: np.ndarray
     sampler: str
+    floors: tuple[float, float] = (0.0, 0.0)
 
 
 def uniform_prediction_losses(

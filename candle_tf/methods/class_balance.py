@@ -2,8 +2,12 @@
 
     lambda_i = sigmoid(logit(lambda_0) + phi(noise, s_y))
     s_c = (log n_c - log n_min) / (log n_max - log n_min)                                in [0, 1]
-    k_i = KL_i / K_0,  f_i = FS_i / F_0                 K_0, F_0: losses of the mean prediction
+    k_i = (KL_i - K_f) / (K_0 - K_f),  f_i = (FS_i - F_f) / (F_0 - F_f)
     J   = sum_i w_i [lambda_i k_i + (1 - lambda_i) f_i - tau KL(lambda_i || lambda_0)] / sum_i w_i
+
+K_0 and F_0 are the losses of the mean prediction. K_f and F_f are 0, or what a training with a
+fixed lambda ends at (--balance_floors): k and f are then the excess losses of DoReMi (Xie et al.
+2023), and a loss that no student can lower further has no weight for being large.
 
 The student minimizes J, phi maximizes it. J is strongly concave in each lambda, so each class has
 one best lambda, lambda_c = sigmoid(logit(lambda_0) + (E[k | c] - E[f | c]) / tau): neither loss is
@@ -19,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.distribute import mean_over_replicas
+from candle_tf.errors import UserError
 from candle_tf.methods.balance import (
     HIDDEN,
     NOISE_SIZE,
@@ -76,6 +81,8 @@ class ClassTotalLoss(TotalLoss):
     """J of the module's head. `kl_reference` and `fs_reference` are K_0 and F_0.
 
     Attributes:
+        kl_floor: K_f, below K_0.
+        fs_floor: F_f, below F_0.
         tau: of the barrier, above 0.
         prior: lambda_0, in (0, 1).
         sizes: s of each class, float `[C]`.
@@ -84,6 +91,8 @@ class ClassTotalLoss(TotalLoss):
 
     learning_rate_factor: ClassVar[float] = 5.0
 
+    kl_floor: float = 0.0
+    fs_floor: float = 0.0
     tau: float = 0.25
     prior: float = 0.5
     sizes: np.ndarray = field(default_factory=lambda: np.zeros(1))
@@ -141,14 +150,14 @@ class ClassTotalLoss(TotalLoss):
         has_label: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """What `balance` adds of each group, each float `[B]` given."""
-        excess = kl / self.kl_reference - fs / self.fs_reference
+        k, f = self._excess(kl, fs)
         third = tf.minimum(tf.cast(sizes * len(_LOGGED), tf.int32), len(_LOGGED) - 1)
         found = {}
         for place, name in enumerate(_LOGGED):
             inside = tf.cast(third == place, kl.dtype) * has_label
             found[f"share_{name}"] = tf.reduce_mean(inside)
             found[f"lambda_sum_{name}"] = tf.reduce_mean(inside * lambdas)
-            found[f"excess_{name}"] = tf.reduce_mean(inside * excess)
+            found[f"excess_{name}"] = tf.reduce_mean(inside * (k - f))
         return found
 
     def of_examples(self, kl: tf.Tensor, fs: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -159,10 +168,16 @@ class ClassTotalLoss(TotalLoss):
             logits: logit(lambda), float `[B]`; any finite value gives a finite loss.
         """
         lam, rest = tf.sigmoid(logits), tf.sigmoid(-logits)
-        balanced = lam * kl / self.kl_reference + rest * fs / self.fs_reference
+        k, f = self._excess(kl, fs)
+        balanced = lam * k + rest * f
         of_kl = tf.math.log_sigmoid(logits) - np.log(self.prior)
         of_fs = tf.math.log_sigmoid(-logits) - np.log1p(-self.prior)
         return balanced - self.tau * (lam * of_kl + rest * of_fs)
+
+    def _excess(self, kl: tf.Tensor, fs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """k and f, float `[B]`."""
+        k = (kl - self.kl_floor) / (self.kl_reference - self.kl_floor)
+        return k, (fs - self.fs_floor) / (self.fs_reference - self.fs_floor)
 
     @property
     def _prior_logit(self) -> float:
@@ -170,18 +185,38 @@ class ClassTotalLoss(TotalLoss):
 
 
 def build_class_adversarial(settings: BalanceSettings, inputs: BalanceInputs) -> ClassTotalLoss:
-    """J in units of the mean prediction's losses."""
+    """J in units of the mean prediction's losses.
+
+    Raises:
+        UserError: for floors that are no lower than these losses.
+    """
     loss = LOGIT_LOSSES[settings.logit_loss]
     kl = loss.of_mean(inputs.teacher_logits(), settings.temperature)
+    kl = kl if kl > _SMALLEST_UNIT else 1.0
+    _check_floors(settings, inputs.floors, (kl, inputs.feature_reference))
     power = -0.5 if inputs.sampler == "instance" else 0.0
     return ClassTotalLoss(
-        kl_reference=kl if kl > _SMALLEST_UNIT else 1.0,
+        kl_reference=kl,
         fs_reference=inputs.feature_reference,
+        kl_floor=inputs.floors[0],
+        fs_floor=inputs.floors[1],
         tau=settings.balance_tau,
         prior=settings.balance_prior,
         sizes=class_sizes(inputs.counts),
         weights=np.maximum(inputs.counts, 1.0) ** power,
     )
+
+
+def _check_floors(
+    settings: BalanceSettings, floors: tuple[float, float], references: tuple[float, float]
+) -> None:
+    for name, floor, reference in zip(("KL", "feature"), floors, references, strict=True):
+        if floor >= reference:
+            raise UserError(
+                f"--balance_floors={settings.balance_floors}: its {name} loss ends at {floor:.4g}, "
+                f"and that of a student that learns nothing is {reference:.4g} here. Give a run "
+                "that has learned, with the same losses on the same images, or none."
+            )
 
 
 def class_sizes(counts: np.ndarray) -> np.ndarray:

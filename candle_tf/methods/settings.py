@@ -218,6 +218,11 @@ class BalanceSettings(SettingsGroup):
     balance_prior: float = setting(
         0.5, "for --balance=class_adversarial: lambda_0, where lambda starts", above=0, below=1
     )
+    balance_floors: str = setting(
+        "",
+        "for --balance=class_adversarial: the folder of a finished run with --balance=fixed; both "
+        "losses count from where they ended there, not from 0",
+    )
     balance_learning_rate: float = setting(
         1e-3,
         "Adam's rate of the balancing network; class_adversarial's is five times as large",
@@ -269,6 +274,12 @@ class BalanceSettings(SettingsGroup):
                 raise UserError(
                     f"--{name}={value} is not known; it is auto, or a number from 0 to 1."
                 )
+        if self.balance_floors and self.balance != "class_adversarial":
+            raise UserError(
+                f"--balance_floors={self.balance_floors} contradicts --balance={self.balance}, "
+                "whose losses count from 0. Give --balance=class_adversarial, or leave "
+                "--balance_floors out."
+            )
         if self.student_head == "tied" and self.feature_loss == "cosine":
             raise UserError(
                 "--student_head=tied contradicts --feature_loss=cosine: the teacher's classifier "

@@ -16,6 +16,7 @@ from candle_tf.files import explain_full_disk
 from candle_tf.progress import format_seconds
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import RunFolder, join_run_folder, open_run_folder
+from candle_tf.stages.balance_floors import read_balance_floors
 from candle_tf.stages.calibrate import Calibrated, calibrate
 from candle_tf.stages.disk_space import DiskNeeds
 from candle_tf.stages.evaluate import evaluate
@@ -42,6 +43,8 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     Raises:
         UserError: for anything that a user can fix; nothing finished is lost.
     """
+    # What it refuses is told before anything is computed.
+    read_balance_floors(config)
     workers = open_workers(config.compute.strategy)
     # Bit-identical results whether or not a run was interrupted; on CPUs it costs nothing.
     tf.keras.utils.set_random_seed(config.run.seed)

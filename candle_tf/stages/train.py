@@ -48,6 +48,7 @@ from candle_tf.methods.training_phases import (
     clone_without_kernel_constraint,
     copy_weights,
 )
+from candle_tf.stages.balance_floors import read_balance_floors
 from candle_tf.stages.baselines import (
     build_baseline_trainer,
     classifier_adjustment,
@@ -381,6 +382,7 @@ def _build_trainer(
         feature_loss.reference,
         data.counts,
         config.data.sampler,
+        read_balance_floors(config),
     )
     total_loss = build_total_loss(config.balance, inputs)
     fixed = config.balance.balance == "fixed"

@@ -4,6 +4,7 @@ import tensorflow as tf
 from scipy.special import expit, logit, rel_entr
 from scipy.stats import entropy
 
+from candle_tf.errors import UserError
 from candle_tf.methods import losses
 from candle_tf.methods.balance import BalanceInputs, build_total_loss
 from candle_tf.methods.class_balance import ClassBalancer, ClassTotalLoss, class_sizes
@@ -18,9 +19,11 @@ RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (40, 3)).astype(np.float32)
 
 
-def _total_loss(counts=COUNTS, logits=LOGITS, sampler="instance", reference=1.5, **settings):
+def _total_loss(
+    counts=COUNTS, logits=LOGITS, sampler="instance", reference=1.5, floors=(0.0, 0.0), **settings
+):
     settings = BalanceSettings(balance="class_adversarial", **settings)
-    inputs = BalanceInputs(lambda: np.array_split(logits, 2), reference, counts, sampler)
+    inputs = BalanceInputs(lambda: np.array_split(logits, 2), reference, counts, sampler, floors)
     total_loss = build_total_loss(settings, inputs)
     assert isinstance(total_loss, ClassTotalLoss)
     return total_loss
@@ -49,8 +52,16 @@ def _batch():
     return RNG.gamma(2, 1, 10), RNG.gamma(2, 0.5, 10), labels
 
 
-def test_the_total_loss_and_what_is_logged_are_the_formulas():
-    total_loss = _total_loss(balance_tau=0.4, balance_prior=0.3)
+def test_floors_that_a_student_cannot_be_above_are_refused():
+    with pytest.raises(UserError, match=r"feature loss ends at 1.5, .* learns nothing is 1.5"):
+        _total_loss(floors=(0.1, 1.5))
+    with pytest.raises(UserError, match="its KL loss ends at 99"):
+        _total_loss(floors=(99.0, 0.1))
+
+
+@pytest.mark.parametrize("floors", [(0.0, 0.0), (0.7, 0.4)])
+def test_the_total_loss_and_what_is_logged_are_the_formulas(floors):
+    total_loss = _total_loss(balance_tau=0.4, balance_prior=0.3, floors=floors)
     balancer = total_loss.build_balancer(seed=3)
     assert isinstance(balancer, ClassBalancer)
     hidden, bias, _, last_bias = balancer.get_weights()
@@ -72,7 +83,8 @@ def test_the_total_loss_and_what_is_logged_are_the_formulas():
 
     lam = np.array([lambda_of(class_sizes(COUNTS)[label]) for label in labels])
     barrier = rel_entr(lam, 0.3) + rel_entr(1 - lam, 0.7)
-    k, f = kl / total_loss.kl_reference, fs / 1.5
+    k = (kl - floors[0]) / (total_loss.kl_reference - floors[0])
+    f = (fs - floors[1]) / (1.5 - floors[1])
     each = lam * k + (1 - lam) * f - 0.4 * barrier
     w = COUNTS[labels] ** -0.5
     assert float(logs["objective"]) == pytest.approx((w * each).sum() / w.sum(), rel=1e-4)

@@ -1,0 +1,85 @@
+"""What --balance_floors stands for: the losses that a training with a fixed lambda ends at.
+
+kl, fs = read_balance_floors(config)            # 0, 0 without one
+
+Source: the excess loss of DoReMi (Xie et al., NeurIPS 2023) over that of a reference.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.run_folder import RunFolder
+
+# The part of the steps, the last of them, of which the losses are averaged.
+_LAST = 0.1
+# Settings that decide what the losses mean.
+_SAME = (
+    "dataset",
+    "teacher",
+    "teacher_weights_sha256",
+    "temperature",
+    "logit_loss",
+    "feature_loss",
+    "source_temperature",
+    "center_features",
+    "calibration_loss",
+    "calibration_resolutions",
+)
+
+
+def read_balance_floors(config: Config) -> tuple[float, float]:
+    """KL and feature loss at the end of the run that --balance_floors names; 0 without one.
+
+    Returns:
+        The mean of the last tenth of the run's steps, each finite and at least 0.
+
+    Raises:
+        UserError: where the folder is no finished run of `candle` with a fixed lambda, or one with
+            other losses.
+    """
+    given = config.balance.balance_floors
+    if not given:
+        return 0.0, 0.0
+    folder = RunFolder(Path(given))
+    place = f"--balance_floors={given}"
+    steps = folder.path / "student" / "steps.csv"
+    for path in (folder.config_path, folder.report_path, steps):
+        if not path.is_file():
+            raise UserError(
+                f"{place} is no finished run: it has no {path.name}. Give what --run_dir of a run "
+                "with --balance=fixed named."
+            )
+    before = Config.from_json(folder.config_path)
+    if before.training.method != "candle" or before.balance.balance != "fixed":
+        raise UserError(
+            f"{place} is a run of --method={before.training.method} and "
+            f"--balance={before.balance.balance}; give one of candle with --balance=fixed, as its "
+            "losses are what the adversary is measured by."
+        )
+    for name in _SAME:
+        if before[name] != config[name]:
+            raise UserError(
+                f"{place} has --{name}={before[name]}, and this run {config[name]}: their losses "
+                "cannot be compared. Give a run with the same."
+            )
+    return _last_losses(steps, place)
+
+
+def _last_losses(path: Path, place: str) -> tuple[float, float]:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    last = rows[-max(1, round(_LAST * len(rows))) :]
+    try:
+        kl, fs = (sum(float(row[name]) for row in last) / len(last) for name in ("kl", "fs"))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        kl = fs = np.nan
+    if not (np.isfinite([kl, fs]).all() and min(kl, fs) >= 0):
+        raise UserError(
+            f"{place}: {path.name} of its student does not end with a KL and a feature loss. The "
+            "file is damaged: give another run."
+        )
+    return kl, fs

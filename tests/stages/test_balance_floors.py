@@ -1,0 +1,72 @@
+"""Where the losses of an adversary that sees the class begin to count: another run's end."""
+
+import numpy as np
+import pytest
+
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.stages.balance_floors import read_balance_floors
+
+
+def reference_run(folder, steps="", **changes):
+    """A finished run's files, as far as they are read."""
+    settings = {"dataset": "digits", "balance": "fixed", "fixed_lambda": 0.5, **changes}
+    (folder / "student").mkdir(parents=True, exist_ok=True)
+    Config(run_dir=str(folder), **settings).to_json(folder / "config.json")
+    (folder / "report.json").write_text("{}")
+    (folder / "student" / "steps.csv").write_text(steps)
+    return str(folder)
+
+
+def adversarial(floors, **changes):
+    return Config(dataset="digits", balance="class_adversarial", balance_floors=floors, **changes)
+
+
+def table(kl, fs):
+    rows = [f"{step},{a},{b}" for step, (a, b) in enumerate(zip(kl, fs, strict=True), 1)]
+    return "step,kl,fs\n" + "\n".join(rows) + "\n"
+
+
+def test_floors_are_the_means_of_the_last_tenth_of_the_steps(tmp_path):
+    rng = np.random.default_rng(0)
+    kl, fs = rng.gamma(2, 1, 40), rng.gamma(2, 0.1, 40)
+    found = read_balance_floors(adversarial(reference_run(tmp_path, table(kl, fs))))
+    assert found == pytest.approx((kl[36:].mean(), fs[36:].mean()))
+    assert read_balance_floors(Config(dataset="digits")) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"balance": "adversarial"}, "--balance=adversarial; give one of candle with"),
+        ({"method": "cross_entropy"}, "--method=cross_entropy and"),
+        ({"temperature": 4.0}, "has --temperature=4.0, and this run 2.0"),
+        ({"feature_loss": "r2"}, "has --feature_loss=r2, and this run cosine"),
+    ],
+)
+def test_another_run_s_losses_are_no_floors(tmp_path, changes, message):
+    run = reference_run(tmp_path, table([1.0], [0.5]), **changes)
+    with pytest.raises(UserError, match=message):
+        read_balance_floors(adversarial(run))
+
+
+@pytest.mark.parametrize(
+    "steps", ["", "step,kl\n1,2\n", table(["nan"], [1.0]), "step,kl,fs\n1,a,2\n"]
+)
+def test_damaged_steps_are_told_before_anything_is_computed(tmp_path, steps):
+    with pytest.raises(UserError, match=r"steps.csv of its student does not end with"):
+        read_balance_floors(adversarial(reference_run(tmp_path, steps)))
+
+
+def test_what_is_no_finished_run_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"is no finished run: it has no config.json"):
+        read_balance_floors(adversarial(str(tmp_path / "none")))
+    run = reference_run(tmp_path, table([1.0], [0.5]))
+    (tmp_path / "report.json").unlink()
+    with pytest.raises(UserError, match=r"it has no report.json"):
+        read_balance_floors(adversarial(run))
+
+
+def test_floors_are_for_the_adversary_that_sees_the_class():
+    with pytest.raises(UserError, match="contradicts --balance=relative"):
+        Config(dataset="digits", balance="relative", balance_floors="runs/fixed")
