@@ -115,8 +115,8 @@ def gradients_of(
     """
     window, _, channels, filters = kernel.shape
     if x.dtype == tf.bfloat16 and stride == 1 and not has_bfloat16_products():
-        exact = (tf.cast(each, tf.float32) for each in (x, kernel, dy))
-        to_x, to_kernel = gradients_of(*exact, pad_value, stride)
+        wide_x, wide_kernel, wide_dy = (tf.cast(each, tf.float32) for each in (x, kernel, dy))
+        to_x, to_kernel = gradients_of(wide_x, wide_kernel, wide_dy, pad_value, stride)
         return tf.cast(to_x, x.dtype), tf.cast(to_kernel, x.dtype)
     if window == 1 and stride == 1:
         rows, matrix = tf.reshape(dy, [-1, filters]), tf.reshape(kernel, [channels, filters])
