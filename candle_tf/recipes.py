@@ -18,6 +18,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "calibration_loss": "label_aware_smoothing",
         "calibration_resolutions": (128, 224, 480),
+        "combine_resolutions": "mean",
         "image_size": 224,
         "augmentation": "random_resized_crop_flip",
         "resize": "crop",
@@ -25,6 +26,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "randaugment_magnitude": 0.0,
         "mix": "none",
         "teacher_view": "same",
+        "teacher_layers": 1,
         "method": "candle",
         "binary_steps": 1,
         "batch_size": 128,

@@ -17,7 +17,7 @@ PAPER = {
     "method": "candle", "binary_steps": 1, "batch_size": 128, "optimizer": "adam",
     "sampler": "instance", "temperature": 2.0, "logit_loss": "kl", "feature_loss": "cosine",
     "center_features": False, "balance": "plain", "label_weight": "0", "prior_correction": "0",
-    "student_head": "free",
+    "student_head": "free", "combine_resolutions": "mean", "teacher_layers": 1,
 }  # fmt: skip
 
 

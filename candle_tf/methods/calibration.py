@@ -21,6 +21,7 @@ from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.registry import CALIBRATION_LOSSES
 from candle_tf.methods.settings import CalibrationSettings
 from candle_tf.methods.trainer import TOTAL_LOSS, Batch, Trainer
+from candle_tf.teachers.feature_parts import StoredFeatures
 from candle_tf.teachers.features import OnlineFeatures
 
 CalibrationLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -126,7 +127,7 @@ class CalibrationTrainer(Trainer):
 
 
 def feature_batches(
-    features: Sequence[np.ndarray],
+    features: Sequence[StoredFeatures],
     rows: np.ndarray,
     labels: np.ndarray,
     *,
@@ -139,7 +140,8 @@ def feature_batches(
     """Batches of stored features; an epoch takes each of some rows at every resolution once.
 
     Args:
-        features: one array float16 `[R, d_T]` per resolution, memory-mapped or not.
+        features: one array float16 `[R, d_T]` per resolution, memory-mapped or not; or all side by
+            side as the only one.
         rows: those that are taken, int64 `[U]`.
         labels: of each of them, int32 `[U]`.
         batch_size: features in a batch.
@@ -184,6 +186,8 @@ def online_feature_batches(
 ) -> tf.data.Dataset:
     """Batches of features of new views; an epoch takes every image at every resolution once.
 
+    Or once, at all resolutions side by side.
+
     The backbone runs on each batch of images at all resolutions. Their features are then dealt
     out, so that every batch has all resolutions, as those of `feature_batches` do.
 
@@ -193,9 +197,10 @@ def online_feature_batches(
         batch_size, seed, first_epoch, epochs, share: as in `feature_batches`.
 
     Returns:
-        As `feature_batches`; `steps_per_epoch(N, batch_size)` batches of each resolution an epoch.
+        As `feature_batches`; `steps_per_epoch(N, batch_size)` batches of each resolution (or of all
+        together) an epoch.
     """
-    count, resolutions = len(labels), len(features.resolutions)
+    count, resolutions = len(labels), features.rows_per_view
     size = min(batch_size, count)
     shares = share.slices(size)
 
@@ -215,7 +220,7 @@ def online_feature_batches(
                         "labels": labels[index[part % size]],
                     }
 
-    return _dataset(batches, size // share.count, features.teacher.feature_size, tf.float32)
+    return _dataset(batches, size // share.count, features.feature_size, tf.float32)
 
 
 def _dataset(

@@ -21,6 +21,7 @@ DEFAULT_IMAGES_SEEN = 128_000
 PRETRAINED_FRACTION = 0.25
 STUDENT_HEADS = ("free", "tied")
 AUTO = "auto"
+COMBINE_RESOLUTIONS = ("mean", "concatenate")
 OPTIMIZERS = ("adam", "adam_sgd", "bop")
 DECAYS = ("cosine", "linear")
 
@@ -31,6 +32,12 @@ class CalibrationSettings(SettingsGroup):
 
     calibration_resolutions: tuple[int, ...] = setting(
         (96, 128, 160), "sides in pixels at which the teacher runs on each view", at_least=16
+    )
+    combine_resolutions: str = setting(
+        "mean",
+        "of the teacher's features of a view at several resolutions the student learns their mean, "
+        "and calibration uses each; concatenate: both use them side by side",
+        choices=COMBINE_RESOLUTIONS,
     )
     calibration_loss: str = setting(
         "balanced_softmax", "loss of the teacher's new classifier", choices=CALIBRATION_LOSSES

@@ -12,9 +12,8 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.data.cached_arrays import Shard
 from candle_tf.run_folder import RunFolder
-from candle_tf.stages.calibrate import cache_all_features
+from candle_tf.stages.calibrate import cache_all_features, open_teacher
 from candle_tf.stages.prepare import prepare
-from candle_tf.teachers.backbones import load_configured_teacher
 
 
 def cache_features(config: Config, shard: Shard) -> None:
@@ -34,7 +33,7 @@ def cache_features(config: Config, shard: Shard) -> None:
         folder = _copy_of_records(RunFolder(Path(config.run.run_dir)), Path(scratch))
         data = prepare(config, folder)
         if config.training.distils:
-            cache_all_features(config, data, load_configured_teacher(config.teacher), shard)
+            cache_all_features(config, data, open_teacher(config, data), shard)
         else:
             logging.info("--method=%s needs no teacher features", config.training.method)
 

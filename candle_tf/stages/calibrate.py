@@ -33,14 +33,22 @@ from candle_tf.methods.training_loop import fit
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, views_of_images
 from candle_tf.teachers.backbones import Teacher, load_configured_teacher
+from candle_tf.teachers.feature_parts import (
+    FeaturePart,
+    StoredFeatures,
+    at_resolutions,
+    join_arrays,
+    resolution_groups,
+)
 from candle_tf.teachers.features import (
     OnlineFeatures,
     cached_features,
     features_key,
     mean_rows,
+    scale_parts,
     teacher_views,
 )
-from candle_tf.teachers.held_out_accuracy import draw_images, held_out_accuracy
+from candle_tf.teachers.held_out_accuracy import draw_images, held_out_accuracy, most_images
 from candle_tf.teachers.targets import OnlineTargets, cached_targets
 from candle_tf.weight_files.checksums import fingerprint
 
@@ -68,6 +76,12 @@ class Calibrated:
     accuracy: float | None
     unlabelled_targets: Targets | None = None
 
+    @property
+    def parts(self) -> tuple[FeaturePart, ...]:
+        """What the d_T features are made of, those at several resolutions included."""
+        resolutions = self.targets.feature_size // self.teacher.feature_size
+        return at_resolutions(self.teacher.parts, resolutions)
+
 
 def calibrate(
     config: Config, data: Data, folder: Path, workers: Workers = ONE_PROCESS
@@ -83,7 +97,7 @@ def calibrate(
     Raises:
         UserError: for teacher weights or checkpoints that cannot be used.
     """
-    teacher = load_configured_teacher(config.teacher)
+    teacher = open_teacher(config, data)
     train = _train_online if config.teacher.teacher_mode == "online" else _train_on_cache
     classifier, targets = train(config, teacher, data, folder, workers)
     of_unlabelled = _unlabelled_targets(config, teacher, data.unlabelled, classifier)
@@ -92,6 +106,17 @@ def calibrate(
     logits = _whole_image_logits(config, teacher, classifier, data.test)
     accuracy = _accuracy(config, teacher, classifier, data)
     return Calibrated(teacher, classifier, targets, logits, accuracy, of_unlabelled)
+
+
+def open_teacher(config: Config, data: Data) -> Teacher:
+    """The teacher that the settings name; one of several parts with their scales.
+
+    Raises:
+        UserError: for teacher weights that cannot be used, or layers that it does not have.
+    """
+    teacher = load_configured_teacher(config.teacher)
+    side = max(config.calibration.calibration_resolutions)
+    return scale_parts(teacher, data.train, side, config.run.cache_path)
 
 
 def _accuracy(
@@ -109,13 +134,14 @@ def _accuracy(
 def _features_of_images(
     config: Config, teacher: Teacher, data: Data
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features of one view of training images, mean over resolutions, and labels.
+    """Features of one view of training images, combined over resolutions, and labels.
 
     An unmixed view that is cached already, or the whole image; of all images, or of some of large
     classes.
     """
     labels = data.train.labels
-    chosen = draw_images(labels, config.run.seed)
+    size = teacher.feature_size * len(_resolution_groups(config)[0])
+    chosen = draw_images(labels, config.run.seed, most_images(size))
     if config.teacher.teacher_mode == "cached":
         augmentation, precomputed = _training_views(config, data)
         views = precomputed.of_rows(np.arange(precomputed.total))
@@ -214,16 +240,19 @@ def _train_online(
     unmixed = replace(features, augmentation=features.augmentation.without_mixing())
     batches = partial(online_feature_batches, unmixed, data.train.labels)
     classifier = _train_classifier(
-        config, teacher, data, batches, steps * len(features.resolutions), folder, workers
+        config, teacher, data, batches, steps * features.rows_per_view, folder, workers
     )
     return classifier, OnlineTargets(features, classifier)
 
 
 @dataclass(frozen=True)
 class _CachedFeatures:
-    """Features float16 [R, d_T] of each resolution, and the keys they are stored under."""
+    """Features float16 [R, d_T] of each resolution, and the keys they are stored under.
 
-    features: list[np.ndarray]
+    With --combine_resolutions=concatenate one array of all resolutions.
+    """
+
+    features: list[StoredFeatures]
     keys: list[dict[str, Any]]
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -237,8 +266,20 @@ class _CachedFeatures:
 
 
 def _online_features(config: Config, teacher: Teacher, subset: Subset) -> OnlineFeatures:
-    resolutions = config.calibration.calibration_resolutions
-    return OnlineFeatures(teacher, subset, student_augmentation(config), resolutions)
+    calibration = config.calibration
+    return OnlineFeatures(
+        teacher,
+        subset,
+        student_augmentation(config),
+        calibration.calibration_resolutions,
+        concatenate=calibration.combine_resolutions == "concatenate",
+    )
+
+
+def _resolution_groups(config: Config) -> tuple[tuple[int, ...], ...]:
+    calibration = config.calibration
+    concatenate = calibration.combine_resolutions == "concatenate"
+    return resolution_groups(calibration.calibration_resolutions, concatenate)
 
 
 def _classify(
@@ -267,12 +308,14 @@ def _cache_features(
     shard: Shard | None = None,
 ) -> _CachedFeatures:
     """Features at every resolution; computes what is not stored yet."""
-    features, keys = [], []
-    for resolution in config.calibration.calibration_resolutions:
-        views = (teacher, subset, augmentation, precomputed, resolution)
-        features.append(cached_features(*views, config.run.cache_path, shard))
-        keys.append(features_key(*views))
-    return _CachedFeatures(features, keys)
+    found = _CachedFeatures([], [])
+    for resolutions in _resolution_groups(config):
+        views = [(teacher, subset, augmentation, precomputed, side) for side in resolutions]
+        stored = [cached_features(*each, config.run.cache_path, shard) for each in views]
+        features, key = join_arrays(stored, [features_key(*each) for each in views])
+        found.features.append(features)
+        found.keys.append(key)
+    return found
 
 
 def _whole_image_features(config: Config, teacher: Teacher, subset: Subset) -> _CachedFeatures:
@@ -331,7 +374,7 @@ def _build_trainer(config: Config, teacher: Teacher, data: Data, steps: int) -> 
 
 def _build_classifier(config: Config, teacher: Teacher, data: Data) -> tf.keras.Model:
     return teacher_classifier(
-        teacher.feature_size,
+        teacher.feature_size * len(_resolution_groups(config)[0]),
         data.classes,
         weight_scaling=config.calibration.calibration_loss == "label_aware_smoothing",
         seed=config.run.seed,

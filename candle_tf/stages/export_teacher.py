@@ -26,6 +26,7 @@ from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.evaluate import measure
 from candle_tf.stages.export import Exported
 from candle_tf.stages.prepare import Data
+from candle_tf.teachers.feature_parts import encoder_at_resolutions
 from candle_tf.weight_files.checksums import fingerprint
 
 STAGE = "export_teacher"
@@ -62,8 +63,9 @@ def export_teacher(
 ) -> ExportedTeacher:
     """Writes and measures the file, unless an earlier call did for the same teacher.
 
-    It runs at the largest resolution that the classifier was calibrated at. A teacher that cannot
-    be quantized is no reason to lose a run: the record says why.
+    It runs at the largest resolution that the classifier was calibrated at; with
+    --combine_resolutions=concatenate it makes the image smaller itself for the others. A teacher
+    that cannot be quantized is no reason to lose a run: the record says why.
 
     Args:
         config: the run's settings.
@@ -89,7 +91,7 @@ def export_teacher(
     logging.info("export: converting the teacher to %s at %d px", path, resolution)
     files = [record_path]
     try:
-        flatbuffer = _convert(calibrated, data, resolution, config.run.seed)
+        flatbuffer = _convert(config, calibrated, data)
     except Exception as error:  # the converter has no common type of its errors
         reason = str(error).strip().splitlines()
         record = {"error": reason[0] if reason else type(error).__name__}
@@ -104,12 +106,15 @@ def export_teacher(
     return ExportedTeacher(record)
 
 
-def _convert(calibrated: Calibrated, data: Data, resolution: int, seed: int) -> bytes:
+def _convert(config: Config, calibrated: Calibrated, data: Data) -> bytes:
+    resolutions = config.calibration.calibration_resolutions
     count = min(_REPRESENTATIVE, len(data.train))
-    index = np.random.default_rng(seed).choice(len(data.train), count, replace=False)
-    images = _render(data.train, np.sort(index), resolution)
-    teacher = calibrated.teacher
-    return convert_teacher(teacher.inference or teacher.encoder, calibrated.classifier, images)
+    index = np.random.default_rng(config.run.seed).choice(len(data.train), count, replace=False)
+    images = _render(data.train, np.sort(index), max(resolutions))
+    encoder = calibrated.teacher.inference or calibrated.teacher.encoder
+    if config.calibration.combine_resolutions == "concatenate":
+        encoder = encoder_at_resolutions(encoder, resolutions)
+    return convert_teacher(encoder, calibrated.classifier, images)
 
 
 def _measure(

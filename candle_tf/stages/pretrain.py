@@ -51,7 +51,7 @@ from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 from candle_tf.students.weights.packed import pack
 from candle_tf.students.weights.spec import StudentSpec
 from candle_tf.teachers.backbones import Teacher, load_teacher
-from candle_tf.teachers.features import cached_features
+from candle_tf.teachers.features import cached_features, scale_parts
 from candle_tf.teachers.source_classes import SourceTargets, source_classifier
 
 WEIGHTS_NAME, CARD_NAME = "student.safetensors", "student.json"
@@ -103,6 +103,7 @@ def _pretrain(settings: Pretraining, before: Pretraining | None, workers: Worker
     teacher = load_teacher(
         settings.teacher, settings.teacher_weights, settings.teacher_weights_sha256
     )
+    teacher = scale_parts(teacher, data.train, settings.teacher_size, settings.cache_path)
     trainer, checkpoints = _train(settings, data, teacher, before, workers)
     checkpoints.restore(checkpoints.best_epoch)
     student = trainer.network
@@ -194,9 +195,7 @@ def _targets(
     size, cache = settings.teacher_size, settings.cache_path
     precomputed = same_for_all(len(data.train), settings.views)
     features = cached_features(teacher, data.train, augmentation, precomputed, size, cache)
-    kernel, bias = source_classifier(
-        settings.teacher, features, settings.teacher_weights, settings.seed
-    )
+    kernel, bias = source_classifier(teacher.parts, features, settings.seed)
     once = same_for_all(len(data.heldout))
     whole = cached_features(teacher, data.heldout, WHOLE, once, size, cache)
     labels = np.argmax(whole.astype(np.float32) @ kernel + bias, axis=1).astype(np.int32)

@@ -16,6 +16,7 @@ from candle_tf.run_folder import claim_folder
 from candle_tf.settings import SettingsGroup, convert_setting, setting
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.settings import KERNELS, PRECISIONS, STRATEGIES, XLA
+from candle_tf.teachers.settings import split_teachers
 
 # May differ between two calls that work on one folder.
 _CHANGEABLE = (
@@ -97,6 +98,9 @@ class Pretraining(SettingsGroup):
     seed: int = setting(0, "seed of everything random", at_least=0, below=2**31)
     run_dir: str = setting("runs/pretrained", "folder of everything that is written")
     cache_dir: str = setting("", "folder of decoded images and features; run_dir/cache if empty")
+
+    def check(self) -> None:
+        split_teachers(self.teacher, self.teacher_weights, self.teacher_weights_sha256)
 
     @property
     def cache_path(self) -> Path:

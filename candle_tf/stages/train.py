@@ -375,7 +375,7 @@ def _build_trainer(
     if targets is None:
         raise ValueError("--method=candle needs the teacher's outputs")
     head = _build_head(config, student, calibrated)
-    feature_loss = _build_feature_loss(config, targets)
+    feature_loss = _build_feature_loss(config, targets, calibrated)
     projector = feature_loss.build_projector(student, config.run.seed)
     inputs = BalanceInputs(
         lambda: (block["teacher_logits"] for block in targets.blocks()),
@@ -461,15 +461,16 @@ def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> 
     return weight
 
 
-def _build_feature_loss(config: Config, targets: Targets) -> FeatureLoss:
+def _build_feature_loss(
+    config: Config, targets: Targets, calibrated: Calibrated | None
+) -> FeatureLoss:
     def blocks() -> Iterator[np.ndarray]:
         return (block["teacher_features"] for block in targets.blocks())
 
     def classifier() -> tuple[np.ndarray, np.ndarray]:
-        teacher = config.teacher
+        if calibrated is None:
+            raise ValueError("--feature_loss=source_kl needs the calibrated teacher")
         features = np.concatenate(list(islice(blocks(), _PROTOTYPE_BLOCKS)))
-        return source_classifier(
-            teacher.teacher, features, teacher.teacher_weights, config.run.seed
-        )
+        return source_classifier(calibrated.parts, features, config.run.seed)
 
     return build_feature_loss(config.balance, TeacherFeatures(blocks, classifier))

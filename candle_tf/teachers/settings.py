@@ -1,8 +1,10 @@
 """Settings of the teacher and of the views that it runs on."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from candle_tf.errors import UserError
+from candle_tf.files import expand_home
 from candle_tf.settings import SettingsGroup, setting
 from candle_tf.teachers.registry import OFFLINE_TEACHER, TEACHERS
 
@@ -11,16 +13,84 @@ TEACHER_MODES = ("cached", "online")
 EXPORT_TEACHER = ("auto", "off")
 
 
+class TeacherChoice(NamedTuple):
+    """One of the teachers that --teacher names.
+
+    Attributes:
+        name: such as "efficientnet_lite0" or "keras_cv:resnet50_imagenet".
+        weights: its weights file, "" for its own.
+        sha256: what that file's SHA-256 must be, "" for any.
+    """
+
+    name: str
+    weights: str
+    sha256: str
+
+
+def split_teachers(teacher: str, weights: str = "", sha256: str = "") -> list[TeacherChoice]:
+    """The teachers whose names are joined by "+", each with its weights file.
+
+    Args:
+        teacher: of --teacher; a registered name with a "+" is one teacher.
+        weights: of --teacher_weights: a path; of several teachers one for each, separated by
+            commas, empty for a teacher's own, or "" for that of all.
+        sha256: of --teacher_weights_sha256, as `weights`.
+
+    Raises:
+        UserError: where there are not as many files as teachers, or a teacher is named twice.
+    """
+    names = [teacher] if teacher in TEACHERS else teacher.split("+")
+    if len(names) == 1:
+        return [TeacherChoice(teacher, weights, sha256)]
+    files, sums = (
+        _split(flag, given, names)
+        for flag, given in (("teacher_weights", weights), ("teacher_weights_sha256", sha256))
+    )
+    chosen = [
+        TeacherChoice(name, expand_home(file), digest)
+        for name, file, digest in zip(names, files, sums, strict=True)
+    ]
+    for place, choice in enumerate(chosen):
+        if choice in chosen[:place]:
+            raise UserError(
+                f"--teacher={teacher} names {choice.name} twice, which adds nothing; leave one out."
+            )
+    return chosen
+
+
+def _split(flag: str, given: str, names: list[str]) -> list[str]:
+    each = given.split(",") if given else [""] * len(names)
+    if len(each) != len(names):
+        raise UserError(
+            f"--{flag}={given} gives {len(each)} for the {len(names)} teachers of "
+            f"--teacher={'+'.join(names)}: give one for each in their order, separated by commas, "
+            f"and nothing for a teacher's own: --{flag}={',' * (len(names) - 2)},<the last one's>."
+        )
+    return each
+
+
 @dataclass(frozen=True)
 class TeacherSettings(SettingsGroup):
     """Which network teaches, and on which views of an image."""
 
     teacher: str = setting(
         OFFLINE_TEACHER,
-        f"{', '.join(TEACHERS)}; the EfficientNet-Lites work offline",
+        f"{', '.join(TEACHERS)}; the EfficientNet-Lites work offline; several joined by + teach "
+        "with their features side by side",
     )
-    teacher_weights: str = setting("", "a weights file for the teacher, instead of its own")
+    teacher_weights: str = setting(
+        "",
+        "a weights file for the teacher, instead of its own; of several teachers one for each, "
+        "separated by commas, empty for a teacher's own",
+    )
     teacher_weights_sha256: str = setting("", "the SHA-256 which that file must have")
+    teacher_layers: int = setting(
+        1,
+        "layers of the teacher whose pooled features are taken side by side: the last, and as many "
+        "before it at ever earlier strides, for images unlike those it was trained on",
+        at_least=1,
+        at_most=5,
+    )
     teacher_view: str = setting(
         "whole",
         "what the teacher runs on: the whole image, or the same views as the student",
@@ -61,16 +131,18 @@ class TeacherSettings(SettingsGroup):
     )
 
     def check(self) -> None:
-        if TEACHERS.find(self.teacher) is None:
-            *first, last = TEACHERS
-            raise UserError(
-                f"--teacher={self.teacher} is not known; it is {', '.join(first)} or {last}."
-            )
-        if self.teacher_weights_sha256 and not self.teacher_weights:
-            raise UserError(
-                f"--teacher_weights_sha256={self.teacher_weights_sha256} is given, but "
-                "--teacher_weights, the file it belongs to, is empty."
-            )
+        chosen = split_teachers(self.teacher, self.teacher_weights, self.teacher_weights_sha256)
+        for choice in chosen:
+            if TEACHERS.find(choice.name) is None:
+                *first, last = TEACHERS
+                raise UserError(
+                    f"--teacher={choice.name} is not known; it is {', '.join(first)} or {last}."
+                )
+            if choice.sha256 and not choice.weights:
+                raise UserError(
+                    f"--teacher_weights_sha256={choice.sha256} is given, but --teacher_weights, "
+                    "the file it belongs to, is empty."
+                )
         if self.teacher_mode == "online" and self.teacher_view == "whole":
             raise UserError(
                 "--teacher_mode=online contradicts --teacher_view=whole: the teacher's output on "

@@ -1,11 +1,11 @@
 """The classes that a teacher was itself trained on, as a linear classifier of its features.
 
-kernel, bias = source_classifier("efficientnet_lite0", features)
+kernel, bias = source_classifier(teacher.parts, features)
 targets = SourceTargets(features, kernel, bias, precomputed)       # `data.targets.Targets`
 targets.batch(views)["teacher_logits"]                             # float32 [B, C_0]
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.views import Views
 from candle_tf.errors import UserError
 from candle_tf.teachers.efficientnet_lite import VARIANTS, imagenet_head
+from candle_tf.teachers.feature_parts import FeaturePart
 
 PROTOTYPES = 512
 # Rows of features that prototypes are made from.
@@ -65,15 +66,16 @@ class SourceTargets:
 
 
 def source_classifier(
-    name: str, features: np.ndarray, weights: str = "", seed: int = 0
+    parts: Sequence[FeaturePart], features: np.ndarray, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """A frozen classifier to distil through.
 
     Args:
-        name: of the teacher. EfficientNet-Lite brings the classifier of ImageNet's 1,000 classes;
-            for every other one, prototypes of its features stand for classes (`prototypes`).
+        parts: of the teacher's features. EfficientNet-Lite brings the classifier of ImageNet's
+            1,000 classes: the first one's is taken, of the features of its last layer (at several
+            resolutions side by side, of their mean), and all other weights are 0. Where there
+            is none, prototypes of all features stand for classes (`prototypes`).
         features: of the teacher, float [N, d].
-        weights: the teacher's weights file, "" for its own.
         seed: of the prototypes.
 
     Returns:
@@ -82,10 +84,18 @@ def source_classifier(
     Raises:
         UserError: where the teacher's classifier cannot be read, or there are too few features.
     """
-    if name in VARIANTS:
-        file = Path(weights).read_bytes() if weights else None
-        return imagenet_head(name, file, weights)
-    return prototypes(features, seed)
+    own = next((part for part in parts if part.teacher in VARIANTS and part.layer == 0), None)
+    if own is None:
+        return prototypes(features, seed)
+    file = Path(own.weights).read_bytes() if own.weights else None
+    kernel, bias = imagenet_head(own.teacher, file, own.weights)
+    # As many as resolutions.
+    share = own.scale * sum(part == own for part in parts)
+    rows = [
+        kernel / np.float32(share) if part == own else np.zeros((part.size, len(bias)), np.float32)
+        for part in parts
+    ]
+    return np.concatenate(rows), bias
 
 
 def prototypes(

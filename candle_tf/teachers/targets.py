@@ -20,6 +20,7 @@ import tensorflow as tf
 from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.views import Views, first_views
 from candle_tf.data.cached_arrays import stored_array
+from candle_tf.teachers.feature_parts import StoredFeatures
 from candle_tf.teachers.features import OnlineFeatures, as_float16, averaged_features
 from candle_tf.teachers.top_k import TopKLogits, open_top_k
 from candle_tf.weight_files.checksums import fingerprint
@@ -89,7 +90,7 @@ class OnlineTargets:
     @property
     def feature_size(self) -> int:
         """d_T."""
-        return self.features.teacher.feature_size
+        return self.features.feature_size
 
     @property
     def classes(self) -> int:
@@ -111,7 +112,7 @@ class OnlineTargets:
 
 
 def cached_targets(
-    features: Sequence[np.ndarray],
+    features: Sequence[StoredFeatures],
     keys: Sequence[Any],
     precomputed: PrecomputedViews,
     classifier: tf.keras.Model,
@@ -126,8 +127,8 @@ def cached_targets(
     its mirror image are averaged too: one row holds for both.
 
     Args:
-        features: float16 [R, d_T] of each resolution.
-        keys: `features.features_key` of each.
+        features: float16 [R, d_T] of each resolution; or of all, side by side, as the only one.
+        keys: `features.features_key` of each, or of `feature_parts.join_arrays`.
         precomputed: which view each of the R rows is of.
         classifier: from features [B, d_T] to "logits" [B, C].
         folder: cache folder.

@@ -22,6 +22,8 @@ from candle_tf.students.layers.blocks import batch_norm
 from candle_tf.students.settings import StudentSettings
 from candle_tf.students.weights import spec
 from candle_tf.students.weights.packed import describe
+from candle_tf.teachers.registry import TEACHERS
+from tests.teachers.test_feature_parts import random_backbone
 
 SIDE = 24
 
@@ -102,6 +104,19 @@ def test_weights_and_card_are_written(whole):
     assert card["epoch"] == done.epoch
     assert "--epochs=4" in card["command"]
     assert settings.data_dir not in json.dumps(card)
+
+
+def test_several_teachers_teach_the_classes_of_the_one_that_has_some(images, tmp_path, monkeypatch):
+    monkeypatch.setitem(TEACHERS._targets, "small", lambda *_: random_backbone(5, 1))
+    settings = settings_for(
+        images, tmp_path / "run", teacher="small+efficientnet_lite0", epochs=1, views=1
+    )
+    done = pretrain(settings)
+    card = json.loads(done.card.read_text())
+    assert card["teacher"]["name"] == "small+efficientnet_lite0"
+    assert np.isfinite(list(card["figures"].values())).all()
+    with pytest.raises(UserError, match="gives 1 for the 2 teachers"):
+        settings_for(images, tmp_path, teacher=settings.teacher, teacher_weights="a.h5")
 
 
 def test_held_out_images_are_not_learned_from(whole):

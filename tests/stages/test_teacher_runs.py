@@ -116,6 +116,42 @@ def test_without_validation_images_its_accuracy_is_of_held_out_training_images(
     assert len(data.validation) == 0
 
 
+@pytest.mark.parametrize("settings", [{"teacher_top_k": 3}, {"teacher_view": "whole"}])
+def test_resolutions_side_by_side_are_the_features_of_each(teacher, tmp_path, settings):
+    shared = {"cache_dir": str(tmp_path / "cache"), "calibration_epochs": 1, **settings}
+    data, mean = stages(tmp_path / "mean", **shared)
+    config = Config.from_json(tmp_path / "mean" / "config.json")
+    views = calibration._training_views(config, data)
+    each = calibration._cache_features(config, teacher, data.train, *views).features
+    teacher.shown.clear()
+    _, both = stages(tmp_path / "both", combine_resolutions="concatenate", **shared)
+    # The features of an earlier run serve, however they are combined.
+    assert teacher.shown == []
+    assert [part.size for part in both.parts] == [6, 6]
+    rows = views[1].rows_per_view
+    expected = np.concatenate(each, axis=1).astype(np.float32).reshape(-1, rows, 12).mean(axis=1)
+    np.testing.assert_array_equal(both.targets.features, expected.astype(np.float16))
+    halves = both.targets.features.astype(np.float32).reshape(-1, 2, 6)
+    np.testing.assert_allclose(halves.mean(axis=1), mean.targets.features, rtol=2e-3, atol=1e-4)
+    kernel, bias = both.classifier.get_weights()
+    assert kernel.shape == (12, 10)
+    found = next(iter(both.targets.blocks()))
+    logits = found["teacher_features"] @ kernel + bias
+    largest = np.take_along_axis(logits, found["teacher_logits"].argmax(axis=1)[:, None], 1)[:, 0]
+    np.testing.assert_allclose(largest, logits.max(axis=1), rtol=1e-2, atol=1e-3)
+    assert both.test_logits.shape == (len(data.test), 10)
+
+
+def test_one_resolution_is_the_same_however_resolutions_are_combined(teacher, tmp_path):
+    shared = {"cache_dir": str(tmp_path / "cache"), "calibration_resolutions": (32,)}
+    _, mean = stages(tmp_path / "mean", **shared)
+    teacher.shown.clear()
+    _, one = stages(tmp_path / "one", combine_resolutions="concatenate", **shared)
+    assert teacher.shown == []
+    np.testing.assert_array_equal(one.targets.logits, mean.targets.logits)
+    np.testing.assert_array_equal(one.test_logits, mean.test_logits)
+
+
 def test_online_the_teacher_runs_in_every_epoch(teacher, tmp_path):
     data, calibrated = both_stages(tmp_path / "run", teacher_mode="online", balance="plain")
     whole = len(data.validation) + len(data.test)

@@ -90,7 +90,11 @@ def test_what_cannot_use_them_is_refused(config, settings, message):
     assert config.replace(method="candle_crt").labelled_batch_size == 6
 
 
-def test_the_teacher_gives_the_same_outputs_cached_and_online(config, teacher):
+@pytest.mark.parametrize("sides", [1, 2])
+def test_the_teacher_gives_the_same_outputs_cached_and_online(config, teacher, sides):
+    config = config.replace(
+        calibration_resolutions=(32, 40)[:sides], combine_resolutions="concatenate"
+    )
     data = prepare(config, open_run_folder(config))
     cache_all_features(config, data, teacher)
     teacher.shown.clear()
@@ -102,12 +106,13 @@ def test_the_teacher_gives_the_same_outputs_cached_and_online(config, teacher):
     )
     views = cached.precomputed.of_rows(np.arange(22))
     for name, expected in online.batch(views).items():
-        assert len(expected) == 22
+        assert expected.shape == (22, 6 * sides if name == "teacher_features" else 2)
         np.testing.assert_allclose(cached.batch(views)[name], expected, rtol=2e-3, atol=2e-3)
 
 
 def _classifier(config):
-    return calibration.teacher_classifier(6, 2, weight_scaling=False, seed=config.run.seed)
+    features = 6 * len(config.calibration.calibration_resolutions)
+    return calibration.teacher_classifier(features, 2, weight_scaling=False, seed=config.run.seed)
 
 
 @pytest.mark.usefixtures("teacher")

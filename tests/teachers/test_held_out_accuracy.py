@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from candle_tf.teachers.held_out_accuracy import draw_images, held_out_accuracy
+from candle_tf.teachers.held_out_accuracy import draw_images, held_out_accuracy, most_images
 
 CLASSES, SIZE = 8, 64
 
@@ -56,3 +56,8 @@ def test_of_many_images_the_large_classes_are_thinned_and_the_rare_ones_kept():
 def test_where_nothing_can_be_held_out_there_is_no_accuracy(labels):
     features = np.random.default_rng(0).normal(size=(3, 5))
     assert held_out_accuracy(features, np.array(labels), seed=0) is None
+
+
+def test_fewer_images_of_more_features_take_no_more_memory():
+    assert most_images(1280) == most_images(4096) == 20_000
+    assert most_images(8192) == 10_000

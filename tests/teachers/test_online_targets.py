@@ -15,6 +15,7 @@ from candle_tf.data.pipeline import training_batches
 from candle_tf.data.subset import Subset
 from candle_tf.distribute import ALONE, BatchShare
 from candle_tf.methods.calibration import online_feature_batches, teacher_classifier
+from candle_tf.teachers.feature_parts import join_arrays
 from candle_tf.teachers.features import (
     OnlineFeatures,
     cached_features,
@@ -144,6 +145,44 @@ def test_another_classifier_is_run_again_and_the_features_stay(tmp_path, example
     kernel, bias = other.get_weights()
     wanted = np.asarray(after.features, np.float32) @ kernel + bias
     np.testing.assert_allclose(after.logits, wanted, atol=2e-3)
+
+
+def test_resolutions_side_by_side_are_one_row_cached_and_online(tmp_path, examples):
+    teacher, wide = make_teacher(), teacher_classifier(6 * len(RESOLUTIONS), CLASSES, seed=2)
+    settings = [(teacher, examples, AUGMENTATION, VIEWS, side) for side in RESOLUTIONS]
+    stored, key = join_arrays(
+        [cached_features(*each, tmp_path) for each in settings],
+        [features_key(*each) for each in settings],
+    )
+    cached = cached_targets([stored], [key], VIEWS, wide, tmp_path)
+    new = OnlineTargets(
+        OnlineFeatures(teacher, examples, AUGMENTATION, RESOLUTIONS, concatenate=True), wide
+    )
+    assert cached.feature_size == new.feature_size == 18
+    views = VIEWS.of_rows(np.arange(VIEWS.total))
+    assert_close(cached.batch(views), new.batch(views))
+    alone = OnlineFeatures(teacher, examples, AUGMENTATION, RESOLUTIONS).batch(views)
+    given = new.batch(views)
+    np.testing.assert_allclose(
+        given["teacher_features"], np.concatenate(alone, axis=1), rtol=1e-5, atol=1e-6
+    )
+    kernel, bias = wide.get_weights()
+    expected = given["teacher_features"] @ kernel + bias
+    np.testing.assert_allclose(given["teacher_logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_calibration_on_new_views_sees_each_image_once_at_all_resolutions(examples):
+    features = OnlineFeatures(make_teacher(), examples, AUGMENTATION, RESOLUTIONS, concatenate=True)
+    epoch = list(
+        online_feature_batches(
+            features, examples.labels, batch_size=8, seed=1, first_epoch=1, epochs=2
+        ).as_numpy_iterator()
+    )
+    labels = np.concatenate([batch["labels"] for batch in epoch])
+    np.testing.assert_array_equal(np.sort(labels), np.arange(COUNT))
+    (wanted,) = features.batch(Views(np.arange(COUNT), np.ones(COUNT, np.int64)))
+    inputs = np.concatenate([batch["inputs"] for batch in epoch])
+    np.testing.assert_allclose(inputs, wanted[labels], rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_represent_all_targets(tmp_path, examples, classifier):
