@@ -14,6 +14,8 @@ from absl import logging
 from tqdm import tqdm
 
 SECONDS = 30.0
+# tqdm's own time left takes all units for alike.
+_WITHOUT_TIME_LEFT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
 
 
 class Progress:
@@ -24,13 +26,20 @@ class Progress:
         total: how much there is to do.
         unit: what is counted, in the plural.
         seconds: between two lines, where there is no terminal.
+        work: in all, where units differ in it: the time left is told by the work then.
     """
 
     def __init__(
-        self, title: str, total: int, unit: str = "images", seconds: float = SECONDS
+        self,
+        title: str,
+        total: int,
+        unit: str = "images",
+        seconds: float = SECONDS,
+        work: float = 0.0,
     ) -> None:
         self._title, self._total, self._unit, self._seconds = title, total, unit, seconds
         self.done = 0
+        self._work, self._work_done, self._work_told = work, 0.0, 0.0
         self._began = time.monotonic()
         self._told = (self._began, 0)
         self._bar: Any = None
@@ -47,6 +56,7 @@ class Progress:
                 ncols=None if has_size else 80,
                 nrows=None if has_size else 20,
                 leave=False,
+                **({"bar_format": _WITHOUT_TIME_LEFT} if work else {}),
             )
 
     def __enter__(self) -> "Progress":
@@ -60,15 +70,20 @@ class Progress:
     ) -> None:
         self.close()
 
-    def advance(self, count: int, note: str = "") -> None:
+    def advance(self, count: int, note: str = "", work: float = 0.0) -> None:
         """Counts what was done since the last call, and tells it where it is time to.
 
         Args:
             count: of the unit.
             note: what else to tell, such as the epoch and the loss.
+            work: that these took, where units differ in it.
         """
         self.done += count
+        self._work_done += work
         if self._bar is not None:
+            if self._work:
+                elapsed = time.monotonic() - self._began
+                note = f"about {format_seconds(self._time_left(elapsed))} left, {note}"
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)
             return
@@ -78,10 +93,18 @@ class Progress:
             return
         rate = (self.done - before) / (now - since)
         left = (self._total - self.done) / rate if rate else float("inf")
+        if self._work:
+            left = self._time_left(now - since, self._work_told)
         words = [f"{self.done:,} of {self._total:,} {self._unit}", f"{rate:.0f} {self._unit}/s",
                  f"{format_seconds(left)} left"]  # fmt: skip
         logging.info("%s: %s%s", self._title, ", ".join(words), f" ({note})" if note else "")
-        self._told = (now, self.done)
+        self._told, self._work_told = (now, self.done), self._work_done
+
+    def _time_left(self, seconds: float, before: float = 0.0) -> float:
+        """Seconds that the work left takes at the rate of the last `seconds`, in which it came from
+        `before` to where it is."""
+        done = self._work_done - before
+        return (self._work - self._work_done) * seconds / done if done else float("inf")
 
     def summary(self) -> str:
         """How much was done, in what time, and how fast."""

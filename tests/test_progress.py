@@ -58,6 +58,40 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left():
     assert "/1000" in shown
 
 
+def test_a_bar_tells_the_time_left_by_the_work_where_units_differ():
+    """tqdm's own, "elapsed<left", takes all units for alike."""
+    controller, terminal = pty.openpty()
+    code = CODE.replace("total=1000", "total=1000, work=40.0").replace(
+        '"epoch 1 of 2"', '"epoch 1 of 2", work=1.0'
+    )
+    subprocess.run([sys.executable, "-c", code], stderr=terminal, check=True)
+    shown = os.read(controller, 65536).decode()
+    os.close(terminal)
+    os.close(controller)
+    assert "/1000" in shown
+    assert "images/s" in shown
+    assert "<" not in shown
+
+
 def test_no_terminal_gets_no_bar():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert done.stderr == done.stdout == ""
+
+
+def test_the_time_left_is_told_by_the_work_where_units_differ(lines, monkeypatch):
+    """1,000 units of work 1 and then 1,000 of work 3: halfway there are three quarters left."""
+    now = [0.0]
+    monkeypatch.setattr("candle_tf.progress.time.monotonic", lambda: now[0])
+    with Progress("student", 2000, seconds=30, work=4000.0) as progress:
+        now[0] = 50.0
+        progress.advance(500, work=500.0)
+        now[0] = 100.0
+        progress.advance(500, work=500.0)
+        now[0] = 150.0
+        progress.advance(500, work=1500.0)
+    assert [line.split(", ")[-1] for line in lines] == [
+        "5 min 50 s left",
+        "5 min 0 s left",
+        "50 s left",
+    ]
+    assert lines[1].startswith("student: 1,000 of 2,000 images, 10 images/s")

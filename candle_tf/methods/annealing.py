@@ -5,7 +5,8 @@ fit(trainer, ..., callbacks=[annealing])
 checkpoints = ExactSignCheckpoints(folder, trainer, annealing.quantizers)   # evaluation and export
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,3 +100,15 @@ def set_exact_signs(quantizers: Sequence[AnnealedQuantizer]) -> None:
     """Makes all kernels exact signs."""
     for quantizer in quantizers:
         quantizer.set_exact_sign()
+
+
+@contextmanager
+def keep_exact_signs(quantizers: Sequence[AnnealedQuantizer]) -> Iterator[None]:
+    """Makes all kernels exact signs; at the end their temperatures are what they were."""
+    temperatures = [quantizer.temperature.numpy() for quantizer in quantizers]
+    set_exact_signs(quantizers)
+    try:
+        yield
+    finally:
+        for quantizer, temperature in zip(quantizers, temperatures, strict=True):
+            quantizer.temperature.assign(temperature)

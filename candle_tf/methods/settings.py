@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from candle_tf.data.image_sizes import parse_sizes, sides_of_epochs
 from candle_tf.errors import UserError
 from candle_tf.methods.registry import (
     BALANCES,
@@ -94,6 +95,25 @@ class TrainingSettings(SettingsGroup):
         "auto: best where it is above last by more than two standard errors, else last",
         choices=EPOCH_CHOICES,
     )
+    progressive_sizes: str = setting(
+        "",
+        "sides of the student's training views in pixels, each with the fraction of the epochs "
+        "until which it is used, the last without one, such as 48:0.5,64; empty for --image_size, "
+        "at which the student is validated and exported in any case",
+    )
+    reestimate_batch_norm: bool = setting(
+        False,
+        "after each epoch's steps, estimate the student's batch-norm statistics again, from 2,048 "
+        "training views; with --weight_average it is always so, with --progressive_sizes after "
+        "epochs at another size than --image_size",
+    )
+
+    def check(self) -> None:
+        if self.progressive_sizes:
+            # Whether all sizes have an epoch is known with the number of epochs.
+            parse_sizes(self.progressive_sizes)
+            if self.epochs:
+                sides_of_epochs(self.progressive_sizes, self.epochs, image_size=0)
 
     def epochs_for(self, images: int, pretrained: bool = False) -> int:
         """--epochs, or where it is 0 as many as are sensible.
@@ -174,6 +194,14 @@ class OptimizerSettings(SettingsGroup):
     clip_latent_weights: bool = setting(
         True, "hold latent weights where the student's straight-through gradient is not zero"
     )
+    weight_average: float = setting(
+        0.0,
+        "decay, in each step, of a moving average of all weights, which is what is validated, "
+        "selected and exported, e.g. 0.999; binary kernels are the signs of averaged latent "
+        "weights; 0 for none",
+        at_least=0,
+        below=1,
+    )
 
     def check(self) -> None:
         bop = self.optimizer == "bop"
@@ -192,6 +220,11 @@ class OptimizerSettings(SettingsGroup):
             raise UserError(
                 "--noclip_latent_weights contradicts --optimizer=bop, which has no latent weights: "
                 "its kernels are -1 and +1."
+            )
+        if self.weight_average and bop:
+            raise UserError(
+                f"--weight_average={self.weight_average:g} contradicts --optimizer=bop, which has "
+                "no latent weights: a mean of -1 and +1 is neither. Give --optimizer=adam."
             )
 
 

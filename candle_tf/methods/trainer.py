@@ -13,6 +13,7 @@ import tensorflow as tf
 from candle_tf.methods.class_accuracy import MeanClassAccuracy
 from candle_tf.methods.fused_adam import FusedAdam
 from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.weight_average import WeightAverage
 from candle_tf.students.fused_forward import is_native, training_forward
 
 # The total loss among a method's losses: the column of steps.csv and history.csv, and
@@ -35,6 +36,9 @@ class Trainer(tf.keras.Model):
         name: the Keras name.
         xla: whether XLA compiles the training step.
 
+    Attributes:
+        weight_average: of all variables that minimize the total loss, see `average_weights`.
+
     Raises:
         ValueError: for no group at all, or a variable that is in two.
     """
@@ -54,6 +58,8 @@ class Trainer(tf.keras.Model):
         self._val_accuracy = MeanClassAccuracy(classes)
         self._val_loss = tf.keras.metrics.Mean(name="loss")
         self.parameter_groups = tuple(parameter_groups)
+        # Not of the class: Keras would leave it out of checkpoints.
+        self.weight_average: WeightAverage | None = None
         for attribute, optimizer in _checkpoint_names(parameter_groups).items():
             setattr(self, attribute, optimizer)
         # Outside the scope the slots would be shared, and every replica would update them.
@@ -100,7 +106,28 @@ class Trainer(tf.keras.Model):
         for group, gradient in zip(groups, gradients, strict=True):
             signed = [-g for g in gradient] if group.maximize else gradient
             group.optimizer.apply_gradients(zip(signed, group.variables, strict=True))
+        if self.weight_average is not None:
+            self.weight_average.update(self._minimizing_variables, self.optimizer.iterations)
         return {name: value / replicas for name, value in losses.items()}
+
+    def average_weights(self, decay: float) -> None:
+        """From here on every step updates averages of the weights (`weight_average`).
+
+        Args:
+            decay: in (0, 1).
+        """
+        self.weight_average = WeightAverage(self._minimizing_variables, decay)
+
+    def exchange_average(self) -> None:
+        """Exchanges the weights and their averages."""
+        if self.weight_average is None:
+            raise ValueError("no average was asked for: call `average_weights` first")
+        self.weight_average.exchange(self._minimizing_variables)
+
+    @property
+    def _minimizing_variables(self) -> list[tf.Variable]:
+        groups = self.parameter_groups
+        return [v for group in groups if not group.maximize for v in group.variables]
 
     def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Cross-entropy and mean class accuracy on validation images."""

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from candle_tf.data.image_sizes import spans_of_sides
 from candle_tf.distribute import ONE_PROCESS, SECONDS_SHARED, Workers
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
@@ -33,6 +34,7 @@ def fit(
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     keep: Collection[int] = (),
     unit: str = "images",
+    sides: Sequence[int] = (),
     workers: Workers = ONE_PROCESS,
 ) -> Checkpoints:
     """Trains up to `epochs`; resumes after the last epoch saved in the same folder.
@@ -42,7 +44,8 @@ def fit(
 
     Args:
         trainer: what to train.
-        batches: the training batches from a given epoch (counted from 0) to the end.
+        batches: the training batches from a given epoch (counted from 0) to the end; with `sides`,
+            of images of that epoch's side.
         steps: batches in an epoch.
         epochs: epochs in all.
         folder: of this stage.
@@ -51,6 +54,8 @@ def fit(
         callbacks: of Keras, further ones; at the end of an epoch they run before it is saved.
         keep: epochs (from 1) whose checkpoints stay, besides the last and the best.
         unit: what a batch consists of, for the progress.
+        sides: of the images in each epoch, in pixels, where it changes: batches are asked for again
+            at each change, and the step is traced once for each side.
         workers: that train together. All read `folder`; the chief alone writes into it.
 
     Returns:
@@ -89,28 +94,44 @@ def fit(
             steps=steps,
             batch_size=workers.replicas * _batch_size(dataset),
             unit=unit,
+            sides=sides,
         )
-        trainer.fit(
-            dataset,
-            initial_epoch=done,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            validation_data=validation,
-            validation_steps=validation_steps,
-            verbose=0,
-            callbacks=[
+        same = {
+            "steps_per_epoch": steps,
+            "validation_data": validation,
+            "validation_steps": validation_steps,
+            "verbose": 0,
+            "callbacks": [
                 _StepLog(written / "steps.csv", steps),
                 *([progress] if workers.is_chief else []),
                 *callbacks,
                 _EpochLog(written / "history.csv", checkpoints),
                 tf.keras.callbacks.TensorBoard(written / "tensorboard", write_graph=False),
             ],
-        )
+        }
+        if sides:
+            _fit_each_side(trainer, batches, sides, done, same)
+        else:
+            trainer.fit(dataset, initial_epoch=done, epochs=epochs, **same)
     return (
         checkpoints
         if workers.is_chief
         else _wait_for_checkpoints(folder / "checkpoints", trainer, epochs)
     )
+
+
+def _fit_each_side(
+    trainer: Trainer, batches: Batches, sides: Sequence[int], done: int, same: dict[str, Any]
+) -> None:
+    """`fit` of Keras from epoch `done`, once for each run of epochs with one side of images."""
+    # One for each side: traced for two, Keras's function is one for images of any size, which the
+    # native operators do not compute.
+    functions: dict[int, Any] = {}
+    for first, end in spans_of_sides(sides, done):
+        side = sides[first]
+        trainer.train_function = functions.get(side)
+        trainer.fit(batches(first), initial_epoch=first, epochs=end, **same)
+        functions[side] = trainer.train_function
 
 
 def _batch_size(dataset: Any) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 
 from candle_tf.config import Config
+from candle_tf.data.image_sizes import largest_side
 from candle_tf.data.images.store import ImageStore, open_image_store, store_side
 from candle_tf.data.sources.registry import LabelledImages
 from candle_tf.data.splits.longtail import shot_groups
@@ -73,7 +74,8 @@ def prepare(config: Config, folder: RunFolder, workers: Workers = ONE_PROCESS) -
         ids = [image_id for part in parts for image_id in part.ids]
         resize, store = config.data.resize, config.data.store
         resolutions = config.calibration.calibration_resolutions
-        side = store_side(config.student.image_size, resolutions, resize)
+        largest = largest_side(config.training.progressive_sizes, config.student.image_size)
+        side = store_side(largest, resolutions, resize)
         images = open_image_store(
             source,
             ids,

@@ -26,6 +26,7 @@ from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.report import report
 from candle_tf.stages.train import train_student, train_together, with_epochs
+from candle_tf.stages.training_requirements import check_training_requirements
 from candle_tf.students.compute_policy import ComputePolicy, resolve_compute_policy
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ def run(config: Config) -> tuple[RunFolder, Results]:
             kernels=config.compute.kernels,
             replicas=workers.replicas,
         )
+        check_training_requirements(config, workers.replicas)
         folder = _open_folder(config, workers)
         try:
             results = _run_stages(config, folder, policy, workers)

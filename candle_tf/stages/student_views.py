@@ -9,12 +9,19 @@ from candle_tf.data.augment.precomputed_views import (
     same_for_all,
     views_by_class,
 )
+from candle_tf.data.image_sizes import sides_of_epochs
 from candle_tf.stages.prepare import Data
 
 
 def student_augmentation(config: Config) -> Augmentation:
     """The student's augmentation; with --teacher_view=same the teacher's too."""
     return make_augmentation(config.augment, config.run.seed)
+
+
+def student_sides(config: Config) -> tuple[int, ...]:
+    """The side of the student's training views in each epoch, in pixels; --epochs is not 0."""
+    training = config.training
+    return sides_of_epochs(training.progressive_sizes, training.epochs, config.student.image_size)
 
 
 def views_of_images(config: Config, data: Data) -> np.ndarray:

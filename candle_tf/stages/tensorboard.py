@@ -19,7 +19,7 @@ from candle_tf.reporting.mistakes import mistaken_images
 from candle_tf.reporting.results import Results
 from candle_tf.stages.evaluate import Evaluation
 from candle_tf.stages.prepare import Data
-from candle_tf.stages.student_views import student_augmentation, student_views
+from candle_tf.stages.student_views import student_augmentation, student_sides, student_views
 
 _VIEWS, _CLASSES = 16, 20
 # Where a run lies is no setting of its training.
@@ -59,7 +59,7 @@ def _sample_views(config: Config, data: Data) -> np.ndarray:
     """The first images of the first epoch as the student sees them, uint8 `[V, S, S, 3]`."""
     batches = training_batches(
         data.train,
-        image_size=config.student.image_size,
+        image_size=student_sides(config)[0],
         augmentation=student_augmentation(config),
         sampler=config.data.sampler,
         batch_size=min(_VIEWS, config.training.batch_size),

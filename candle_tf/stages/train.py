@@ -1,6 +1,8 @@
 """Third stage: train the binary student, by distillation or by a baseline's loss."""
 
+import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -12,6 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
+from candle_tf.data.image_sizes import sides_of_epochs, spans_of_sides
 from candle_tf.data.pipeline import (
     EVALUATION_BATCH,
     evaluation_batches,
@@ -21,12 +24,13 @@ from candle_tf.data.pipeline import (
     unlabelled_batches,
 )
 from candle_tf.data.targets import Targets
-from candle_tf.distribute import ONE_PROCESS, BatchShare, Workers
+from candle_tf.distribute import ALONE, ONE_PROCESS, BatchShare, Workers
 from candle_tf.errors import UserError
 from candle_tf.methods import losses
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
 from candle_tf.methods.balance import BalanceInputs, FixedBalance, TotalLoss, build_total_loss
+from candle_tf.methods.batch_norm_statistics import VIEWS, ReestimateBatchNorm
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.distillation import (
     DistillationTrainer,
@@ -48,6 +52,7 @@ from candle_tf.methods.training_phases import (
     clone_without_kernel_constraint,
     copy_weights,
 )
+from candle_tf.methods.weight_average import UseAverage
 from candle_tf.stages.balance_floors import read_balance_floors
 from candle_tf.stages.baselines import (
     build_baseline_trainer,
@@ -56,9 +61,15 @@ from candle_tf.stages.baselines import (
 )
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.prepare import Data
-from candle_tf.stages.student_views import student_augmentation, student_views, unlabelled_views
+from candle_tf.stages.student_views import (
+    student_augmentation,
+    student_sides,
+    student_views,
+    unlabelled_views,
+)
 from candle_tf.stages.student_weights import start_student
 from candle_tf.students.analysis.preflight import refuse_unconvertible
+from candle_tf.students.any_image_size import any_image_size
 from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
 from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 from candle_tf.teachers.source_classes import source_classifier
@@ -253,6 +264,11 @@ def with_epochs(config: Config, images: int) -> Config:
         *(f"{epochs:,}", f"{images:,}", f"{steps:,}", size, f"{steps * size:,}"),
         "" if training.epochs else f" (--epochs=0: {_EPOCHS_TOLD[pretrained]})",
     )
+    if training.progressive_sizes:
+        sides = sides_of_epochs(training.progressive_sizes, epochs, config.student.image_size)
+        spans = spans_of_sides(sides, 0)
+        told = [f"{sides[first]} px until epoch {end}" for first, end in spans]
+        logging.info("the student's training views: %s", ", ".join(told))
     if config.unlabelled.unlabelled_dir:
         logging.info("each step has %d images without labels, too", training.batch_size - size)
     sensible = config.replace(epochs=0).training.epochs_for(images, pretrained)
@@ -288,25 +304,34 @@ def _train(
         steps=steps * config.training.epochs,
         xla=policy.xla,
     )
+    if config.optimizer.weight_average:
+        trainer.average_weights(config.optimizer.weight_average)
     annealing = Annealing(
         find_annealed_quantizers(student), config.training.epochs, config.training.anneal_fraction
     )
     from_epoch = partial(_batches, config, data, targets, calibrated)
     validation = partial(evaluation_batches, data.validation, image_size=config.student.image_size)
-    checkpoints = fit(
-        trainer,
-        lambda first_epoch: workers.distribute(partial(from_epoch, first_epoch=first_epoch)),
-        steps=steps,
-        epochs=config.training.epochs,
-        folder=folder,
-        validation=workers.distribute(validation) if len(data.validation) else None,
-        validation_steps=workers.share.steps(len(data.validation), EVALUATION_BATCH),
-        callbacks=[
-            *([annealing] if annealing.quantizers else []),
-            *([FoldHead()] if _has_tied_head(config) else []),
-        ],
-        workers=workers,
-    )
+    sides = student_sides(config)
+    with any_image_size(student) if config.training.progressive_sizes else nullcontext():
+        checkpoints = fit(
+            trainer,
+            lambda first_epoch: workers.distribute(
+                partial(from_epoch, first_epoch=first_epoch, image_size=sides[first_epoch])
+            ),
+            steps=steps,
+            epochs=config.training.epochs,
+            folder=folder,
+            validation=workers.distribute(validation) if len(data.validation) else None,
+            validation_steps=workers.share.steps(len(data.validation), EVALUATION_BATCH),
+            callbacks=[
+                *([annealing] if annealing.quantizers else []),
+                *([UseAverage()] if config.optimizer.weight_average else []),
+                *_reestimation(config, data, student, annealing, steps),
+                *([FoldHead()] if _has_tied_head(config) else []),
+            ],
+            sides=sides if config.training.progressive_sizes else (),
+            workers=workers,
+        )
     student.get_layer("logits").trainable = True
     adjust = classifier_adjustment(config, data, student)
     if adjust is not None:
@@ -316,6 +341,24 @@ def _train(
     return ExactSignCheckpoints(checkpoints.folder, trainer, annealing.quantizers)
 
 
+def _reestimation(
+    config: Config, data: Data, student: tf.keras.Model, annealing: Annealing, steps: int
+) -> list[ReestimateBatchNorm]:
+    """What estimates the batch-norm statistics at --image_size, where those of training do not
+    serve: of averages, and after epochs at another size."""
+    sides, size = student_sides(config), config.student.image_size
+    always = bool(config.optimizer.weight_average) or config.training.reestimate_batch_norm
+    epochs = [epoch for epoch, side in enumerate(sides) if always or side != size]
+    if not epochs:
+        return []
+
+    def views(epoch: int) -> tf.data.Dataset:
+        batches = _batches(config, data, None, None, epoch, ALONE, size)
+        return batches.take(min(steps, math.ceil(VIEWS / config.training.batch_size)))
+
+    return [ReestimateBatchNorm(student, views, epochs, annealing.quantizers)]
+
+
 def _batches(
     config: Config,
     data: Data,
@@ -323,10 +366,11 @@ def _batches(
     calibrated: Calibrated | None,
     first_epoch: int,
     share: BatchShare,
+    image_size: int,
 ) -> tf.data.Dataset:
     """Batches of the student; with --unlabelled_dir a part of each is images without labels."""
     same: dict[str, Any] = {
-        "image_size": config.student.image_size,
+        "image_size": image_size,
         "augmentation": student_augmentation(config),
         "unmixed_from": config.augment.unmixed_from,
         "seed": config.run.seed,
@@ -345,7 +389,7 @@ def _batches(
     )
     if data.unlabelled is None:
         return labelled
-    if calibrated is None or calibrated.unlabelled_targets is None:
+    if targets is not None and (calibrated is None or calibrated.unlabelled_targets is None):
         raise ValueError("images without labels need the teacher's outputs")
     steps = steps_per_epoch(len(data.train), config.labelled_batch_size)
     unlabelled = unlabelled_batches(
@@ -354,7 +398,7 @@ def _batches(
         first_step=first_epoch * steps,
         steps=config.training.epochs * steps,
         precomputed=unlabelled_views(config, len(data.unlabelled)),
-        targets=calibrated.unlabelled_targets,
+        targets=calibrated.unlabelled_targets if calibrated else None,
         **same,
     )
     return join_batches(labelled, unlabelled)

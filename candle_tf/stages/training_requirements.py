@@ -1,0 +1,72 @@
+"""What a student's training options need, checked before anything is computed.
+
+check_training_requirements(config, workers.replicas)
+"""
+
+import tensorflow as tf
+
+from candle_tf.config import Config
+from candle_tf.data.image_sizes import parse_sizes
+from candle_tf.errors import UserError
+from candle_tf.methods.batch_norm_statistics import trainable_batch_norms
+from candle_tf.students.any_image_size import explain_fixed_size
+
+# The number of classes decides nothing here.
+_ANY_CLASSES = 2
+
+
+def check_training_requirements(config: Config, replicas: int) -> None:
+    """Refuses --progressive_sizes, --weight_average and --reestimate_batch_norm where they fail.
+
+    The student is built for this, once and for each size, and the random state is set again as at
+    the start of the run.
+
+    Args:
+        config: the run's settings.
+        replicas: devices that train together.
+
+    Raises:
+        UserError: for several devices; a student that is not the same network at all sizes; one
+            with batch norms whose inputs are not at hand.
+    """
+    option = _option(config)
+    if not option:
+        return
+    if replicas > 1:
+        raise UserError(f"{option} is for one device: give --strategy=one, or leave it out.")
+    student = config.student.build(_ANY_CLASSES)
+    if config.training.progressive_sizes:
+        _refuse_fixed_size(config, student)
+    try:
+        trainable_batch_norms(student)
+    except ValueError as error:
+        raise UserError(
+            f"{option} cannot estimate the statistics of --student={config.student.student}: "
+            f"{error}. Give another student, or leave it out."
+        ) from error
+    tf.keras.utils.set_random_seed(config.run.seed)
+
+
+def _option(config: Config) -> str:
+    """The first option that needs something; empty for none."""
+    for name in ("progressive_sizes", "weight_average", "reestimate_batch_norm"):
+        if config[name]:
+            return f"--{name}" if config[name] is True else f"--{name}={config[name]}"
+    return ""
+
+
+def _refuse_fixed_size(config: Config, student: tf.keras.Model) -> None:
+    given = f"--progressive_sizes={config.training.progressive_sizes}"
+    for side in sorted({size.side for size in parse_sizes(config.training.progressive_sizes)}):
+        try:
+            # What an architecture itself has to say of a size.
+            config.replace(image_size=side).student.build(_ANY_CLASSES)
+            reason = explain_fixed_size(student, side)
+        except UserError as error:
+            reason = str(error)
+        if reason:
+            raise UserError(
+                f"{given}: --student={config.student.student} of {config.student.image_size} pixels"
+                f" cannot be trained on images of {side}: {reason.rstrip('.')}. Give other sizes, "
+                "or another student."
+            )
