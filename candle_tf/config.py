@@ -23,6 +23,7 @@ from candle_tf.methods.long_tail.settings import BaselineSettings
 from candle_tf.methods.settings import (
     BalanceSettings,
     CalibrationSettings,
+    MapSettings,
     OptimizerSettings,
     TrainingSettings,
 )
@@ -84,6 +85,7 @@ class Config:
     compute: ComputeSettings
     optimizer: OptimizerSettings
     balance: BalanceSettings
+    maps: MapSettings
     baseline: BaselineSettings
     run: RunSettings
 
@@ -160,6 +162,8 @@ class Config:
             )
         if self.unlabelled.unlabelled_dir:
             self._check_unlabelled_images()
+        if self.maps.map_weight:
+            self._check_maps()
         if self.training.binary_steps == 2:
             self._check_two_phases()
 
@@ -174,6 +178,25 @@ class Config:
             raise UserError(
                 f"--batch_size=1 contradicts {place}: a batch holds images with and without "
                 "labels; give a --batch_size of 2 or more."
+            )
+
+    def _check_maps(self) -> None:
+        weight = f"--map_weight={self.maps.map_weight:g}"
+        if self.teacher.teacher_view == "whole":
+            raise UserError(
+                f"{weight} contradicts --teacher_view=whole: teacher and student see different "
+                "boxes of an image, and places in their maps do not correspond. Give "
+                "--teacher_view=same, or --map_weight=0."
+            )
+        if self.teacher.teacher_mode == "online":
+            raise UserError(
+                f"{weight} contradicts --teacher_mode=online: the teacher's maps are stored for "
+                "precomputed views. Give --teacher_mode=cached, or --map_weight=0."
+            )
+        if not self.training.is_candle:
+            raise UserError(
+                f"{weight} contradicts --method={self.training.method}: the loss is an option of "
+                "CANDLE. Give --method=candle, or --map_weight=0."
             )
 
     def _check_two_phases(self) -> None:

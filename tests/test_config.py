@@ -25,6 +25,7 @@ COMPANIONS = {
     ("mix_views", "half"): {"method": "cross_entropy", "mix": "cutmix"},
     ("unmixed_from", 0): {"method": "cross_entropy", "mix": "cutmix", "mix_views": "half"},
     ("student_head", "tied"): {"feature_loss": "r2"},
+    ("map_weight", 1e3): {"teacher_view": "same"},
 }
 
 
@@ -181,6 +182,18 @@ def test_one_bad_resolution_among_good_ones_is_named():
             ["--randaugment_layers=3", "--randaugment_magnitude=0", "up to 10"],
         ),
         ({"mix_alpha": 0.2}, ["--mix_alpha=0.2", "--mix=none", "cutmix"]),
+        (
+            {"map_weight": 0.25},
+            ["--map_weight=0.25", "--teacher_view=whole", "different boxes", "--teacher_view=same"],
+        ),
+        (
+            {"map_weight": 0.25, "teacher_view": "same", "teacher_mode": "online"},
+            ["--map_weight=0.25", "--teacher_mode=online", "--teacher_mode=cached"],
+        ),
+        (
+            {"map_weight": 0.25, "teacher_view": "same", "method": "ltkd"},
+            ["--map_weight=0.25", "--method=ltkd", "--method=candle"],
+        ),
         (
             {"binary_learning_rate": 0.02},
             ["--binary_learning_rate=0.02", "--optimizer=adam", "adam_sgd or bop"],

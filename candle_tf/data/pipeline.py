@@ -17,11 +17,18 @@ from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.samplers import epoch_index, epoch_order, occurrences
 from candle_tf.data.subset import Subset
-from candle_tf.data.targets import Targets
+from candle_tf.data.targets import MapTargets, Targets
 from candle_tf.distribute import ALONE, BatchShare
 
 # What a trainer gets of a drawn batch, besides the rendered views.
-_KEPT = ("labels", "partner_labels", "ratios", "teacher_features", "teacher_logits")
+_KEPT = (
+    "labels",
+    "partner_labels",
+    "ratios",
+    "teacher_features",
+    "teacher_logits",
+    "teacher_maps",
+)
 
 # Images in a batch of `evaluation_batches`.
 EVALUATION_BATCH = 128
@@ -74,8 +81,9 @@ def training_batches(
 
     Returns:
         Dataset of dictionaries: "inputs" float32 [B, S, S, 3] in 0..255, "labels" int32 [B]; with
-        targets, "teacher_features" float32 [B, d_T] and "teacher_logits" float32 [B, C]; with
-        mixing, "partner_labels" int32 [B] and "ratios" float32 [B], the share of "labels".
+        targets, "teacher_features" float32 [B, d_T] and "teacher_logits" float32 [B, C], and of
+        `MapTargets` "teacher_maps" float32 [B, P, D]; with mixing, "partner_labels" int32 [B] and
+        "ratios" float32 [B], the share of "labels".
     """
     size = min(batch_size, len(subset))
     shares = share.slices(size)
@@ -226,10 +234,13 @@ def _views(
 def _targets_signature(targets: Targets | None, size: int) -> dict[str, tf.TensorSpec]:
     if targets is None:
         return {}
-    return {
+    signature = {
         "teacher_features": tf.TensorSpec([size, targets.feature_size], tf.float32),
         "teacher_logits": tf.TensorSpec([size, targets.classes], tf.float32),
     }
+    if isinstance(targets, MapTargets):
+        signature["teacher_maps"] = tf.TensorSpec([size, *targets.map_shape], tf.float32)
+    return signature
 
 
 def evaluation_batches(

@@ -1,7 +1,7 @@
 """What the pipeline asks of the teacher's outputs for training images (`teachers.targets`)."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,3 +29,12 @@ class Targets(Protocol):
 
     def blocks(self) -> Iterator[dict[str, np.ndarray]]:
         """Blocks of some thousand outputs that represent all of them, as `batch` gives them."""
+
+
+@runtime_checkable
+class MapTargets(Targets, Protocol):
+    """Targets whose batches also hold "teacher_maps", float32 [B, P, D]."""
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """(P, D): positions of all maps, and dimensions at each."""

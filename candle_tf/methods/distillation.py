@@ -7,15 +7,16 @@ One step, on a batch that carries the teacher's outputs:
     L  = total loss of kl, fs and lambda           lambda = balancer(noise of this step, class)
     student, classifier, projector minimize L; the balancer maximizes it.
 
-Options: a loss on labels with weight w, (1 - w) L + w loss; and a tied classifier, where the
-student's logits are the teacher's classifier on projected features (`TiedHead`).
+Options: a loss on labels with weight w, (1 - w) L + w loss; losses on feature maps, added with a
+weight that falls to 0 (`map_loss`); and a tied classifier, where the student's logits are the
+teacher's classifier on projected features (`TiedHead`).
 
 The logit loss is the paper's KL or another of `logit_losses`; the feature loss is its cosine or
 another of `feature_losses`. The teacher itself is not
 here, only its outputs, so no gradient can reach it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ import tensorflow as tf
 from candle_tf.methods import losses
 from candle_tf.methods.balance import TotalLoss
 from candle_tf.methods.baselines import label_losses
+from candle_tf.methods.map_loss import MapLoss
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.trainer import TOTAL_LOSS, Batch, Trainer
 
@@ -112,7 +114,7 @@ class DistillationTrainer(Trainer):
 
     Batches hold "inputs" and "labels", and the teacher's outputs: "teacher_features" float
     `[B, d_T]` and "teacher_logits" float `[B, C]`. Where only some images have labels, "labelled"
-    bool `[B]` says which.
+    bool `[B]` says which. With a loss on maps, there are "teacher_maps" float `[B, P, D]`.
 
     Args:
         student: from pixels to "features" `[B, d_S]` and "logits" `[B, C]`.
@@ -128,6 +130,7 @@ class DistillationTrainer(Trainer):
         label_loss: the third loss, if there is one.
         head: in place of the student's own classifier, which is then in no parameter group and
             written by `fold_head`.
+        map_loss: on maps in the middle of the student; its projectors are in a parameter group.
         xla: whether XLA compiles the training step.
     """
 
@@ -145,6 +148,7 @@ class DistillationTrainer(Trainer):
         logit_loss: Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor] = losses.kl_divergence,
         label_loss: LabelLoss | None = None,
         head: TiedHead | None = None,
+        map_loss: MapLoss | None = None,
         xla: bool = False,
     ) -> None:
         super().__init__(student, classes, parameter_groups, name="distillation_trainer", xla=xla)
@@ -156,6 +160,10 @@ class DistillationTrainer(Trainer):
         self._logit_loss = logit_loss
         self._label_loss = label_loss
         self._head = head
+        self._map_loss = map_loss
+        if map_loss is not None:
+            # Found by checkpoints here; without the loss these are as they always were.
+            self.map_projectors = list(map_loss.projectors)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits `[B, C]` of inputs, through the tied head where there is one."""
@@ -164,8 +172,17 @@ class DistillationTrainer(Trainer):
             return outputs["logits"]
         return self._head.logits(self.projector(outputs["features"]))
 
+    def forward(self, inputs: tf.Tensor, training: bool) -> Mapping[str, Any]:
+        """The student's outputs; with a loss on maps these as "maps", too."""
+        if self._map_loss is None:
+            return super().forward(inputs, training)
+        return self._map_loss.forward(inputs, training)
+
     def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
-        """The total loss, "kl" and "fs", "lambda", and "label" where labels are used."""
+        """The total loss, "kl" and "fs", "lambda", and "label" where labels are used.
+
+        With a loss on maps "map16", "map32" and "map_weight", too.
+        """
         outputs = self.forward(batch["inputs"], training)
         projected = self.projector(outputs["features"])
         logits = outputs["logits"] if self._head is None else self._head.logits(projected)
@@ -174,7 +191,12 @@ class DistillationTrainer(Trainer):
         step = self.optimizer.iterations
         labelled = batch.get("labelled")
         logs = self._total_loss.balance(self.balancer, kl, fs, batch["labels"], step, labelled)
-        return logs if self._label_loss is None else self._add_labels(logs, logits, batch)
+        if self._label_loss is not None:
+            logs = self._add_labels(logs, logits, batch)
+        if self._map_loss is None:
+            return logs
+        of_maps, added = self._map_loss(outputs["maps"], batch["teacher_maps"], step)
+        return {**logs, TOTAL_LOSS: logs[TOTAL_LOSS] + added, **of_maps}
 
     def _add_labels(
         self, logs: dict[str, tf.Tensor], logits: tf.Tensor, batch: Batch

@@ -43,6 +43,7 @@ def build_parameter_groups(
     *,
     steps: int,
     projector: tf.keras.layers.Layer | None = None,
+    map_projectors: Sequence[tf.keras.layers.Layer] = (),
     balancer: tf.keras.layers.Layer | None = None,
     balance_learning_rate: float = 0.0,
 ) -> list[ParameterGroup]:
@@ -60,17 +61,18 @@ def build_parameter_groups(
         settings: of what minimizes the total loss.
         steps: of the whole training; all rates of `settings` fall to 0 alike.
         projector: trained with the student, built.
+        map_projectors: the same, of maps (`map_loss`).
         balancer: maximizes the total loss, built; none where lambda is fixed.
         balance_learning_rate: constant rate of the balancer, above 0 if there is one.
 
     Returns:
-        The student's and projector's weights, without the binary kernels where those have a group
+        The student's and projectors' weights, without the binary kernels where those have a group
         of their own; then the group of the binary kernels; then that of the balancer.
 
     Raises:
         UserError: for Bop, where a kernel quantizer has other values or no gradient at +-1.
     """
-    parts = [network] if projector is None else [network, projector]
+    parts = [network, *([] if projector is None else [projector]), *map_projectors]
     layers = binary_layers(network)
     binary = [layer.kernel for layer in layers]
     binary_optimizer = _build_binary_optimizer(settings, steps) if binary else None

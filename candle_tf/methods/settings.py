@@ -328,6 +328,25 @@ class BalanceSettings(SettingsGroup):
             )
 
 
+@dataclass(frozen=True)
+class MapSettings(SettingsGroup):
+    """A loss on feature maps in the middle of teacher and student; see `map_loss`."""
+
+    map_weight: float = setting(
+        0.0,
+        "weight of each of two losses between maps of teacher and student, at the training's "
+        "beginning, e.g. 0.25 (with --teacher_view=same); 0 for none",
+        at_least=0,
+        at_most=1e3,
+    )
+    map_fraction: float = setting(
+        0.6,
+        "fraction of the training in which --map_weight falls linearly to 0",
+        above=0,
+        at_most=1,
+    )
+
+
 def _to_number(text: str) -> float:
     """NaN, which is in no range, where a text is no number."""
     try:

@@ -32,6 +32,7 @@ from candle_tf.methods.settings import AUTO
 from candle_tf.methods.training_loop import fit
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, views_of_images
+from candle_tf.stages.teacher_maps import open_maps
 from candle_tf.teachers.backbones import Teacher, load_configured_teacher
 from candle_tf.teachers.feature_parts import (
     FeaturePart,
@@ -95,12 +96,16 @@ def calibrate(
         workers: that train the classifier together.
 
     Raises:
-        UserError: for teacher weights or checkpoints that cannot be used.
+        UserError: for teacher weights or checkpoints that cannot be used; for a teacher or a
+            student without the maps of --map_weight.
     """
     teacher = open_teacher(config, data)
+    maps = open_maps(config, data, teacher)
     train = _train_online if config.teacher.teacher_mode == "online" else _train_on_cache
     classifier, targets = train(config, teacher, data, folder, workers)
     of_unlabelled = _unlabelled_targets(config, teacher, data.unlabelled, classifier)
+    if maps is not None:
+        targets, of_unlabelled = maps.add_maps(targets), maps.add_maps_without_labels(of_unlabelled)
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
     logits = _whole_image_logits(config, teacher, classifier, data.test)
@@ -182,6 +187,9 @@ def cache_all_features(
         if data.unlabelled is not None:
             views = _views_without_labels(config, data.unlabelled)
             _cache_features(config, teacher, data.unlabelled, *views, shard)
+    maps = open_maps(config, data, teacher)
+    if maps is not None:
+        maps.compute(shard)
     for subset in (data.validation, data.test):
         if len(subset):
             whole = (WHOLE, same_for_all(len(subset)))

@@ -23,7 +23,7 @@ from candle_tf.data.pipeline import (
     training_batches,
     unlabelled_batches,
 )
-from candle_tf.data.targets import Targets
+from candle_tf.data.targets import MapTargets, Targets
 from candle_tf.distribute import ALONE, ONE_PROCESS, BatchShare, Workers
 from candle_tf.errors import UserError
 from candle_tf.methods import losses
@@ -41,6 +41,7 @@ from candle_tf.methods.distillation import (
     tied_head,
 )
 from candle_tf.methods.feature_losses import FeatureLoss, TeacherFeatures, build_feature_loss
+from candle_tf.methods.map_loss import MapLoss, build_map_loss
 from candle_tf.methods.method import TwoStageMethod
 from candle_tf.methods.parameter_groups import build_parameter_groups
 from candle_tf.methods.registry import LOGIT_LOSSES, METHODS
@@ -431,6 +432,7 @@ def _build_trainer(
     total_loss = build_total_loss(config.balance, inputs)
     fixed = config.balance.balance == "fixed"
     adversary = None if fixed else total_loss.build_balancer(config.run.seed)
+    map_loss = _build_map_loss(config, student, targets, steps)
     return DistillationTrainer(
         student,
         data.classes,
@@ -439,6 +441,7 @@ def _build_trainer(
             config.optimizer,
             steps=steps,
             projector=projector,
+            map_projectors=map_loss.projectors if map_loss else (),
             balancer=adversary,
             balance_learning_rate=total_loss.learning_rate_factor
             * config.balance.balance_learning_rate,
@@ -451,7 +454,21 @@ def _build_trainer(
         logit_loss=LOGIT_LOSSES[config.balance.logit_loss],
         label_loss=_build_label_loss(config, data, calibrated, total_loss),
         head=head,
+        map_loss=map_loss,
         xla=xla,
+    )
+
+
+def _build_map_loss(
+    config: Config, student: tf.keras.Model, targets: Targets, steps: int
+) -> MapLoss | None:
+    if not config.maps.map_weight:
+        return None
+    if not isinstance(targets, MapTargets):
+        raise ValueError("--map_weight needs the teacher's maps")
+    _, dimensions = targets.map_shape
+    return build_map_loss(
+        student, config.maps, dimensions=dimensions, steps=steps, seed=config.run.seed
     )
 
 

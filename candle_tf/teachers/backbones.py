@@ -107,6 +107,15 @@ class FrozenBackbone(tf.keras.layers.Layer):
         """All weights and batch-norm statistics, in the backbone's order."""
         return list(self._backbone.weights)
 
+    @property
+    def backbone(self) -> tf.keras.Model:
+        """The network, from preprocessed pixels."""
+        return self._backbone
+
+    def preprocess(self, pixels: tf.Tensor) -> tf.Tensor:
+        """What the network takes of pixels float32 [N, H, W, 3] in 0..255."""
+        return self._preprocess(pixels)
+
 
 def _pool(output: tf.Tensor) -> tf.Tensor:
     """Maps [N, h, w, d] or features [N, d] to features, float32 [N, d]."""
