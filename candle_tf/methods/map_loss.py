@@ -26,7 +26,8 @@ from candle_tf.errors import UserError
 from candle_tf.methods.losses import feature_distance
 from candle_tf.methods.settings import MapSettings
 from candle_tf.students.fused_forward import training_forward
-from candle_tf.teachers.feature_maps import LEVELS, average_to_grid, cut_tensors
+from candle_tf.teachers.feature_maps import LEVELS, average_to_grid
+from candle_tf.teachers.network_maps import cut_tensors
 
 
 @dataclass(frozen=True, eq=False)

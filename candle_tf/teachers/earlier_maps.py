@@ -12,9 +12,8 @@ as in MobileNetV3's detectors (Howard et al. 2019, section 6.3), else a block's 
 import tensorflow as tf
 
 from candle_tf.errors import UserError
+from candle_tf.teachers.network_maps import MEASURED_SIDE, cut_tensors, map_heights
 
-# Of an image whose maps are measured: a multiple of all usual strides, so that all differ.
-_SIDE = 256
 # A stride begins where a map is that many times as high as that of the next one. 2 but for the
 # borders, which some networks cut off.
 _RATIO = 1.5
@@ -61,43 +60,12 @@ def _last_maps(backbone: tf.keras.Model) -> list[tf.Tensor]:
     """
     found: list[tf.Tensor] = []
     height = 0
-    for tensor, side in reversed(_sizes(backbone, _cut_tensors(backbone))):
-        if (not found or side >= _RATIO * height) and side < _SIDE:
+    tensors = cut_tensors(backbone)
+    sides = map_heights(backbone, tensors)
+    for tensor, side in zip(reversed(tensors), reversed(sides), strict=True):
+        if side is None:
+            continue
+        if (not found or side >= _RATIO * height) and side < MEASURED_SIDE:
             found.append(tensor)
             height = side
     return found
-
-
-def _cut_tensors(backbone: tf.keras.Model) -> list[tf.Tensor]:
-    """Maps which every path through the network passes, in order; without padded ones."""
-    # Layers come in an order in which each is computed after those it needs.
-    places = {id(layer): place for place, layer in enumerate(backbone.layers)}
-    last_use = [0] * len(places)
-    for place, layer in enumerate(backbone.layers):
-        for node in layer.inbound_nodes:
-            for before in tf.nest.flatten(node.inbound_layers):
-                if id(before) in places:
-                    used = places[id(before)]
-                    last_use[used] = max(last_use[used], place)
-    tensors, reach = [], 0
-    for place, layer in enumerate(backbone.layers):
-        # No layer before this one is needed after it.
-        if reach <= place and len(layer.inbound_nodes) == 1:
-            outputs = tf.nest.flatten(layer.inbound_nodes[0].outputs)
-            # Zeros around a map would count as a part of it.
-            padded = isinstance(layer, tf.keras.layers.ZeroPadding2D)
-            if len(outputs) == 1 and outputs[0].shape.rank == 4 and not padded:
-                tensors += outputs
-        reach = max(reach, last_use[place])
-    return tensors
-
-
-def _sizes(backbone: tf.keras.Model, tensors: list[tf.Tensor]) -> list[tuple[tf.Tensor, int]]:
-    """Tensors and their heights for an image of `_SIDE` pixels; nothing is computed."""
-    if not tensors:
-        return []
-    model = tf.keras.Model(backbone.inputs, tensors)
-    trace = tf.function(lambda pixels: tf.nest.flatten(model(pixels, training=False)))
-    graph = trace.get_concrete_function(tf.TensorSpec([1, _SIDE, _SIDE, 3]))
-    heights = [output.shape[1] for output in graph.structured_outputs]
-    return [(t, side) for t, side in zip(tensors, heights, strict=True) if side is not None]

@@ -31,6 +31,7 @@ from candle_tf.data.targets import Targets
 from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import FrozenBackbone, Teacher
 from candle_tf.teachers.features import as_float16, features_key, features_of
+from candle_tf.teachers.network_maps import MEASURED_SIDE, cut_tensors, map_heights
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,6 @@ _VERSION = 1
 # Views that the PCA is fitted on: 20,000 positions of the smaller map.
 _SAMPLE = 5000
 _BLOCK = 512
-# Side of an image by which strides are measured: a multiple of both.
-_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -189,36 +188,6 @@ def _cell_weights(pixels: tf.Tensor, cells: int) -> tf.Tensor:
     return tf.maximum(overlap, 0.0) / length
 
 
-def cut_tensors(network: tf.keras.Model) -> list[tf.Tensor]:
-    """Maps [N, H, W, C] that every path through a network passes, in the order of computation.
-
-    Args:
-        network: a functional Keras model.
-
-    Returns:
-        Keras tensors; what only pads a map with zeros is left out.
-    """
-    by_depth = network._nodes_by_depth
-    nodes = [
-        node
-        for depth in sorted(by_depth, reverse=True)
-        for node in by_depth[depth]
-        if not node.is_input
-    ]
-    last_reader = {key: place for place, node in enumerate(nodes) for key in node.flat_input_ids}
-    found: list[tf.Tensor] = []
-    # Tensors that are computed, and are read by nodes still to come.
-    live = {str(id(tensor)) for tensor in network.inputs}
-    for place, node in enumerate(nodes):
-        live -= {key for key in node.flat_input_ids if last_reader[key] == place}
-        outputs = tf.nest.flatten(node.outputs)
-        padded = isinstance(node.layer, tf.keras.layers.ZeroPadding2D)
-        if not live and len(outputs) == 1 and outputs[0].shape.rank == 4 and not padded:
-            found += outputs
-        live |= {key for key in node.flat_output_ids if key in last_reader}
-    return found
-
-
 def find_teacher_maps(backbone: tf.keras.Model, name: str) -> list[tf.Tensor]:
     """The last map at the stride of each level.
 
@@ -232,9 +201,11 @@ def find_teacher_maps(backbone: tf.keras.Model, name: str) -> list[tf.Tensor]:
     found: dict[int, tf.Tensor] = {}
     if getattr(backbone, "_is_graph_network", False):
         tensors = cut_tensors(backbone)
-        for tensor, height in zip(tensors, _heights(backbone, tensors), strict=True):
+        for tensor, height in zip(tensors, map_heights(backbone, tensors), strict=True):
+            if height is None:
+                continue
             # Without their borders maps are a little smaller than the image over the stride.
-            found[2 ** round(np.log2(_SIDE / height))] = tensor
+            found[2 ** round(np.log2(MEASURED_SIDE / height))] = tensor
     missing = [str(level.stride) for level in LEVELS if level.stride not in found]
     if missing:
         strides = ", ".join(map(str, sorted(found))) or "none that can be told"
@@ -245,16 +216,6 @@ def find_teacher_maps(backbone: tf.keras.Model, name: str) -> list[tf.Tensor]:
             "as an EfficientNet-Lite, or --map_weight=0."
         )
     return [found[level.stride] for level in LEVELS]
-
-
-def _heights(backbone: tf.keras.Model, tensors: Sequence[tf.Tensor]) -> list[int]:
-    """Heights of tensors for an image of `_SIDE` pixels; nothing is computed but shapes."""
-    if not tensors:
-        return []
-    model = tf.keras.Model(backbone.inputs, list(tensors))
-    trace = tf.function(lambda pixels: tf.nest.flatten(model(pixels, training=False)))
-    graph = trace.get_concrete_function(tf.TensorSpec([1, _SIDE, _SIDE, 3]))
-    return [int(output.shape[1]) for output in graph.structured_outputs]
 
 
 @dataclass(frozen=True, eq=False)
