@@ -182,6 +182,11 @@ class Config:
 
     def _check_maps(self) -> None:
         weight = f"--map_weight={self.maps.map_weight:g}"
+        if not self.training.is_candle:
+            raise UserError(
+                f"{weight} contradicts --method={self.training.method}: the loss is an option of "
+                "CANDLE. Give --method=candle, or --map_weight=0."
+            )
         if self.teacher.teacher_view == "whole":
             raise UserError(
                 f"{weight} contradicts --teacher_view=whole: teacher and student see different "
@@ -192,11 +197,6 @@ class Config:
             raise UserError(
                 f"{weight} contradicts --teacher_mode=online: the teacher's maps are stored for "
                 "precomputed views. Give --teacher_mode=cached, or --map_weight=0."
-            )
-        if not self.training.is_candle:
-            raise UserError(
-                f"{weight} contradicts --method={self.training.method}: the loss is an option of "
-                "CANDLE. Give --method=candle, or --map_weight=0."
             )
 
     def _check_two_phases(self) -> None:

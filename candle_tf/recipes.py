@@ -40,6 +40,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "label_weight": "0",
         "prior_correction": "0",
         "student_head": "free",
+        "map_weight": 0.0,
+        "weight_average": 0.0,
+        "progressive_sizes": "",
+        "reestimate_batch_norm": False,
     },
     # A patient and consistent teacher (Beyer et al. 2022): for three times as many epochs, or more.
     "patient": {

@@ -48,7 +48,7 @@ _PACKAGES = (
     "scikit-learn",
 )
 # Paths do not change what a run computes: a moved folder can be resumed.
-_PATHS = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights")
+_PATHS = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights", "balance_floors")
 # A run with unreadable images says to try "skip". Once the split is saved it has no effect.
 # Several devices give the results of one, to rounding.
 # Of a recipe the settings are compared, each for itself.

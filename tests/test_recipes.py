@@ -18,6 +18,8 @@ PAPER = {
     "sampler": "instance", "temperature": 2.0, "logit_loss": "kl", "feature_loss": "cosine",
     "center_features": False, "balance": "plain", "label_weight": "0", "prior_correction": "0",
     "student_head": "free", "combine_resolutions": "mean", "teacher_layers": 1,
+    "map_weight": 0.0, "weight_average": 0.0, "progressive_sizes": "",
+    "reestimate_batch_norm": False,
 }  # fmt: skip
 
 

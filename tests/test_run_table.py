@@ -177,7 +177,13 @@ def test_a_kept_record_stands_for_its_cell_while_the_settings_are_the_same(table
     assert [row["method"] for row in rows] == ["cross_entropy"]
     assert "balanced_softmax-3 is run again, as settings changed: epochs" in again.stderr
     assert not cells[0].record_path(tmp_path / "b").exists()
-    # Settings of all cells that the record's training did not have.
+    # Settings of all cells that the record's training did not have, and other data.
+    elsewhere = [given, records, f"--run_dir={tmp_path / 'e'}", "--cells=0", "--set=dataset=folder"]
+    for data, told in (("a/photos.zip", False), ("b/set.zip", True)):
+        kept[1]["config"] |= {"dataset": "folder", "data_dir": "set.zip"}
+        kept_path(tmp_path / "kept", cells[1]).write_text(json.dumps(kept[1]))
+        done = start("tools.run_table", *elsewhere, f"--data_dir={data}")
+        assert ("No cell is finished." not in done.stdout) == told, done.stderr
     other = [given, records, f"--run_dir={tmp_path / 'c'}", "--cells=0", "--set=epochs=3"]
     assert "No cell is finished." in start("tools.run_table", *other).stdout
     alone = [given, "--records=none", f"--run_dir={tmp_path / 'd'}", "--cells=0"]

@@ -96,18 +96,13 @@ def fit(
             unit=unit,
             sides=sides,
         )
+        before = [_StepLog(written / "steps.csv", steps), *([progress] if workers.is_chief else [])]
         same = {
             "steps_per_epoch": steps,
             "validation_data": validation,
             "validation_steps": validation_steps,
             "verbose": 0,
-            "callbacks": [
-                _StepLog(written / "steps.csv", steps),
-                *([progress] if workers.is_chief else []),
-                *callbacks,
-                _EpochLog(written / "history.csv", checkpoints),
-                tf.keras.callbacks.TensorBoard(written / "tensorboard", write_graph=False),
-            ],
+            "callbacks": [*before, *callbacks, *_callbacks_at_the_end(written, checkpoints)],
         }
         if sides:
             _fit_each_side(trainer, batches, sides, done, same)
@@ -118,6 +113,14 @@ def fit(
         if workers.is_chief
         else _wait_for_checkpoints(folder / "checkpoints", trainer, epochs)
     )
+
+
+def _callbacks_at_the_end(folder: Path, checkpoints: Checkpoints) -> list[Any]:
+    """What sees an epoch last: it is saved as all other callbacks left it."""
+    return [
+        _EpochLog(folder / "history.csv", checkpoints),
+        tf.keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+    ]
 
 
 def _fit_each_side(

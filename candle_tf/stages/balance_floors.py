@@ -1,17 +1,20 @@
 """What --balance_floors stands for: the losses that a training with a fixed lambda ends at.
 
 kl, fs = read_balance_floors(config)            # 0, 0 without one
+kl, fs = keep_balance_floors(config)            # and they stay what they are in this run
 
 Source: the excess loss of DoReMi (Xie et al., NeurIPS 2023) over that of a reference.
 """
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 
 from candle_tf.config import Config
 from candle_tf.errors import UserError
+from candle_tf.files import read_json_object, write_atomically
 from candle_tf.run_folder import RunFolder
 
 # The part of the steps, the last of them, of which the losses are averaged.
@@ -20,7 +23,9 @@ _LAST = 0.1
 _SAME = (
     "dataset",
     "teacher",
-    "teacher_weights_sha256",
+    "teacher_layers",
+    "teacher_view",
+    "combine_resolutions",
     "temperature",
     "logit_loss",
     "feature_loss",
@@ -35,7 +40,8 @@ def read_balance_floors(config: Config) -> tuple[float, float]:
     """KL and feature loss at the end of the run that --balance_floors names; 0 without one.
 
     Returns:
-        The mean of the last tenth of the run's steps, each finite and at least 0.
+        The mean of the last tenth of the run's steps, each finite and at least 0; what
+        `keep_balance_floors` wrote, where it did.
 
     Raises:
         UserError: where the folder is no finished run of `candle` with a fixed lambda, or one with
@@ -44,6 +50,10 @@ def read_balance_floors(config: Config) -> tuple[float, float]:
     given = config.balance.balance_floors
     if not given:
         return 0.0, 0.0
+    kept = _kept_path(config)
+    if kept.is_file():
+        values = read_json_object(kept, "Restore it, or give another --run_dir.")
+        return float(values["kl"]), float(values["fs"])
     folder = RunFolder(Path(given))
     place = f"--balance_floors={given}"
     steps = folder.path / "student" / "steps.csv"
@@ -67,6 +77,19 @@ def read_balance_floors(config: Config) -> tuple[float, float]:
                 "cannot be compared. Give a run with the same."
             )
     return _last_losses(steps, place)
+
+
+def keep_balance_floors(config: Config) -> tuple[float, float]:
+    """The same, written into this run's folder, which has them from then on."""
+    kl, fs = read_balance_floors(config)
+    if config.balance.balance_floors:
+        content = json.dumps({"kl": kl, "fs": fs}) + "\n"
+        write_atomically(_kept_path(config), content.encode())
+    return kl, fs
+
+
+def _kept_path(config: Config) -> Path:
+    return Path(config.run.run_dir) / "student" / "balance_floors.json"
 
 
 def _last_losses(path: Path, place: str) -> tuple[float, float]:

@@ -101,6 +101,9 @@ def calibrate(
     """
     teacher = open_teacher(config, data)
     maps = open_maps(config, data, teacher)
+    if maps is not None:
+        # Before the classifier is trained, as they may not fit on the disk.
+        maps.compute(None)
     train = _train_online if config.teacher.teacher_mode == "online" else _train_on_cache
     classifier, targets = train(config, teacher, data, folder, workers)
     of_unlabelled = _unlabelled_targets(config, teacher, data.unlabelled, classifier)
@@ -188,6 +191,9 @@ def cache_all_features(
             views = _views_without_labels(config, data.unlabelled)
             _cache_features(config, teacher, data.unlabelled, *views, shard)
     maps = open_maps(config, data, teacher)
+    if maps is not None:
+        # Before the classifier is trained, as they may not fit on the disk.
+        maps.compute(None)
     if maps is not None:
         maps.compute(shard)
     for subset in (data.validation, data.test):

@@ -46,6 +46,7 @@ class DiskNeeds:
         temporary: bytes in the folder of temporary files while the student is converted.
         features: width of the student's features.
         checkpoints: that are kept at once.
+        values: floats of each weight in a checkpoint.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class DiskNeeds:
     temporary: int
     features: int
     checkpoints: int
+    values: int = _VALUES_PER_WEIGHT
 
     def with_teacher(self, parameters: int, features: int) -> "DiskNeeds":
         """The same, with what depends on the teacher.
@@ -61,7 +63,8 @@ class DiskNeeds:
             parameters: of the teacher, for its int8 file; 0 where none is written.
             features: width of its features, for the projector in each checkpoint.
         """
-        projector = self.checkpoints * _checkpoint_size(self.features * features)
+        weights = self.features * features
+        projector = self.checkpoints * _checkpoint_size(weights, self.values)
         parts = {**self.parts, "checkpoints": self.parts["checkpoints"] + projector}
         if parameters:
             parts["the teacher's int8 file"] = parameters + _OVERHEAD
@@ -100,16 +103,20 @@ def disk_needs(config: Config, student: tf.keras.Model, folder: RunFolder) -> Di
         METHODS[config.training.method], TwoStageMethod
     )
     checkpoints = _CHECKPOINTS + _EARLIER_CHECKPOINTS * earlier
+    # The average of each weight as well.
+    values = _VALUES_PER_WEIGHT + bool(config.optimizer.weight_average)
+    whole = _checkpoint_size(parameters, values) + _INDEX
     written = sum(path.stat().st_size for path in folder.path.glob("student*/checkpoints/epoch-*"))
     return DiskNeeds(
         folder=folder.path,
         parts={
-            "checkpoints": max(0, checkpoints * (_checkpoint_size(parameters) + _INDEX) - written),
+            "checkpoints": max(0, checkpoints * whole - written),
             "export": _export_size(parameters),
         },
         temporary=size + _OVERHEAD,
         features=student.output["features"].shape[-1],
         checkpoints=checkpoints,
+        values=values,
     )
 
 
@@ -143,8 +150,8 @@ def _export_size(parameters: int) -> int:
     return _EXPORTED_FILES * weights_size(parameters) + _OVERHEAD
 
 
-def _checkpoint_size(parameters: int) -> int:
-    return _VALUES_PER_WEIGHT * _FLOAT_BYTES * parameters
+def _checkpoint_size(parameters: int, values: int) -> int:
+    return values * _FLOAT_BYTES * parameters
 
 
 def _device(folder: Path) -> int:

@@ -195,7 +195,7 @@ def _targets(
     size, cache = settings.teacher_size, settings.cache_path
     precomputed = same_for_all(len(data.train), settings.views)
     features = cached_features(teacher, data.train, augmentation, precomputed, size, cache)
-    kernel, bias = source_classifier(teacher.parts, features, settings.seed)
+    kernel, bias = source_classifier(teacher.parts, lambda: features, settings.seed)
     once = same_for_all(len(data.heldout))
     whole = cached_features(teacher, data.heldout, WHOLE, once, size, cache)
     labels = np.argmax(whole.astype(np.float32) @ kernel + bias, axis=1).astype(np.int32)

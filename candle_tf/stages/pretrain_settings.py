@@ -16,7 +16,7 @@ from candle_tf.run_folder import claim_folder
 from candle_tf.settings import SettingsGroup, convert_setting, setting
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.settings import KERNELS, PRECISIONS, STRATEGIES, XLA
-from candle_tf.teachers.settings import split_teachers
+from candle_tf.teachers.settings import check_teachers
 
 # May differ between two calls that work on one folder.
 _CHANGEABLE = (
@@ -59,8 +59,12 @@ class Pretraining(SettingsGroup):
     views: int = setting(
         3, "precomputed views of each image, taken in turn", at_least=1, at_most=10_000
     )
-    teacher: str = setting("efficientnet_lite0", "the frozen teacher; see candle_tf.train")
-    teacher_weights: str = setting("", "a weights file for the teacher, instead of its own")
+    teacher: str = setting(
+        "efficientnet_lite0", "the frozen teacher, or several joined by +; see candle_tf.train"
+    )
+    teacher_weights: str = setting(
+        "", "a weights file for the teacher, instead of its own; see candle_tf.train"
+    )
     teacher_weights_sha256: str = setting("", "the SHA-256 which that file must have")
     teacher_size: int = setting(
         128, "side in pixels at which the teacher sees each view", at_least=32, at_most=4096
@@ -100,7 +104,7 @@ class Pretraining(SettingsGroup):
     cache_dir: str = setting("", "folder of decoded images and features; run_dir/cache if empty")
 
     def check(self) -> None:
-        split_teachers(self.teacher, self.teacher_weights, self.teacher_weights_sha256)
+        check_teachers(self.teacher, self.teacher_weights, self.teacher_weights_sha256)
 
     @property
     def cache_path(self) -> Path:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,7 @@ from candle_tf.config import Config
 from candle_tf.deploy.checks.errors import ExportError
 from candle_tf.distribute import Workers, open_workers
 from candle_tf.files import explain_full_disk
+from candle_tf.native.ops import has_bfloat16_products
 from candle_tf.progress import format_seconds
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import RunFolder, join_run_folder, open_run_folder
@@ -27,7 +29,7 @@ from candle_tf.stages.prepare import prepare
 from candle_tf.stages.report import report
 from candle_tf.stages.train import train_student, train_together, with_epochs
 from candle_tf.stages.training_requirements import check_training_requirements
-from candle_tf.students.compute_policy import ComputePolicy, resolve_compute_policy
+from candle_tf.students.compute_policy import DTYPES, ComputePolicy, resolve_compute_policy
 
 T = TypeVar("T")
 
@@ -86,12 +88,14 @@ def _run_stages(
 ) -> Results | None:
     """The chief's results."""
     times = _StageTimes()
+    policy = _keep_precision(config, folder, policy)
     data = times.run("1/6 data", lambda: prepare(config, folder, workers))
     config = with_epochs(config, len(data.train))
     folder.record(
         "data",
         [folder.config_path, folder.data_check_path, folder.split_path],
         split=data.split.hash,
+        precision=policy.dtype,
     )
     needs = None
     if workers.is_chief:
@@ -153,6 +157,21 @@ def require_export(results: Results) -> None:
             f"{results.refused} The report holds the run's figures. The same command exports again "
             "without training again; where it is refused again, report it with that file."
         )
+
+
+def _keep_precision(config: Config, folder: RunFolder, policy: ComputePolicy) -> ComputePolicy:
+    """The policy, in the precision that --precision=auto was for a student that has begun.
+
+    What is the faster one for a CPU may change with a version. Runs of versions that did not record
+    it at their beginning were in bfloat16 where the CPU multiplies it.
+    """
+    begun = any(folder.path.glob("student*/checkpoints/progress.json"))
+    if config.compute.precision != "auto" or not policy.native or not begun:
+        return policy
+    dtype = folder.manifest().get("precision")
+    if dtype not in DTYPES:
+        dtype = "bfloat16" if has_bfloat16_products() else "float32"
+    return replace(policy, dtype=dtype)
 
 
 def _add_teacher(needs: DiskNeeds, config: Config, calibrated: Calibrated) -> DiskNeeds:

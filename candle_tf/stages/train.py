@@ -54,7 +54,7 @@ from candle_tf.methods.training_phases import (
     copy_weights,
 )
 from candle_tf.methods.weight_average import UseAverage
-from candle_tf.stages.balance_floors import read_balance_floors
+from candle_tf.stages.balance_floors import keep_balance_floors
 from candle_tf.stages.baselines import (
     build_baseline_trainer,
     classifier_adjustment,
@@ -75,8 +75,10 @@ from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
 from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 from candle_tf.teachers.source_classes import source_classifier
 
-# Blocks of features that prototypes are made from: some ten thousand rows.
+# Blocks of features that prototypes are made from: some ten thousand rows, and fewer of more
+# features than these, as all are in memory.
 _PROTOTYPE_BLOCKS = 12
+_PROTOTYPE_FEATURES = 2048
 
 # Below this a training is told to be too short.
 _FEW_STEPS = 500
@@ -427,7 +429,7 @@ def _build_trainer(
         feature_loss.reference,
         data.counts,
         config.data.sampler,
-        read_balance_floors(config),
+        keep_balance_floors(config),
     )
     total_loss = build_total_loss(config.balance, inputs)
     fixed = config.balance.balance == "fixed"
@@ -528,10 +530,13 @@ def _build_feature_loss(
     def blocks() -> Iterator[np.ndarray]:
         return (block["teacher_features"] for block in targets.blocks())
 
+    def sample() -> np.ndarray:
+        most = max(1, _PROTOTYPE_BLOCKS * _PROTOTYPE_FEATURES // max(targets.feature_size, 1))
+        return np.concatenate(list(islice(blocks(), min(most, _PROTOTYPE_BLOCKS))))
+
     def classifier() -> tuple[np.ndarray, np.ndarray]:
         if calibrated is None:
             raise ValueError("--feature_loss=source_kl needs the calibrated teacher")
-        features = np.concatenate(list(islice(blocks(), _PROTOTYPE_BLOCKS)))
-        return source_classifier(calibrated.parts, features, config.run.seed)
+        return source_classifier(calibrated.parts, sample, config.run.seed)
 
     return build_feature_loss(config.balance, TeacherFeatures(blocks, classifier))

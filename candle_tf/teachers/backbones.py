@@ -24,7 +24,7 @@ from absl import logging
 from candle_tf.errors import UserError
 from candle_tf.teachers.earlier_maps import with_earlier_maps
 from candle_tf.teachers.efficientnet_lite import efficientnet_lite, normalise, package_weights
-from candle_tf.teachers.feature_parts import FeaturePart
+from candle_tf.teachers.feature_parts import FeaturePart, side_by_side
 from candle_tf.teachers.folding import fold_batch_norms
 from candle_tf.teachers.registry import OFFLINE_TEACHER, TEACHERS
 from candle_tf.teachers.settings import TeacherChoice, TeacherSettings, split_teachers
@@ -271,8 +271,7 @@ def _freeze(backbones: Sequence[Backbone]) -> list[FrozenBackbone]:
 def _encoder(frozen: Sequence[FrozenBackbone]) -> tf.keras.Model:
     pixels = tf.keras.Input((None, None, 3), dtype="float32", name="pixels")
     features = [each(pixels) for each in frozen]
-    joined = tf.keras.layers.Concatenate()(features) if len(features) > 1 else features[0]
-    return tf.keras.Model(pixels, joined, name="teacher_encoder", trainable=False)
+    return tf.keras.Model(pixels, side_by_side(features), name="teacher_encoder", trainable=False)
 
 
 def _frozen_backbones(encoder: tf.keras.Model) -> list[FrozenBackbone]:

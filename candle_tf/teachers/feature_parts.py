@@ -118,6 +118,13 @@ def join_arrays(
     return JoinedFeatures(tuple(arrays)), {"side by side": [key_digest(key) for key in keys]}
 
 
+def side_by_side(features: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Keras tensors of features [N, d] as one, in float32 under any policy of mixed precision."""
+    if len(features) == 1:
+        return features[0]
+    return tf.keras.layers.Concatenate(dtype="float32")(features)
+
+
 def encoder_at_resolutions(encoder: tf.keras.Model, resolutions: Sequence[int]) -> tf.keras.Model:
     """From one image to the features at several resolutions side by side, for one file.
 
@@ -134,8 +141,7 @@ def encoder_at_resolutions(encoder: tf.keras.Model, resolutions: Sequence[int]) 
     features = [
         encoder(pixels if each == side else Shrink(side, each)(pixels)) for each in resolutions
     ]
-    joined = tf.keras.layers.Concatenate()(features) if len(features) > 1 else features[0]
-    return tf.keras.Model(pixels, joined, name="teacher_encoder", trainable=False)
+    return tf.keras.Model(pixels, side_by_side(features), name="teacher_encoder", trainable=False)
 
 
 class Shrink(tf.keras.layers.Layer):
@@ -150,7 +156,7 @@ class Shrink(tf.keras.layers.Layer):
     """
 
     def __init__(self, side: int, size: int) -> None:
-        super().__init__(trainable=False)
+        super().__init__(trainable=False, dtype="float32")
         # Resizing is linear: what it makes of each pixel of a column alone, float32 [size, side].
         columns = tf.eye(side)[..., tf.newaxis]
         weights = tf.image.resize(columns, (size, side), antialias=True)[..., 0].numpy()

@@ -31,7 +31,8 @@ def split_teachers(teacher: str, weights: str = "", sha256: str = "") -> list[Te
     """The teachers whose names are joined by "+", each with its weights file.
 
     Args:
-        teacher: of --teacher; a registered name with a "+" is one teacher.
+        teacher: of --teacher. It is one where a piece between its "+" is no teacher's name, as of a
+            registered teacher whose own choices have a "+".
         weights: of --teacher_weights: a path; of several teachers one for each, separated by
             commas, empty for a teacher's own, or "" for that of all.
         sha256: of --teacher_weights_sha256, as `weights`.
@@ -39,7 +40,9 @@ def split_teachers(teacher: str, weights: str = "", sha256: str = "") -> list[Te
     Raises:
         UserError: where there are not as many files as teachers, or a teacher is named twice.
     """
-    names = [teacher] if teacher in TEACHERS else teacher.split("+")
+    names = teacher.split("+")
+    if TEACHERS.find(teacher) and not all(map(TEACHERS.find, names)):
+        names = [teacher]
     if len(names) == 1:
         return [TeacherChoice(teacher, weights, sha256)]
     files, sums = (
@@ -67,6 +70,26 @@ def _split(flag: str, given: str, names: list[str]) -> list[str]:
             f"and nothing for a teacher's own: --{flag}={',' * (len(names) - 2)},<the last one's>."
         )
     return each
+
+
+def check_teachers(teacher: str, weights: str, sha256: str) -> None:
+    """Refuses what names no teachers; arguments are those of `split_teachers`.
+
+    Raises:
+        UserError: for an unknown name, a SHA-256 without a file, or as `split_teachers`.
+    """
+    chosen = split_teachers(teacher, weights, sha256)
+    for choice in chosen:
+        if TEACHERS.find(choice.name) is None:
+            *first, last = TEACHERS
+            raise UserError(
+                f"--teacher={choice.name} is not known; it is {', '.join(first)} or {last}."
+            )
+        if choice.sha256 and not choice.weights:
+            raise UserError(
+                f"--teacher_weights_sha256={choice.sha256} is given, but --teacher_weights, "
+                "the file it belongs to, is empty."
+            )
 
 
 @dataclass(frozen=True)
@@ -131,18 +154,7 @@ class TeacherSettings(SettingsGroup):
     )
 
     def check(self) -> None:
-        chosen = split_teachers(self.teacher, self.teacher_weights, self.teacher_weights_sha256)
-        for choice in chosen:
-            if TEACHERS.find(choice.name) is None:
-                *first, last = TEACHERS
-                raise UserError(
-                    f"--teacher={choice.name} is not known; it is {', '.join(first)} or {last}."
-                )
-            if choice.sha256 and not choice.weights:
-                raise UserError(
-                    f"--teacher_weights_sha256={choice.sha256} is given, but --teacher_weights, "
-                    "the file it belongs to, is empty."
-                )
+        check_teachers(self.teacher, self.teacher_weights, self.teacher_weights_sha256)
         if self.teacher_mode == "online" and self.teacher_view == "whole":
             raise UserError(
                 "--teacher_mode=online contradicts --teacher_view=whole: the teacher's output on "

@@ -1,11 +1,11 @@
 """The classes that a teacher was itself trained on, as a linear classifier of its features.
 
-kernel, bias = source_classifier(teacher.parts, features)
+kernel, bias = source_classifier(teacher.parts, lambda: features)
 targets = SourceTargets(features, kernel, bias, precomputed)       # `data.targets.Targets`
 targets.batch(views)["teacher_logits"]                             # float32 [B, C_0]
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class SourceTargets:
 
 
 def source_classifier(
-    parts: Sequence[FeaturePart], features: np.ndarray, seed: int = 0
+    parts: Sequence[FeaturePart], features: Callable[[], np.ndarray], seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """A frozen classifier to distil through.
 
@@ -75,7 +75,7 @@ def source_classifier(
             1,000 classes: the first one's is taken, of the features of its last layer (at several
             resolutions side by side, of their mean), and all other weights are 0. Where there
             is none, prototypes of all features stand for classes (`prototypes`).
-        features: of the teacher, float [N, d].
+        features: gives those of the teacher, float [N, d]; called only where prototypes are made.
         seed: of the prototypes.
 
     Returns:
@@ -86,7 +86,7 @@ def source_classifier(
     """
     own = next((part for part in parts if part.teacher in VARIANTS and part.layer == 0), None)
     if own is None:
-        return prototypes(features, seed)
+        return prototypes(features(), seed)
     file = Path(own.weights).read_bytes() if own.weights else None
     kernel, bias = imagenet_head(own.teacher, file, own.weights)
     # As many as resolutions.

@@ -1,11 +1,13 @@
 """Where the losses of an adversary that sees the class begin to count: another run's end."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from candle_tf.config import Config
 from candle_tf.errors import UserError
-from candle_tf.stages.balance_floors import read_balance_floors
+from candle_tf.stages.balance_floors import keep_balance_floors, read_balance_floors
 
 
 def reference_run(folder, steps="", **changes):
@@ -35,12 +37,23 @@ def test_floors_are_the_means_of_the_last_tenth_of_the_steps(tmp_path):
     assert read_balance_floors(Config(dataset="digits")) == (0.0, 0.0)
 
 
+def test_a_run_keeps_the_floors_that_it_began_with(tmp_path):
+    reference = reference_run(tmp_path / "reference", table([3.0], [0.5]))
+    config = adversarial(reference, run_dir=str(tmp_path / "run"))
+    assert keep_balance_floors(config) == (3.0, 0.5)
+    reference_run(tmp_path / "reference", table([3.0, 1.0], [0.5, 0.1]))
+    assert keep_balance_floors(config) == (3.0, 0.5)
+    shutil.rmtree(reference)
+    assert read_balance_floors(config) == (3.0, 0.5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"balance": "adversarial"}, "--balance=adversarial; give one of candle with"),
         ({"method": "cross_entropy"}, "--method=cross_entropy and"),
         ({"temperature": 4.0}, "has --temperature=4.0, and this run 2.0"),
+        ({"teacher_layers": 2}, "has --teacher_layers=2, and this run 1"),
         ({"feature_loss": "r2"}, "has --feature_loss=r2, and this run cosine"),
     ],
 )

@@ -55,6 +55,15 @@ def test_one_sentence_tells_the_bytes_needed_and_free(config, monkeypatch):
     assert together == pytest.approx(sum(each), abs=0.2)
 
 
+def test_averages_of_weights_take_room_in_checkpoints(config, tmp_path):
+    student, folder = config.student.build(2), RunFolder(tmp_path / "run")
+    averaged = config.replace(weight_average=0.9)
+    each = [disk_needs(c, student, folder).with_teacher(0, 1000) for c in (config, averaged)]
+    weights = student.count_params() + 1000 * student.output["features"].shape[-1]
+    added = each[1].parts["checkpoints"] - each[0].parts["checkpoints"]
+    assert added == each[0].checkpoints * 4 * weights
+
+
 def test_the_sum_decides_and_not_each(config, tmp_path, monkeypatch):
     needs = disk_needs(config, config.student.build(2), RunFolder(tmp_path / "run"))
     with_teacher = needs.with_teacher(5_000_000, 1280)

@@ -26,8 +26,14 @@ from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.disk_space import disk_needs
 from candle_tf.stages.prepare import prepare
+from candle_tf.stages.run import _keep_precision
 from candle_tf.stages.train import train_student
-from candle_tf.students.compute_policy import resolve_compute_policy
+from candle_tf.students.compute_policy import (
+    DTYPES,
+    PLAIN,
+    ComputePolicy,
+    resolve_compute_policy,
+)
 from candle_tf.teachers.backbones import load_teacher
 from tests.command import Command, start
 
@@ -114,6 +120,22 @@ def test_leaves_everything_that_is_promised(finished):
         assert (run_dir / name).stat().st_size > 0, name
     assert list(run_dir.glob("student/tensorboard/**/events.out.tfevents.*"))
     assert Config.from_json(run_dir / "config.json").data.imbalance_factor == 5
+
+
+@pytest.mark.parametrize("kept", ["float32", "bfloat16"])
+def test_a_student_that_has_begun_keeps_its_precision(tmp_path, kept):
+    config, folder = Config(dataset="digits"), RunFolder(tmp_path)
+    policies = {dtype: ComputePolicy(native=True, dtype=dtype) for dtype in DTYPES}
+    folder.record("data", [], precision=kept)
+    for policy in policies.values():
+        assert _keep_precision(config, folder, policy) == policy
+    (tmp_path / "student" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "student" / "checkpoints" / "progress.json").write_text("{}")
+    named = config.replace(precision="float32")
+    for policy in policies.values():
+        assert _keep_precision(config, folder, policy) == policies[kept]
+        assert _keep_precision(named, folder, policy) == policy
+    assert _keep_precision(config, folder, PLAIN) == PLAIN
 
 
 def test_predictions_on_validation_images_are_those_of_the_selected_epoch(finished):

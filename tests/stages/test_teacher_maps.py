@@ -152,7 +152,8 @@ def test_images_without_labels_have_maps_of_the_same_pca(config, tmp_path):
     assert len(list((tmp_path / "cache").glob("maps-pca-*.npy"))) == 1
     # Of the first resolution alone.
     assert len(list((tmp_path / "cache").glob("maps-48px-*.npy"))) == 2
-    batches = training._batches(config, data, calibrated.targets, calibrated, 0, ALONE)
+    side = config.student.image_size
+    batches = training._batches(config, data, calibrated.targets, calibrated, 0, ALONE, side)
     batch = next(iter(batches))
     assert batch["teacher_maps"].shape == (10, 20, 9)
     assert batch["labelled"].numpy().tolist() == [True] * 6 + [False] * 4

@@ -292,3 +292,10 @@ def test_weights_files_are_given_in_the_teachers_order(monkeypatch, tmp_path):
     assert one.weights == "a,b.h5"
     # The same network with other weights is another teacher.
     assert len(split_teachers("keras_cv:resnet18+keras_cv:resnet18", "a.h5,b.h5")) == 2
+
+
+def test_a_plus_among_a_teachers_own_choices_joins_no_teachers():
+    names = [choice.name for choice in split_teachers("keras_cv:wide+deep")]
+    assert names == ["keras_cv:wide+deep"]
+    names = [choice.name for choice in split_teachers("keras_cv:wide+keras_cv:deep")]
+    assert names == ["keras_cv:wide", "keras_cv:deep"]

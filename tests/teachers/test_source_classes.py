@@ -18,7 +18,7 @@ def groups(seed=0):
 
 def test_efficientnet_brings_imagenets_classifier():
     parts = [FeaturePart("efficientnet_lite0", 1280)]
-    kernel, bias = source_classifier(parts, groups())
+    kernel, bias = source_classifier(parts, groups)
     for found, expected in zip((kernel, bias), imagenet_head("efficientnet_lite0"), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -37,7 +37,7 @@ def test_of_several_parts_the_first_that_brings_a_classifier_gives_it():
     columns = [np.random.default_rng(i).normal(size=(6, part.size)) for i, part in enumerate(parts)]
     scaled = [part.scale * each for part, each in zip(parts, columns, strict=True)]
     joined = np.concatenate(scaled, axis=1)
-    kernel, bias = source_classifier(parts, joined.astype(np.float32))
+    kernel, bias = source_classifier(parts, lambda: joined)
     head, offset = imagenet_head("efficientnet_lite0")
     expected = 0.5 * (columns[1] @ head + columns[5] @ head) + offset
     np.testing.assert_allclose(joined @ kernel + bias, expected, rtol=1e-4, atol=1e-4)
@@ -47,7 +47,9 @@ def test_where_no_part_brings_a_classifier_prototypes_are_of_all_features():
     features = groups()
     parts = [FeaturePart("mine", 10), FeaturePart("efficientnet_lite0", 6, layer=1)]
     for found, expected in zip(
-        source_classifier(parts, features, seed=2), prototypes(features, seed=2), strict=True
+        source_classifier(parts, lambda: features, seed=2),
+        prototypes(features, seed=2),
+        strict=True,
     ):
         np.testing.assert_array_equal(found, expected)
 

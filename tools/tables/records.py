@@ -21,8 +21,9 @@ from candle_tf.files import read_json_object, write_atomically
 from tools.tables.cells import Cell, setting_text
 from tools.tables.definition import TableDefinition
 
-# Settings that differ from one machine to the next and change no figure.
-PLACES = ("data_dir", "run_dir", "cache_dir")
+# Settings that differ from one machine to the next; of files the name counts, and no folder.
+_FOLDERS = ("run_dir", "cache_dir")
+_FILES = ("data_dir", "teacher_weights", "student_weights", "unlabelled_dir")
 
 _REMEDY = "Restore the file, or delete it to run the cell again."
 
@@ -65,7 +66,7 @@ def take_records(
         if not kept.is_file() or cell.record_path(folder).exists():
             continue
         record = read_json_object(kept, _REMEDY)
-        # Only to train a cell is it told where the data are.
+        # Where the data are is told only to train a cell.
         given = {"data_dir": record["config"]["data_dir"], **settings}
         changed = changed_settings(record, cell_config(cell, given))
         if changed:
@@ -87,12 +88,15 @@ def changed_settings(record: Mapping[str, Any], config: Config) -> list[str]:
         record: of a finished cell.
         config: what the cell would be trained with today.
     """
-    before = {**Config().to_dict(), **record["config"]}
-    return [
-        name
-        for name, value in config.to_dict().items()
-        if name not in PLACES and before[name] != value
-    ]
+    before = without_places({**Config().to_dict(), **record["config"]})
+    now = without_places(config.to_dict())
+    return [name for name, value in now.items() if before[name] != value]
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without folders of this machine."""
+    names = {name: Path(settings[name]).name for name in _FILES if settings.get(name)}
+    return {**settings, **names, **dict.fromkeys(_FOLDERS, "")}
 
 
 def keep_records(definition: TableDefinition, folder: Path, records: Path) -> None:
@@ -101,10 +105,8 @@ def keep_records(definition: TableDefinition, folder: Path, records: Path) -> No
         path = cell.record_path(folder)
         if path.exists():
             record = read_json_object(path, _REMEDY)
-            config = dict(record["config"])
-            # Of the places the data's name is kept.
-            places = {"run_dir": "", "cache_dir": "", "data_dir": Path(config["data_dir"]).name}
-            content = json.dumps({**record, "config": {**config, **places}}) + "\n"
+            kept = {**record, "config": without_places(record["config"])}
+            content = json.dumps(kept) + "\n"
             write_atomically(kept_path(records, cell), content.encode())
 
 
