@@ -15,7 +15,9 @@ from candle_tf.errors import UserError
 from candle_tf.reporting.bootstrap import paired_difference
 from candle_tf.reporting.image_predictions import read_image_predictions, write_image_predictions
 from tests.command import start
+from tools.tables import summary
 from tools.tables.definition import read_definition
+from tools.tables.plots import curve
 from tools.tables.processes import run_commands
 from tools.tables.records import cell_config, kept_path
 from tools.tables.summary import write_summary
@@ -228,6 +230,7 @@ def test_no_difference_is_told_of_runs_on_other_splits(table, tmp_path):
         ({"compare": [{"axis": "method", "of": "candle"}]}, "which no axis has"),
         ({"seeds": []}, "no axis or no seed"),
         ({"reach": 45}, "reach=45, which is no accuracy"),
+        ({"curve": "epochs"}, "curve='epochs', which is no axis: method"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path, changes, message):
@@ -333,6 +336,33 @@ def test_when_an_accuracy_was_reached_counts_from_the_first_epoch_to_the_first_t
     assert [row["images to 50 %"] for row in rows] == ["4,000", "not reached"]
     assert [row["minutes to 50 %"] for row in rows] == ["6.0", "not reached"]
     assert [row["best validation %"] for row in rows] == ["50.0", "49.0"]
+
+
+def test_a_curve_has_a_line_for_what_differs_in_more_than_images_seen(table, tmp_path, monkeypatch):
+    folder, _ = table
+    axes = {
+        "method": {name: {"method": name} for name in ("balanced_softmax", "cross_entropy")},
+        "epochs": {"2": {"epochs": 2}, "1": {"epochs": 1}},
+    }
+    path = definition_file(tmp_path, axes=axes, curve="epochs")
+    definition = read_definition(path)
+    (tmp_path / "cells").mkdir()
+    for cell in definition.cells:
+        name = f"{cell.values['method']}-3.json"
+        record = json.loads((folder / "out" / "cells" / name).read_text())
+        epochs = int(cell.values["epochs"])
+        record |= {"values": cell.values, "images_seen": 1000 * epochs}
+        record["figures"]["student"]["mean"] = 0.25 * epochs
+        cell.record_path(tmp_path).write_text(json.dumps(record))
+    drawn = []
+    monkeypatch.setattr(summary, "curve", lambda *given: drawn.append(given) or curve(*given))
+    write_summary(definition, tmp_path)
+    points = [(2000.0, [50.0]), (1000.0, [25.0])]
+    assert drawn == [({"balanced_softmax": points, "cross_entropy": points}, "test set")]
+    (axis,) = curve(*drawn[0]).axes
+    line = axis.lines[0]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1000, 2000], [25, 50])
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(drawn[0][0])
 
 
 def test_seeds_with_validation_images_of_their_own_are_compared_on_one_test_set(table, tmp_path):

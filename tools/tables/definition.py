@@ -24,6 +24,7 @@ _KEYS = {
     "leave_out",
     "choose",
     "reach",
+    "curve",
 }
 
 
@@ -49,6 +50,8 @@ class TableDefinition:
             subset and none of the test set.
         reach: a mean class accuracy in (0, 1) of which the summary tells when the validation
             subset first had it; 0 for none.
+        curve: the axis along which trainings of a row differ in images seen alone; the plot is then
+            accuracy against images seen. "" for bars.
     """
 
     name: str
@@ -58,6 +61,7 @@ class TableDefinition:
     comparisons: tuple[Comparison, ...]
     chooses: bool = False
     reach: float = 0.0
+    curve: str = ""
 
 
 def read_definition(path: Path) -> TableDefinition:
@@ -82,6 +86,11 @@ def read_definition(path: Path) -> TableDefinition:
     reach = content.get("reach", 0.0)
     if not isinstance(reach, int | float) or not 0 <= reach < 1:
         raise UserError(f"{path} gives reach={reach!r}, which is no accuracy from 0 to 1.")
+    curve = content.get("curve", "")
+    if curve and curve not in axes:
+        raise UserError(
+            f"{path} gives curve={curve!r}, which is no axis; one of {', '.join(axes)}."
+        )
     _check_settings(f"{path}: settings", shared)
     cells = tuple(
         _cell(content["flagfile"], shared, axes, values, seed)
@@ -101,6 +110,7 @@ def read_definition(path: Path) -> TableDefinition:
         comparisons,
         content.get("choose", False),
         reach,
+        curve,
     )
 
 

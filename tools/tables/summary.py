@@ -18,6 +18,7 @@ from candle_tf.reporting.plots import to_png
 from candle_tf.reporting.table import SHOT_GROUPS, text_table
 from tools.tables.definition import TableDefinition
 from tools.tables.differences import paired_differences
+from tools.tables.plots import bars, curve
 
 # What of a run is compared: the student in Keras, whose predictions are recorded.
 MODEL = "student"
@@ -50,7 +51,7 @@ def write_summary(definition: TableDefinition, folder: Path) -> str:
     table.writeheader()
     table.writerows(averages)
     write_atomically(folder / "table.csv", text.getvalue().encode())
-    write_atomically(folder / "table.png", to_png(_plot(rows, definition.chooses)))
+    write_atomically(folder / "table.png", to_png(_plot(definition, rows)))
     told = [text_table(averages, columns, left=left)]
     if differences:
         told.append(text_table(differences, shown, left=left))
@@ -149,21 +150,22 @@ def _percent(values: np.ndarray) -> str:
     return f"{mean} ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else mean
 
 
-def _plot(rows: dict[str, list[_Record]], chooses: bool) -> Any:
-    from matplotlib.figure import Figure
+def _plot(definition: TableDefinition, rows: dict[str, list[_Record]]) -> Any:
+    subset = "validation subset" if definition.chooses else "test set"
+    values = {name: _accuracies(definition, records) for name, records in rows.items()}
+    if not definition.curve:
+        return bars(values, subset)
+    lines: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
+    for name, records in rows.items():
+        others = [value for axis, value in records[0]["values"].items() if axis != definition.curve]
+        images = float(np.mean([record["images_seen"] for record in records]))
+        lines["-".join(others)].append((images, values[name]))
+    return curve(lines, subset)
 
-    figure = Figure(figsize=(7, 0.6 + 0.32 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    for place, records in enumerate(rows.values()):
-        means = [
-            100 * (_validation(each) if chooses else each["figures"][MODEL]["mean"])
-            for each in records
-        ]
-        axes.barh(place, np.mean(means), color="#4477aa")
-        axes.plot(means, [place] * len(means), "o", color="black", markersize=3)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    subset = "validation subset" if chooses else "test set"
-    axes.set_xlabel(f"student, mean class accuracy on the {subset}, %\npoints: seeds")
-    return figure
+
+def _accuracies(definition: TableDefinition, records: list[_Record]) -> list[float]:
+    """Of the seeds of a row, in per cent."""
+    return [
+        100 * (_validation(each) if definition.chooses else each["figures"][MODEL]["mean"])
+        for each in records
+    ]
