@@ -116,15 +116,25 @@ def another(field):
 
 def test_every_setting_is_a_flag(settings):
     # Each contradicts another setting: two phases and a decay of latent weights, stored logits and
-    # a teacher that runs online, images without labels and a method that needs them.
-    apart = {"binary_steps": 2, "teacher_top_k": 8, "unlabelled_dir": "more"}
+    # a teacher that runs online, images without labels and a method that needs them, maps and
+    # whole images, floors and a lambda that all classes share, averages and Bop, two sizes and one
+    # epoch.
+    apart = {
+        "binary_steps": 2, "teacher_top_k": 8, "unlabelled_dir": "more", "map_weight": 0.25,
+        "balance_floors": "runs/fixed", "weight_average": 0.9, "progressive_sizes": "48:0.5,64",
+    }  # fmt: skip
+    beside = {
+        "map_weight": ["--teacher_view=same"],
+        "balance_floors": ["--balance=class_adversarial"],
+        "progressive_sizes": ["--epochs=2"],
+    }
     values = {f.name: another(f) for f in Config.fields().values() if f.name not in apart}
     read = settings(*[f"--{name}={written}" for name, (written, _) in values.items()])
     defaults = Config().to_dict()
     alone = {name: defaults[name] for name in apart}
     assert read == {**{name: value for name, (_, value) in values.items()}, **alone}
     for name, value in apart.items():
-        assert settings(f"--{name}={value}")[name] == value
+        assert settings(f"--{name}={value}", *beside.get(name, []))[name] == value
     # All but the settings of which there is only one value so far.
     assert all(read[f.name] != defaults[f.name] for f in Config.fields().values()
                if len(f.metadata["choices"]) != 1 and f.name not in apart)  # fmt: skip

@@ -103,7 +103,9 @@ def randomize(student: Any, seed: int = 0) -> None:
                 weight.assign(rng.uniform(0, 0.5, weight.shape))
 
 
-def reestimate_batch_norms(student: Any, pixels: np.ndarray, seed: int = 2) -> None:
+def reestimate_batch_norms(
+    student: Any, pixels: np.ndarray, seed: int = 2, least_variance: float = 0.0
+) -> None:
     """Re-estimates batch normalisation's statistics on images, and adds noise to them.
 
     They are then like trained ones. With other statistics BNext's activations grow from block to
@@ -113,6 +115,9 @@ def reestimate_batch_norms(student: Any, pixels: np.ndarray, seed: int = 2) -> N
         student: Keras model from pixels; changed in place.
         pixels: float `[N, H, W, 3]` in 0..255.
         seed: of the noise.
+        least_variance: of a channel, relative to the mean of its layer. Of few images a channel may
+            have next to none; with the noise before it, which changes signs, it then has values of
+            some hundred deviations.
     """
     rng = np.random.default_rng(seed)
     norms = [layer for layer in student.layers if hasattr(layer, "moving_variance")]
@@ -123,6 +128,8 @@ def reestimate_batch_norms(student: Any, pixels: np.ndarray, seed: int = 2) -> N
     student(pixels, training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+        variance = norm.moving_variance.numpy()
+        norm.moving_variance.assign(np.maximum(variance, least_variance * variance.mean()))
         deviation = np.sqrt(norm.moving_variance.numpy())
         norm.moving_mean.assign_add(0.3 * deviation * rng.normal(size=deviation.shape))
         norm.moving_variance.assign(norm.moving_variance * rng.uniform(0.7, 1.4, deviation.shape))

@@ -21,6 +21,9 @@ SIZES = {32: (1, 24), 64: (2, 16), 224: (2, 4)}
 # Channel counts at their floor or near it; BNext-S at 0.125 would be BNext-T.
 WIDTHS = {"bnext_s": 0.25}
 WIDTH = 0.125
+# Adam's, of ten steps. Real-to-Binary's first losses are tens, and it overshoots by larger ones.
+RATES = {"real_to_binary": 1e-3}
+RATE = 5e-3
 
 
 def small(name: str, size: int, stem_stride: int) -> tf.keras.Model:
@@ -37,7 +40,7 @@ def test_converts_and_agrees(name, size):
     student = small(name, size, stem_stride)
     randomize(student)
     pixels = random_images(images, size)
-    reestimate_batch_norms(student, pixels)
+    reestimate_batch_norms(student, pixels, least_variance=0.05)
     flatbuffer = convert(student)
     counts = check_binary(flatbuffer, student)
     assert counts["LceBconv2d"] == len(binary_layers(student))
@@ -69,7 +72,7 @@ def test_training_on_real_images_lowers_the_loss(name):
     tf.keras.utils.set_random_seed(0)
     student = small(name, 32, stem_stride=1)
     pixels, labels = digits()
-    optimizer = tf.keras.optimizers.Adam(5e-3, jit_compile=False)
+    optimizer = tf.keras.optimizers.Adam(RATES.get(name, RATE), jit_compile=False)
     losses = []
     # Eager: so few steps are over before a graph of them would be traced.
     for _ in range(10):
