@@ -21,21 +21,15 @@ from candle_tf.students.architectures.reactnet import _block
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.students.layers.blocks import batch_norm
-from tests.data.sources.test_registry import tree, write_folder
 from tests.stages.test_train import one_block_student  # noqa: F401
+from tests.stages.test_unlabelled import write_images
 from tests.teachers.test_feature_maps import strided_teacher
 from tests.teachers.test_features import make_teacher
-
-TRAIN = [f"train/{label}/{i:02d}.png" for label in ("ant", "bee") for i in range(12)]
-TEST = [f"test/{label}/{i}.png" for label in ("ant", "bee") for i in range(3)]
-MORE = [f"some/where/{i}.png" for i in range(11)]
 
 
 @pytest.fixture
 def config(tmp_path):
-    files = tree(*TRAIN, *TEST, *MORE)
-    write_folder(tmp_path / "data", {name: files[name] for name in (*TRAIN, *TEST)})
-    write_folder(tmp_path / "more", {name: files[name] for name in MORE})
+    write_images(tmp_path)
     return Config(
         dataset="folder", data_dir=str(tmp_path / "data"), profile="natural",
         batch_size=10, epochs=2, run_dir=str(tmp_path / "run"),

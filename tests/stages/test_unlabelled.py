@@ -22,11 +22,16 @@ TEST = [f"test/{label}/{i}.png" for label in ("ant", "bee") for i in range(3)]
 MORE = [f"some/where/{i}.png" for i in range(11)]
 
 
+def write_images(folder):
+    """Images of two classes in data/, and some without labels in more/."""
+    files = tree(*TRAIN, *TEST, *MORE)
+    write_folder(folder / "data", {name: files[name] for name in (*TRAIN, *TEST)})
+    write_folder(folder / "more", {name: files[name] for name in MORE})
+
+
 @pytest.fixture
 def config(tmp_path):
-    files = tree(*TRAIN, *TEST, *MORE)
-    write_folder(tmp_path / "data", {name: files[name] for name in (*TRAIN, *TEST)})
-    write_folder(tmp_path / "more", {name: files[name] for name in MORE})
+    write_images(tmp_path)
     return Config(
         dataset="folder", data_dir=str(tmp_path / "data"), profile="natural",
         unlabelled_dir=str(tmp_path / "more"), unlabelled_fraction=0.4, batch_size=10, epochs=2,
