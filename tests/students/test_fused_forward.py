@@ -14,25 +14,21 @@ from candle_tf.students.fused_forward import FusedForward, is_native, training_f
 from candle_tf.students.layers.blocks import RPReLU, Shift, batch_norm, binary_conv
 from candle_tf.students.layers.quantizers import ApproxSign
 from tests.native.availability import needs_native
+from tests.students.native_step import (
+    CLASSES,
+    NATIVE,
+    assert_same_step,
+    distance,
+    narrow_student,
+    step_of,
+)
 
 pytestmark = needs_native
 
-NATIVE = ComputePolicy(native=True)
 NATIVE_BFLOAT16 = ComputePolicy(dtype="bfloat16", native=True)
-SIDE, CLASSES = 32, 5
+SIDE = 32
 # One of each family: the others differ in the number of blocks alone.
 NAMES = ("reactnet_a", "quicknet_small", "birealnet18", "real_to_binary", "bnext_t")
-
-
-def _student(name: str) -> tf.keras.Model:
-    """A narrow one whose shifts, slopes and batch norms are not at their start."""
-    tf.keras.utils.set_random_seed(0)
-    student = build_student(name, (SIDE, SIDE, 3), CLASSES, width=0.25)
-    rng = np.random.default_rng(0)
-    for variable in student.trainable_variables:
-        if variable.shape[:-1].num_elements() == 1 or len(variable.shape) == 1:
-            variable.assign(variable + rng.normal(0, 0.1, variable.shape).astype(np.float32))
-    return student
 
 
 def _batch(size: int = 6) -> tuple[tf.Tensor, tf.Tensor]:
@@ -42,26 +38,7 @@ def _batch(size: int = 6) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _step(student: tf.keras.Model, policy: ComputePolicy, weights: list[np.ndarray]):
-    """Logits, gradients by variable, and what the batch norms' statistics become."""
-    set_compute_policy(student, policy)
-    student.set_weights(weights)
-    images, upstream = _batch()
-
-    @tf.function(autograph=False)
-    def step():
-        with tf.GradientTape() as tape:
-            logits = training_forward(student)(images)["logits"]
-            loss = tf.reduce_sum(logits * upstream)
-        return logits, tape.gradient(loss, student.trainable_variables)
-
-    logits, gradients = step()
-    moving = [variable.numpy() for variable in student.non_trainable_variables]
-    return logits.numpy(), [gradient.numpy() for gradient in gradients], moving
-
-
-def _distance(actual: np.ndarray, wanted: np.ndarray, least: float) -> float:
-    difference = np.linalg.norm(actual.astype(np.float64) - wanted)
-    return float(difference / max(np.linalg.norm(wanted), least))
+    return step_of(student, policy, weights, *_batch())
 
 
 def test_every_family_is_tested():
@@ -70,30 +47,22 @@ def test_every_family_is_tested():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_gradients_and_statistics_are_those_of_the_plain_composition(name):
-    student = _student(name)
+    student = narrow_student(name, SIDE)
     weights = student.get_weights()
     wanted = _step(student, PLAIN, weights)
     actual = _step(student, NATIVE, weights)
-    np.testing.assert_allclose(
-        actual[0], wanted[0], rtol=0, atol=1e-4 * float(np.abs(wanted[0]).max())
-    )
-    # In front of a further batch norm some gradients are 0 but for rounding.
-    largest = max(float(np.linalg.norm(gradient)) for gradient in wanted[1])
-    for variable, a, w in zip(student.trainable_variables, actual[1], wanted[1], strict=True):
-        assert _distance(a, w, 1e-3 * largest) < 2e-3, variable.name
-    for variable, a, w in zip(student.non_trainable_variables, actual[2], wanted[2], strict=True):
-        assert _distance(a, w, 1e-2) < 1e-4, variable.name
+    assert_same_step(student, actual, wanted)
 
 
 def test_bfloat16_operands_round_the_gradients_alone():
-    student = _student("reactnet_a")
+    student = narrow_student("reactnet_a", SIDE)
     weights = student.get_weights()
     wanted = _step(student, NATIVE, weights)
     actual = _step(student, NATIVE_BFLOAT16, weights)
     # The sums of this width are below 512, and exact.
     np.testing.assert_allclose(actual[0], wanted[0], rtol=0, atol=1e-5)
     for variable, a, w in zip(student.trainable_variables, actual[1], wanted[1], strict=True):
-        assert _distance(a, w, 1e-6) < 0.05, variable.name
+        assert distance(a, w, 1e-6) < 0.05, variable.name
 
 
 @pytest.mark.parametrize(
@@ -101,7 +70,7 @@ def test_bfloat16_operands_round_the_gradients_alone():
     [("reactnet_a", 32), ("birealnet18", 20), ("real_to_binary", 20), ("bnext_t", 63)],
 )
 def test_every_usual_batch_norm_runs_in_an_operator(name, fused):
-    student = _student(name)
+    student = narrow_student(name, SIDE)
     norms = [
         layer for layer in student.layers if isinstance(layer, tf.keras.layers.BatchNormalization)
     ]
@@ -109,7 +78,7 @@ def test_every_usual_batch_norm_runs_in_an_operator(name, fused):
 
 
 def test_a_frozen_batch_norm_keeps_its_statistics():
-    student = _student("reactnet_a")
+    student = narrow_student("reactnet_a", SIDE)
     frozen = student.get_layer("block03_spatial_bn")
     frozen.trainable = False
     weights = student.get_weights()
@@ -146,7 +115,7 @@ def test_what_others_read_too_is_not_joined(shortcuts):
 
 
 def test_networks_without_the_policy_run_as_they_are():
-    student = _student("reactnet_a")
+    student = narrow_student("reactnet_a", SIDE)
     set_compute_policy(student, ComputePolicy())
     assert not is_native(student)
     assert not is_native(tf.keras.Sequential([tf.keras.layers.Dense(2)]))
@@ -205,7 +174,7 @@ def test_it_trains_under_a_mirrored_strategy():
 
 
 def test_evaluation_does_not_change():
-    student = _student("reactnet_a")
+    student = narrow_student("reactnet_a", SIDE)
     images, _ = _batch()
     set_compute_policy(student, PLAIN)
     plain = student(images, training=False)["logits"].numpy()
