@@ -5,7 +5,6 @@ sections = analyze(runs)             # the first run is compared with each of th
 print(sections_text(sections))
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from candle_tf.reporting import analysis_plots, html, plots
 from candle_tf.reporting.adversary import adversary_figures
 from candle_tf.reporting.bootstrap import paired_difference
+from candle_tf.reporting.csv_columns import read_columns
 from candle_tf.reporting.image_predictions import TEST as PREDICTIONS
 from candle_tf.reporting.image_predictions import ImagePredictions, read_image_predictions
 from candle_tf.reporting.results import Results, read_results
@@ -66,17 +66,9 @@ def read_run(folder: Path) -> Run:
         folder.resolve().name,
         read_results(folder / "report.json"),
         read_image_predictions(predictions) if predictions.exists() else None,
-        _columns(folder / STUDENT / "steps.csv"),
-        float(np.sum(_columns(folder / "calibrate" / "history.csv").get("seconds", 0.0))),
+        read_columns(folder / STUDENT / "steps.csv"),
+        float(np.sum(read_columns(folder / "calibrate" / "history.csv").get("seconds", 0.0))),
     )
-
-
-def _columns(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]} if rows else {}
 
 
 def analyze(runs: Sequence[Run]) -> list[html.Section]:

@@ -4,7 +4,6 @@ It tells in this order: what to ship and how good it is; which classes fail; whe
 better; whether the training converged; what it costs on a device; the data; the settings.
 """
 
-import csv
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from candle_tf.metrics import confusion_matrix, reliability, softmax
 from candle_tf.reporting import html, plots
 from candle_tf.reporting.class_table import class_table
+from candle_tf.reporting.csv_columns import read_columns
 from candle_tf.reporting.data_findings import data_findings
 from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
 from candle_tf.reporting.results import TITLES, Results, accuracies
@@ -205,11 +205,7 @@ def _is_curve(name: str) -> bool:
 
 
 def _columns(path: Path) -> dict[str, list[float]]:
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+    return {name: values.tolist() for name, values in read_columns(path).items()}
 
 
 def _confidence(tested: TestImages) -> list[html.Item]:

@@ -6,7 +6,6 @@ kl, fs = keep_balance_floors(config)            # and they stay what they are in
 Source: the excess loss of DoReMi (Xie et al., NeurIPS 2023) over that of a reference.
 """
 
-import csv
 import json
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
+from candle_tf.reporting.csv_columns import read_columns
 from candle_tf.run_folder import RunFolder
 
 # The part of the steps, the last of them, of which the losses are averaged.
@@ -82,7 +82,7 @@ def read_balance_floors(config: Config) -> tuple[float, float]:
 def keep_balance_floors(config: Config) -> tuple[float, float]:
     """The same, written into this run's folder, which has them from then on."""
     kl, fs = read_balance_floors(config)
-    if config.balance.balance_floors:
+    if config.balance.balance_floors and not _kept_path(config).is_file():
         content = json.dumps({"kl": kl, "fs": fs}) + "\n"
         write_atomically(_kept_path(config), content.encode())
     return kl, fs
@@ -93,12 +93,11 @@ def _kept_path(config: Config) -> Path:
 
 
 def _last_losses(path: Path, place: str) -> tuple[float, float]:
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    last = rows[-max(1, round(_LAST * len(rows))) :]
     try:
-        kl, fs = (sum(float(row[name]) for row in last) / len(last) for name in ("kl", "fs"))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        columns = read_columns(path)
+        last = max(1, round(_LAST * len(columns["kl"])))
+        kl, fs = (float(columns[name][-last:].mean()) for name in ("kl", "fs"))
+    except (KeyError, TypeError, ValueError):
         kl = fs = np.nan
     if not (np.isfinite([kl, fs]).all() and min(kl, fs) >= 0):
         raise UserError(
