@@ -47,12 +47,17 @@ def test_a_line_has_count_rate_and_time_left(lines, monkeypatch):
     assert progress.summary() == "2,000 images in 1 min 20 s, 25 images/s"
 
 
-def test_a_terminal_gets_a_bar_with_rate_and_time_left():
+def terminal_output(code: str) -> str:
     controller, terminal = pty.openpty()
-    subprocess.run([sys.executable, "-c", CODE], stderr=terminal, check=True)
+    subprocess.run([sys.executable, "-c", code], stderr=terminal, check=True)
     shown = os.read(controller, 65536).decode()
     os.close(terminal)
     os.close(controller)
+    return shown
+
+
+def test_a_terminal_gets_a_bar_with_rate_and_time_left():
+    shown = terminal_output(CODE)
     assert "features" in shown
     assert "images/s" in shown
     assert "/1000" in shown
@@ -60,14 +65,10 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left():
 
 def test_a_bar_tells_the_time_left_by_the_work_where_units_differ():
     """tqdm's own, "elapsed<left", takes all units for alike."""
-    controller, terminal = pty.openpty()
     code = CODE.replace("total=1000", "total=1000, work=40.0").replace(
         '"epoch 1 of 2"', '"epoch 1 of 2", work=1.0'
     )
-    subprocess.run([sys.executable, "-c", code], stderr=terminal, check=True)
-    shown = os.read(controller, 65536).decode()
-    os.close(terminal)
-    os.close(controller)
+    shown = terminal_output(code)
     assert "/1000" in shown
     assert "images/s" in shown
     assert "<" not in shown
