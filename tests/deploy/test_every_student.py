@@ -1,4 +1,4 @@
-"""Every student, at three sizes: converted, compared with Keras; and trained on real images."""
+"""Every student: converted, compared with Keras, each family at three sizes; and trained."""
 
 import functools
 from typing import Any
@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from candle_tf.deploy.checks.agreement import check_agreement
 from candle_tf.deploy.checks.operators import check_binary
 from candle_tf.deploy.tflite.converter import convert, run
+from candle_tf.methods.optimizers import adam
 from candle_tf.students.architectures.registry import STUDENTS, build_student
 from candle_tf.students.layers.blocks import binary_layers
 from tools.student_table import random_images, randomize, reestimate_batch_norms
@@ -18,6 +19,10 @@ from tools.student_table import random_images, randomize, reestimate_batch_norms
 CLASSES = 10
 # Pixels, stride of the stem and random images compared.
 SIZES = {32: (1, 24), 64: (2, 16), 224: (2, 4)}
+# These differ from a smaller one of their family in the numbers of blocks and channels alone, which
+# do not meet the size.
+LARGER = {"bnext_s", "bnext_m", "bnext_l", "quicknet", "quicknet_large"}
+CASES = [(name, size) for name in STUDENTS for size in SIZES if size == 32 or name not in LARGER]
 # Channel counts at their floor or near it; BNext-S at 0.125 would be BNext-T.
 WIDTHS = {"bnext_s": 0.25}
 WIDTH = 0.125
@@ -31,8 +36,7 @@ def small(name: str, size: int, stem_stride: int) -> tf.keras.Model:
     return build_student(name, (size, size, 3), CLASSES, width=width, stem_stride=stem_stride)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize(("name", "size"), CASES)
 def test_converts_and_agrees(name, size):
     """With random statistics, shifts and slopes, on random images, by the export's own gate."""
     stem_stride, images = SIZES[size]
@@ -72,7 +76,7 @@ def test_training_on_real_images_lowers_the_loss(name):
     tf.keras.utils.set_random_seed(0)
     student = small(name, 32, stem_stride=1)
     pixels, labels = digits()
-    optimizer = tf.keras.optimizers.Adam(RATES.get(name, RATE), jit_compile=False)
+    optimizer = adam(RATES.get(name, RATE))
     losses = []
     # Eager: so few steps are over before a graph of them would be traced.
     for _ in range(10):
