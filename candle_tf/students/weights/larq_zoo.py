@@ -9,6 +9,7 @@ Only full files are used: the ones without classifier of older releases were wro
 from dataclasses import dataclass
 from pathlib import Path
 
+import tensorflow as tf
 from absl import logging
 
 from candle_tf.errors import UserError
@@ -38,9 +39,14 @@ class ZooFile:
         return f"{_RELEASES}/{self.model}-{self.version}/{self.name}"
 
     @property
+    def cache(self) -> str:
+        """Folder in Keras' cache, that of larq-zoo."""
+        return f"larq/models/{self.model}"
+
+    @property
     def path(self) -> Path:
-        """Where larq-zoo keeps it."""
-        return Path.home() / ".keras" / "larq" / "models" / self.model / self.name
+        """Where the file is kept."""
+        return Path.home() / ".keras" / self.cache / self.name
 
 
 FILES = {
@@ -81,8 +87,8 @@ def larq_zoo_file(spec: StudentSpec) -> Path:
     """The weights file of a network, fetched where it is not there yet.
 
     Raises:
-        UserError: where larq-zoo has no such network, is not installed, or cannot fetch the file;
-            says which file to put where.
+        UserError: where larq-zoo has no such network, or the file cannot be fetched or is another
+            one; says which file to put where.
     """
     if spec.name not in FILES:
         raise UserError(
@@ -96,21 +102,17 @@ def larq_zoo_file(spec: StudentSpec) -> Path:
         )
     file = FILES[spec.name]
     try:
-        from larq_zoo.core.utils import download_pretrained_model
-    except ImportError as error:
-        raise UserError(
-            "--student_weights=larq_zoo needs the package larq-zoo: run 'pip install "
-            f"candle-tf[zoo]' (or -r requirements.txt), or give the file {file.name} with "
-            "--student_weights."
-        ) from error
-    try:
-        return Path(download_pretrained_model(file.model, file.version, file.name, file.sha256))
-    # Keras raises a bare Exception for a failed download, so only its message tells it apart.
+        fetched = tf.keras.utils.get_file(
+            file.name, file.address, file_hash=file.sha256, cache_subdir=file.cache
+        )
+    # Keras raises a bare Exception for a failed download, so only its message tells it apart, and
+    # a ValueError for a file of another hash.
     except Exception as error:
-        if "URL fetch failure" not in str(error) and not isinstance(error, OSError):
+        if not (isinstance(error, OSError | ValueError) or "URL fetch failure" in str(error)):
             raise
         logging.debug("%s", error)
         raise UserError(
-            f"Could not fetch {file.address}. Fetch it on another machine (sha256 {file.sha256}) "
-            f"and put it at {file.path}, or give its path with --student_weights."
+            f"Could not fetch {file.address} ({error}). Fetch it on another machine (sha256 "
+            f"{file.sha256}) and put it at {file.path}, or give its path with --student_weights."
         ) from error
+    return Path(fetched)

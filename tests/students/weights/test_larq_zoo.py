@@ -1,5 +1,10 @@
 """larq-zoo's own networks and ours, with the same weights, through --student_weights=PATH."""
 
+from functools import partial
+from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +12,7 @@ import tensorflow as tf
 from candle_tf.errors import UserError
 from candle_tf.students.layers.input_normalization import normalize
 from candle_tf.students.weights import larq_zoo
-from candle_tf.students.weights.larq_zoo import FILES, larq_zoo_file
+from candle_tf.students.weights.larq_zoo import FILES, ZooFile, larq_zoo_file
 from candle_tf.students.weights.loading import load_weights_file, start_from
 from candle_tf.students.weights.spec import StudentSpec
 
@@ -103,16 +108,47 @@ def test_the_files_are_those_that_larq_zoo_asks_for(monkeypatch):
     assert ours == asked
 
 
-def test_without_a_network_the_message_says_what_to_put_where(monkeypatch):
-    from larq_zoo.core import utils
+@pytest.fixture
+def release(monkeypatch, tmp_path):
+    """A local server's release in place of larq-zoo's, and an empty cache: (ZooFile, folder)."""
+    folder = tmp_path / "server"
+    file = ZooFile("quicknet", "v1.0", "weights.h5", sha256(b"the weights").hexdigest())
+    (folder / f"{file.model}-{file.version}").mkdir(parents=True)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(larq_zoo, "_RELEASES", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setitem(larq_zoo.FILES, "quicknet", file)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        (tmp_path / "home" / ".keras").mkdir(parents=True)
+        yield file, folder / f"{file.model}-{file.version}"
+        server.shutdown()
 
-    def fail(*args):  # noqa: ARG001
-        raise Exception("URL fetch failure on ...: None -- refused")
 
-    monkeypatch.setattr(utils, "download_pretrained_model", fail)
+def test_a_file_is_fetched_once(release):
+    file, folder = release
+    (folder / file.name).write_bytes(b"the weights")
+    assert larq_zoo_file(StudentSpec("quicknet", 1.0)) == file.path
+    (folder / file.name).unlink()
+    assert larq_zoo_file(StudentSpec("quicknet", 1.0)).read_bytes() == b"the weights"
+
+
+@pytest.mark.parametrize("content", [None, b"other weights"])
+def test_without_the_file_the_message_says_what_to_put_where(release, content):
+    file, folder = release
+    if content is not None:
+        (folder / file.name).write_bytes(content)
     with pytest.raises(UserError) as refusal:
         larq_zoo_file(StudentSpec("quicknet", 1.0))
-    file = larq_zoo.FILES["quicknet"]
+    for part in (file.address, file.sha256, str(file.path)):
+        assert part in str(refusal.value)
+
+
+def test_without_a_network_the_message_says_what_to_put_where(release, monkeypatch):
+    file, _ = release
+    monkeypatch.setattr(larq_zoo, "_RELEASES", "http://host.invalid")
+    with pytest.raises(UserError) as refusal:
+        larq_zoo_file(StudentSpec("quicknet", 1.0))
     for part in (file.address, file.sha256, str(file.path)):
         assert part in str(refusal.value)
 
