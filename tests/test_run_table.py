@@ -259,6 +259,23 @@ def test_left_out_cells_and_the_order_of_seeds(tmp_path):
     ]
 
 
+def test_a_cell_learns_from_the_run_of_another(tmp_path):
+    methods = {
+        "first": {"method": "cross_entropy"},
+        "second": {"method": "plain_distillation", "teacher": "run:{runs}/first-{seed}"},
+    }
+    first, second = read_definition(
+        definition_file(tmp_path, axes={"method": methods}, compare=[])
+    ).cells
+    folder = tmp_path / "out"
+    assert second.settings_in(folder)["teacher"] == f"run:{first.run_path(folder)}"
+    # A kept record serves wherever the table is run.
+    record = {
+        "config": cell_config(replace(second, settings=second.settings_in(folder)), {}).to_dict()
+    }
+    assert changed_settings(record, cell_config(second, {})) == []
+
+
 def test_all_tables_of_ours_can_be_read():
     tables = sorted((ROOT / "configs" / "tables").glob("*.json"))
     assert tables
@@ -273,7 +290,7 @@ def test_every_cell_of_every_table_has_settings_that_a_training_accepts():
         for cell in read_definition(path).cells:
             at = replace(cell, flagfile=str(ROOT / cell.flagfile))
             config = cell_config(at, {"data_dir": "data.zip"})
-            for name, value in cell.settings.items():
+            for name, value in cell.settings_in(Path()).items():
                 assert config.to_dict()[name] == value, (path.name, cell.name, name)
 
 

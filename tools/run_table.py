@@ -3,11 +3,13 @@
     python -m tools.run_table --table=configs/tables/pretrained.json --data_dir=caltech101.zip
 
 A table's file holds a flagfile, "settings" of all cells, axes (name -> value -> settings of its
-own) and seeds; its cells are all combinations. With "choose" true the table has figures of the
-validation subset alone; with "reach", e.g. 0.45, it tells when that subset's mean class accuracy
-was first as high. Each cell is a training in a process and a run folder of its own, and
-leaves cells/NAME.json: settings, seed, split, versions, hours, images seen, history, figures. What
-is finished is not run again: the same command resumes, and --cells=0 only writes the table. With
+own) and seeds; its cells are all combinations. In settings, {runs} is the folder of the table's
+runs and {seed} the seed: "teacher": "run:{runs}/ROW-{seed}" learns from another cell, which has to
+come before. With "choose" true the table has figures of the validation subset alone; with "reach",
+e.g. 0.45, it tells when that subset's mean class accuracy was first as high. Each cell is a
+training in a process and a run folder of its own, and leaves cells/NAME.json: settings, seed,
+split, versions, hours, images seen, history, figures. What is finished is not run again: the same
+command resumes, and --cells=0 only writes the table. With
 --processes=2 two cells train at once, each on half of the CPUs. Cells whose records are kept in
 configs/tables/records, with the same settings, are not run; --keep_records adds what is finished.
 """
@@ -78,7 +80,7 @@ def main(
 def _command(cell: Cell, folder: Path, settings: dict[str, Any]) -> list[str]:
     """A process of its own: what one training leaves in memory does not reach the next."""
     given = {
-        **cell.settings,
+        **cell.settings_in(folder),
         **settings,
         "seed": cell.seed,
         "run_dir": cell.run_path(folder),

@@ -28,7 +28,7 @@ from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.report import report
 from candle_tf.stages.train import train_student, train_together, with_epochs
-from candle_tf.stages.training_requirements import check_training_requirements
+from candle_tf.stages.training_requirements import check_earlier_runs, check_training_requirements
 from candle_tf.students.compute_policy import DTYPES, ComputePolicy, resolve_compute_policy
 
 T = TypeVar("T")
@@ -90,6 +90,7 @@ def _run_stages(
     times = _StageTimes()
     policy = _keep_precision(config, folder, policy)
     data = times.run("1/6 data", lambda: prepare(config, folder, workers))
+    check_earlier_runs(config, data.split)
     config = with_epochs(config, len(data.train))
     folder.record(
         "data",

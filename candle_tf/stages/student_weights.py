@@ -5,10 +5,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from candle_tf.data.splits.split import load_split
+from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
-from candle_tf.files import read_json_object
-from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.students.settings import StudentSettings
 from candle_tf.students.weights.larq_zoo import larq_zoo_file
 from candle_tf.students.weights.loading import (
@@ -17,11 +16,9 @@ from candle_tf.students.weights.loading import (
     shipped_weights,
     start_from,
 )
-from candle_tf.students.weights.spec import StudentSpec, parse_spec
+from candle_tf.students.weights.spec import StudentSpec
 
 PRETRAINED, LARQ_ZOO = "pretrained", "larq_zoo"
-# Of a network whose classifier is not used.
-_ANY_CLASSES = 2
 
 
 def start_student(
@@ -39,6 +36,17 @@ def start_student(
     """
     if settings.student_weights:
         start_from(starting_weights(settings), student, class_names)
+
+
+def refuse_seen_images(settings: StudentSettings, split: Split) -> None:
+    """Refuses starting weights of a run that was trained on this run's test images.
+
+    Raises:
+        UserError: as `EarlierRun.refuse_seen_images`.
+    """
+    path = Path(settings.student_weights).expanduser()
+    if settings.student_weights not in ("", PRETRAINED, LARQ_ZOO) and path.is_dir():
+        _open(path).refuse_seen_images(split)
 
 
 def starting_weights(settings: StudentSettings) -> StartingWeights:
@@ -68,50 +76,15 @@ def _of_run(path: Path, spec: StudentSpec, image_size: int, sha256: str) -> Star
             f"--student_weights_sha256={sha256} is for a file, and --student_weights={path} is the "
             "folder of a run, whose checkpoints have checksums of their own. Leave it out."
         )
-    found = run_spec(path)
+    run = _open(path)
+    found = run.spec
     if (found.name, found.width) != (spec.name, spec.width):
         raise UserError(
             f"--student_weights={path} is a run of {found}, and the student is {spec}: give "
             f"--student={found.name} --width={found.width:g}, or other weights."
         )
-    split = path / "split.json"
-    class_names = load_split(split).class_names if split.exists() else None
-    classes = _ANY_CLASSES if class_names is None else len(class_names)
-    network = spec.build(image_size, classes)
-    read_best_epoch(path, network)
-    return StartingWeights(network, class_names, str(path))
+    return StartingWeights(run.load_network(image_size), run.class_names, str(path))
 
 
-def run_spec(path: Path) -> StudentSpec:
-    """The student of a run's folder, or of a pretraining's.
-
-    Raises:
-        UserError: where the folder is neither.
-    """
-    remedy = f"--student_weights={path} is no folder of a run: give what --run_dir named."
-    settings = read_json_object(path / "config.json", remedy)
-    try:
-        return parse_spec(*(settings[name] for name in ("student", "width", "stem_stride")))
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{path / 'config.json'} holds no settings of a run ({type(error).__name__}: {error}). "
-            f"{remedy}"
-        ) from error
-
-
-def read_best_epoch(path: Path, network: tf.keras.Model) -> int:
-    """Puts the weights of a run's best epoch into a network of its architecture.
-
-    Returns:
-        The epoch, counted from 1.
-
-    Raises:
-        UserError: where there is no epoch yet, or a file is missing or damaged.
-    """
-    trainer = tf.Module()
-    trainer.network = network
-    checkpoints = Checkpoints(path / "student" / "checkpoints", trainer)
-    if not checkpoints.epochs_done:
-        raise UserError(f"--student_weights={path}: no epoch of its student is finished yet.")
-    checkpoints.read_network(checkpoints.best_epoch)
-    return checkpoints.best_epoch
+def _open(path: Path) -> EarlierRun:
+    return EarlierRun(path, f"--student_weights={path}")

@@ -1,14 +1,21 @@
-"""What a student's training options need, checked before anything is computed.
+"""What a student's training needs, checked before anything is computed.
 
 check_training_requirements(config, workers.replicas)
+check_earlier_runs(config, data.split)                  # as soon as the split is known
 """
+
+from pathlib import Path
 
 import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.data.image_sizes import parse_sizes
+from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
 from candle_tf.methods.batch_norm_statistics import trainable_batch_norms
+from candle_tf.stages import run_teacher, student_weights
+from candle_tf.stages.run_teacher import refuse_bad_run_teachers
+from candle_tf.stages.student_weights import starting_weights
 from candle_tf.students.any_image_size import explain_fixed_size
 
 # The number of classes decides nothing here.
@@ -16,19 +23,47 @@ _ANY_CLASSES = 2
 
 
 def check_training_requirements(config: Config, replicas: int) -> None:
-    """Refuses --progressive_sizes, --weight_average and --reestimate_batch_norm where they fail.
+    """Refuses teachers that are no runs, starting weights and training options that would fail.
 
-    The student is built for this, once and for each size, and the random state is set again as at
-    the start of the run.
+    The options are --progressive_sizes, --weight_average and --reestimate_batch_norm. The student
+    is built for this, once and for each size, and the random state is set again as at the start of
+    the run.
 
     Args:
         config: the run's settings.
         replicas: devices that train together.
 
     Raises:
-        UserError: for several devices; a student that is not the same network at all sizes; one
+        UserError: for a teacher's run or starting weights that cannot be loaded; with such an
+            option for several devices, a student that is not the same network at all sizes, or one
             with batch norms whose inputs are not at hand.
     """
+    if config.training.distils:
+        refuse_bad_run_teachers(config.teacher)
+    if config.student.student_weights and not _is_begun(config):
+        starting_weights(config.student)
+    _check_options(config, replicas)
+    tf.keras.utils.set_random_seed(config.run.seed)
+
+
+def check_earlier_runs(config: Config, split: Split) -> None:
+    """Refuses a teacher and starting weights that were trained on this run's test images.
+
+    Raises:
+        UserError: with how many there are.
+    """
+    if config.training.distils:
+        run_teacher.refuse_seen_images(config.teacher, split)
+    if not _is_begun(config):
+        student_weights.refuse_seen_images(config.student, split)
+
+
+def _is_begun(config: Config) -> bool:
+    """Whether a student has finished an epoch: starting weights are of no use then."""
+    return any(Path(config.run.run_dir).glob("student*/checkpoints/progress.json"))
+
+
+def _check_options(config: Config, replicas: int) -> None:
     option = _option(config)
     if not option:
         return
@@ -44,7 +79,6 @@ def check_training_requirements(config: Config, replicas: int) -> None:
             f"{option} cannot estimate the statistics of --student={config.student.student}: "
             f"{error}. Give another student, or leave it out."
         ) from error
-    tf.keras.utils.set_random_seed(config.run.seed)
 
 
 def _option(config: Config) -> str:

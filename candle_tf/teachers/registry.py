@@ -13,6 +13,7 @@ TEACHERS: Registry[Callable[[str, str, str], Any]] = Registry(
         "efficientnet_lite2": "candle_tf.teachers.backbones:load_efficientnet_lite2",
         "keras_cv:<name>": "candle_tf.teachers.backbones:load_keras_cv",
         "keras_applications:<name>": "candle_tf.teachers.backbones:load_keras_applications",
+        "run:<folder>": "candle_tf.stages.run_teacher:load_run",
     }
 )
 # Its weights come with an installed package.

@@ -27,8 +27,8 @@ from candle_tf.reporting.results import Results, read_results, write_results
 from candle_tf.reporting.table import method_table
 from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.check_images import read_data_check
+from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.stages.pretrain_settings import Pretraining, open_pretraining
-from candle_tf.stages.student_weights import run_spec
 from candle_tf.students.weights.packed import describe, pack, unpack
 from candle_tf.weight_files.keras_h5 import load_h5
 from candle_tf.weight_files.torch_pickle import read_state_dict
@@ -102,7 +102,7 @@ def record_targets(folder: Path) -> Iterator[Target]:
     yield _target("config.json of a pretraining", pretraining / "config.json",
                   lambda path: open_pretraining(Pretraining(run_dir=str(path.parent))))  # fmt: skip
     yield _target("config.json of starting weights", pretraining / "config.json",
-                  lambda path: run_spec(path.parent))  # fmt: skip
+                  lambda path: EarlierRun(path.parent, "--student_weights").spec)  # fmt: skip
     yield _json_target(folder, "report.json", _write_report,
                        lambda path: method_table(read_results(path).rows()))  # fmt: skip
     split = split_of(source_of(subset("train", 40, 20, 10), subset("test", 3, 3, 3)))

@@ -11,9 +11,9 @@ from candle_tf.data.augment.precomputed_views import same_for_all
 from candle_tf.methods.long_tail.tau_normalization import TAUS
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import train as training
+from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.stages.evaluate import logits_of
 from candle_tf.stages.prepare import prepare
-from candle_tf.stages.student_weights import read_best_epoch
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.teachers.targets import CachedTargets
 from tests.stages.test_train import _config, _train, one_block_student  # noqa: F401
@@ -63,7 +63,7 @@ def test_a_classifier_is_adjusted_once_at_every_restore(tmp_path):
     student, checkpoints = _restore(_train(config))
     data = prepare(config, open_run_folder(config))
     raw = config.student.build(data.classes)
-    read_best_epoch(tmp_path / "post_hoc", raw)
+    EarlierRun(tmp_path / "post_hoc", "--student_weights").read_best_epoch(raw)
     prior = data.counts / data.counts.sum()
     pixels = np.random.default_rng(0).uniform(0, 255, (9, 16, 16, 3)).astype(np.float32)
     for _ in range(2):

@@ -21,6 +21,8 @@ from candle_tf.reporting.image_predictions import (
 )
 from candle_tf.reporting.results import read_results
 
+RUNS, SEED = "{runs}", "{seed}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -30,7 +32,8 @@ class Cell:
         values: by axis, the name of the value.
         seed: of everything random.
         flagfile: settings that all cells share.
-        settings: this cell's own, by flag name.
+        settings: this cell's own, by flag name. In texts, RUNS stands for the folder of the
+            table's runs, and SEED for the seed.
     """
 
     values: dict[str, str]
@@ -47,6 +50,15 @@ class Cell:
     def name(self) -> str:
         """The row and the seed."""
         return f"{self.row}-{self.seed}"
+
+    def settings_in(self, folder: Path) -> dict[str, Any]:
+        """The settings, where the table is run in a folder."""
+        return {
+            name: value.replace(RUNS, str(folder / "runs")).replace(SEED, str(self.seed))
+            if isinstance(value, str)
+            else value
+            for name, value in self.settings.items()
+        }
 
     def run_path(self, folder: Path) -> Path:
         """The run folder of the training."""

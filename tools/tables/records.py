@@ -23,7 +23,7 @@ from tools.tables.definition import TableDefinition
 
 # Settings that differ from one machine to the next; of files the name counts, and no folder.
 _FOLDERS = ("run_dir", "cache_dir")
-_FILES = ("data_dir", "teacher_weights", "student_weights", "unlabelled_dir")
+_FILES = ("data_dir", "teacher", "teacher_weights", "student_weights", "unlabelled_dir")
 
 _REMEDY = "Restore the file, or delete it to run the cell again."
 
@@ -40,7 +40,7 @@ def cell_config(cell: Cell, settings: Mapping[str, Any]) -> Config:
     """
     values = flags.FlagValues()
     app.define_config_flags(values)
-    given = {**cell.settings, **settings, "seed": cell.seed}
+    given = {**cell.settings_in(Path()), **settings, "seed": cell.seed}
     pairs = [f"--{name}={setting_text(value)}" for name, value in given.items()]
     values(["candle_tf.train", f"--flagfile={cell.flagfile}", *pairs])
     return app.config_from_flags(values)

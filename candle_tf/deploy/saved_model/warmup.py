@@ -89,4 +89,6 @@ def _prediction_log_type() -> type:
     pool = descriptor_pool.Default()
     pool.AddSerializedFile(file.SerializeToString())
     descriptor = pool.FindMessageTypeByName(f"{_PACKAGE}.PredictionLog")
-    return message_factory.MessageFactory(pool).GetPrototype(descriptor)
+    if not hasattr(message_factory, "GetMessageClass"):  # protobuf 3, of Python 3.10
+        return message_factory.MessageFactory(pool).GetPrototype(descriptor)
+    return message_factory.GetMessageClass(descriptor)

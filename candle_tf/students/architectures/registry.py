@@ -24,6 +24,7 @@ STUDENTS: Registry[Callable[..., Any]] = Registry(
         "quicknet_large": "candle_tf.students.architectures.quicknet:quicknet_large",
         "birealnet18": "candle_tf.students.architectures.birealnet:birealnet18",
         "real_to_binary": "candle_tf.students.architectures.real_to_binary:real_to_binary",
+        "float_resnet18": "candle_tf.students.architectures.float_resnet18:float_resnet18",
     }
 )
 

@@ -1,0 +1,136 @@
+"""The network of an earlier run as the teacher, and the images that it must not have seen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
+
+# isort: split
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from candle_tf.config import Config
+from candle_tf.data.sources.registry import LabelledImages
+from candle_tf.errors import UserError
+from candle_tf.reporting.image_predictions import TEST, read_image_predictions
+from candle_tf.stages.earlier_run import EarlierRun
+from candle_tf.stages.run import run
+from candle_tf.stages.trained_student import load_trained_student
+from candle_tf.teachers.backbones import load_teacher
+
+SETTINGS = {
+    "profile": "natural",
+    "image_size": 16,
+    "stem_stride": 1,
+    "width": 0.125,
+    "augmentation": "none",
+    "batch_size": 128,
+    "calibration_resolutions": (16,),
+    "calibration_epochs": 20,
+    "export_teacher": "off",
+}
+
+
+def configure(run_dir: Path, **settings: object) -> Config:
+    return Config(**{**SETTINGS, "run_dir": str(run_dir), **settings})
+
+
+@pytest.fixture
+def tiny_plugin():
+    import tests.tiny_parts  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """The folder of a finished run of a float network."""
+    folder = tmp_path_factory.mktemp("earlier") / "run"
+    network = {"student": "float_resnet18", "learning_rate": 1e-3, "batch_size": 32}
+    run(configure(folder, method="cross_entropy", epochs=2, **network))
+    return folder
+
+
+def test_its_features_are_those_of_the_trained_network(earlier):
+    teacher = load_teacher(f"run:{earlier}")
+    network = load_trained_student(earlier, 2)
+    pixels = np.random.default_rng(0).uniform(0, 255, (3, 16, 16, 3)).astype(np.float32)
+    expected = network(pixels, training=False)["features"].numpy()
+    assert expected.std() > 0
+    np.testing.assert_allclose(teacher.features(pixels), expected, rtol=1e-5, atol=1e-5)
+    # Other sizes are resized to that of its training.
+    twice = np.repeat(np.repeat(pixels, 2, axis=1), 2, axis=2)
+    resized = tf.image.resize(twice, (16, 16), antialias=True).numpy()
+    expected = network(resized, training=False)["features"].numpy()
+    np.testing.assert_allclose(teacher.features(twice), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("tiny_plugin")
+def test_a_student_learns_from_it(earlier, tmp_path):
+    config = configure(tmp_path / "run", student="tiny_student", teacher=f"run:{earlier}", epochs=1)
+    _, results = run(config)
+    assert {"student", "teacher"} <= set(results.metrics)
+    # The same split; its calibrated classifier knows what the network has learned.
+    before = read_image_predictions(earlier / TEST)
+    after = read_image_predictions(tmp_path / "run" / TEST)
+    assert before.images == after.images
+    assert results.metrics["teacher"].mean > 0.3
+    assert (tmp_path / "run" / "export" / "student.lce.tflite").exists()
+
+
+def test_what_learned_from_the_test_images_is_refused(earlier, tmp_path):
+    other = {"seed": 1, "student": "float_resnet18", "epochs": 1}
+    with pytest.raises(UserError, match=r"run:.* learned from \d+ of the \d+ test images") as told:
+        run(configure(tmp_path / "taught", teacher=f"run:{earlier}", **other))
+    assert "--seed (there 0)" in str(told.value)
+    with pytest.raises(UserError, match=r"--student_weights=.* learned from"):
+        run(
+            configure(
+                tmp_path / "started", method="cross_entropy", student_weights=str(earlier), **other
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher": "run:{empty}"}, "--teacher=run:.* is no folder of a run"),
+        ({"teacher": "run:{earlier}", "teacher_weights": "x.h5"}, "has weights of its own"),
+        ({"student_weights": "{empty}"}, "--student_weights=.* is no folder of a run"),
+        ({"student_weights": "{empty}/none.h5"}, "none.h5"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_before_anything_is_written(
+    earlier, tmp_path, settings, message
+):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    given = {name: text.format(earlier=earlier, empty=empty) for name, text in settings.items()}
+    with pytest.raises(UserError, match=message):
+        run(configure(tmp_path / "run", epochs=1, **given))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_finished_epoch_is_refused(earlier, tmp_path):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("config.json", "split.json"):
+        (begun / name).write_bytes((earlier / name).read_bytes())
+    with pytest.raises(UserError, match="no epoch of its student is finished yet"):
+        load_teacher(f"run:{begun}")
+
+
+def test_ids_of_other_images_mean_nothing(earlier):
+    run_before = EarlierRun(earlier, "--teacher=run:earlier")
+    split = run_before.split
+    swapped = replace(
+        split,
+        test=split.train,
+        train=LabelledImages(split.test.ids, split.test.labels),
+        train_counts=np.bincount(
+            np.concatenate([split.test.labels, split.validation.labels]),
+            minlength=len(split.class_names),
+        ),
+    )
+    with pytest.raises(UserError, match="learned from"):
+        run_before.refuse_seen_images(swapped)
+    run_before.refuse_seen_images(replace(swapped, source_hash="0" * 64))
