@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Processes that share the tests, one file at a time; each needs at most 3 GB.
+# Processes that share the tests, one file at a time; each grows to at most 6 GB.
 WORKERS ?= 3
 
 .PHONY: quickstart test lint docs format clean

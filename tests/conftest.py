@@ -17,15 +17,6 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def graphs_of_no_further_use() -> Iterator[None]:
-    """Frees the one graph into which Keras builds all networks: it only grows, by gigabytes."""
-    yield
-    if tensorflow := sys.modules.get("tensorflow"):
-        tensorflow.keras.backend.clear_session()
-        gc.collect()
-
-
-@pytest.fixture(autouse=True, scope="module")
 def names_of_the_package_alone() -> Iterator[None]:
     """Takes the names of `tests.tiny_parts` back, where the tests of a module read such a run."""
     yield
