@@ -82,11 +82,8 @@ class EarlierRun:
         self.read_best_epoch(network)
         return network
 
-    def read_best_epoch(self, network: tf.keras.Model) -> int:
+    def read_best_epoch(self, network: tf.keras.Model) -> None:
         """Puts the weights of its best epoch into a network of its architecture.
-
-        Returns:
-            The epoch, counted from 1.
 
         Raises:
             UserError: as `load_network`.
@@ -97,7 +94,6 @@ class EarlierRun:
         if not checkpoints.epochs_done:
             raise UserError(f"{self.given}: no epoch of its student is finished yet.")
         checkpoints.read_network(checkpoints.best_epoch)
-        return checkpoints.best_epoch
 
     def refuse_seen_images(self, split: Split) -> None:
         """Refuses a run that was trained on what is a test image now; warns of validation images.

@@ -14,8 +14,6 @@ from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
 from candle_tf.methods.batch_norm_statistics import trainable_batch_norms
 from candle_tf.stages import run_teacher, student_weights
-from candle_tf.stages.run_teacher import refuse_bad_run_teachers
-from candle_tf.stages.student_weights import starting_weights
 from candle_tf.students.any_image_size import explain_fixed_size
 
 # The number of classes decides nothing here.
@@ -39,9 +37,9 @@ def check_training_requirements(config: Config, replicas: int) -> None:
             with batch norms whose inputs are not at hand.
     """
     if config.training.distils:
-        refuse_bad_run_teachers(config.teacher)
+        run_teacher.refuse_bad_run_teachers(config.teacher)
     if config.student.student_weights and not _is_begun(config):
-        starting_weights(config.student)
+        student_weights.starting_weights(config.student)
     _check_options(config, replicas)
     tf.keras.utils.set_random_seed(config.run.seed)
 
