@@ -26,22 +26,10 @@ import tensorflow as tf
 from candle_tf.methods import losses
 from candle_tf.methods.balance import TotalLoss
 from candle_tf.methods.baselines import label_losses
+from candle_tf.methods.label_loss import LabelLoss
 from candle_tf.methods.map_loss import MapLoss
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.trainer import TOTAL_LOSS, Batch, Trainer
-
-
-@dataclass(frozen=True, eq=False)
-class LabelLoss:
-    """A third loss, on labels.
-
-    Attributes:
-        of_examples: (logits `[B, C]`, labels `[B]`) -> `[B]`.
-        weight: in [0, 1]; the total loss of the distillation has the rest.
-    """
-
-    of_examples: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,18 +64,6 @@ class TiedHead:
         projected = projector(tf.constant(inputs, tf.float32)).numpy().astype(np.float64)
         origin, directions = projected[0], projected[1:] - projected[0]
         return directions @ self.kernel, origin @ self.kernel + self.bias
-
-
-def automatic_label_weight(accuracy: float, classes: int) -> float:
-    """How much of the total loss is on labels: 0 for a perfect teacher, 1 for one at chance.
-
-    w = (1 - a) / (1 - 1 / C), at most 1.
-
-    Args:
-        accuracy: a, of the calibrated teacher on validation images, mean over classes, 0..1.
-        classes: C.
-    """
-    return min(1.0, (1.0 - accuracy) / (1.0 - 1.0 / classes)) if classes > 1 else 0.0
 
 
 class FoldHead(tf.keras.callbacks.Callback):
@@ -203,7 +179,8 @@ class DistillationTrainer(Trainer):
     ) -> dict[str, tf.Tensor]:
         third = self._label_loss
         assert third is not None
-        each = label_losses(lambda labels: third.of_examples(logits, labels), batch)
+        progress = tf.cast(self.optimizer.iterations, tf.float32) / third.steps
+        each = label_losses(lambda labels: third.of_examples(logits, labels, progress), batch)
         label = tf.reduce_mean(each)
         if "labelled" in batch:
             has_label = tf.cast(batch["labelled"], each.dtype)

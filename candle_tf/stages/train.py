@@ -23,10 +23,10 @@ from candle_tf.data.pipeline import (
     training_batches,
     unlabelled_batches,
 )
+from candle_tf.data.samplers import class_probabilities
 from candle_tf.data.targets import MapTargets, Targets
 from candle_tf.distribute import ALONE, ONE_PROCESS, BatchShare, Workers
 from candle_tf.errors import UserError
-from candle_tf.methods import losses
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
 from candle_tf.methods.balance import BalanceInputs, FixedBalance, TotalLoss, build_total_loss
@@ -35,12 +35,15 @@ from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.distillation import (
     DistillationTrainer,
     FoldHead,
-    LabelLoss,
     TiedHead,
-    automatic_label_weight,
     tied_head,
 )
 from candle_tf.methods.feature_losses import FeatureLoss, TeacherFeatures, build_feature_loss
+from candle_tf.methods.label_loss import (
+    LabelLoss,
+    automatic_label_weight,
+    balanced_softmax_of_epochs,
+)
 from candle_tf.methods.map_loss import MapLoss, build_map_loss
 from candle_tf.methods.method import TwoStageMethod
 from candle_tf.methods.parameter_groups import build_parameter_groups
@@ -454,7 +457,7 @@ def _build_trainer(
         total_loss=total_loss,
         temperature=config.balance.temperature,
         logit_loss=LOGIT_LOSSES[config.balance.logit_loss],
-        label_loss=_build_label_loss(config, data, calibrated, total_loss),
+        label_loss=_build_label_loss(config, data, calibrated, total_loss, steps),
         head=head,
         map_loss=map_loss,
         xla=xla,
@@ -491,14 +494,25 @@ def _build_head(
 
 
 def _build_label_loss(
-    config: Config, data: Data, calibrated: Calibrated | None, total_loss: TotalLoss
+    config: Config,
+    data: Data,
+    calibrated: Calibrated | None,
+    total_loss: TotalLoss,
+    steps: int,
 ) -> LabelLoss | None:
     weight = _label_weight(config, data, calibrated)
     if not weight:
         return None
     # In the unit of the other losses: nats, or the loss of a student that knows nothing.
     unit = float(np.log(max(data.classes, 2))) if total_loss.is_relative else 1.0
-    return LabelLoss(lambda z, y: losses.balanced_softmax(z, y, data.counts) / unit, weight)
+    epochs = config.training.epochs
+    shares = [
+        class_probabilities(
+            config.data.sampler, data.counts, epoch, epochs, config.data.sampler_start
+        )
+        for epoch in range(epochs)
+    ]
+    return LabelLoss(balanced_softmax_of_epochs(np.stack(shares), unit), weight, steps)
 
 
 def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> float:

@@ -3,8 +3,9 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.methods.balance import Balancer, FixedBalance, TotalLoss
-from candle_tf.methods.distillation import DistillationTrainer, LabelLoss
+from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.methods.feature_losses import CosineLoss, FeatureLoss
+from candle_tf.methods.label_loss import LabelLoss
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.students.architectures.reactnet import _block
 from candle_tf.students.compute_policy import PLAIN, set_compute_policy

@@ -10,12 +10,11 @@ from candle_tf.methods.calibration import teacher_classifier
 from candle_tf.methods.class_accuracy import mean_class_accuracy
 from candle_tf.methods.distillation import (
     DistillationTrainer,
-    LabelLoss,
     TiedHead,
-    automatic_label_weight,
     tied_head,
 )
 from candle_tf.methods.feature_losses import CosineLoss, SquaredErrorLoss
+from candle_tf.methods.label_loss import LabelLoss
 from candle_tf.methods.parameter_groups import ParameterGroup
 from tests.methods.test_distillation import CLASSES, FEATURES, float_student, teacher_batch
 
@@ -45,7 +44,7 @@ def _tensors(**more) -> dict[str, tf.Tensor]:
 
 
 def _of_labels(weight: float) -> LabelLoss:
-    return LabelLoss(lambda z, y: losses.balanced_softmax(z, y, COUNTS), weight)
+    return LabelLoss(lambda z, y, _: losses.balanced_softmax(z, y, COUNTS), weight, steps=60)
 
 
 def _cosine() -> CosineLoss:
@@ -83,6 +82,13 @@ def test_labels_of_mixed_images_are_mixed():
     assert label == pytest.approx((ratios * own + (1 - ratios) * other).mean(), rel=1e-4)
 
 
+def test_the_label_loss_is_told_how_much_of_the_training_is_done():
+    of_examples = LabelLoss(lambda z, _y, progress: 0.0 * z[:, 0] + progress, 0.5, steps=4)
+    trainer = _trainer(float_student(), _cosine(), _sgd(), label_loss=of_examples)
+    told = [float(trainer.train_step(_tensors())["label"]) for _ in range(4)]
+    assert told == [0.0, 0.25, 0.5, 0.75]
+
+
 def test_images_without_labels_have_no_label_loss():
     labelled = np.arange(16) < 11
     labels = teacher_batch()["labels"]
@@ -110,14 +116,6 @@ def test_a_student_of_a_wrong_teacher_learns_the_labels_where_they_have_weight()
         logits = trainer.network(batch["inputs"], training=True)["logits"].numpy()
         agreement.append((logits.argmax(axis=1) == batch["labels"].numpy()).mean())
     assert agreement[0] < 0.4 < 0.7 < agreement[1]
-
-
-def test_the_automatic_weight_is_what_the_teacher_gets_wrong():
-    assert automatic_label_weight(1.0, 10) == 0.0
-    assert automatic_label_weight(0.1, 10) == pytest.approx(1.0)
-    assert automatic_label_weight(0.0, 10) == 1.0
-    assert automatic_label_weight(0.55, 10) == pytest.approx(0.5)
-    assert automatic_label_weight(1.0, 1) == 0.0
 
 
 def test_mean_class_accuracy_is_over_the_classes_that_occur():

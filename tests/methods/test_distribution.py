@@ -17,8 +17,8 @@ from candle_tf.distribute import open_workers
 from candle_tf.methods.balance import TotalLoss
 from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.class_balance import ClassTotalLoss
-from candle_tf.methods.distillation import LabelLoss
 from candle_tf.methods.feature_losses import CosineLoss
+from candle_tf.methods.label_loss import LabelLoss
 from candle_tf.methods.long_tail.ltkd import ltkd_divergence
 from candle_tf.methods.losses import balanced_softmax
 from candle_tf.methods.optimizers import adam
@@ -75,7 +75,7 @@ def _trainer(name: str) -> Trainer:
         adam(0.02),
         feature_loss=CosineLoss(np.ones(4)),
         total_loss=TotalLoss(2.0, 1.0, 0.2),
-        label_loss=LabelLoss(lambda z, y: balanced_softmax(z, y, COUNTS), 0.3),
+        label_loss=LabelLoss(lambda z, y, _: balanced_softmax(z, y, COUNTS), 0.3, steps=10),
     )
 
 

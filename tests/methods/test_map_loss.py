@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from candle_tf.errors import UserError
 from candle_tf.methods.balance import FixedBalance, TotalLoss
-from candle_tf.methods.distillation import DistillationTrainer, LabelLoss
+from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.methods.feature_losses import CosineLoss
+from candle_tf.methods.label_loss import LabelLoss
 from candle_tf.methods.losses import cross_entropy
 from candle_tf.methods.map_loss import MapLoss, build_map_loss, find_student_maps
 from candle_tf.methods.parameter_groups import build_parameter_groups
@@ -139,7 +140,7 @@ def test_the_weight_falls_linearly_to_0_and_stays_there():
 
 @pytest.mark.parametrize("labels", [False, True])
 def test_they_are_added_to_the_total_loss_by_their_weight(labels):
-    label_loss = LabelLoss(lambda z, y: cross_entropy(z, y, np.ones(CLASSES)), 0.3)
+    label_loss = LabelLoss(lambda z, y, _: cross_entropy(z, y, np.ones(CLASSES)), 0.3, steps=10)
     label_loss = label_loss if labels else None
     batch = batch_with_maps()
     plain = trainer_with_maps(three_stages(), None, label_loss)

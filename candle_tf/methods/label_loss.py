@@ -1,0 +1,61 @@
+"""CANDLE's third loss, on labels: its weight, and balanced softmax under any sampler.
+
+Balanced softmax corrects for how often each class is shown. That is the class's share of the
+images under the sampler "instance" alone; others show the classes alike, or more so.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from candle_tf.methods.losses import cross_entropy
+from candle_tf.methods.method import StepLoss
+
+
+@dataclass(frozen=True, eq=False)
+class LabelLoss:
+    """A third loss, on labels.
+
+    Attributes:
+        of_examples: see `method.StepLoss`.
+        weight: in [0, 1]; the total loss of the distillation has the rest.
+        steps: of the whole training.
+    """
+
+    of_examples: StepLoss
+    weight: float
+    steps: int
+
+
+def automatic_label_weight(accuracy: float, classes: int) -> float:
+    """How much of the total loss is on labels: 0 for a perfect teacher, 1 for one at chance.
+
+    w = (1 - a) / (1 - 1 / C), at most 1.
+
+    Args:
+        accuracy: a, of the calibrated teacher on validation images, mean over classes, 0..1.
+        classes: C.
+    """
+    return min(1.0, (1.0 - accuracy) / (1.0 - 1.0 / classes)) if classes > 1 else 0.0
+
+
+def balanced_softmax_of_epochs(shares: np.ndarray, unit: float) -> StepLoss:
+    """Cross-entropy under p_c * exp(z_c), p the classes' shares of the epoch that a step is of.
+
+    Source: Ren et al., NeurIPS 2020, eq. 4, where p_c is n_c / N.
+
+    Args:
+        shares: of the classes among the images of each epoch, float `[E, C]`, rows sum to 1; a
+            class with a share of 0 has no label.
+        unit: what the loss is divided by, above 0.
+    """
+    epochs = len(shares)
+    # The log of 0 would be NaN in a gradient.
+    log_shares = np.log(np.maximum(shares, np.finfo(np.float32).tiny))
+
+    def loss(logits: tf.Tensor, labels: tf.Tensor, progress: tf.Tensor) -> tf.Tensor:
+        epoch = tf.minimum(tf.cast(progress * epochs, tf.int32), epochs - 1)
+        return cross_entropy(logits + tf.constant(log_shares, logits.dtype)[epoch], labels) / unit
+
+    return loss

@@ -1,0 +1,73 @@
+"""The loss on labels beside CANDLE's others: its weight, and its shares of the classes."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from candle_tf.data.samplers import class_probabilities
+from candle_tf.methods.label_loss import automatic_label_weight, balanced_softmax_of_epochs
+
+COUNTS = np.array([90, 9, 1])
+LOGITS = np.random.default_rng(0).normal(0, 3, (12, 3))
+LABELS = np.arange(12) % 3
+
+
+def _of_numpy(shares: np.ndarray) -> np.ndarray:
+    powers = shares * np.exp(LOGITS)
+    return -np.log(powers[np.arange(12), LABELS] / powers.sum(axis=1))
+
+
+def _of_sampler(sampler: str, progress: float, epochs: int = 10, unit: float = 1.0) -> np.ndarray:
+    shares = np.stack(
+        [class_probabilities(sampler, COUNTS, epoch, epochs) for epoch in range(epochs)]
+    )
+    loss = balanced_softmax_of_epochs(shares, unit)
+    logits, labels = tf.constant(LOGITS, tf.float32), tf.constant(LABELS)
+    return loss(logits, labels, tf.constant(progress)).numpy()
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.44, 0.999, 1.0])
+@pytest.mark.parametrize(
+    ("sampler", "power"), [("instance", 1.0), ("square_root", 0.5), ("class_balanced", 0.0)]
+)
+def test_the_correction_is_for_what_the_sampler_shows(sampler, power, progress):
+    shares = COUNTS**power / np.sum(COUNTS**power)
+    np.testing.assert_allclose(_of_sampler(sampler, progress), _of_numpy(shares), rtol=1e-5)
+
+
+def test_the_correction_changes_when_a_deferred_sampler_begins():
+    before, after = COUNTS / COUNTS.sum(), np.full(3, 1 / 3)
+    for progress, shares in ((0.0, before), (0.499, before), (0.5, after), (1.0, after)):
+        losses = _of_sampler("deferred_class_balanced", progress)
+        np.testing.assert_allclose(losses, _of_numpy(shares), rtol=1e-5)
+
+
+def test_a_progressive_sampler_is_followed_epoch_by_epoch():
+    for epoch in range(10):
+        shares = (1 - epoch / 10) * COUNTS / COUNTS.sum() + epoch / 10 / 3
+        losses = _of_sampler("progressive", (epoch + 0.5) / 10)
+        np.testing.assert_allclose(losses, _of_numpy(shares), rtol=1e-5)
+
+
+def test_the_loss_is_in_its_unit():
+    np.testing.assert_allclose(
+        _of_sampler("instance", 0.0, unit=4.0), _of_sampler("instance", 0.0) / 4.0, rtol=1e-6
+    )
+
+
+def test_a_class_that_is_never_shown_leaves_losses_and_gradients_finite():
+    loss = balanced_softmax_of_epochs(np.array([[0.5, 0.5, 0.0]]), 1.0)
+    logits = tf.Variable(tf.constant(LOGITS, tf.float32))
+    with tf.GradientTape() as tape:
+        losses = loss(logits, tf.constant(LABELS % 2), tf.constant(0.0))
+    gradient = tape.gradient(losses, logits).numpy()
+    assert np.isfinite(losses.numpy()).all()
+    np.testing.assert_allclose(gradient[:, 2], 0.0, atol=1e-6)
+
+
+def test_the_automatic_weight_is_what_the_teacher_gets_wrong():
+    assert automatic_label_weight(1.0, 10) == 0.0
+    assert automatic_label_weight(0.1, 10) == pytest.approx(1.0)
+    assert automatic_label_weight(0.0, 10) == 1.0
+    assert automatic_label_weight(0.55, 10) == pytest.approx(0.5)
+    assert automatic_label_weight(1.0, 1) == 0.0
