@@ -4,7 +4,8 @@ Everything is a function of (seed, epoch, image), so a run that begins at epoch 
 what an uninterrupted run sees from epoch 7 on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -35,6 +36,11 @@ EVALUATION_BATCH = 128
 
 # Offset of the view numbers of images that an epoch repeats: above the number of any epoch.
 _REPEATED = 2**32
+# Offset of second views of the same images: also above any epoch, and below what is repeated. Where
+# numbers decide the kind of a view (`view_kinds`), the second is of the next kind.
+_SECOND = 2**31 + 1
+# Before the names of what is drawn for second views.
+_OF_SECOND = "second_"
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -56,6 +62,7 @@ def training_batches(
     unmixed_from: float = 1.0,
     precomputed: PrecomputedViews | None = None,
     targets: Targets | None = None,
+    second_views: bool = False,
     share: BatchShare = ALONE,
 ) -> tf.data.Dataset:
     """Batches of epochs first_epoch..epochs-1, an incomplete last batch of each left out.
@@ -76,6 +83,7 @@ def training_batches(
         precomputed: the views of each image that are taken in turn; None draws new ones in every
             epoch.
         targets: the teacher's outputs, added to each batch.
+        second_views: adds another view of each image; of precomputed ones, the next.
         share: the replicas whose shares of each batch are given, one after the other; nothing is
             rendered for the others. The images of all shares together are those of the batch.
 
@@ -83,12 +91,15 @@ def training_batches(
         Dataset of dictionaries: "inputs" float32 [B, S, S, 3] in 0..255, "labels" int32 [B]; with
         targets, "teacher_features" float32 [B, d_T] and "teacher_logits" float32 [B, C], and of
         `MapTargets` "teacher_maps" float32 [B, P, D]; with mixing, "partner_labels" int32 [B] and
-        "ratios" float32 [B], the share of "labels".
+        "ratios" float32 [B], the share of "labels"; with second views, "second_inputs" float32
+        [B, S, S, 3].
     """
     size = min(batch_size, len(subset))
     shares = share.slices(size)
+    # Of each view of an image, how far its number is from that of the epoch.
+    offsets = (0, 1 if precomputed else _SECOND)[: 2 if second_views else 1]
 
-    def views_of_steps() -> Iterator[Views]:
+    def views_of_steps() -> Iterator[tuple[Views, ...]]:
         for epoch in range(first_epoch, epochs):
             order = epoch_index(
                 sampler,
@@ -104,10 +115,13 @@ def training_batches(
                 of_step = slice(step * size, (step + 1) * size)
                 for places in shares:
                     images, seen = order[of_step][places], repeats[of_step][places]
-                    yield _views(images, epoch, seen, augmentation, precomputed, unmixed)
+                    yield tuple(
+                        _views(images, epoch + offset, seen, augmentation, precomputed, unmixed)
+                        for offset in offsets
+                    )
 
     return _rendered_batches(
-        subset, views_of_steps, size // share.count, image_size, augmentation, targets
+        subset, views_of_steps, size // share.count, image_size, augmentation, targets, second_views
     )
 
 
@@ -145,7 +159,7 @@ def unlabelled_batches(
     shares = share.slices(size)
     in_epoch = steps_per_epoch(len(subset), batch_size)
 
-    def views_of_steps() -> Iterator[Views]:
+    def views_of_steps() -> Iterator[tuple[Views, ...]]:
         order, order_of = np.empty(0, np.int64), -1
         for step in range(first_step, steps):
             epoch, place = divmod(step, in_epoch)
@@ -156,7 +170,7 @@ def unlabelled_batches(
             for places in shares:
                 chosen = images[places]
                 once = np.zeros_like(chosen)
-                yield _views(chosen, epoch, once, augmentation, precomputed, unmixed)
+                yield (_views(chosen, epoch, once, augmentation, precomputed, unmixed),)
 
     return _rendered_batches(
         subset, views_of_steps, size // share.count, image_size, augmentation, targets
@@ -185,26 +199,44 @@ def join_batches(labelled: tf.data.Dataset, unlabelled: tf.data.Dataset) -> tf.d
 
 def _rendered_batches(
     subset: Subset,
-    views_of_steps: Callable[[], Iterator[Views]],
+    views_of_steps: Callable[[], Iterator[tuple[Views, ...]]],
     size: int,
     image_size: int,
     augmentation: Augmentation,
     targets: Targets | None,
+    second_views: bool = False,
 ) -> tf.data.Dataset:
-    """Batches of `size` views each, with the teacher's outputs of them."""
+    """Batches of `size` views, with the teacher's outputs of them; `second_views`: `views_of_steps`
+    gives two views of the same images."""
 
     def drawn_batches() -> Iterator[dict[str, np.ndarray]]:
-        for views in views_of_steps():
+        for views, *second in views_of_steps():
             batch = augmentation.draw(subset, views)
+            for others in second:
+                batch |= _name_second(augmentation.draw(subset, others))
             yield {**batch, **(targets.batch(views) if targets else {})}
 
     def to_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs = augmentation.render(batch, image_size)
-        return {"inputs": inputs, **{name: batch[name] for name in _KEPT if name in batch}}
+        inputs = {"inputs": augmentation.render(batch, image_size)}
+        if second_views:
+            second = {
+                name.removeprefix(_OF_SECOND): value
+                for name, value in batch.items()
+                if name.startswith(_OF_SECOND)
+            }
+            inputs["second_inputs"] = augmentation.render(second, image_size)
+        return {**inputs, **{name: batch[name] for name in _KEPT if name in batch}}
 
-    signature = {**augmentation.signature(subset, size), **_targets_signature(targets, size)}
+    signature = augmentation.signature(subset, size)
+    if second_views:
+        signature |= _name_second(signature)
+    signature |= _targets_signature(targets, size)
     dataset = dataset_from_generator(drawn_batches, signature)
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def _name_second(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{_OF_SECOND}{name}": value for name, value in values.items()}
 
 
 def _views(

@@ -1,8 +1,9 @@
 """Baselines on the same student, views, epochs and trainer as CANDLE.
 
 A loss on labels (`SupervisedTrainer`), one with settings, a schedule or cosines
-(`LabelMethodTrainer`), or distillation of logits (`LogitDistillationTrainer`). To add one, write it
-in a file of its own and give it a line in `registry.METHODS`.
+(`LabelMethodTrainer`), or distillation of logits (`LogitDistillationTrainer`); contrastive ones are
+in `contrastive`. To add one, write it in a file of its own and give it a line in
+`registry.METHODS`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -15,6 +15,9 @@ from candle_tf.methods.long_tail.settings import BaselineSettings
 
 # (logits [B, C], labels [B], fraction of the training that is done, float scalar) -> [B]
 StepLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+# (logits [B, C], labels [B], cosines [B, A] between each example's projected features and A others,
+# their labels [A], which of them count for which example, bool [B, A]) -> [B]
+ContrastiveLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 # () -> features float [N, d_S] and labels int [N] of the validation images; N may be 0.
 Validation = Callable[[], tuple[np.ndarray, np.ndarray]]
 
@@ -76,6 +79,33 @@ class DistillationMethod:
 
     build_losses: Callable[[BaselineSettings, float, np.ndarray], DistillationLosses]
     distils = True
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One contrastive training.
+
+    Attributes:
+        loss: see `ContrastiveLoss`.
+        queue_length: how many keys of earlier batches are kept, at least 1.
+        momentum: m of the momentum encoder, in [0, 1).
+    """
+
+    loss: ContrastiveLoss
+    queue_length: int
+    momentum: float
+
+
+@dataclass(frozen=True)
+class ContrastiveMethod:
+    """A method that learns from labels and from two views of each image, by a momentum encoder.
+
+    Attributes:
+        build: (settings, training counts int `[C]`) -> what is contrasted, and how.
+    """
+
+    build: Callable[[BaselineSettings, np.ndarray], Contrast]
+    contrasts = True
 
 
 @dataclass(frozen=True)

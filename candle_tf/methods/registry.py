@@ -24,6 +24,7 @@ METHODS: Registry[Callable[..., Any]] = Registry(
         "plain_distillation": "candle_tf.methods.long_tail.plain_distillation:METHOD",
         "dive": "candle_tf.methods.long_tail.dive:METHOD",
         "ltkd": "candle_tf.methods.long_tail.ltkd:METHOD",
+        "paco": "candle_tf.methods.long_tail.paco:METHOD",
     }
 )
 # (`CalibrationSettings`, training counts [C]) -> loss, (logits [B, C], labels [B]) -> [B]

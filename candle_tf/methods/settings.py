@@ -136,6 +136,11 @@ class TrainingSettings(SettingsGroup):
         """Whether the method needs the teacher's outputs."""
         return self.method == "candle" or getattr(METHODS[self.method], "distils", False)
 
+    @property
+    def contrasts(self) -> bool:
+        """Whether the method needs two views of each image, and a momentum encoder."""
+        return self.method != "candle" and getattr(METHODS[self.method], "contrasts", False)
+
 
 @dataclass(frozen=True)
 class OptimizerSettings(SettingsGroup):

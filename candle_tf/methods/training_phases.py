@@ -50,6 +50,14 @@ def clone_with_float_kernels(student: tf.keras.Model) -> tf.keras.Model:
     return first
 
 
+def has_float_kernels(network: tf.keras.Model) -> bool:
+    """Whether a network is that of training phase one."""
+    return any(
+        isinstance(getattr(layer, "kernel_quantizer", None), FloatKernel)
+        for layer in network.layers
+    )
+
+
 def clone_without_kernel_constraint(student: tf.keras.Model) -> tf.keras.Model:
     """The same student and weights, whose latent weights are not clipped to a range."""
     free = _clone_with(student, lambda: {"kernel_constraint": None})

@@ -19,8 +19,10 @@ from candle_tf.methods.baselines import (
     SupervisedTrainer,
 )
 from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.methods.contrastive import ContrastiveTrainer, build_projector
 from candle_tf.methods.method import (
     Classifier,
+    ContrastiveMethod,
     DistillationMethod,
     LabelMethod,
     TwoStageMethod,
@@ -33,8 +35,14 @@ from candle_tf.methods.second_stage import ClassifierTrainer, reset_classifier
 from candle_tf.methods.settings import AUTO
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
+from candle_tf.methods.training_phases import (
+    clone_with_float_kernels,
+    clone_without_kernel_constraint,
+    has_float_kernels,
+)
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, student_views
+from candle_tf.students.compute_policy import compute_policy_of, set_compute_policy
 
 
 def build_baseline_trainer(
@@ -50,6 +58,8 @@ def build_baseline_trainer(
         xla: whether XLA compiles the training step.
     """
     method = METHODS[config.training.method]
+    if isinstance(method, ContrastiveMethod):
+        return _build_contrastive_trainer(config, data, student, method, steps=steps, xla=xla)
     groups = build_parameter_groups(student, config.optimizer, steps=steps)
     if isinstance(method, DistillationMethod):
         losses = method.build_losses(config.baseline, config.balance.temperature, data.counts)
@@ -65,6 +75,61 @@ def build_baseline_trainer(
             xla=xla,
         )
     return SupervisedTrainer(student, method, data.counts, groups, xla)
+
+
+def _build_contrastive_trainer(
+    config: Config,
+    data: Data,
+    student: tf.keras.Model,
+    method: ContrastiveMethod,
+    *,
+    steps: int,
+    xla: bool,
+) -> ContrastiveTrainer:
+    contrast = method.build(config.baseline, data.counts)
+    _tell_of_views(config, data, contrast.queue_length)
+    projector = build_projector(student, config.run.seed)
+    return ContrastiveTrainer(
+        student,
+        data.classes,
+        contrast,
+        build_parameter_groups(student, config.optimizer, steps=steps, projector=projector),
+        projector=projector,
+        momentum_network=_build_momentum_network(config, data, student),
+        xla=xla,
+    )
+
+
+def _tell_of_views(config: Config, data: Data, queue_length: int) -> None:
+    """Logs what makes a contrastive training say less than it could."""
+    images = steps_per_epoch(len(data.train), config.training.batch_size) * min(
+        config.training.batch_size, len(data.train)
+    )
+    if queue_length > images:
+        logging.info(
+            "the queue of %s keys holds those of the last %.1f epochs: several of each image",
+            *(f"{queue_length:,}", queue_length / images),
+        )
+    if student_augmentation(config).is_whole:
+        logging.warning(
+            "--method=%s: both views of an image are the whole image, as the augmentation changes "
+            "nothing; give another --augmentation",
+            config.training.method,
+        )
+
+
+def _build_momentum_network(config: Config, data: Data, student: tf.keras.Model) -> tf.keras.Model:
+    """A network that was made in the same steps as the student, so that all weights have the same
+    order. The network of training phase one cannot be cloned."""
+    network = config.student.build(data.classes)
+    if not config.optimizer.clip_latent_weights:
+        network = clone_without_kernel_constraint(network)
+    if has_float_kernels(student):
+        network = clone_with_float_kernels(network)
+    set_compute_policy(network, compute_policy_of(student))
+    # The student itself decides which images it takes.
+    network.input_spec = [tf.keras.layers.InputSpec(ndim=4)]
+    return network
 
 
 def classifier_adjustment(

@@ -15,6 +15,7 @@ import tensorflow as tf
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import require_free_space
+from candle_tf.methods.contrastive import DIMENSIONS
 from candle_tf.methods.method import TwoStageMethod
 from candle_tf.methods.registry import METHODS
 from candle_tf.run_folder import RunFolder
@@ -103,9 +104,9 @@ def disk_needs(config: Config, student: tf.keras.Model, folder: RunFolder) -> Di
         METHODS[config.training.method], TwoStageMethod
     )
     checkpoints = _CHECKPOINTS + _EARLIER_CHECKPOINTS * earlier
-    # The average of each weight as well.
-    values = _VALUES_PER_WEIGHT + bool(config.optimizer.weight_average)
-    whole = _checkpoint_size(parameters, values) + _INDEX
+    # The average of each weight as well, and the momentum encoder's.
+    values = _VALUES_PER_WEIGHT + bool(config.optimizer.weight_average) + config.training.contrasts
+    whole = _checkpoint_size(parameters, values) + _contrastive_size(config, student) + _INDEX
     written = sum(path.stat().st_size for path in folder.path.glob("student*/checkpoints/epoch-*"))
     return DiskNeeds(
         folder=folder.path,
@@ -144,6 +145,16 @@ def weights_size(parameters: int) -> int:
             "float32; a TFLite file holds at most 2 GB. Give a smaller --width or --student."
         )
     return size
+
+
+def _contrastive_size(config: Config, student: tf.keras.Model) -> int:
+    """Bytes in a checkpoint of a contrastive method's projectors and queue."""
+    if not config.training.contrasts:
+        return 0
+    features = student.output["features"].shape[-1]
+    # A projector's are trained, and those of the momentum encoder not.
+    projectors = (_VALUES_PER_WEIGHT + 1) * features * (features + DIMENSIONS)
+    return _FLOAT_BYTES * (projectors + config.baseline.paco_queue * (DIMENSIONS + 1))
 
 
 def _export_size(parameters: int) -> int:

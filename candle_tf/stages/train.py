@@ -315,7 +315,9 @@ def _train(
     annealing = Annealing(
         find_annealed_quantizers(student), config.training.epochs, config.training.anneal_fraction
     )
-    from_epoch = partial(_batches, config, data, targets, calibrated)
+    from_epoch = partial(
+        _batches, config, data, targets, calibrated, second_views=config.training.contrasts
+    )
     validation = partial(evaluation_batches, data.validation, image_size=config.student.image_size)
     sides = student_sides(config)
     with any_image_size(student) if config.training.progressive_sizes else nullcontext():
@@ -373,6 +375,7 @@ def _batches(
     first_epoch: int,
     share: BatchShare,
     image_size: int,
+    second_views: bool = False,
 ) -> tf.data.Dataset:
     """Batches of the student; with --unlabelled_dir a part of each is images without labels."""
     same: dict[str, Any] = {
@@ -391,6 +394,7 @@ def _batches(
         epochs=config.training.epochs,
         precomputed=student_views(config, data),
         targets=targets,
+        second_views=second_views,
         **same,
     )
     if data.unlabelled is None:

@@ -25,7 +25,7 @@ def check_training_requirements(config: Config, replicas: int) -> None:
 
     The options are --progressive_sizes, --weight_average and --reestimate_batch_norm. The student
     is built for this, once and for each size, and the random state is set again as at the start of
-    the run.
+    the run. A method with a queue of keys is for one device, as they are.
 
     Args:
         config: the run's settings.
@@ -33,8 +33,8 @@ def check_training_requirements(config: Config, replicas: int) -> None:
 
     Raises:
         UserError: for a teacher's run or starting weights that cannot be loaded; with such an
-            option for several devices, a student that is not the same network at all sizes, or one
-            with batch norms whose inputs are not at hand.
+            option or method for several devices; with an option for a student that is not the same
+            network at all sizes, or one with batch norms whose inputs are not at hand.
     """
     if config.training.distils:
         run_teacher.refuse_bad_run_teachers(config.teacher)
@@ -62,6 +62,12 @@ def _is_begun(config: Config) -> bool:
 
 
 def _check_options(config: Config, replicas: int) -> None:
+    if config.training.contrasts and replicas > 1:
+        # Each replica would have a queue of its own share of the keys.
+        raise UserError(
+            f"--method={config.training.method} is for one device: give --strategy=one, or another "
+            "--method."
+        )
     option = _option(config)
     if not option:
         return

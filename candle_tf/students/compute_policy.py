@@ -79,6 +79,16 @@ def set_compute_policy(network: tf.keras.Model, policy: ComputePolicy) -> None:
             layer.compute_policy = policy
 
 
+def compute_policy_of(network: tf.keras.Model) -> ComputePolicy:
+    """The policy of a network's layers; `PLAIN` where none has one."""
+    policies = (
+        layer.compute_policy
+        for layer in network.submodules
+        if isinstance(layer, ComputePolicyLayer)
+    )
+    return next(policies, PLAIN)
+
+
 def resolve_compute_policy(
     precision: str,
     xla: str,

@@ -228,6 +228,38 @@ def test_targets_are_those_of_the_image_and_its_view(precomputed, stored):
             np.testing.assert_array_equal(batch["teacher_logits"], logits)
 
 
+@pytest.mark.parametrize("precomputed", [None, 3])
+def test_second_views_are_others_of_the_same_images_and_change_nothing_else(precomputed):
+    given = {"precomputed": precomputed, "targets": targets(precomputed or 1)}
+    plain_batches = batches(noisy(), 0, 4, **given)
+    seen = batches(noisy(), 0, 4, second_views=True, **given)
+    seconds = [batch.pop("second_inputs") for batch in seen]
+    assert_same(seen, plain_batches)
+    for place, (batch, second) in enumerate(zip(seen, seconds, strict=True)):
+        epoch = place // 2
+        number = (epoch + 1) % 3 if precomputed else epoch + 2**31 + 1
+        wanted = expected_views(noisy(), batch["labels"], number)
+        np.testing.assert_allclose(second, wanted, atol=1e-3)
+        assert second.dtype == np.float32
+        assert np.abs(second - batch["inputs"]).mean() > 1
+    resumed = batches(noisy(), 2, 4, second_views=True, **given)
+    for batch, second in zip(resumed, seconds[4:], strict=True):
+        np.testing.assert_array_equal(batch["second_inputs"], second)
+
+
+def test_second_views_of_repeated_images_are_others_than_all_first_ones():
+    """Of two images, of which an epoch may have one twice; colours tell all views apart."""
+    examples = Subset(noisy().images, ROWS[:2], np.array([0, 1], np.int32))
+    augmentation = make_augmentation(AugmentSettings("pad_crop", color_jitter=0.4), seed=3)
+    given = {"augmentation": augmentation, "sampler": "class_balanced", "batch_size": 2}
+    views = [
+        view.tobytes()
+        for batch in batches(examples, 0, 6, second_views=True, **given)
+        for view in (*batch["inputs"], *batch["second_inputs"])
+    ]
+    assert len(views) == len(set(views)) == 24
+
+
 def test_images_with_more_views_take_longer_turns():
     views = PrecomputedViews(np.array([1, 2, 3, 4, 5, 1, 2, 3, 4, 5]))
     seen = batches(noisy(), 0, 6, precomputed=views, targets=targets_for(views), batch_size=COUNT)

@@ -43,6 +43,24 @@ class BaselineSettings(SettingsGroup):
     ltkd_within_weight: float = setting(
         1.0, "for --method=ltkd: weight of the KL within class groups", at_least=0
     )
+    paco_queue: int = setting(
+        8192, "for --method=paco: keys of earlier batches that are kept", at_least=1, at_most=2**20
+    )
+    paco_momentum: float = setting(
+        0.999,
+        "for --method=paco: share of its weights that the momentum encoder keeps in a step",
+        at_least=0,
+        below=1,
+    )
+    paco_temperature: float = setting(
+        0.2, "for --method=paco: T of the similarities to keys", at_least=0.01, at_most=1e3
+    )
+    paco_alpha: float = setting(
+        0.05, "for --method=paco: weight of each key of the same class", at_least=0, at_most=1e3
+    )
+    paco_beta: float = setting(
+        1.0, "for --method=paco: weight of the class centre", above=0, at_most=1e3
+    )
     classifier_epochs: int = setting(
         10, "of methods with a second stage: epochs of the classifier alone", at_least=1
     )
