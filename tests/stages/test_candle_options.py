@@ -1,7 +1,6 @@
 """CANDLE's options in one training of the student's stage."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 from scipy.special import softmax
 
@@ -16,6 +15,7 @@ from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.prepare import prepare
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.teachers.targets import CachedTargets
+from tests.stages.interrupt import interrupt
 from tests.stages.test_baselines import configure, layer_weights
 from tests.stages.test_train import one_block_student  # noqa: F401
 
@@ -44,17 +44,12 @@ def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_
         data = prepare(config, folder)
         teacher = _teacher(data)
         policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
-        with pytest.MonkeyPatch.context() as patch:
-            if epochs < 2:
-                patch.setattr(DistillationTrainer, "fold_head", _stop_in_epoch(epochs + 1))
-                with pytest.raises(KeyboardInterrupt):
-                    training.train_student(
-                        config, data, teacher.targets, folder.path / "student", policy, teacher
-                    )
+        stage = (config, data, teacher.targets, folder.path / "student", policy, teacher)
+        if epochs < 2:
+            with interrupt(DistillationTrainer, "fold_head", call=epochs + 1):
+                training.train_student(*stage)
         inputs.extend(evaluation_batches(data.train, image_size=config.student.image_size))
-        return training.train_student(
-            config, data, teacher.targets, folder.path / "student", policy, teacher
-        )
+        return training.train_student(*stage)
 
     inputs: list[dict[str, tf.Tensor]] = []
     whole, resumed = train_run("whole", 2), train_run("resumed", 1)
@@ -77,15 +72,3 @@ def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_
     mean = np.mean([predictions[labels == c].mean(axis=0) for c in range(10)], axis=0)
     _, trained = layer_weights(whole.student.get_layer("logits"))
     np.testing.assert_allclose(bias, trained - 0.5 * np.log(mean), rtol=1e-4, atol=1e-5)
-
-
-def _stop_in_epoch(epoch: int):
-    fold, calls = DistillationTrainer.fold_head, []
-
-    def fold_head(self) -> None:
-        calls.append(None)
-        if len(calls) == epoch:
-            raise KeyboardInterrupt
-        fold(self)
-
-    return fold_head

@@ -17,6 +17,7 @@ from candle_tf.stages.prepare import prepare
 from candle_tf.stages.training_requirements import check_training_requirements
 from candle_tf.students.layers.blocks import binary_layers
 from tests.command import Command
+from tests.stages.interrupt import interrupt
 from tests.stages.test_train import _config, _train, one_block_student  # noqa: F401
 
 EPOCHS, QUEUE = 4, 300
@@ -26,19 +27,6 @@ def configure(run_dir, **settings) -> Config:
     """Fewer training images than twice the queue, and views that differ."""
     given = {"augmentation": "pad_crop", "paco_queue": QUEUE, "paco_momentum": 0.9, **settings}
     return _config(run_dir).replace(method="paco", epochs=EPOCHS, **given)
-
-
-def stop_before(epochs: int):
-    """In place of the validation: the process ends in that of the last of so many epochs."""
-    evaluate, calls = ContrastiveTrainer.evaluate, []
-
-    def stop(self, *args, **kwargs):
-        calls.append(None)
-        if len(calls) == epochs:
-            raise KeyboardInterrupt
-        return evaluate(self, *args, **kwargs)
-
-    return stop
 
 
 def trainer_of(trained, epoch: int = EPOCHS) -> ContrastiveTrainer:
@@ -72,10 +60,8 @@ def _variables(part) -> list[np.ndarray]:
 def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path, settings):
     whole = trainer_of(_train(configure(tmp_path / "whole", **settings)))
     again = configure(tmp_path / "again", **settings)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ContrastiveTrainer, "evaluate", stop_before(3))
-        with pytest.raises(KeyboardInterrupt):
-            _train(again)
+    with interrupt(ContrastiveTrainer, "evaluate", call=3):
+        _train(again)
     history = tmp_path / "again" / "student" / "checkpoints" / "progress.json"
     assert len(json.loads(history.read_text())["history"]) == 2
     resumed = trainer_of(_train(again))

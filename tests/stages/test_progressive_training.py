@@ -19,23 +19,12 @@ from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.students.layers.blocks import binary_layers
 from candle_tf.students.settings import StudentSettings
+from tests.stages.interrupt import interrupt
 from tests.stages.test_candle_options import _teacher
 from tests.stages.test_train import _config, _train, one_block_student  # noqa: F401
 
 SIZES = {"progressive_sizes": "12:0.5,16:0.75,20", "weight_average": 0.9}
 EPOCHS = 4
-
-
-def _stop_in_epoch(epoch: int):
-    evaluate, calls = SupervisedTrainer.evaluate, []
-
-    def stop(self, *args, **kwargs):
-        calls.append(None)
-        if len(calls) == epoch:
-            raise KeyboardInterrupt
-        return evaluate(self, *args, **kwargs)
-
-    return stop
 
 
 def test_a_training_across_sizes_resumes_and_holds_averages(tmp_path):
@@ -53,10 +42,8 @@ def test_a_training_across_sizes_resumes_and_holds_averages(tmp_path):
     assert traced == [[128, side, side, 3] for side in (12, 16, 20)]
 
     again = config.replace(run_dir=str(tmp_path / "resumed"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SupervisedTrainer, "evaluate", _stop_in_epoch(2))
-        with pytest.raises(KeyboardInterrupt):
-            _train(again)
+    with interrupt(SupervisedTrainer, "evaluate", call=2):
+        _train(again)
     resumed = _train(again)
     for run in (whole, resumed):
         run.checkpoints.restore(EPOCHS)

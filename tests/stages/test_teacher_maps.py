@@ -21,6 +21,7 @@ from candle_tf.students.architectures.reactnet import _block
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.students.layers.blocks import batch_norm
+from tests.stages.interrupt import interrupt
 from tests.stages.test_train import one_block_student  # noqa: F401
 from tests.stages.test_unlabelled import write_images
 from tests.teachers.test_feature_maps import strided_teacher
@@ -73,23 +74,9 @@ def _train(config, stop_after: int = 0):
     policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
     stage = (config, data, calibrated.targets, folder.path / "student", policy, calibrated)
     if stop_after:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(DistillationTrainer, "evaluate", _stop_at(stop_after + 1))
-            with pytest.raises(KeyboardInterrupt):
-                training.train_student(*stage)
+        with interrupt(DistillationTrainer, "evaluate", call=stop_after + 1):
+            training.train_student(*stage)
     return training.train_student(*stage)
-
-
-def _stop_at(call: int):
-    evaluate, calls = DistillationTrainer.evaluate, []
-
-    def evaluate_or_stop(self, *args, **kwargs):
-        calls.append(None)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return evaluate(self, *args, **kwargs)
-
-    return evaluate_or_stop
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.students.layers.blocks import batch_norm, binary_layers
 from candle_tf.students.settings import StudentSettings
+from tests.stages.interrupt import interrupt
 
 EPOCHS = 2
 
@@ -56,26 +57,16 @@ def _epochs(folder) -> int:
     return len(json.loads((folder / "checkpoints" / "progress.json").read_text())["history"])
 
 
-def test_two_phases_have_a_folder_each_and_resume_in_the_second(tmp_path, monkeypatch):
+def test_two_phases_have_a_folder_each_and_resume_in_the_second(tmp_path):
     settings = {"binary_steps": 2, "weight_decay": 5.0, "clip_latent_weights": False}
     whole = _train(_config(tmp_path / "whole", **settings))
     for name in ("student_step1", "student"):
         assert _epochs(tmp_path / "whole" / name) == EPOCHS
         assert (tmp_path / "whole" / name / "history.csv").exists()
 
-    evaluate, calls = SupervisedTrainer.evaluate, []
-
-    def stop_in_the_last_epoch(self, *args, **kwargs):
-        calls.append(None)
-        if len(calls) == 2 * EPOCHS:
-            raise KeyboardInterrupt
-        return evaluate(self, *args, **kwargs)
-
     config = _config(tmp_path / "run", **settings)
-    with monkeypatch.context() as patch:
-        patch.setattr(SupervisedTrainer, "evaluate", stop_in_the_last_epoch)
-        with pytest.raises(KeyboardInterrupt):
-            _train(config)
+    with interrupt(SupervisedTrainer, "evaluate", call=2 * EPOCHS):
+        _train(config)
     assert [_epochs(tmp_path / "run" / name) for name in ("student_step1", "student")] == [2, 1]
     resumed = _train(config)
     for one, other in zip(resumed.student.weights, whole.student.weights, strict=True):

@@ -14,6 +14,7 @@ from candle_tf.stages.cache_features import cache_all_features
 from candle_tf.stages.prepare import prepare
 from candle_tf.students.compute_policy import resolve_compute_policy
 from tests.data.sources.test_registry import tree, write_folder
+from tests.stages.interrupt import interrupt
 from tests.stages.test_train import one_block_student  # noqa: F401
 from tests.teachers.test_features import make_teacher
 
@@ -130,10 +131,8 @@ def test_a_resumed_training_is_one_that_was_not_interrupted(config, tmp_path):
         policy = resolve_compute_policy(own.compute.precision, own.compute.xla)
         stage = (own, data, calibrated.targets, folder.path / "student", policy, calibrated)
         if stop_after:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(DistillationTrainer, "evaluate", _stop_at(stop_after + 1))
-                with pytest.raises(KeyboardInterrupt):
-                    training.train_student(*stage)
+            with interrupt(DistillationTrainer, "evaluate", call=stop_after + 1):
+                training.train_student(*stage)
         return training.train_student(*stage)
 
     whole, resumed = train_run("whole"), train_run("resumed", stop_after=1)
@@ -142,15 +141,3 @@ def test_a_resumed_training_is_one_that_was_not_interrupted(config, tmp_path):
     assert [set(row) >= {"kl", "fs", "label"} for row in whole.checkpoints.history] == [True] * 2
     for one, other in zip(whole.student.weights, resumed.student.weights, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.name)
-
-
-def _stop_at(call: int):
-    evaluate, calls = DistillationTrainer.evaluate, []
-
-    def evaluate_or_stop(self, *args, **kwargs):
-        calls.append(None)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return evaluate(self, *args, **kwargs)
-
-    return evaluate_or_stop
