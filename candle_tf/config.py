@@ -160,36 +160,12 @@ class Config:
                 f"--mix={self.augment.mix} contradicts --teacher_view=whole: the teacher's outputs "
                 "on whole images are not its outputs on their mixture; give --teacher_view=same."
             )
-        # Known by importing the method as well.
-        if (contradiction := self._two_views_contradiction()) and self.training.contrasts:
-            raise UserError(contradiction)
         if self.unlabelled.unlabelled_dir:
             self._check_unlabelled_images()
         if self.maps.map_weight:
             self._check_maps()
         if self.training.binary_steps == 2:
             self._check_two_phases()
-
-    def _two_views_contradiction(self) -> str:
-        """What a method that compares two views of each image cannot be trained with, if any."""
-        method = f"--method={self.training.method}"
-        if self.augment.mix != "none":
-            return (
-                f"--mix={self.augment.mix} contradicts {method}, which compares images of one class"
-                ", and a mixture is of two; give --mix=none."
-            )
-        if self.optimizer.optimizer == "bop":
-            return (
-                f"--optimizer=bop contradicts {method}: its momentum encoder averages latent "
-                "weights, and Bop has none; give --optimizer=adam."
-            )
-        precomputed = self.teacher.teacher_view == "same" and self.teacher.teacher_mode == "cached"
-        if precomputed and self.teacher.views < 2:
-            return (
-                f"--views={self.teacher.views} contradicts {method}, which compares two views of "
-                "each image; give --views=2 or more."
-            )
-        return ""
 
     def _check_unlabelled_images(self) -> None:
         place = f"--unlabelled_dir={self.unlabelled.unlabelled_dir}"

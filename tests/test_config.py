@@ -194,19 +194,6 @@ def test_one_bad_resolution_among_good_ones_is_named():
             {"map_weight": 0.25, "teacher_view": "same", "method": "ltkd"},
             ["--map_weight=0.25", "--method=ltkd", "--method=candle"],
         ),
-        (
-            {"method": "paco", "mix": "mixup"},
-            ["--mix=mixup", "--method=paco", "images of one class", "--mix=none"],
-        ),
-        ({"method": "paco", "recipe": "patient"}, ["--mix=mixup", "--method=paco"]),
-        (
-            {"method": "paco", "optimizer": "bop"},
-            ["--optimizer=bop", "--method=paco", "latent weights", "--optimizer=adam"],
-        ),
-        (
-            {"method": "paco", "teacher_view": "same", "views": 1},
-            ["--views=1", "--method=paco", "two views", "--views=2"],
-        ),
         ({"method": "paco", "unlabelled_dir": "x"}, ["--unlabelled_dir=x", "--method=paco"]),
         (
             {"binary_learning_rate": 0.02},

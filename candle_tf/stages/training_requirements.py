@@ -25,7 +25,8 @@ def check_training_requirements(config: Config, replicas: int) -> None:
 
     The options are --progressive_sizes, --weight_average and --reestimate_batch_norm. The student
     is built for this, once and for each size, and the random state is set again as at the start of
-    the run. A method with a queue of keys is for one device, as they are.
+    the run. What a method of two views cannot be trained with is told here as well: how a method
+    learns is known by importing it, and TensorFlow with it.
 
     Args:
         config: the run's settings.
@@ -33,7 +34,8 @@ def check_training_requirements(config: Config, replicas: int) -> None:
 
     Raises:
         UserError: for a teacher's run or starting weights that cannot be loaded; with such an
-            option or method for several devices; with an option for a student that is not the same
+            option or method for several devices; for a method of two views with settings that leave
+            one view, or none of one class; with an option for a student that is not the same
             network at all sizes, or one with batch norms whose inputs are not at hand.
     """
     if config.training.distils:
@@ -62,12 +64,8 @@ def _is_begun(config: Config) -> bool:
 
 
 def _check_options(config: Config, replicas: int) -> None:
-    if config.training.contrasts and replicas > 1:
-        # Each replica would have a queue of its own share of the keys.
-        raise UserError(
-            f"--method={config.training.method} is for one device: give --strategy=one, or another "
-            "--method."
-        )
+    if config.training.contrasts:
+        _refuse_one_view(config, replicas)
     option = _option(config)
     if not option:
         return
@@ -83,6 +81,31 @@ def _check_options(config: Config, replicas: int) -> None:
             f"{option} cannot estimate the statistics of --student={config.student.student}: "
             f"{error}. Give another student, or leave it out."
         ) from error
+
+
+def _refuse_one_view(config: Config, replicas: int) -> None:
+    """Refuses what a method that compares two views of each image cannot be trained with."""
+    method = f"--method={config.training.method}"
+    if replicas > 1:
+        # Each replica would have a queue of its own share of the keys.
+        raise UserError(f"{method} is for one device: give --strategy=one, or another --method.")
+    if config.augment.mix != "none":
+        raise UserError(
+            f"--mix={config.augment.mix} contradicts {method}, which compares images of one class, "
+            "and a mixture is of two; give --mix=none."
+        )
+    if config.optimizer.optimizer == "bop":
+        raise UserError(
+            f"--optimizer=bop contradicts {method}: its momentum encoder averages latent weights, "
+            "and Bop has none; give --optimizer=adam."
+        )
+    teacher = config.teacher
+    precomputed = teacher.teacher_view == "same" and teacher.teacher_mode == "cached"
+    if precomputed and teacher.views < 2:
+        raise UserError(
+            f"--views={teacher.views} contradicts {method}, which compares two views of each "
+            "image; give --views=2 or more."
+        )
 
 
 def _option(config: Config) -> str:

@@ -124,6 +124,23 @@ def test_several_devices_are_refused_before_anything_is_computed(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"mix": "mixup"}, ["--mix=mixup", "images of one class", "--mix=none"]),
+        ({"recipe": "patient"}, ["--mix=mixup"]),
+        ({"optimizer": "bop"}, ["--optimizer=bop", "latent weights", "--optimizer=adam"]),
+        ({"teacher_view": "same", "views": 1}, ["--views=1", "two views", "--views=2"]),
+    ],
+)
+def test_what_leaves_no_two_views_is_refused_before_anything_is_computed(tmp_path, settings, parts):
+    config = Config(method="paco", run_dir=str(tmp_path / "run"), **settings)
+    with pytest.raises(UserError) as error:
+        check_training_requirements(config, replicas=1)
+    for part in ["--method=paco", *parts]:
+        assert part in str(error.value)
+
+
 def test_a_whole_run_from_the_command_line(tmp_path):
     """A student with native operators where there are some, exported and measured."""
     flags = {

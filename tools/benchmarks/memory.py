@@ -7,7 +7,6 @@ import contextlib
 import io
 import multiprocessing
 import os
-import resource
 import tempfile
 from pathlib import Path
 from queue import Empty
@@ -59,7 +58,12 @@ def resident() -> float:
 
 def peak() -> float:
     """Highest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MEGABYTE
+    # Not getrusage: its maximum includes that of the process which started this one.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * 1024 / _MEGABYTE
+    raise OSError("/proc/self/status tells no VmHWM, the highest resident memory")
 
 
 def _train(load: "Workload", epochs: int, figures: Any) -> None:
