@@ -147,7 +147,7 @@ class Config:
                 "measured on validation images. Give a --validation_fraction above 0, or a number "
                 "for --prior_correction."
             )
-        precomputed = self.teacher.teacher_view == "same" and self.teacher.teacher_mode == "cached"
+        precomputed = self.teacher.precomputes_views
         if self.augment.mix_views == "half" and precomputed and self.teacher.views < PERIOD:
             raise UserError(
                 f"--mix_views=half contradicts --views={self.teacher.views}: of each {PERIOD} "

@@ -141,19 +141,6 @@ class Reliability:
         return float(np.nansum(gaps * self.counts) / self.counts.sum())
 
 
-@dataclass(frozen=True)
-class ConfusedPair:
-    """`images` images of class `true` were classified as `predicted`.
-
-    `share` is their fraction of all test images of `true`, 0 to 1.
-    """
-
-    true: str
-    predicted: str
-    images: int
-    share: float
-
-
 def evaluate_logits(
     logits: npt.ArrayLike,
     labels: npt.ArrayLike,
@@ -255,37 +242,6 @@ def confusion_matrix(
     """
     pairs = _pair_codes(labels, predictions, classes)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.int64)
-
-
-def confused_pairs(
-    labels: npt.ArrayLike, predictions: npt.ArrayLike, class_names: Sequence[str], top: int = 10
-) -> list[ConfusedPair]:
-    """The (true, predicted) pairs of different classes with most images, largest first.
-
-    Args:
-        labels: int [N], 0 to C - 1.
-        predictions: int [N], 0 to C - 1.
-        class_names: C names.
-        top: maximum number of pairs; pairs with equal counts are in class order.
-
-    Raises:
-        ValueError: as `confusion_matrix`.
-    """
-    classes = len(class_names)
-    # Not by the [C, C] matrix, which takes half a gigabyte for 8,000 classes.
-    codes, images = np.unique(_pair_codes(labels, predictions, classes), return_counts=True)
-    true, predicted = np.divmod(codes, classes)
-    of_class = np.bincount(np.asarray(labels), minlength=classes)
-    order = [i for i in np.argsort(-images, kind="stable") if true[i] != predicted[i]]
-    return [
-        ConfusedPair(
-            true=class_names[true[i]],
-            predicted=class_names[predicted[i]],
-            images=int(images[i]),
-            share=float(images[i] / of_class[true[i]]),
-        )
-        for i in order[:top]
-    ]
 
 
 def _check_logits(

@@ -235,15 +235,3 @@ def test_confusion_matrix_agrees_with_scikit_learn():
 def test_confusion_refuses_unequal_lengths():
     with pytest.raises(ValueError, match=r"\(2,\).*\(1,\)"):
         metrics.confusion_matrix([0, 1], [0], 2)
-
-
-def test_most_confused_pairs_come_largest_first_without_the_diagonal():
-    labels = [0, 0, 0, 0, 1, 1, 2, 2]
-    predicted = [0, 1, 1, 2, 0, 1, 2, 0]
-    pairs = metrics.confused_pairs(labels, predicted, ["a", "b", "c"], top=3)
-    assert pairs == [
-        metrics.ConfusedPair("a", "b", 2, 0.5),
-        metrics.ConfusedPair("a", "c", 1, 0.25),
-        metrics.ConfusedPair("b", "a", 1, 0.5),
-    ]
-    assert metrics.confused_pairs([0, 1], [0, 1], ["a", "b"]) == []

@@ -16,11 +16,12 @@ from candle_tf.errors import UserError
 from candle_tf.reporting.bootstrap import paired_difference
 from candle_tf.reporting.image_predictions import read_image_predictions, write_image_predictions
 from tests.command import start
+from tools import run_table
 from tools.tables import summary
 from tools.tables.definition import read_definition
 from tools.tables.plots import curve
 from tools.tables.processes import run_commands
-from tools.tables.records import cell_config, changed_settings, kept_path
+from tools.tables.records import cell_config, changed_settings, kept_path, take_records
 from tools.tables.summary import write_summary
 
 ROOT = Path(__file__).parents[1]
@@ -154,7 +155,8 @@ def test_a_cell_leaves_a_record_that_agrees_with_its_run(table):
         labels, correct = np.array(record["labels"]), np.array(record["correct"])
         mean = np.mean([correct[labels == c].mean() for c in np.unique(labels)])
         assert mean == pytest.approx(report["metrics"]["student"]["mean"])
-        assert record["images_seen"] == report["split"]["train"]
+        # Of one epoch, in full batches.
+        assert record["images_seen"] == report["split"]["train"] // 64 * 64
 
 
 def test_a_kept_record_stands_for_its_cell_while_the_settings_are_the_same(table, tmp_path):
@@ -180,6 +182,18 @@ def test_a_kept_record_stands_for_its_cell_while_the_settings_are_the_same(table
     assert [row["method"] for row in rows] == ["cross_entropy"]
     assert "balanced_softmax-3 is run again, as settings changed: epochs" in again.stderr
     assert not cells[0].record_path(tmp_path / "b").exists()
+    # Settings of all cells that the trainings of this folder did not have.
+    for only in ("", "--only=balanced_softmax"):
+        mixed = start(
+            "tools.run_table",
+            given,
+            f"--run_dir={folder / 'out'}",
+            "--set=epochs=3",
+            only or "--cells=0",
+        )
+        assert mixed.returncode == 2
+        assert "Traceback" not in mixed.stderr
+        assert "is of a training with other settings: epochs. Give a --run_dir" in mixed.stderr
     # Settings of all cells that the record's training did not have.
     other = [given, records, f"--run_dir={tmp_path / 'c'}", "--cells=0", "--set=epochs=3"]
     assert "No cell is finished." in start("tools.run_table", *other).stdout
@@ -203,6 +217,24 @@ def test_settings_that_a_training_refuses_are_told_before_any_cell_is_run(tmp_pa
     assert done.returncode != 0
     assert "temperature=-1" in done.stderr
     assert not (tmp_path / "out" / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({}, ["--set=epoch=3"], "epoch"),
+        ({}, ["--set=epochs=three"], "three"),
+        ({"flagfile": "nowhere.cfg"}, [], "nowhere.cfg"),
+        ({}, ["--only=candle"], "--only=candle is in no cell's name"),
+    ],
+)
+def test_a_command_that_cannot_be_meant_is_refused(tmp_path, changes, arguments, message):
+    path = definition_file(tmp_path, **changes)
+    done = start("tools.run_table", f"--table={path}", f"--run_dir={tmp_path / 'out'}", *arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_table_holds_both_cells_and_their_paired_difference(table):
@@ -231,6 +263,9 @@ def test_no_difference_is_told_of_runs_on_other_splits(table, tmp_path):
         ({"seed": [1]}, "'seed', which is no key"),
         ({"axes": {"method": {"a": {"metod": "candle"}}}}, "'metod', which is no setting"),
         ({"compare": [{"axis": "method", "of": "candle"}]}, "which no axis has"),
+        ({"compare": [{"axis": "method", "off": "candle"}]}, "expected .*axis.*of"),
+        ({"axes": {"method": ["candle"]}, "compare": []}, "method is no object of values"),
+        ({"axes": {"method": {"a": 1}}, "compare": []}, "method=a is no object of settings"),
         ({"seeds": []}, "no axis or no seed"),
         ({"reach": 45}, "reach=45, which is no accuracy"),
         ({"curve": "epochs"}, "curve='epochs', which is no axis; one of method"),
@@ -274,6 +309,33 @@ def test_a_cell_learns_from_the_run_of_another(tmp_path):
         "config": cell_config(replace(second, settings=second.settings_in(folder)), {}).to_dict()
     }
     assert changed_settings(record, cell_config(second, {})) == []
+
+
+def test_a_cell_is_trained_after_the_one_that_it_learns_from(tmp_path):
+    methods = {
+        "first": {"method": "cross_entropy"},
+        "second": {"method": "plain_distillation", "teacher": "run:{runs}/first-{seed}"},
+    }
+    definition = read_definition(
+        definition_file(tmp_path, axes={"method": methods}, compare=[], choose=True)
+    )
+    first, second = definition.cells
+    folder, records = tmp_path / "out", tmp_path / "records"
+    assert (first.teacher_cell, second.teacher_cell) == ("", first.name)
+    with pytest.raises(UserError, match=r"second-3 learns from first-3, .* --only=first-3"):
+        run_table.main(definition, folder, {}, only="second")
+    with pytest.raises(UserError, match=r"give --processes=1"):
+        run_table.main(definition, folder, {}, processes=2)
+    # A record is no network: the first is trained again for the second, and for it alone.
+    records.mkdir()
+    kept = {"config": cell_config(first, {}).to_dict()}
+    kept_path(records, first).write_text(json.dumps(kept))
+    take_records(definition, folder, records, {})
+    assert not first.record_path(folder).exists()
+    kept_path(records, second).write_text(json.dumps({"config": cell_config(second, {}).to_dict()}))
+    take_records(definition, folder, records, {})
+    assert first.record_path(folder).exists()
+    assert second.record_path(folder).exists()
 
 
 def test_all_tables_of_ours_can_be_read():

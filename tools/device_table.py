@@ -97,7 +97,7 @@ def _file(folder: Path, kind: str, path: Path, results: Results) -> DeviceFile:
     )
 
 
-def measured_rows(files: Sequence[DeviceFile], rounds: int) -> list[dict[str, Any]]:
+def measure_files(files: Sequence[DeviceFile], rounds: int) -> list[dict[str, Any]]:
     """A row for each file, with its time relative to the first float32 reference model.
 
     Args:
@@ -170,7 +170,7 @@ def main(given: Sequence[Path], rounds: int, csv_path: str, plot_path: str) -> N
     from candle_tf.deploy.checks.latency import machine
     from candle_tf.reporting.plots import to_png
 
-    rows = measured_rows(files, rounds)
+    rows = measure_files(files, rounds)
     first = next((row for row in rows if row["file"] == FILES["tflite_float"][1]), rows[0])
     print(f"{machine()}; one thread; time relative to {first['file']} of {first['run']}")
     print(text_table(rows, _SHOWN, left=_SHOWN[:2]))

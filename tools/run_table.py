@@ -27,7 +27,12 @@ from candle_tf.files import write_atomically
 from tools.tables.cells import Cell, collect_cell, setting_text
 from tools.tables.definition import TableDefinition, read_definition
 from tools.tables.processes import run_commands
-from tools.tables.records import cell_config, keep_records, take_records
+from tools.tables.records import (
+    cell_config,
+    keep_records,
+    refuse_other_settings,
+    take_records,
+)
 from tools.tables.summary import write_summary
 
 
@@ -52,9 +57,13 @@ def main(
         records: folder of kept records, see `tools.tables.records`; None for none.
 
     Raises:
-        UserError: for settings of a cell that a training refuses, before any is run; where a
-            training fails.
+        UserError: before any is run, for settings of a cell that a training refuses, cells of
+            other settings in the folder, an `only` that no cell has, and a teacher that is not
+            there; where a training fails.
     """
+    if not any(only in cell.name for cell in definition.cells):
+        raise UserError(f"--only={only} is in no cell's name, such as {definition.cells[0].name}.")
+    refuse_other_settings(definition, folder, settings)
     if records:
         take_records(definition, folder, records, settings)
     missing = [
@@ -65,6 +74,7 @@ def main(
     missing = missing[:most] if most >= 0 else missing
     for cell in missing:
         cell_config(cell, settings)
+    _require_teachers(missing, folder, processes)
     commands = [_command(cell, folder, settings) for cell in missing]
     logs = [folder / "logs" / f"{cell.name}.log" for cell in missing]
     logging.info("%d cells to run: %s", len(missing), ", ".join(cell.name for cell in missing))
@@ -75,6 +85,25 @@ def main(
         write_summary(definition, folder)
         logging.info("--- %d of %d cells done: %s", done, len(missing), cell.name)
     print(write_summary(definition, folder))
+
+
+def _require_teachers(cells: list[Cell], folder: Path, processes: int) -> None:
+    """Refuses cells that learn from a cell that is neither trained nor trained before them."""
+    before: set[str] = set()
+    for cell in cells:
+        name = cell.teacher_cell
+        if name and not (folder / "runs" / name / "report.json").exists():
+            if name not in before:
+                raise UserError(
+                    f"{cell.name} learns from {name}, which is not trained: run it first, by "
+                    f"--only={name} --records=none."
+                )
+            if processes > 1:
+                raise UserError(
+                    f"{cell.name} learns from {name}, which has to be trained before: run that "
+                    f"first, by --only={name}, or give --processes=1."
+                )
+        before.add(cell.name)
 
 
 def _command(cell: Cell, folder: Path, settings: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.view_kinds import first_numbers, unmixed_numbers
 from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
+from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.samplers import epoch_index, epoch_order, occurrences
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import MapTargets, Targets
@@ -41,11 +42,6 @@ _REPEATED = 2**32
 _SECOND = 2**31 + 1
 # Before the names of what is drawn for second views.
 _OF_SECOND = "second_"
-
-
-def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Full batches in an epoch; a set smaller than one batch is one batch."""
-    return max(1, examples // batch_size)
 
 
 def training_batches(
@@ -120,7 +116,7 @@ def training_batches(
                         for offset in offsets
                     )
 
-    return _rendered_batches(
+    return _render_batches(
         subset, views_of_steps, size // share.count, image_size, augmentation, targets, second_views
     )
 
@@ -172,7 +168,7 @@ def unlabelled_batches(
                 once = np.zeros_like(chosen)
                 yield (_views(chosen, epoch, once, augmentation, precomputed, unmixed),)
 
-    return _rendered_batches(
+    return _render_batches(
         subset, views_of_steps, size // share.count, image_size, augmentation, targets
     )
 
@@ -197,7 +193,7 @@ def join_batches(labelled: tf.data.Dataset, unlabelled: tf.data.Dataset) -> tf.d
     return tf.data.Dataset.zip((labelled, unlabelled)).map(join).prefetch(4)
 
 
-def _rendered_batches(
+def _render_batches(
     subset: Subset,
     views_of_steps: Callable[[], Iterator[tuple[Views, ...]]],
     size: int,
@@ -209,7 +205,7 @@ def _rendered_batches(
     """Batches of `size` views, with the teacher's outputs of them; `second_views`: `views_of_steps`
     gives two views of the same images."""
 
-    def drawn_batches() -> Iterator[dict[str, np.ndarray]]:
+    def draw_batches() -> Iterator[dict[str, np.ndarray]]:
         for views, *second in views_of_steps():
             batch = augmentation.draw(subset, views)
             for others in second:
@@ -231,7 +227,7 @@ def _rendered_batches(
     if second_views:
         signature |= _name_second(signature)
     signature |= _targets_signature(targets, size)
-    dataset = dataset_from_generator(drawn_batches, signature)
+    dataset = dataset_from_generator(draw_batches, signature)
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
@@ -291,12 +287,12 @@ def evaluation_batches(
         "labels" int32 [B].
     """
 
-    def stored_batches() -> Iterator[dict[str, np.ndarray]]:
+    def read_batches() -> Iterator[dict[str, np.ndarray]]:
         for places in share.parts(len(subset), batch_size):
             yield subset.batch(np.arange(places.start, places.stop))
 
     def to_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {"inputs": render_evaluation(batch, image_size), "labels": batch["labels"]}
 
-    dataset = dataset_from_generator(stored_batches, subset_signature(subset, None))
+    dataset = dataset_from_generator(read_batches, subset_signature(subset, None))
     return dataset.map(to_inputs, num_parallel_calls=2, deterministic=True).prefetch(2)

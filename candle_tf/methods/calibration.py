@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
-from candle_tf.data.pipeline import steps_per_epoch
+from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.samplers import epoch_order
 from candle_tf.distribute import ALONE, BatchShare
 from candle_tf.methods import losses

@@ -40,7 +40,7 @@ def automatic_label_weight(accuracy: float, classes: int) -> float:
     return min(1.0, (1.0 - accuracy) / (1.0 - 1.0 / classes)) if classes > 1 else 0.0
 
 
-def balanced_softmax_of_epochs(shares: np.ndarray, unit: float) -> StepLoss:
+def balanced_softmax_of_epochs(shares: np.ndarray, steps: int, unit: float) -> StepLoss:
     """Cross-entropy under p_c * exp(z_c), p the classes' shares of the epoch that a step is of.
 
     Source: Ren et al., NeurIPS 2020, eq. 4, where p_c is n_c / N.
@@ -48,6 +48,7 @@ def balanced_softmax_of_epochs(shares: np.ndarray, unit: float) -> StepLoss:
     Args:
         shares: of the classes among the images of each epoch, float `[E, C]`, rows sum to 1; a
             class with a share of 0 has no label.
+        steps: of all epochs, a multiple of E.
         unit: what the loss is divided by, above 0.
     """
     epochs = len(shares)
@@ -55,7 +56,9 @@ def balanced_softmax_of_epochs(shares: np.ndarray, unit: float) -> StepLoss:
     log_shares = np.log(np.maximum(shares, np.finfo(np.float32).tiny))
 
     def loss(logits: tf.Tensor, labels: tf.Tensor, progress: tf.Tensor) -> tf.Tensor:
-        epoch = tf.minimum(tf.cast(progress * epochs, tf.int32), epochs - 1)
+        # The fraction is rounded: times E it may be below an epoch's number at its first step.
+        step = tf.cast(tf.round(progress * steps), tf.int64)
+        epoch = tf.minimum(step // (steps // epochs), epochs - 1)
         return cross_entropy(logits + tf.constant(log_shares, logits.dtype)[epoch], labels) / unit
 
     return loss

@@ -66,7 +66,7 @@ class MapLoss:
 
         Args:
             maps: of the student, float `[B, H, W, C]` of each level.
-            teacher_maps: float `[B, P, D]`, see `teachers.feature_maps.stored_maps`.
+            teacher_maps: float `[B, P, D]`, see `teachers.feature_maps.store_maps`.
             step: number of the step, int scalar.
 
         Returns:

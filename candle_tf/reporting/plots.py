@@ -145,43 +145,6 @@ def class_counts(
     return figure
 
 
-def per_class_accuracy(
-    accuracy: Sequence[float | None] | npt.NDArray[Any],
-    counts: npt.ArrayLike,
-    groups: Mapping[str, npt.ArrayLike],
-    class_names: Sequence[str] | None = None,
-    title: str = "Accuracy of each class, from the head of the training set to its tail",
-) -> Figure:
-    """Test accuracy of each class, ordered by training images, with a running mean.
-
-    Args:
-        accuracy: `[C]`, 0 to 1; None or NaN for a class without test images, which stays blank.
-        counts: int `[C]`, training images of each class; they give the order.
-        groups: shot group -> class indices, for the colours.
-        class_names: C names, written along the axis when there are at most 40.
-        title: above the figure.
-
-    Raises:
-        ValueError: shapes that do not fit.
-    """
-    images = _per_class("counts", counts)
-    percent = 100 * _per_class("accuracy", accuracy, len(images))
-    figure, axes = _figure(_class_width(len(images)), 4.4)
-    order = _head_to_tail(images)
-    for name, color, member in _group_masks(groups, len(images)):
-        values = np.where(member[order], percent[order], np.nan)
-        if len(images) <= _NAMED_CLASSES:
-            _bars(axes, values, color, name)
-        else:
-            _dots(axes, values, color, name)
-    _running_mean(axes, percent[order])
-    axes.set_ylim(-2 if len(images) > _NAMED_CLASSES else 0, 103)
-    _class_axis(axes, order, class_names)
-    _finish(axes, title, "test accuracy (%)")
-    _legend_below(figure, axes)
-    return figure
-
-
 def accuracy_by_class_size(
     accuracies: Mapping[str, Sequence[float | None]], counts: npt.ArrayLike
 ) -> Figure:

@@ -9,7 +9,8 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from candle_tf.data.epoch_steps import steps_per_epoch
+from candle_tf.data.pipeline import evaluation_batches, training_batches
 from candle_tf.data.subset import Subset
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.methods.annealing import find_annealed_quantizers

@@ -14,7 +14,7 @@ from candle_tf.data.augment.augmentation import WHOLE, Augmentation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.cached_arrays import Shard
-from candle_tf.data.pipeline import steps_per_epoch
+from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
 from candle_tf.distribute import ALONE, ONE_PROCESS, BatchShare, Workers
@@ -85,7 +85,11 @@ class Calibrated:
 
 
 def calibrate(
-    config: Config, data: Data, folder: Path, workers: Workers = ONE_PROCESS
+    config: Config,
+    data: Data,
+    folder: Path,
+    workers: Workers = ONE_PROCESS,
+    teacher: Teacher | None = None,
 ) -> Calibrated:
     """Trains the classifier on the teacher's features, from where an earlier call stopped.
 
@@ -94,12 +98,13 @@ def calibrate(
         data: the prepared split.
         folder: of this stage.
         workers: that train the classifier together.
+        teacher: of `open_teacher`; None opens it.
 
     Raises:
         UserError: for teacher weights or checkpoints that cannot be used; for a teacher or a
             student without the maps of --map_weight.
     """
-    teacher = open_teacher(config, data)
+    teacher = teacher or open_teacher(config, data)
     maps = open_maps(config, data, teacher)
     if maps is not None:
         # Before the classifier is trained, as they may not fit on the disk.
@@ -191,9 +196,6 @@ def cache_all_features(
             views = _views_without_labels(config, data.unlabelled)
             _cache_features(config, teacher, data.unlabelled, *views, shard)
     maps = open_maps(config, data, teacher)
-    if maps is not None:
-        # Before the classifier is trained, as they may not fit on the disk.
-        maps.compute(None)
     if maps is not None:
         maps.compute(shard)
     for subset in (data.validation, data.test):

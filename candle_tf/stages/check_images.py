@@ -36,9 +36,7 @@ _SHOWN = 50
 _ENTRY = ("id", "part", "class", "reason")
 
 
-def checked_split(
-    config: Config, folder: RunFolder, source: Source
-) -> tuple[Split, dict[str, Any]]:
+def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Split, dict[str, Any]]:
     """The split of a run without unreadable images, saved in its folder, and a record.
 
     Returns:
@@ -126,7 +124,7 @@ def _list_images(bad: list[dict[str, str]]) -> str:
 
 
 def read_data_check(path: Path) -> dict[str, Any]:
-    """Reads data_check.json, as `checked_split` returns it.
+    """Reads data_check.json, as `check_split` returns it.
 
     Raises:
         UserError: where it is damaged.

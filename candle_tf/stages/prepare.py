@@ -16,7 +16,7 @@ from candle_tf.data.splits.split import Split
 from candle_tf.data.subset import Subset
 from candle_tf.distribute import ONE_PROCESS, Workers
 from candle_tf.run_folder import RunFolder
-from candle_tf.stages.check_images import checked_split
+from candle_tf.stages.check_images import check_split
 from candle_tf.stages.split import open_data
 from candle_tf.stages.unlabelled import open_unlabelled_images
 
@@ -30,7 +30,7 @@ class Data:
         train, validation, test: the subsets.
         counts: training images of each class, validation included, int64 [C].
         groups: classes of each shot group that has any.
-        check: result of reading all images, see `check_images.checked_split`.
+        check: result of reading all images, see `check_images.check_split`.
         unlabelled: images without labels (--unlabelled_dir), if there are any.
     """
 
@@ -67,7 +67,7 @@ def prepare(config: Config, folder: RunFolder, workers: Workers = ONE_PROCESS) -
         source = opened.enter_context(open_data(config))
         if not workers.is_chief:
             workers.wait_for_all()
-        split, check = checked_split(config, folder, source)
+        split, check = check_split(config, folder, source)
         if workers.is_chief:
             workers.wait_for_all()
         parts = split.subsets.values()

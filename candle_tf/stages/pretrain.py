@@ -22,10 +22,10 @@ from absl import logging
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation, make_augmentation
 from candle_tf.data.augment.precomputed_views import same_for_all
 from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.pipeline import (
     EVALUATION_BATCH,
     evaluation_batches,
-    steps_per_epoch,
     training_batches,
 )
 from candle_tf.data.subset import Subset

@@ -13,23 +13,25 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.deploy.checks.errors import ExportError
 from candle_tf.distribute import Workers, open_workers
+from candle_tf.errors import UserError
 from candle_tf.files import explain_full_disk
 from candle_tf.native.ops import has_bfloat16_products
 from candle_tf.progress import format_seconds
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import RunFolder, join_run_folder, open_run_folder
 from candle_tf.stages.balance_floors import read_balance_floors
-from candle_tf.stages.calibrate import Calibrated, calibrate
+from candle_tf.stages.calibrate import Calibrated, calibrate, open_teacher
 from candle_tf.stages.disk_space import DiskNeeds
 from candle_tf.stages.evaluate import evaluate
 from candle_tf.stages.export import export
 from candle_tf.stages.export_requirements import check_export_requirements
 from candle_tf.stages.export_teacher import export_teacher
-from candle_tf.stages.prepare import prepare
+from candle_tf.stages.prepare import Data, prepare
 from candle_tf.stages.report import report
 from candle_tf.stages.train import train_student, train_together, with_epochs
 from candle_tf.stages.training_requirements import check_earlier_runs, check_training_requirements
 from candle_tf.students.compute_policy import DTYPES, ComputePolicy, resolve_compute_policy
+from candle_tf.teachers.backbones import Teacher
 
 T = TypeVar("T")
 
@@ -105,9 +107,10 @@ def _run_stages(
     if config.training.distils:
         path = folder.path / "calibrate"
         calibrated = times.run(
-            "2/6 calibrate the teacher", lambda: calibrate(config, data, path, workers)
+            "2/6 calibrate the teacher",
+            lambda: calibrate(config, data, path, workers, _keep_teacher(config, data, folder)),
         )
-        folder.record("calibrate", _training_files(path), teacher=calibrated.teacher.fingerprint)
+        folder.record("calibrate", _training_files(path))
         if needs:
             _add_teacher(needs, config, calibrated).require()
     path = folder.path / "student"
@@ -173,6 +176,25 @@ def _keep_precision(config: Config, folder: RunFolder, policy: ComputePolicy) ->
     if dtype not in DTYPES:
         dtype = "bfloat16" if has_bfloat16_products() else "float32"
     return replace(policy, dtype=dtype)
+
+
+def _keep_teacher(config: Config, data: Data, folder: RunFolder) -> Teacher:
+    """The teacher, with the weights with which its classifier has begun.
+
+    Raises:
+        UserError: as `open_teacher`, and for other weights.
+    """
+    teacher = open_teacher(config, data)
+    begun = (folder.path / "calibrate" / "checkpoints" / "progress.json").exists()
+    before = folder.manifest().get("teacher", teacher.fingerprint)
+    if begun and before != teacher.fingerprint:
+        raise UserError(
+            f"--teacher={config.teacher.teacher} has other weights than when {folder.path} was "
+            "begun, and its new classifier was trained on features of those. Restore the weights, "
+            "or give another --run_dir."
+        )
+    folder.record("teacher", [], teacher=teacher.fingerprint)
+    return teacher
 
 
 def _add_teacher(needs: DiskNeeds, config: Config, calibrated: Calibrated) -> DiskNeeds:

@@ -17,6 +17,7 @@ from candle_tf.errors import UserError
 from candle_tf.methods.annealing import find_annealed_quantizers, set_exact_signs
 from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.teachers.backbones import Backbone
+from candle_tf.teachers.feature_parts import shrink
 from candle_tf.teachers.settings import TeacherChoice, TeacherSettings, split_teachers
 
 _PREFIX = "run:"
@@ -45,19 +46,43 @@ def load_run(choice: str, weights: str, sha256: str) -> Backbone:
     side = run.image_size
 
     def resize(pixels: tf.Tensor) -> tf.Tensor:
-        resized = tf.image.resize(pixels, (side, side), antialias=True)
-        return tf.ensure_shape(resized, (None, side, side, 3))
+        return tf.ensure_shape(_resize(pixels, side), (None, side, side, 3))
 
     return Backbone(tf.keras.Model(network.input, network.output["features"]), resize)
 
 
-def refuse_bad_run_teachers(settings: TeacherSettings) -> None:
+def _resize(pixels: tf.Tensor, side: int) -> tf.Tensor:
+    """Antialiased; of a known size by operators that TFLite has, for the teacher's int8 file."""
+    given = pixels.shape[1]
+    if given is None or given != pixels.shape[2]:
+        return tf.image.resize(pixels, (side, side), antialias=True)
+    if given == side:
+        return pixels
+    return shrink(pixels, side) if given > side else tf.image.resize(pixels, (side, side))
+
+
+def refuse_bad_run_teachers(settings: TeacherSettings, map_weight: float) -> None:
     """Loads those of the teachers that are runs, to see whether they can be.
 
+    Args:
+        settings: of the teachers.
+        map_weight: --map_weight.
+
     Raises:
-        UserError: as `load_run`.
+        UserError: as `load_run`, and for what is asked of layers before the last: a run's network
+            has one size of image, and what its layers are at others is not known.
     """
     for folder, teacher in _runs(settings):
+        for flag, value, none in (
+            ("teacher_layers", settings.teacher_layers, 1),
+            ("map_weight", map_weight, 0),
+        ):
+            if value != none:
+                raise UserError(
+                    f"--{flag}={value:g} contradicts --teacher={_PREFIX}{folder}: of a run's "
+                    f"network the last features alone are used. Give --{flag}={none}, or another "
+                    "--teacher."
+                )
         load_run(folder, teacher.weights, teacher.sha256)
 
 

@@ -33,14 +33,12 @@ def views_of_images(config: Config, data: Data) -> np.ndarray:
 def student_views(config: Config, data: Data) -> PrecomputedViews | None:
     """The views that the student sees in turn; None if it sees new views in every epoch."""
     return (
-        PrecomputedViews(views_of_images(config, data)) if _has_precomputed_views(config) else None
+        PrecomputedViews(views_of_images(config, data))
+        if config.teacher.precomputes_views
+        else None
     )
 
 
 def unlabelled_views(config: Config, images: int) -> PrecomputedViews | None:
     """The same of so many images without labels."""
-    return same_for_all(images, config.teacher.views) if _has_precomputed_views(config) else None
-
-
-def _has_precomputed_views(config: Config) -> bool:
-    return config.teacher.teacher_view == "same" and config.teacher.teacher_mode == "cached"
+    return same_for_all(images, config.teacher.views) if config.teacher.precomputes_views else None

@@ -18,8 +18,8 @@ from candle_tf.teachers.feature_maps import (
     TargetsWithMaps,
     TeacherMaps,
     TrainingViews,
-    stored_basis,
-    stored_maps,
+    store_basis,
+    store_maps,
 )
 
 
@@ -59,8 +59,8 @@ class MapCache:
     def _open_array(self, views: TrainingViews, shard: Shard | None = None) -> np.ndarray:
         folder = self.config.run.cache_path
         # Images without labels are projected as the others.
-        basis = stored_basis(self.maps, self._labelled, folder)
-        return stored_maps(self.maps, basis, views, folder, shard)
+        basis = store_basis(self.maps, self._labelled, folder)
+        return store_maps(self.maps, basis, views, folder, shard)
 
     @property
     def _labelled(self) -> TrainingViews:

@@ -14,12 +14,12 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
+from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.image_sizes import sides_of_epochs, spans_of_sides
 from candle_tf.data.pipeline import (
     EVALUATION_BATCH,
     evaluation_batches,
     join_batches,
-    steps_per_epoch,
     training_batches,
     unlabelled_batches,
 )
@@ -510,13 +510,13 @@ def _build_label_loss(
     # In the unit of the other losses: nats, or the loss of a student that knows nothing.
     unit = float(np.log(max(data.classes, 2))) if total_loss.is_relative else 1.0
     epochs = config.training.epochs
+    # What is shown: without the validation images, which `data.counts` includes.
+    counts = np.bincount(data.train.labels, minlength=data.classes)
     shares = [
-        class_probabilities(
-            config.data.sampler, data.counts, epoch, epochs, config.data.sampler_start
-        )
+        class_probabilities(config.data.sampler, counts, epoch, epochs, config.data.sampler_start)
         for epoch in range(epochs)
     ]
-    return LabelLoss(balanced_softmax_of_epochs(np.stack(shares), unit), weight, steps)
+    return LabelLoss(balanced_softmax_of_epochs(np.stack(shares), steps, unit), weight, steps)
 
 
 def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> float:

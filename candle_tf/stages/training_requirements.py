@@ -15,6 +15,7 @@ from candle_tf.errors import UserError
 from candle_tf.methods.batch_norm_statistics import trainable_batch_norms
 from candle_tf.stages import run_teacher, student_weights
 from candle_tf.students.any_image_size import explain_fixed_size
+from candle_tf.students.layers.blocks import binary_layers
 
 # The number of classes decides nothing here.
 _ANY_CLASSES = 2
@@ -36,10 +37,11 @@ def check_training_requirements(config: Config, replicas: int) -> None:
         UserError: for a teacher's run or starting weights that cannot be loaded; with such an
             option or method for several devices; for a method of two views with settings that leave
             one view, or none of one class; with an option for a student that is not the same
-            network at all sizes, or one with batch norms whose inputs are not at hand.
+            network at all sizes, or one with batch norms whose inputs are not at hand; with an
+            option of binary kernels for a student without any.
     """
     if config.training.distils:
-        run_teacher.refuse_bad_run_teachers(config.teacher)
+        run_teacher.refuse_bad_run_teachers(config.teacher, config.maps.map_weight)
     if config.student.student_weights and not _is_begun(config):
         student_weights.starting_weights(config.student)
     _check_options(config, replicas)
@@ -66,6 +68,7 @@ def _is_begun(config: Config) -> bool:
 def _check_options(config: Config, replicas: int) -> None:
     if config.training.contrasts:
         _refuse_one_view(config, replicas)
+    _refuse_options_of_binary_kernels(config)
     option = _option(config)
     if not option:
         return
@@ -99,12 +102,28 @@ def _refuse_one_view(config: Config, replicas: int) -> None:
             f"--optimizer=bop contradicts {method}: its momentum encoder averages latent weights, "
             "and Bop has none; give --optimizer=adam."
         )
-    teacher = config.teacher
-    precomputed = teacher.teacher_view == "same" and teacher.teacher_mode == "cached"
-    if precomputed and teacher.views < 2:
+    views = config.teacher.views
+    if config.teacher.precomputes_views and views < 2:
         raise UserError(
-            f"--views={teacher.views} contradicts {method}, which compares two views of each "
+            f"--views={views} contradicts {method}, which compares two views of each "
             "image; give --views=2 or more."
+        )
+
+
+def _refuse_options_of_binary_kernels(config: Config) -> None:
+    """Refuses what is of binary kernels alone, for a network that has none."""
+    optimizer = config.optimizer
+    given = [
+        *(["--binary_steps=2"] if config.training.binary_steps == 2 else []),
+        *(["--optimizer=bop"] if optimizer.optimizer == "bop" else []),
+        *(["--binary_learning_rate"] if optimizer.binary_learning_rate else []),
+        *(["--binary_weight_decay"] if optimizer.binary_weight_decay else []),
+        *([] if optimizer.clip_latent_weights else ["--noclip_latent_weights"]),
+    ]
+    if given and not binary_layers(config.student.build(_ANY_CLASSES)):
+        raise UserError(
+            f"{given[0]} contradicts --student={config.student.student}, which has no binary "
+            "kernels; leave it out."
         )
 
 

@@ -1,8 +1,8 @@
 """The frozen teacher's maps at two strides: averaged to small grids, reduced by PCA, cached.
 
     maps = TeacherMaps.of(teacher)                             # strides 16 and 32
-    basis = stored_basis(maps, views, folder)                  # PCA of a sample of the views
-    array = stored_maps(maps, basis, views, folder)            # float16 [R, 4 * 4 + 2 * 2, 64]
+    basis = store_basis(maps, views, folder)                  # PCA of a sample of the views
+    array = store_maps(maps, basis, views, folder)            # float16 [R, 4 * 4 + 2 * 2, 64]
     targets = TargetsWithMaps(targets, array, precomputed)
     targets.batch(views)["teacher_maps"]                       # float32 [B, 20, 64]
 
@@ -283,7 +283,7 @@ def _principal_components(covariance: np.ndarray, dimensions: int) -> np.ndarray
     return (chosen * np.where(largest < 0, -1.0, 1.0)).astype(np.float32)
 
 
-def stored_basis(maps: TeacherMaps, views: TrainingViews, folder: Path) -> MapBasis:
+def store_basis(maps: TeacherMaps, views: TrainingViews, folder: Path) -> MapBasis:
     """The PCA of a sample of training views; computed once, by one of several processes.
 
     Args:
@@ -317,7 +317,7 @@ def stored_basis(maps: TeacherMaps, views: TrainingViews, folder: Path) -> MapBa
     return MapBasis(tuple(each[:, 0] for each in parts), tuple(each[:, 1:] for each in parts))
 
 
-def stored_maps(
+def store_maps(
     maps: TeacherMaps,
     basis: MapBasis,
     views: TrainingViews,
@@ -328,7 +328,7 @@ def stored_maps(
 
     Args:
         maps: of the teacher.
-        basis: of `stored_basis`; it belongs to the key.
+        basis: of `store_basis`; it belongs to the key.
         views: R views.
         folder: cache folder.
         shard: computes this range of the rows alone; the others may be missing then.
@@ -363,7 +363,7 @@ class TargetsWithMaps:
 
     Attributes:
         targets: all but the maps.
-        maps: float16 [R, P, D] of `stored_maps`.
+        maps: float16 [R, P, D] of `store_maps`.
         precomputed: which view each of the R rows is of.
     """
 

@@ -138,34 +138,44 @@ def encoder_at_resolutions(encoder: tf.keras.Model, resolutions: Sequence[int]) 
     """
     side = max(resolutions)
     pixels = tf.keras.Input((side, side, 3), dtype="float32", name="pixels")
-    features = [
-        encoder(pixels if each == side else Shrink(side, each)(pixels)) for each in resolutions
-    ]
+    features = [encoder(pixels if each == side else Shrink(each)(pixels)) for each in resolutions]
     return tf.keras.Model(pixels, side_by_side(features), name="teacher_encoder", trainable=False)
 
 
 class Shrink(tf.keras.layers.Layer):
-    """Antialiased bilinear resizing of square images by two 1x1 convolutions, which have no weights
-    of their own: TFLite's own resizing is not antialiased.
-
-    Float32 [N, side, side, 3] to [N, size, size, 3].
+    """`shrink` to a size, as a layer of a network.
 
     Args:
-        side: of the images in pixels.
         size: of the result in pixels.
     """
 
-    def __init__(self, side: int, size: int) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__(trainable=False, dtype="float32")
-        # Resizing is linear: what it makes of each pixel of a column alone, float32 [size, side].
-        columns = tf.eye(side)[..., tf.newaxis]
-        weights = tf.image.resize(columns, (size, side), antialias=True)[..., 0].numpy()
-        self._kernel = weights.T[np.newaxis, np.newaxis]
+        self._size = size
 
     def call(self, pixels: tf.Tensor) -> tf.Tensor:
-        for _ in range(2):
-            # The last axis is resized, and the other one comes to its place.
-            pixels = tf.transpose(pixels, [0, 3, 1, 2])
-            pixels = tf.nn.conv2d(pixels, self._kernel, strides=1, padding="VALID")
-            pixels = tf.transpose(pixels, [0, 3, 2, 1])
-        return pixels
+        return shrink(pixels, self._size)
+
+
+def shrink(pixels: tf.Tensor, size: int) -> tf.Tensor:
+    """Antialiased bilinear resizing of square images by two 1x1 convolutions without weights of
+    their own: TFLite's own resizing is not antialiased.
+
+    Args:
+        pixels: float32 `[N, S, S, 3]`; S is known when this is traced.
+        size: of the result in pixels.
+
+    Returns:
+        Float32 `[N, size, size, 3]`.
+    """
+    # Resizing is linear: what it makes of each pixel of a column alone, float32 [size, S].
+    with tf.init_scope():
+        columns = tf.eye(pixels.shape[1])[..., tf.newaxis]
+        weights = tf.image.resize(columns, (size, pixels.shape[1]), antialias=True)[..., 0].numpy()
+    kernel = weights.T[np.newaxis, np.newaxis]
+    for _ in range(2):
+        # The last axis is resized, and the other one comes to its place.
+        pixels = tf.transpose(pixels, [0, 3, 1, 2])
+        pixels = tf.nn.conv2d(pixels, kernel, strides=1, padding="VALID")
+        pixels = tf.transpose(pixels, [0, 3, 2, 1])
+    return pixels

@@ -139,7 +139,7 @@ def scale_parts(teacher: Teacher, subset: Subset, resolution: int, folder: Path)
     return teacher.with_scales([float(scale) for scale in scales])
 
 
-def averaged_features(
+def average_features(
     features: Sequence[StoredFeatures], keys: Sequence[Any], rows_together: int, folder: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The mean over resolutions, stored; no more than a block of it is ever in memory.

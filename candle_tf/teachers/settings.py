@@ -166,3 +166,9 @@ class TeacherSettings(SettingsGroup):
                 f"--teacher_top_k={self.teacher_top_k} contradicts --teacher_mode=online, which "
                 "stores no logits; give --teacher_mode=cached, or leave --teacher_top_k out."
             )
+
+    @property
+    def precomputes_views(self) -> bool:
+        """Whether the student sees `views` of each image, on which the teacher's outputs are
+        cached; else it sees new views in every epoch."""
+        return self.teacher_view == "same" and self.teacher_mode == "cached"

@@ -21,7 +21,7 @@ from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.views import Views, first_views
 from candle_tf.data.cached_arrays import stored_array
 from candle_tf.teachers.feature_parts import StoredFeatures
-from candle_tf.teachers.features import OnlineFeatures, as_float16, averaged_features
+from candle_tf.teachers.features import OnlineFeatures, as_float16, average_features
 from candle_tf.teachers.top_k import TopKLogits, open_top_k
 from candle_tf.weight_files.checksums import fingerprint
 
@@ -138,7 +138,7 @@ def cached_targets(
     Raises:
         UserError: if the disk is too full, or an output is not finite in float16.
     """
-    averaged, key = averaged_features(features, keys, precomputed.rows_per_view, folder)
+    averaged, key = average_features(features, keys, precomputed.rows_per_view, folder)
 
     def classify(start: int, stop: int) -> np.ndarray:
         batch = tf.constant(averaged[start:stop].astype(np.float32))

@@ -11,11 +11,11 @@ from candle_tf.data.augment.augmentation import make_augmentation
 from candle_tf.data.augment.crops import render_views
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
 from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import (
     evaluation_batches,
     join_batches,
-    steps_per_epoch,
     training_batches,
     unlabelled_batches,
 )

@@ -21,7 +21,7 @@ def _of_sampler(sampler: str, progress: float, epochs: int = 10, unit: float = 1
     shares = np.stack(
         [class_probabilities(sampler, COUNTS, epoch, epochs) for epoch in range(epochs)]
     )
-    loss = balanced_softmax_of_epochs(shares, unit)
+    loss = balanced_softmax_of_epochs(shares, 10 * epochs, unit)
     logits, labels = tf.constant(LOGITS, tf.float32), tf.constant(LABELS)
     return loss(logits, labels, tf.constant(progress)).numpy()
 
@@ -37,7 +37,7 @@ def test_the_correction_is_for_what_the_sampler_shows(sampler, power, progress):
 
 def test_the_correction_changes_when_a_deferred_sampler_begins():
     before, after = COUNTS / COUNTS.sum(), np.full(3, 1 / 3)
-    for progress, shares in ((0.0, before), (0.499, before), (0.5, after), (1.0, after)):
+    for progress, shares in ((0.0, before), (0.49, before), (0.5, after), (1.0, after)):
         losses = _of_sampler("deferred_class_balanced", progress)
         np.testing.assert_allclose(losses, _of_numpy(shares), rtol=1e-5)
 
@@ -49,6 +49,23 @@ def test_a_progressive_sampler_is_followed_epoch_by_epoch():
         np.testing.assert_allclose(losses, _of_numpy(shares), rtol=1e-5)
 
 
+@pytest.mark.parametrize("epochs", [75, 100])
+def test_every_step_has_the_shares_of_its_own_epoch(epochs):
+    in_epoch = 86
+    steps = epochs * in_epoch
+    shares = np.stack([np.full(epochs, 1 / epochs), np.arange(1, epochs + 1) / epochs], axis=1)
+    shares /= shares.sum(axis=1, keepdims=True)
+    loss = balanced_softmax_of_epochs(shares, steps, 1.0)
+    # The fraction as a trainer computes it, in float32.
+    number = tf.Variable(0, dtype=tf.int64)
+    for epoch in range(epochs):
+        for step in (epoch * in_epoch, (epoch + 1) * in_epoch - 1):
+            number.assign(step)
+            progress = tf.cast(number, tf.float32) / float(steps)
+            value = loss(tf.zeros([1, 2]), tf.constant([1]), progress)
+            assert value.numpy()[0] == pytest.approx(-np.log(shares[epoch, 1]), abs=1e-5), step
+
+
 def test_the_loss_is_in_its_unit():
     np.testing.assert_allclose(
         _of_sampler("instance", 0.0, unit=4.0), _of_sampler("instance", 0.0) / 4.0, rtol=1e-6
@@ -56,7 +73,7 @@ def test_the_loss_is_in_its_unit():
 
 
 def test_a_class_that_is_never_shown_leaves_losses_and_gradients_finite():
-    loss = balanced_softmax_of_epochs(np.array([[0.5, 0.5, 0.0]]), 1.0)
+    loss = balanced_softmax_of_epochs(np.array([[0.5, 0.5, 0.0]]), 10, 1.0)
     logits = tf.Variable(tf.constant(LOGITS, tf.float32))
     with tf.GradientTape() as tape:
         losses = loss(logits, tf.constant(LABELS % 2), tf.constant(0.0))

@@ -56,7 +56,6 @@ def test_images_of_classes_are_drawn_for_few_and_for_many(classes):
     counts, groups, accuracy, names = _case(classes)
     for figure in (
         plots.class_counts(counts, groups, names),
-        plots.per_class_accuracy(accuracy, counts, groups, names),
         plots.weight_norms({"Adam": accuracy, "SGD": 1 - accuracy}, counts),
     ):
         _pixels(figure)
@@ -71,15 +70,6 @@ def test_colours_show_the_groups_and_an_empty_one_is_left_out():
     assert many > medium > 0.01
     assert few == 0
     assert _legend_texts(figure) == ["many: 2 classes", "medium: 1 class"]
-    labels = _legend_texts(plots.per_class_accuracy([0.9, 0.5, 0.2], counts, groups))
-    assert labels == ["many", "medium"]
-
-
-def _height_at(axes, place):
-    bars = [b for b in axes.patches if round(b.get_x() + b.get_width() / 2) == place]
-    heights = [b.get_height() for b in bars if not np.isnan(b.get_height())]
-    assert len(heights) <= 1
-    return heights[0] if heights else np.nan
 
 
 def test_classes_run_from_head_to_tail_with_their_names():
@@ -88,11 +78,6 @@ def test_classes_run_from_head_to_tail_with_their_names():
     axes = plots.class_counts(counts, groups, ["tail", "head", "middle"]).axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["head", "middle", "tail"]
     assert axes.get_yscale() == "log"
-    axes = plots.per_class_accuracy([0.1, 0.9, None], counts, groups).axes[0]
-    # Every group has a bar at every place; the one that is drawn is the one of its own class.
-    places = {round(bar.get_x() + bar.get_width() / 2) for bar in axes.patches}
-    heights = {p: _height_at(axes, p) for p in places}
-    assert heights == pytest.approx({1: 90.0, 2: np.nan, 3: 10.0}, nan_ok=True)
 
 
 def test_counts_over_orders_of_magnitude_are_dots_on_a_log_axis():
@@ -240,9 +225,7 @@ def test_a_black_image_stays_black():
 
 
 def test_unfit_input_is_refused_with_its_shape():
-    counts, groups, accuracy, names = _case(10)
-    with pytest.raises(ValueError, match=r"accuracy of shape \(9,\).*\(10,\)"):
-        plots.per_class_accuracy(accuracy[:9], counts, groups)
+    counts, groups, _, names = _case(10)
     with pytest.raises(ValueError, match="9 class names for 10 classes"):
         plots.class_counts(counts, groups, names[:9])
     with pytest.raises(ValueError, match="no class has a training image"):

@@ -11,7 +11,7 @@ from candle_tf.data.sources.registry import open_source
 from candle_tf.data.splits.split import leave_out, load_split, save_split
 from candle_tf.errors import UserError
 from candle_tf.run_folder import open_run_folder
-from candle_tf.stages.check_images import checked_split
+from candle_tf.stages.check_images import check_split
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.split import draw_split, open_data
 from tests.data.sources.test_registry import tree, write_folder
@@ -34,7 +34,7 @@ def config(tmp_path):
 
 def check(config):
     with open_data(config) as source:
-        return checked_split(config, open_run_folder(config), source)
+        return check_split(config, open_run_folder(config), source)
 
 
 def all_ids(split):
@@ -168,6 +168,6 @@ def test_a_damaged_record_is_named(config):
 def test_digits_share_no_images(tmp_path):
     config = Config(run_dir=str(tmp_path / "run"))
     with open_source("digits") as source:
-        _, record = checked_split(config, open_run_folder(config), source)
+        _, record = check_split(config, open_run_folder(config), source)
     assert record["left_out"] == []
     assert record["shared"] == {}

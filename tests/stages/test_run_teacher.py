@@ -12,12 +12,16 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.data.sources.registry import LabelledImages
+from candle_tf.deploy.tflite.converter import run_litert
+from candle_tf.deploy.tflite.teacher import convert_teacher
 from candle_tf.errors import UserError
+from candle_tf.methods.calibration import teacher_classifier
 from candle_tf.reporting.image_predictions import TEST, read_image_predictions
 from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.stages.run import run
 from candle_tf.stages.trained_student import load_trained_student
 from candle_tf.teachers.backbones import load_teacher
+from candle_tf.teachers.registry import TEACHERS
 
 SETTINGS = {
     "profile": "natural",
@@ -39,6 +43,12 @@ def configure(run_dir: Path, **settings: object) -> Config:
 @pytest.fixture
 def tiny_plugin():
     import tests.tiny_parts  # noqa: F401
+
+
+def tiny_teacher(*arguments):
+    from tests import tiny_parts
+
+    return tiny_parts.tiny_teacher(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +85,64 @@ def test_a_student_learns_from_it(earlier, tmp_path):
     assert before.images == after.images
     assert results.metrics["teacher"].mean > 0.3
     assert (tmp_path / "run" / "export" / "student.lce.tflite").exists()
+
+
+@pytest.mark.parametrize("side", [16, 24, 12])
+def test_its_int8_file_takes_images_of_any_size(earlier, side):
+    encoder = load_teacher(f"run:{earlier}").encoder
+    rng = np.random.default_rng(0)
+    # Images of different brightness, so that features differ.
+    images = (
+        rng.integers(0, 256, (40, side, side, 3)) * np.linspace(0.05, 1, 40)[:, None, None, None]
+    )
+    images = images.astype(np.uint8)
+    classifier = teacher_classifier(encoder.output_shape[-1], 5, weight_scaling=False, seed=0)
+    kernel = classifier.get_layer("classifier").kernel
+    kernel.assign(rng.normal(0, 3, kernel.shape))
+    # The network on what is resized before.
+    small = tf.image.resize(images, (16, 16), antialias=True)
+    expected = classifier(encoder(small))["logits"].numpy()
+    found = run_litert(convert_teacher(encoder, classifier, images), images)
+    assert np.abs(found - expected).max() < 0.1 * np.ptp(expected)
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher_layers": 2}, "--teacher_layers=2 contradicts --teacher=run:.*=1"),
+        ({"map_weight": 0.25, "teacher_view": "same"}, "--map_weight=0.25 contradicts.*=0"),
+    ],
+)
+def test_layers_before_the_last_are_refused_before_anything_is_computed(
+    earlier, tmp_path, settings, message
+):
+    config = configure(tmp_path / "run", teacher=f"run:{earlier}", **settings)
+    with pytest.raises(UserError, match=message):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("tiny_plugin")
+def test_a_run_is_not_resumed_with_other_weights_of_its_teacher(tmp_path, monkeypatch):
+    config = configure(
+        tmp_path, student="tiny_student", teacher="tiny_teacher", epochs=1, calibration_epochs=2
+    )
+    run(config)
+    before = (tmp_path / "manifest.json").read_bytes()
+
+    def with_other_weights(*arguments):
+        backbone = tiny_teacher(*arguments)
+        backbone.model.set_weights([weights + 0.01 for weights in backbone.model.get_weights()])
+        return backbone
+
+    with monkeypatch.context() as patch:
+        patch.setitem(TEACHERS._targets, "tiny_teacher", with_other_weights)
+        with pytest.raises(UserError, match=r"tiny_teacher has other weights than when .* begun"):
+            run(config.replace(epochs=2))
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    run(config.replace(epochs=2))
+    assert (tmp_path / "manifest.json").read_bytes() != before
 
 
 def test_what_learned_from_the_test_images_is_refused(earlier, tmp_path):

@@ -21,6 +21,7 @@ from candle_tf.students.architectures.reactnet import _block
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.students.layers.blocks import batch_norm
+from candle_tf.teachers import feature_maps
 from tests.stages.interrupt import interrupt
 from tests.stages.test_train import one_block_student  # noqa: F401
 from tests.stages.test_unlabelled import write_images
@@ -141,11 +142,17 @@ def test_images_without_labels_have_maps_of_the_same_pca(config, tmp_path):
 
 
 @pytest.mark.usefixtures("two_block_student")
-def test_shards_compute_all_maps_before_a_run(config, teacher, tmp_path):
+def test_shards_compute_all_maps_before_a_run(config, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_maps, "_BLOCK", 32)
     folder = open_run_folder(config)
     data = prepare(config, folder)
+    computed = []
     for number in (2, 1):
         cache_all_features(config, data, teacher, Shard(number, 2))
+        (path,) = (tmp_path / "cache").glob("maps-48px-*.npy")
+        computed.append(np.load(path).any(axis=(1, 2)).mean())
+    # The first of the two leaves half to the other.
+    assert computed == [pytest.approx(0.5, abs=0.1), 1.0]
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("maps-*.npy")}
     assert len(stored) == 2
     _, _, calibrated = _calibrate(config)

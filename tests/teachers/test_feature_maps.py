@@ -24,8 +24,8 @@ from candle_tf.teachers.feature_maps import (
     average_to_grid,
     find_teacher_maps,
     fit_basis,
-    stored_basis,
-    stored_maps,
+    store_basis,
+    store_maps,
 )
 from candle_tf.teachers.targets import CachedTargets
 from candle_tf.weight_files.checksums import fingerprint
@@ -147,8 +147,8 @@ def test_the_pca_is_that_of_a_singular_value_decomposition():
 
 def test_stored_maps_are_the_projected_grids_of_the_views(views, tmp_path):
     maps = TeacherMaps.of(strided_teacher())
-    basis = stored_basis(maps, views, tmp_path)
-    stored = stored_maps(maps, basis, views, tmp_path)
+    basis = store_basis(maps, views, tmp_path)
+    stored = store_maps(maps, basis, views, tmp_path)
     assert stored.shape == (views.precomputed.total, 20, 9)
     assert stored.dtype == np.float16
     backbone = strided_backbone()
@@ -173,23 +173,23 @@ def test_stored_maps_are_the_projected_grids_of_the_views(views, tmp_path):
 
 def test_maps_and_pca_are_computed_once_and_shards_are_the_whole(views, tmp_path):
     maps = TeacherMaps.of(strided_teacher())
-    basis = stored_basis(maps, views, tmp_path)
+    basis = store_basis(maps, views, tmp_path)
     for number in (1, 2):
-        stored_maps(maps, basis, views, tmp_path, Shard(number, 2))
+        store_maps(maps, basis, views, tmp_path, Shard(number, 2))
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")}
     assert sorted(name.split("-")[1] for name in before) == ["64px", "pca"]
-    again = stored_basis(maps, views, tmp_path)
-    whole = stored_maps(maps, again, views, tmp_path)
+    again = store_basis(maps, views, tmp_path)
+    whole = store_maps(maps, again, views, tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")} == before
-    other = stored_maps(maps, basis, views, tmp_path / "other")
+    other = store_maps(maps, basis, views, tmp_path / "other")
     np.testing.assert_array_equal(whole, other)
 
 
 @pytest.mark.parametrize("changed", ["teacher", "resolution", "views", "pca"])
 def test_what_maps_depend_on_is_in_their_key(views, tmp_path, changed):
     maps = TeacherMaps.of(strided_teacher())
-    basis = stored_basis(maps, views, tmp_path)
-    stored_maps(maps, basis, views, tmp_path)
+    basis = store_basis(maps, views, tmp_path)
+    store_maps(maps, basis, views, tmp_path)
     other, precomputed, resolution = maps, views.precomputed, RESOLUTION
     if changed == "teacher":
         other = TeacherMaps.of(strided_teacher(seed=1))
@@ -200,7 +200,7 @@ def test_what_maps_depend_on_is_in_their_key(views, tmp_path, changed):
     else:
         basis = fit_basis([[rng_grid(16, 9), rng_grid(4, 12)]], 9)
     again = TrainingViews(views.subset, views.augmentation, precomputed, resolution)
-    stored_maps(other, basis, again, tmp_path)
+    store_maps(other, basis, again, tmp_path)
     assert len(list(tmp_path.glob("maps-*px-*.npy"))) == 2
 
 

@@ -17,7 +17,7 @@ from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import FrozenBackbone, Teacher
 from candle_tf.teachers.features import (
     as_float16,
-    averaged_features,
+    average_features,
     cached_features,
     teacher_views,
 )
@@ -276,15 +276,15 @@ def test_the_mean_over_resolutions_is_stored_once(tmp_path, together):
     rng = np.random.default_rng(0)
     features = [rng.gamma(2.0, 1.0, (1300, 5)).astype(np.float16) for _ in range(3)]
     keys = [{"resolution": number} for number in range(3)]
-    mean, key = averaged_features(features, keys, together, tmp_path)
+    mean, key = average_features(features, keys, together, tmp_path)
     wanted = np.mean(np.asarray(features, np.float64), axis=0).reshape(-1, together, 5).mean(1)
     assert mean.dtype == np.float16
     np.testing.assert_allclose(mean, wanted, rtol=1e-3)
     others = [np.full_like(stored, np.nan) for stored in features]
-    again, same_key = averaged_features(others, keys, together, tmp_path)
+    again, same_key = average_features(others, keys, together, tmp_path)
     np.testing.assert_array_equal(again, mean)
     assert same_key == key
-    _, other_key = averaged_features(features, keys[::-1], together, tmp_path)
+    _, other_key = average_features(features, keys[::-1], together, tmp_path)
     assert other_key != key
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from candle_tf.data.augment.precomputed_views import same_for_all
-from candle_tf.data.pipeline import steps_per_epoch
+from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.subset import Subset
 from candle_tf.methods.calibration import (
     CalibrationTrainer,

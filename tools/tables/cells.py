@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from candle_tf.config import Config
+from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.files import read_json_object
 from candle_tf.reporting.image_predictions import (
     TEST,
@@ -50,6 +51,12 @@ class Cell:
     def name(self) -> str:
         """The row and the seed."""
         return f"{self.row}-{self.seed}"
+
+    @property
+    def teacher_cell(self) -> str:
+        """The name of the cell whose network teaches this one; "" for none."""
+        _, found, name = str(self.settings.get("teacher", "")).partition(f"run:{RUNS}/")
+        return name.replace(SEED, str(self.seed)) if found else ""
 
     def settings_in(self, folder: Path) -> dict[str, Any]:
         """The settings, where the table is run in a folder."""
@@ -132,8 +139,10 @@ def _correct(predictions: ImagePredictions, names: list[str]) -> dict[str, list[
 
 
 def _images_in_epoch(config: Config, labelled: int) -> int:
-    """With the images without labels that fill the rest of each batch."""
-    return labelled * config.training.batch_size // config.labelled_batch_size
+    """Of full batches, with the images without labels in them."""
+    size = min(config.labelled_batch_size, labelled)
+    unlabelled = config.training.batch_size - config.labelled_batch_size
+    return steps_per_epoch(labelled, config.labelled_batch_size) * (size + unlabelled)
 
 
 def setting_text(value: Any) -> str:

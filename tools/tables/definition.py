@@ -98,10 +98,7 @@ def read_definition(path: Path) -> TableDefinition:
         for values in itertools.product(*axes.values())
         if not _is_left_out(dict(zip(axes, values, strict=True)), content.get("leave_out", []))
     )
-    comparisons = tuple(Comparison(**each) for each in content.get("compare", []))
-    for each in comparisons:
-        if each.axis not in axes or each.of not in axes[each.axis]:
-            raise UserError(f"{path} compares {each.axis}={each.of}, which no axis has.")
+    comparisons = tuple(_comparison(path, axes, each) for each in content.get("compare", []))
     return TableDefinition(
         path.stem,
         content.get("about", ""),
@@ -118,11 +115,24 @@ def _check_axes(path: Path, axes: Any, seeds: Any) -> None:
     if not isinstance(axes, dict) or not axes or not seeds:
         raise UserError(f"{path} has no axis or no seed.")
     for axis, values in axes.items():
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: {axis} is no object of values, each with its settings.")
         for value, settings in values.items():
             _check_settings(f"{path}: {axis}={value}", settings)
 
 
-def _check_settings(place: str, settings: dict[str, Any]) -> None:
+def _comparison(path: Path, axes: dict[str, Any], given: Any) -> Comparison:
+    if not isinstance(given, dict) or set(given) != {"axis", "of"}:
+        raise UserError(f'{path} compares {given!r}; expected {{"axis": ..., "of": ...}}.')
+    comparison = Comparison(**given)
+    if comparison.of not in axes.get(comparison.axis, {}):
+        raise UserError(f"{path} compares {comparison.axis}={comparison.of}, which no axis has.")
+    return comparison
+
+
+def _check_settings(place: str, settings: Any) -> None:
+    if not isinstance(settings, dict):
+        raise UserError(f"{place} is no object of settings.")
     wrong = sorted(set(settings) - set(Config.fields()))
     if wrong:
         raise UserError(f"{place} gives {wrong[0]!r}, which is no setting.")

@@ -17,6 +17,7 @@ from absl import flags, logging
 
 from candle_tf import app
 from candle_tf.config import Config
+from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from tools.tables.cells import Cell, setting_text
 from tools.tables.definition import TableDefinition
@@ -36,13 +37,16 @@ def cell_config(cell: Cell, settings: Mapping[str, Any]) -> Config:
         settings: of all cells, by flag name; they win over the cell's own.
 
     Raises:
-        UserError: for settings that a training refuses.
+        UserError: for settings that a training refuses, and a flagfile that cannot be read.
     """
     values = flags.FlagValues()
     app.define_config_flags(values)
     given = {**cell.settings_in(Path()), **settings, "seed": cell.seed}
     pairs = [f"--{name}={setting_text(value)}" for name, value in given.items()]
-    values(["candle_tf.train", f"--flagfile={cell.flagfile}", *pairs])
+    try:
+        values(["candle_tf.train", f"--flagfile={cell.flagfile}", *pairs])
+    except flags.Error as error:
+        raise UserError(f"{cell.name}: {error}") from error
     return app.config_from_flags(values)
 
 
@@ -50,6 +54,8 @@ def take_records(
     definition: TableDefinition, folder: Path, records: Path, settings: Mapping[str, Any]
 ) -> None:
     """Copies the records of cells that have none in `folder`, where their settings are the same.
+
+    Not of a cell that another one has yet to learn from: a record is no network.
 
     Args:
         definition: the table.
@@ -61,14 +67,17 @@ def take_records(
         UserError: for a record that is no JSON object.
     """
     taken = 0
+    needed = {
+        cell.teacher_cell
+        for cell in definition.cells
+        if not (cell.record_path(folder).exists() or kept_path(records, cell).is_file())
+    }
     for cell in definition.cells:
         kept = kept_path(records, cell)
-        if not kept.is_file() or cell.record_path(folder).exists():
+        if not kept.is_file() or cell.record_path(folder).exists() or cell.name in needed:
             continue
         record = read_json_object(kept, _REMEDY)
-        # Where the data are is told only to train a cell.
-        given = {"data_dir": record["config"]["data_dir"], **settings}
-        changed = changed_settings(record, cell_config(cell, given))
+        changed = changed_settings(record, _config_of_today(cell, record, settings))
         if changed:
             logging.info("%s is run again, as settings changed: %s", cell.name, ", ".join(changed))
             continue
@@ -76,6 +85,32 @@ def take_records(
         taken += 1
     if taken:
         logging.info("%d cells were finished before: %s", taken, records)
+
+
+def refuse_other_settings(
+    definition: TableDefinition, folder: Path, settings: Mapping[str, Any]
+) -> None:
+    """Refuses a folder with records of cells that were trained with other settings than today's.
+
+    Raises:
+        UserError: with the cell and the settings.
+    """
+    for cell in definition.cells:
+        path = cell.record_path(folder)
+        if not path.exists():
+            continue
+        record = read_json_object(path, _REMEDY)
+        changed = changed_settings(record, _config_of_today(cell, record, settings))
+        if changed:
+            raise UserError(
+                f"{path} is of a training with other settings: {', '.join(changed)}. Give a "
+                "--run_dir of its own for these settings, or the settings of then."
+            )
+
+
+def _config_of_today(cell: Cell, record: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
+    """Where the data are is told only to train a cell."""
+    return cell_config(cell, {"data_dir": record["config"]["data_dir"], **settings})
 
 
 def changed_settings(record: Mapping[str, Any], config: Config) -> list[str]:

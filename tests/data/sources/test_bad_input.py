@@ -22,7 +22,7 @@ from candle_tf.data.images import heif
 from candle_tf.data.sources.registry import open_source
 from candle_tf.errors import UserError
 from candle_tf.run_folder import open_run_folder
-from candle_tf.stages.check_images import checked_split
+from candle_tf.stages.check_images import check_split
 from candle_tf.stages.split import open_data
 from tests.data.sources.test_coco import annotations, open_coco
 from tests.data.sources.test_registry import (
@@ -74,7 +74,7 @@ def run_on(root: Path, files: dict[str, bytes], **settings: object) -> object:
     config = Config(dataset="folder", data_dir=data, profile="natural",
                     run_dir=str(root / "run"), **settings)  # fmt: skip
     with open_data(config) as source:
-        return checked_split(config, open_run_folder(config), source)
+        return check_split(config, open_run_folder(config), source)
 
 
 def files_with(data: dict[str, bytes]) -> dict[str, bytes]:
