@@ -5,6 +5,8 @@ more keys of the same class. Learned class centres, with a larger weight than a 
 The centres are the student's classifier. The trainer is `contrastive.ContrastiveTrainer`.
 """
 
+from functools import partial
+
 import numpy as np
 import tensorflow as tf
 
@@ -66,26 +68,13 @@ def paco_loss(
 
 def build(settings: BaselineSettings, counts: np.ndarray) -> Contrast:
     """The loss with the settings' temperature and weights, their queue and momentum."""
-
-    def loss(
-        logits: tf.Tensor,
-        labels: tf.Tensor,
-        cosines: tf.Tensor,
-        other_labels: tf.Tensor,
-        counted: tf.Tensor,
-    ) -> tf.Tensor:
-        return paco_loss(
-            logits,
-            labels,
-            cosines,
-            other_labels,
-            counted,
-            counts=counts,
-            temperature=settings.paco_temperature,
-            alpha=settings.paco_alpha,
-            beta=settings.paco_beta,
-        )
-
+    loss = partial(
+        paco_loss,
+        counts=counts,
+        temperature=settings.paco_temperature,
+        alpha=settings.paco_alpha,
+        beta=settings.paco_beta,
+    )
     return Contrast(loss, settings.paco_queue, settings.paco_momentum)
 
 

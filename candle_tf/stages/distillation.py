@@ -1,0 +1,206 @@
+"""CANDLE's trainer, from a run's settings: losses, their balance, and what is trained beside the
+student.
+
+trainer = build_distillation_trainer(
+    config, data, student, targets, calibrated, steps=steps, xla=False
+)
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from candle_tf.config import Config
+from candle_tf.data.samplers import class_probabilities
+from candle_tf.data.targets import MapTargets, Targets
+from candle_tf.methods.balance import BalanceInputs, FixedBalance, TotalLoss, build_total_loss
+from candle_tf.methods.distillation import DistillationTrainer, TiedHead, tied_head
+from candle_tf.methods.feature_losses import FeatureLoss, TeacherFeatures, build_feature_loss
+from candle_tf.methods.label_loss import (
+    LabelLoss,
+    automatic_label_weight,
+    balanced_softmax_of_epochs,
+)
+from candle_tf.methods.map_loss import MapLoss, build_map_loss
+from candle_tf.methods.parameter_groups import build_parameter_groups
+from candle_tf.methods.registry import LOGIT_LOSSES
+from candle_tf.methods.settings import AUTO
+from candle_tf.stages.balance_floors import keep_balance_floors
+from candle_tf.stages.calibrate import Calibrated
+from candle_tf.stages.prepare import Data
+from candle_tf.teachers.source_classes import source_classifier
+
+# Blocks of features that prototypes are made from: some ten thousand rows, and fewer of more
+# features than these, as all are in memory.
+_PROTOTYPE_BLOCKS = 12
+_PROTOTYPE_FEATURES = 2048
+
+
+def build_distillation_trainer(
+    config: Config,
+    data: Data,
+    student: tf.keras.Model,
+    targets: Targets | None,
+    calibrated: Calibrated | None,
+    *,
+    steps: int,
+    xla: bool,
+) -> DistillationTrainer:
+    """What trains the student, its projector and the balancer.
+
+    Args:
+        config: the run's settings, with --method=candle.
+        data: the prepared split.
+        student: whose classifier no optimizer moves with --student_head=tied.
+        targets: the teacher's outputs.
+        calibrated: the teacher, for --student_head=tied, --label_weight=auto and
+            --feature_loss=source_kl.
+        steps: of the whole training.
+        xla: whether XLA compiles the training step.
+
+    Raises:
+        UserError: for settings that the student or the teacher does not suit.
+    """
+    if targets is None:
+        raise ValueError("--method=candle needs the teacher's outputs")
+    head = _build_head(config, student, calibrated)
+    feature_loss = _build_feature_loss(config, targets, calibrated)
+    projector = feature_loss.build_projector(student, config.run.seed)
+    total_loss = _build_total_loss(config, data, targets, feature_loss)
+    fixed = config.balance.balance == "fixed"
+    adversary = None if fixed else total_loss.build_balancer(config.run.seed)
+    map_loss = _build_map_loss(config, student, targets, steps)
+    rate = total_loss.learning_rate_factor * config.balance.balance_learning_rate
+    parameter_groups = build_parameter_groups(
+        student,
+        config.optimizer,
+        steps=steps,
+        projector=projector,
+        map_projectors=map_loss.projectors if map_loss else (),
+        balancer=adversary,
+        balance_learning_rate=rate,
+    )
+    return DistillationTrainer(
+        student,
+        data.classes,
+        parameter_groups,
+        projector=projector,
+        balancer=adversary or FixedBalance(config.balance.fixed_lambda),
+        feature_loss=feature_loss,
+        total_loss=total_loss,
+        temperature=config.balance.temperature,
+        logit_loss=LOGIT_LOSSES[config.balance.logit_loss],
+        label_loss=_build_label_loss(config, data, calibrated, total_loss, steps),
+        head=head,
+        map_loss=map_loss,
+        xla=xla,
+    )
+
+
+def has_tied_head(config: Config) -> bool:
+    """Whether the student has the teacher's classifier, folded into its own at the end."""
+    return config.training.method == "candle" and config.balance.student_head == "tied"
+
+
+def _build_total_loss(
+    config: Config, data: Data, targets: Targets, feature_loss: FeatureLoss
+) -> TotalLoss:
+    inputs = BalanceInputs(
+        lambda: (block["teacher_logits"] for block in targets.blocks()),
+        feature_loss.reference,
+        data.counts,
+        config.data.sampler,
+        keep_balance_floors(config),
+    )
+    return build_total_loss(config.balance, inputs)
+
+
+def _build_map_loss(
+    config: Config, student: tf.keras.Model, targets: Targets, steps: int
+) -> MapLoss | None:
+    if not config.maps.map_weight:
+        return None
+    if not isinstance(targets, MapTargets):
+        raise ValueError("--map_weight needs the teacher's maps")
+    _, dimensions = targets.map_shape
+    return build_map_loss(
+        student, config.maps, dimensions=dimensions, steps=steps, seed=config.run.seed
+    )
+
+
+def _build_head(
+    config: Config, student: tf.keras.Model, calibrated: Calibrated | None
+) -> TiedHead | None:
+    """The teacher's classifier in place of the student's, which no optimizer moves then."""
+    if not has_tied_head(config):
+        return None
+    if calibrated is None:
+        raise ValueError("--student_head=tied needs the calibrated teacher")
+    student.get_layer("logits").trainable = False
+    return tied_head(calibrated.classifier)
+
+
+def _build_label_loss(
+    config: Config,
+    data: Data,
+    calibrated: Calibrated | None,
+    total_loss: TotalLoss,
+    steps: int,
+) -> LabelLoss | None:
+    weight = _label_weight(config, data, calibrated)
+    if not weight:
+        return None
+    # In the unit of the other losses: nats, or the loss of a student that knows nothing.
+    unit = float(np.log(max(data.classes, 2))) if total_loss.is_relative else 1.0
+    epochs = config.training.epochs
+    # What is shown: without the validation images, which `data.counts` includes.
+    counts = np.bincount(data.train.labels, minlength=data.classes)
+    shares = [
+        class_probabilities(config.data.sampler, counts, epoch, epochs, config.data.sampler_start)
+        for epoch in range(epochs)
+    ]
+    return LabelLoss(balanced_softmax_of_epochs(np.stack(shares), steps, unit), weight, steps)
+
+
+def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> float:
+    if config.balance.label_weight != AUTO:
+        return float(config.balance.label_weight)
+    if calibrated is None:
+        raise ValueError("--label_weight=auto needs the calibrated teacher")
+    accuracy = calibrated.accuracy
+    if accuracy is None:
+        logging.info(
+            "--label_weight=auto: no class has two images to tell the teacher's accuracy by, so no "
+            "part of the total loss is on labels"
+        )
+        return 0.0
+    weight = automatic_label_weight(accuracy, data.classes)
+    logging.info(
+        "--label_weight=auto: the teacher's accuracy on %s images is %.1f %%, so %.2f of the total "
+        "loss is on labels",
+        "validation" if len(data.validation) else "held-out training",
+        100 * accuracy,
+        weight,
+    )
+    return weight
+
+
+def _build_feature_loss(
+    config: Config, targets: Targets, calibrated: Calibrated | None
+) -> FeatureLoss:
+    def blocks() -> Iterator[np.ndarray]:
+        return (block["teacher_features"] for block in targets.blocks())
+
+    def sample() -> np.ndarray:
+        most = max(1, _PROTOTYPE_BLOCKS * _PROTOTYPE_FEATURES // max(targets.feature_size, 1))
+        return np.concatenate(list(islice(blocks(), min(most, _PROTOTYPE_BLOCKS))))
+
+    def classifier() -> tuple[np.ndarray, np.ndarray]:
+        if calibrated is None:
+            raise ValueError("--feature_loss=source_kl needs the calibrated teacher")
+        return source_classifier(calibrated.parts, sample, config.run.seed)
+
+    return build_feature_loss(config.balance, TeacherFeatures(blocks, classifier))
