@@ -128,21 +128,21 @@ def test_a_run_is_not_resumed_with_other_weights_of_its_teacher(tmp_path, monkey
     config = configure(
         tmp_path, student="tiny_student", teacher="tiny_teacher", epochs=1, calibration_epochs=2
     )
-    run(config)
-    before = (tmp_path / "manifest.json").read_bytes()
+    folder, _ = run(config)
+    weights = folder.manifest()["teacher"]
 
     def with_other_weights(*arguments):
         backbone = tiny_teacher(*arguments)
-        backbone.model.set_weights([weights + 0.01 for weights in backbone.model.get_weights()])
+        backbone.model.set_weights([each + 0.01 for each in backbone.model.get_weights()])
         return backbone
 
     with monkeypatch.context() as patch:
         patch.setitem(TEACHERS._targets, "tiny_teacher", with_other_weights)
         with pytest.raises(UserError, match=r"tiny_teacher has other weights than when .* begun"):
             run(config.replace(epochs=2))
-    assert (tmp_path / "manifest.json").read_bytes() == before
+    assert folder.manifest()["teacher"] == weights
     run(config.replace(epochs=2))
-    assert (tmp_path / "manifest.json").read_bytes() != before
+    assert folder.manifest()["teacher"] == weights
 
 
 def test_what_learned_from_the_test_images_is_refused(earlier, tmp_path):

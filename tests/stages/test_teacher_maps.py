@@ -143,7 +143,7 @@ def test_images_without_labels_have_maps_of_the_same_pca(config, tmp_path):
 
 @pytest.mark.usefixtures("two_block_student")
 def test_shards_compute_all_maps_before_a_run(config, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_maps, "_BLOCK", 32)
+    monkeypatch.setattr(feature_maps, "_BLOCK", 4)
     folder = open_run_folder(config)
     data = prepare(config, folder)
     computed = []
