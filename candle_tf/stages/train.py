@@ -278,14 +278,11 @@ def _train(
     if workers.replicas > 1 and config.compute.sync_batch_norm:
         synchronize_batch_norm(student)
     steps = steps_per_epoch(len(data.train), config.labelled_batch_size)
-    trainer = _build_trainer(
-        config,
-        data,
-        student,
-        targets,
-        calibrated,
-        steps=steps * config.training.epochs,
-        xla=policy.xla,
+    whole: dict[str, Any] = {"steps": steps * config.training.epochs, "xla": policy.xla}
+    trainer: Trainer = (
+        build_distillation_trainer(config, data, student, targets, calibrated, **whole)
+        if config.training.method == "candle"
+        else build_baseline_trainer(config, data, student, **whole)
     )
     if config.optimizer.weight_average:
         trainer.average_weights(config.optimizer.weight_average)
@@ -389,20 +386,3 @@ def _batches(
         **same,
     )
     return join_batches(labelled, unlabelled)
-
-
-def _build_trainer(
-    config: Config,
-    data: Data,
-    student: tf.keras.Model,
-    targets: Targets | None,
-    calibrated: Calibrated | None,
-    *,
-    steps: int,
-    xla: bool,
-) -> Trainer:
-    if config.training.method == "candle":
-        return build_distillation_trainer(
-            config, data, student, targets, calibrated, steps=steps, xla=xla
-        )
-    return build_baseline_trainer(config, data, student, steps=steps, xla=xla)

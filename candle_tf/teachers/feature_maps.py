@@ -1,8 +1,8 @@
 """The frozen teacher's maps at two strides: averaged to small grids, reduced by PCA, cached.
 
     maps = TeacherMaps.of(teacher)                             # strides 16 and 32
-    basis = store_basis(maps, views, folder)                  # PCA of a sample of the views
-    array = store_maps(maps, basis, views, folder)            # float16 [R, 4 * 4 + 2 * 2, 64]
+    basis = store_basis(maps, views, folder)                   # PCA of a sample of the views
+    array = store_maps(maps, basis, views, folder)             # float16 [R, 4 * 4 + 2 * 2, 64]
     targets = TargetsWithMaps(targets, array, precomputed)
     targets.batch(views)["teacher_maps"]                       # float32 [B, 20, 64]
 

@@ -21,7 +21,7 @@ def _of_sampler(sampler: str, progress: float, epochs: int = 10, unit: float = 1
     shares = np.stack(
         [class_probabilities(sampler, COUNTS, epoch, epochs) for epoch in range(epochs)]
     )
-    loss = balanced_softmax_of_epochs(shares, 10 * epochs, unit)
+    loss = balanced_softmax_of_epochs(shares, 100 * epochs, unit)
     logits, labels = tf.constant(LOGITS, tf.float32), tf.constant(LABELS)
     return loss(logits, labels, tf.constant(progress)).numpy()
 
@@ -37,7 +37,7 @@ def test_the_correction_is_for_what_the_sampler_shows(sampler, power, progress):
 
 def test_the_correction_changes_when_a_deferred_sampler_begins():
     before, after = COUNTS / COUNTS.sum(), np.full(3, 1 / 3)
-    for progress, shares in ((0.0, before), (0.49, before), (0.5, after), (1.0, after)):
+    for progress, shares in ((0.0, before), (0.499, before), (0.5, after), (1.0, after)):
         losses = _of_sampler("deferred_class_balanced", progress)
         np.testing.assert_allclose(losses, _of_numpy(shares), rtol=1e-5)
 
