@@ -1,5 +1,7 @@
 """Teachers by name: the right features, from the right weights, and frozen for good."""
 
+import urllib.request
+
 import numpy as np
 import pytest
 
@@ -221,6 +223,8 @@ def test_a_failed_fetch_says_what_to_do(tmp_path, monkeypatch, resnet, name, wit
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
+    # urllib reads the proxies once a process: not an earlier test's, nor this one's for later ones.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
     with pytest.raises(UserError, match="Could not fetch") as refusal:
