@@ -82,6 +82,43 @@ class FixedBalance:
         return tf.constant(self.value, tf.float32)
 
 
+@dataclass(frozen=True)
+class ScheduledBalance:
+    """lambda_t = end - (end - start) (1 + cos(pi t / T)) / 2, from `start` to `end`, no variables.
+
+    Source: BURN (Kim & Choi, CVPR 2022), from 0.1 to 0.3.
+
+    Attributes:
+        start, end: lambda at the first and the last step, in [0, 1].
+        steps: T, of the training.
+    """
+
+    start: float
+    end: float
+    steps: int
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """lambda, a float32 scalar."""
+        progress = tf.minimum(tf.cast(step, tf.float32) / self.steps, 1.0)
+        return self.end - (self.end - self.start) * (1.0 + tf.cos(np.pi * progress)) / 2.0
+
+
+def balance_without_adversary(
+    settings: BalanceSettings, steps: int
+) -> FixedBalance | ScheduledBalance | None:
+    """What gives lambda where no adversary does; None where one does.
+
+    Args:
+        settings: with --balance.
+        steps: of the training.
+    """
+    if settings.balance == "fixed":
+        return FixedBalance(settings.fixed_lambda)
+    if settings.balance == "schedule":
+        return ScheduledBalance(settings.first_lambda, settings.last_lambda, steps)
+    return None
+
+
 def entropy(probability: tf.Tensor) -> tf.Tensor:
     """H(p) = -p log p - (1 - p) log(1 - p) in nats; finite at both ends."""
     safe = tf.clip_by_value(probability, 1e-7, 1.0 - 1e-7)
@@ -131,7 +168,7 @@ class TotalLoss:
         """The losses of a batch.
 
         Args:
-            balancer: of `build_balancer`, or a `FixedBalance`; gives lambda.
+            balancer: of `build_balancer`, a `FixedBalance` or a `ScheduledBalance`; gives lambda.
             kl, fs: losses of each example, float `[B]`.
             labels: int `[B]`.
             step: number of the step, int scalar.

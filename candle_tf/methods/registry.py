@@ -43,6 +43,7 @@ BALANCES: Registry[Callable[..., Any]] = Registry(
         "relative": "candle_tf.methods.balance:build_relative",
         "plain": "candle_tf.methods.balance:build_plain",
         "fixed": "candle_tf.methods.balance:build_plain",
+        "schedule": "candle_tf.methods.balance:build_plain",
         "class_adversarial": "candle_tf.methods.class_balance:build_class_adversarial",
     }
 )

@@ -241,12 +241,25 @@ class BalanceSettings(SettingsGroup):
     balance: str = setting(
         "adversarial",
         "lambda: adversarial (the paper's total loss and an entropy barrier), relative (losses "
-        "relative to the uniform-prediction baseline's, and entropy), plain (no barrier), fixed or "
+        "relative to the uniform-prediction baseline's, and entropy), plain (no barrier), fixed, "
+        "schedule (from --first_lambda to --last_lambda) or "
         "class_adversarial (lambda of each class, losses relative to the mean prediction's)",
         choices=BALANCES,
     )
     fixed_lambda: float = setting(
         0.5, "for --balance=fixed: weight of the KL loss", at_least=0, at_most=1
+    )
+    first_lambda: float = setting(
+        0.1,
+        "for --balance=schedule: weight of the KL loss at the first step",
+        at_least=0,
+        at_most=1,
+    )
+    last_lambda: float = setting(
+        0.3,
+        "for --balance=schedule: weight of the KL loss at the last step, along a cosine",
+        at_least=0,
+        at_most=1,
     )
     balance_entropy: float = setting(
         0.2,

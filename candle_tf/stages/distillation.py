@@ -16,7 +16,12 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.data.samplers import class_probabilities
 from candle_tf.data.targets import MapTargets, Targets
-from candle_tf.methods.balance import BalanceInputs, FixedBalance, TotalLoss, build_total_loss
+from candle_tf.methods.balance import (
+    BalanceInputs,
+    TotalLoss,
+    balance_without_adversary,
+    build_total_loss,
+)
 from candle_tf.methods.distillation import DistillationTrainer, TiedHead, tied_head
 from candle_tf.methods.feature_losses import FeatureLoss, TeacherFeatures, build_feature_loss
 from candle_tf.methods.label_loss import (
@@ -70,8 +75,8 @@ def build_distillation_trainer(
     feature_loss = _build_feature_loss(config, targets, calibrated)
     projector = feature_loss.build_projector(student, config.run.seed)
     total_loss = _build_total_loss(config, data, targets, feature_loss)
-    fixed = config.balance.balance == "fixed"
-    adversary = None if fixed else total_loss.build_balancer(config.run.seed)
+    given = balance_without_adversary(config.balance, steps)
+    adversary = None if given else total_loss.build_balancer(config.run.seed)
     map_loss = _build_map_loss(config, student, targets, steps)
     rate = total_loss.learning_rate_factor * config.balance.balance_learning_rate
     parameter_groups = build_parameter_groups(
@@ -88,7 +93,7 @@ def build_distillation_trainer(
         data.classes,
         parameter_groups,
         projector=projector,
-        balancer=adversary or FixedBalance(config.balance.fixed_lambda),
+        balancer=given or adversary,
         feature_loss=feature_loss,
         total_loss=total_loss,
         temperature=config.balance.temperature,

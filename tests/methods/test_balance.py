@@ -9,6 +9,7 @@ from candle_tf.methods.balance import (
     BalanceInputs,
     Balancer,
     TotalLoss,
+    balance_without_adversary,
     build_total_loss,
     entropy,
     uniform_prediction_losses,
@@ -130,6 +131,7 @@ def test_uniform_prediction_losses_take_half_precision_and_large_logits():
     [
         ("plain", lambda kl: TotalLoss()),  # noqa: ARG005
         ("fixed", lambda kl: TotalLoss()),  # noqa: ARG005
+        ("schedule", lambda kl: TotalLoss()),  # noqa: ARG005
         ("adversarial", lambda kl: TotalLoss(entropy_weight=0.3 * kl)),
         ("relative", lambda kl: TotalLoss(kl, 1.0, 0.3)),
     ],
@@ -141,3 +143,22 @@ def test_each_balance_is_a_total_loss_in_units_of_the_baseline(balance, expected
     assert fs == 1.0
     inputs = BalanceInputs(lambda: [logits], 1.0, np.array([3, 2, 1]), "instance")
     assert build_total_loss(settings, inputs) == expected(kl)
+
+
+def test_a_schedule_goes_along_burns_cosine():
+    settings = BalanceSettings(balance="schedule", first_lambda=0.1, last_lambda=0.3)
+    balance = balance_without_adversary(settings, steps=40)
+    found = np.array([float(balance(tf.constant(step, tf.int64))) for step in range(45)])
+    t = np.minimum(np.arange(45) / 40, 1.0)
+    wanted = 0.3 - (0.3 - 0.1) * (np.cos(np.pi * t) + 1) / 2
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert found[0] == pytest.approx(0.1)
+    assert found[40] == pytest.approx(0.3)
+    assert (np.diff(found[:41]) > 0).all()
+
+
+def test_only_adversaries_have_variables():
+    for balance in ("fixed", "schedule"):
+        assert balance_without_adversary(BalanceSettings(balance=balance), 10) is not None
+    for balance in ("adversarial", "relative", "plain", "class_adversarial"):
+        assert balance_without_adversary(BalanceSettings(balance=balance), 10) is None
