@@ -46,9 +46,9 @@ def _compare(load: Workload, plain: Trainer, repeats: int) -> dict[str, Any]:
         seconds.
     """
     batch = one_batch(load)
-    steps = {"ours": _step(cross_entropy(load), batch), "plain": _step(plain, batch)}
+    steps = {"ours": build_step(cross_entropy(load), batch), "plain": build_step(plain, batch)}
     seconds = alternate(
-        {name: _several(step, load.steps) for name, step in steps.items()}, repeats, warmup=2
+        {name: repeat_step(step, load.steps) for name, step in steps.items()}, repeats, warmup=2
     )
     profile = {name: shares_by_kind(profile_operators(step)) for name, step in steps.items()}
     return {
@@ -82,7 +82,7 @@ def step_ratios(load: Workload, batch_sizes: tuple[int, ...], repeats: int) -> d
 
 def training_steps(load: Workload) -> Callable[[], None]:
     """`load.steps` steps of ours on one batch in memory, done when it returns."""
-    return _several(_step(cross_entropy(load), one_batch(load)), load.steps)
+    return repeat_step(build_step(cross_entropy(load), one_batch(load)), load.steps)
 
 
 def one_batch(load: Workload) -> dict[str, tf.Tensor]:
@@ -95,7 +95,7 @@ def one_batch(load: Workload) -> dict[str, tf.Tensor]:
     }
 
 
-def _step(trainer: Trainer, batch: dict[str, tf.Tensor]) -> Callable[[], None]:
+def build_step(trainer: Trainer, batch: dict[str, tf.Tensor]) -> Callable[[], None]:
     """One step as `fit` runs it, traced once; done when it returns."""
     traced = tf.function(lambda: trainer.train_step(batch))
 
@@ -106,7 +106,9 @@ def _step(trainer: Trainer, batch: dict[str, tf.Tensor]) -> Callable[[], None]:
     return run
 
 
-def _several(step: Callable[[], None], times: int) -> Callable[[], None]:
+def repeat_step(step: Callable[[], None], times: int) -> Callable[[], None]:
+    """The step, `times` times."""
+
     def run() -> None:
         for _ in range(times):
             step()

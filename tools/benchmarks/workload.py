@@ -127,7 +127,7 @@ def random_targets(load: Workload, precomputed: PrecomputedViews, folder: Path) 
 
 def distillation(load: Workload) -> Trainer:
     """CANDLE's trainer of the student, with the balancer."""
-    student = _student(load)
+    student = new_student(load)
     projector, balancer = build_projector(student, load.feature_size), Balancer()
     learners = student.trainable_variables + projector.trainable_variables
     return DistillationTrainer(
@@ -147,10 +147,11 @@ def distillation(load: Workload) -> Trainer:
 
 def cross_entropy(load: Workload) -> Trainer:
     """The same student trained on labels alone."""
-    return _supervised_trainer(load, _student(load), adam(1e-3))
+    return _supervised_trainer(load, new_student(load), adam(1e-3))
 
 
-def _student(load: Workload) -> tf.keras.Model:
+def new_student(load: Workload) -> tf.keras.Model:
+    """The student with new weights, at the workload's precision and kernels."""
     shape = (load.image_size, load.image_size, 3)
     student = build_student(load.student, shape, load.classes, width=load.width)
     set_compute_policy(student, load.compute_policy)
@@ -159,7 +160,7 @@ def _student(load: Workload) -> tf.keras.Model:
 
 def plain_cross_entropy(load: Workload) -> Trainer:
     """The same training written plainly: larq's layers, TensorFlow's operators, Keras's Adam."""
-    student = _student(load)
+    student = new_student(load)
     set_compute_policy(student, PLAIN)
     return _supervised_trainer(load, student, tf.keras.optimizers.Adam(1e-3, jit_compile=False))
 
