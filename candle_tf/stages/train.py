@@ -224,6 +224,8 @@ def _is_begun(folder: Path) -> bool:
     return (folder / "checkpoints" / "progress.json").exists()
 
 
+# How often a precomputed view is shown before it is learned by heart, as an order of magnitude.
+_SHOWN_AT_MOST = 10
 _EPOCHS_TOLD = {
     False: "100, or as many as show 128,000 images",
     True: "25, or as many as show 32,000 images, as the student starts from weights",
@@ -260,7 +262,19 @@ def with_epochs(config: Config, images: int) -> Config:
             "%s steps are few: of so many a student learns little. --epochs=0 stands for %s here",
             *(f"{steps:,}", f"{sensible:,}"),
         )
+    _tell_of_few_views(config, epochs)
     return config.replace(epochs=epochs)
+
+
+def _tell_of_few_views(config: Config, epochs: int) -> None:
+    """Warns where few precomputed views are shown many times."""
+    wanted = -(-epochs // _SHOWN_AT_MOST)
+    if config.teacher.precomputes_views and config.teacher.views < wanted:
+        logging.warning(
+            "each of the --views=%d precomputed views of an image is shown %.0f times in %s epochs,"
+            " and so learned by heart; give --views=%d or more",
+            *(config.teacher.views, epochs / config.teacher.views, f"{epochs:,}", wanted),
+        )
 
 
 def _train(

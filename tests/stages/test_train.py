@@ -123,3 +123,19 @@ def test_a_student_starts_from_a_run_and_resumes_without_it(tmp_path, monkeypatc
     _train(config)
     shutil.rmtree(tmp_path / "first")
     assert _train(config).checkpoints.epochs_done == EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"views": 4, "epochs": 41}, "give --views=5 or more"),
+        ({"views": 4, "epochs": 40}, ""),
+        ({"views": 4, "epochs": 41, "teacher_mode": "online"}, ""),
+        ({"views": 4, "epochs": 41, "teacher_view": "whole"}, ""),
+    ],
+)
+def test_views_that_are_shown_too_often_are_told(settings, told, caplog):
+    caplog.set_level("WARNING", logger="absl")
+    training.with_epochs(Config(**{"teacher_view": "same", **settings}), images=100_000)
+    assert told in caplog.text
+    assert ("--views" in caplog.text) == bool(told)
