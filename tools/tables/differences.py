@@ -4,6 +4,7 @@ rows = paired_differences(definition, records)      # records: of all seeds, by 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def paired_differences(
     Returns:
         Lines with "difference", the axes that are the same, "seeds" (those that both rows have),
         "points", "95 %" and, by shot group, points and interval. The images are those of the test
-        set; of a table that chooses settings, the validation images of all seeds together.
+        set; of a table that chooses settings, the validation images. See `paired_images`.
     """
     return list(_differences(definition, rows))
 
@@ -59,45 +60,93 @@ def _difference(
     pairs = [(by_seed[0][seed], by_seed[1][seed]) for seed in seeds]
     if not pairs or any(first["split"] != second["split"] for first, second in pairs):
         return {**row, "points": "–", "95 %": "not on the same split and seeds"}
-    images = _on_validation_images(pairs) if chooses else _on_test_images(records, others, pairs)
+    images = paired_images(pairs, chooses)
     if images is None:
         return {**row, "points": "–", "95 %": "no predictions for the same images"}
-    found = paired_difference(*images)
+    found = paired_difference(images.first, images.second, images.labels)
     row |= {"points": f"{100 * found.mean:+.1f}", "95 %": _interval(found)}
-    groups = pairs[0][0].get("shot_groups", {})
     for group in SHOT_GROUPS:
-        chosen = np.isin(images[2], groups.get(group, ()))
-        if chosen.any():
-            part = paired_difference(*(each[chosen] for each in images))
-            row[group] = f"{100 * part.mean:+.1f} ({_interval(part)})"
+        part = images.of_group(group)
+        if part.labels.size:
+            found = paired_difference(part.first, part.second, part.labels)
+            row[group] = f"{100 * found.mean:+.1f} ({_interval(found)})"
     return row
 
 
-_Images = tuple[np.ndarray, np.ndarray, np.ndarray]
+@dataclass(frozen=True)
+class PairedImages:
+    """Images that two rows of a table classified.
+
+    Attributes:
+        first, second: float `[N]`, 0 to 1: how many of the seeds of either row were right.
+        labels: int `[N]`.
+        groups: str `[N]`, the shot group of each image's class; "" for none.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+    def of_group(self, group: str) -> "PairedImages":
+        """The images of a shot group, maybe none."""
+        kept = self.groups == group
+        return PairedImages(
+            self.first[kept], self.second[kept], self.labels[kept], self.groups[kept]
+        )
 
 
-def _on_test_images(
-    records: Sequence[_Record],
-    others: Sequence[_Record],
-    pairs: Sequence[tuple[_Record, _Record]],
-) -> _Images | None:
-    """Means over seeds, as all have the same test images."""
-    if len({record.get("test", record["split"]) for record in (*records, *others)}) > 1:
-        return None
-    first, second = (np.mean([pair[k]["correct"] for pair in pairs], axis=0) for k in (0, 1))
-    return first, second, np.array(pairs[0][0]["labels"])
+def paired_images(
+    pairs: Sequence[tuple[_Record, _Record]], validation: bool
+) -> PairedImages | None:
+    """What two rows of a table made of the same images.
 
+    Where all seeds have the same images, each image is there once, with means over the seeds. Where
+    each seed has images of its own, those of all seeds are there, one seed after the other; an
+    image that two seeds share counts twice.
 
-def _on_validation_images(pairs: Sequence[tuple[_Record, _Record]]) -> _Images | None:
-    """One after the other, as each seed draws validation images of its own."""
-    subsets = [tuple(record.get("validation", {}) for record in pair) for pair in pairs]
+    Args:
+        pairs: for each seed the records of both rows, on the same split; at least one.
+        validation: whether the images are the validation images, not the test set's.
+
+    Returns:
+        The images; None where the records of a pair have predictions of none, or of different ones.
+    """
+    subsets = [tuple(_subset(record, validation) for record in pair) for pair in pairs]
     if any(not first or not second for first, second in subsets):
         return None
-    first, second, labels = (
-        np.concatenate([pair[k][name] for pair in subsets])
-        for k, name in ((0, "correct"), (1, "correct"), (0, "labels"))
-    )
-    return first, second, labels
+    names = [tuple(_images_of(record, validation) for record in pair) for pair in pairs]
+    if any(first != second for first, second in names):
+        return None
+    groups = [
+        _groups(record, subset["labels"])
+        for (record, _), (subset, _) in zip(pairs, subsets, strict=True)
+    ]
+    first, second = ([np.array(pair[k]["correct"], float) for pair in subsets] for k in (0, 1))
+    labels = [np.array(pair[0]["labels"]) for pair in subsets]
+    if not validation and len(set(names)) == 1:
+        return PairedImages(np.mean(first, axis=0), np.mean(second, axis=0), labels[0], groups[0])
+    return PairedImages(*(np.concatenate(each) for each in (first, second, labels, groups)))
+
+
+def _subset(record: _Record, validation: bool) -> _Record:
+    """Labels and what was right, of the validation or the test images; {} where there are none."""
+    return record.get("validation", {}) if validation else record
+
+
+def _images_of(record: _Record, validation: bool) -> str:
+    """What tells images from others: the hash of their ids; of older records, the split's."""
+    if validation:
+        return str(record["validation"].get("images", record["split"]))
+    return str(record.get("test", record["split"]))
+
+
+def _groups(record: _Record, labels: Sequence[int]) -> np.ndarray:
+    """The shot group of each label: class sizes, and so groups, may differ from split to split."""
+    group_of = {
+        c: group for group, members in record.get("shot_groups", {}).items() for c in members
+    }
+    return np.array([group_of.get(label, "") for label in labels], dtype=object)
 
 
 def _interval(found: Difference) -> str:
