@@ -21,7 +21,13 @@ from tools.tables import summary
 from tools.tables.definition import read_definition
 from tools.tables.plots import curve
 from tools.tables.processes import run_commands
-from tools.tables.records import cell_config, changed_settings, kept_path, take_records
+from tools.tables.records import (
+    cell_config,
+    changed_settings,
+    keep_records,
+    kept_path,
+    take_records,
+)
 from tools.tables.summary import write_summary
 
 ROOT = Path(__file__).parents[1]
@@ -201,6 +207,49 @@ def test_a_kept_record_stands_for_its_cell_while_the_settings_are_the_same(table
     assert "No cell is finished." in start("tools.run_table", *alone).stdout
 
 
+def write_record(path: Path, config: dict, correct: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"config": config, "correct": [correct]}))
+
+
+def test_a_kept_record_of_other_settings_is_not_replaced(tmp_path):
+    definition = read_definition(definition_file(tmp_path))
+    first, second = definition.cells
+    folder, kept = tmp_path / "out", tmp_path / "kept"
+    for cell in definition.cells:
+        longer = cell_config(cell, {"epochs": 75, "run_dir": "here"}).to_dict()
+        write_record(cell.record_path(folder), longer, 1)
+    # The same but for places, and one of before there was a setting whose default it has.
+    same = cell_config(first, {"epochs": 75, "run_dir": "there"}).to_dict()
+    same.pop("weight_average")
+    write_record(kept_path(kept, first), same, 0)
+    write_record(kept_path(kept, second), cell_config(second, {"epochs": 10}).to_dict(), 0)
+    with pytest.raises(UserError) as error:
+        keep_records(definition, folder, kept)
+    message = str(error.value)
+    assert str(kept_path(kept, second)) in message
+    assert "epochs=10, now 75. " in message
+    for cell in definition.cells:
+        assert json.loads(kept_path(kept, cell).read_text())["correct"] == [0]
+    kept_path(kept, second).unlink()
+    keep_records(definition, folder, kept)
+    for cell in definition.cells:
+        assert json.loads(kept_path(kept, cell).read_text())["correct"] == [1]
+
+
+def test_cells_that_could_not_be_kept_are_refused_before_any_is_run(tmp_path):
+    path = definition_file(tmp_path)
+    cell = read_definition(path).cells[1]
+    write_record(kept_path(tmp_path / "kept", cell), cell_config(cell, {"epochs": 10}).to_dict(), 0)
+    given = [f"--table={path}", f"--records={tmp_path / 'kept'}", f"--run_dir={tmp_path / 'out'}"]
+    done = start("tools.run_table", *given, "--keep_records")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert f"would replace {kept_path(tmp_path / 'kept', cell)}" in done.stderr
+    assert "epochs=10, now 1." in done.stderr
+    assert not (tmp_path / "out" / "logs").exists()
+
+
 def test_a_kept_record_is_of_the_same_data_wherever_they_are():
     record = {"config": Config(dataset="folder", data_dir="set.zip").to_dict()}
     same = Config(dataset="folder", data_dir="elsewhere/set.zip", run_dir="runs/other")
@@ -225,6 +274,7 @@ def test_settings_that_a_training_refuses_are_told_before_any_cell_is_run(tmp_pa
         ({}, ["--set=epoch=3"], "epoch"),
         ({}, ["--set=epochs=three"], "three"),
         ({"flagfile": "nowhere.cfg"}, [], "nowhere.cfg"),
+        ({}, ["--keep_records", "--records=none"], "--keep_records contradicts --records=none"),
         ({}, ["--only=candle"], "--only=candle is in no cell's name"),
     ],
 )

@@ -31,6 +31,7 @@ from tools.tables.records import (
     cell_config,
     keep_records,
     refuse_other_settings,
+    refuse_to_replace_records,
     take_records,
 )
 from tools.tables.summary import write_summary
@@ -44,6 +45,7 @@ def main(
     most: int = -1,
     processes: int = 1,
     records: Path | None = None,
+    keep: bool = False,
 ) -> None:
     """Runs what is missing, then writes table.md, table.csv and table.png.
 
@@ -55,11 +57,12 @@ def main(
         most: runs at most so many; -1 for all.
         processes: cells at once.
         records: folder of kept records, see `tools.tables.records`; None for none.
+        keep: writes what is finished to `records`.
 
     Raises:
         UserError: before any is run, for settings of a cell that a training refuses, cells of
-            other settings in the folder, an `only` that no cell has, and a teacher that is not
-            there; where a training fails.
+            other settings in the folder, an `only` that no cell has, a teacher that is not there
+            and, with `keep`, kept records of other settings; where a training fails.
     """
     if not any(only in cell.name for cell in definition.cells):
         raise UserError(f"--only={only} is in no cell's name, such as {definition.cells[0].name}.")
@@ -74,6 +77,8 @@ def main(
     missing = missing[:most] if most >= 0 else missing
     for cell in missing:
         cell_config(cell, settings)
+    if keep and records:
+        refuse_to_replace_records(missing, records, settings)
     _require_teachers(missing, folder, processes)
     commands = [_command(cell, folder, settings) for cell in missing]
     logs = [folder / "logs" / f"{cell.name}.log" for cell in missing]
@@ -85,6 +90,8 @@ def main(
         write_summary(definition, folder)
         logging.info("--- %d of %d cells done: %s", done, len(missing), cell.name)
     print(write_summary(definition, folder))
+    if keep and records:
+        keep_records(definition, folder, records)
 
 
 def _require_teachers(cells: list[Cell], folder: Path, processes: int) -> None:
@@ -138,9 +145,10 @@ def _run(_: list[str]) -> None:
         settings["data_dir"] = values.data_dir
     records = Path(values.records or Path(values.table).parent / "records" / definition.name)
     known = None if values.records == "none" else records
-    main(definition, folder, settings, values.only, values.cells, values.processes, known)
-    if values.keep_records and known:
-        keep_records(definition, folder, known)
+    keep = values.keep_records
+    if keep and not known:
+        raise UserError("--keep_records contradicts --records=none, which keeps none.")
+    main(definition, folder, settings, values.only, values.cells, values.processes, known, keep)
 
 
 if __name__ == "__main__":
@@ -155,7 +163,11 @@ if __name__ == "__main__":
         "folder of kept records: cells that have one with the same settings are not run; "
         "records/NAME beside the table's file if empty, none to run all cells",
     )
-    flags.DEFINE_bool("keep_records", False, "write finished cells' records to --records")
+    flags.DEFINE_bool(
+        "keep_records",
+        False,
+        "write finished cells' records to --records; one of other settings there is not replaced",
+    )
     flags.DEFINE_integer("cells", -1, "run at most this many; -1 for all", lower_bound=-1)
     flags.DEFINE_integer(
         "processes", 1, "cells that train at once, each on CPUs of its own", lower_bound=1

@@ -9,7 +9,7 @@ that a changed table, flagfile or default runs its cells again.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +123,18 @@ def changed_settings(record: Mapping[str, Any], config: Config) -> list[str]:
         record: of a finished cell.
         config: what the cell would be trained with today.
     """
-    before = without_places({**Config().to_dict(), **record["config"]})
-    now = without_places(config.to_dict())
-    return [name for name, value in now.items() if before[name] != value]
+    return _names_of_changes(record["config"], config.to_dict())
+
+
+def _names_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of today's settings with another value."""
+    first, second = without_places(_complete(before)), without_places(_complete(now))
+    return [name for name in Config().to_dict() if first[name] != second[name]]
+
+
+def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With the defaults of today, which is what a setting was that there was not yet."""
+    return {**Config().to_dict(), **settings}
 
 
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,14 +144,50 @@ def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keep_records(definition: TableDefinition, folder: Path, records: Path) -> None:
-    """Writes what is finished in `folder` to `records`, without places of this machine."""
-    for cell in definition.cells:
-        path = cell.record_path(folder)
-        if path.exists():
-            record = read_json_object(path, _REMEDY)
-            kept = {**record, "config": without_places(record["config"])}
-            content = json.dumps(kept) + "\n"
-            write_atomically(kept_path(records, cell), content.encode())
+    """Writes what is finished in `folder` to `records`, without places of this machine.
+
+    Raises:
+        UserError: before any is written, where a kept record is of other settings.
+    """
+    cells = [cell for cell in definition.cells if cell.record_path(folder).exists()]
+    found = [(cell, read_json_object(cell.record_path(folder), _REMEDY)) for cell in cells]
+    for cell, record in found:
+        _refuse_to_replace(kept_path(records, cell), record["config"])
+    for cell, record in found:
+        kept = {**record, "config": without_places(record["config"])}
+        write_atomically(kept_path(records, cell), (json.dumps(kept) + "\n").encode())
+
+
+def refuse_to_replace_records(
+    cells: Sequence[Cell], records: Path, settings: Mapping[str, Any]
+) -> None:
+    """Refuses, before hours are spent, cells that could not be kept once they have run.
+
+    Args:
+        cells: that are to be run.
+        records: folder of kept records; it need not exist.
+        settings: of all cells, as for `cell_config`.
+
+    Raises:
+        UserError: where a kept record of one of the cells is of other settings.
+    """
+    for cell in cells:
+        _refuse_to_replace(kept_path(records, cell), cell_config(cell, settings).to_dict())
+
+
+def _refuse_to_replace(path: Path, config: Mapping[str, Any]) -> None:
+    if not path.is_file():
+        return
+    before, now = _complete(read_json_object(path, _REMEDY)["config"]), _complete(config)
+    told = ", ".join(
+        f"{name}={setting_text(before[name])}, now {setting_text(now[name])}"
+        for name in _names_of_changes(before, now)
+    )
+    if told:
+        raise UserError(
+            f"--keep_records would replace {path}, of a training with other settings: {told}. Give "
+            "another folder as --records, or delete the record first."
+        )
 
 
 def kept_path(records: Path, cell: Cell) -> Path:
