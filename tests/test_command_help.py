@@ -8,7 +8,7 @@ from tests.command import start_from_nothing
 
 NEED_ARGUMENTS = ("candle_tf.train", "candle_tf.cache_features", "candle_tf.pretrain",
                   "candle_tf.report", "candle_tf.serve",
-                  "tools.compare_methods", "tools.run_table")  # fmt: skip
+                  "tools.compare_methods", "tools.compare_tables", "tools.run_table")  # fmt: skip
 
 
 @pytest.mark.parametrize("module", NEED_ARGUMENTS)

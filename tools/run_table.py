@@ -24,12 +24,13 @@ from absl import flags, logging
 from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
-from tools.tables.cells import Cell, collect_cell, setting_text
+from tools.tables.cells import Cell, collect_cell, setting_text, settings_of_all_cells
 from tools.tables.definition import TableDefinition, read_definition
 from tools.tables.processes import run_commands
 from tools.tables.records import (
     cell_config,
     keep_records,
+    kept_folder,
     refuse_other_settings,
     refuse_to_replace_records,
     take_records,
@@ -126,24 +127,16 @@ def _command(cell: Cell, folder: Path, settings: dict[str, Any]) -> list[str]:
     return command + [f"--{name}={setting_text(value)}" for name, value in given.items()]
 
 
-def _settings(given: list[str]) -> dict[str, Any]:
-    pairs = [each.partition("=") for each in given]
-    wrong = [name for name, equals, _ in pairs if not equals or not name]
-    if wrong:
-        raise UserError(f"--set={','.join(given)} is not a list of name=value: {wrong[0]!r}.")
-    return {name: value for name, _, value in pairs}
-
-
 def _run(_: list[str]) -> None:
     values = flags.FLAGS
     if not values.table:
         raise UserError("--table is missing: a file of configs/tables.")
     definition = read_definition(Path(values.table))
     folder = Path(values.run_dir or f"runs/tables/{definition.name}")
-    settings = _settings(values.set)
+    settings = settings_of_all_cells(values.set)
     if values.data_dir:
         settings["data_dir"] = values.data_dir
-    records = Path(values.records or Path(values.table).parent / "records" / definition.name)
+    records = Path(values.records or kept_folder(Path(values.table)))
     known = None if values.records == "none" else records
     keep = values.keep_records
     if keep and not known:

@@ -4,7 +4,7 @@ record = collect_cell(cell, folder)        # JSON-ready, once the training has e
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from candle_tf.config import Config
 from candle_tf.data.epoch_steps import steps_per_epoch
+from candle_tf.errors import UserError
 from candle_tf.files import read_json_object
 from candle_tf.reporting.image_predictions import (
     TEST,
@@ -148,6 +149,19 @@ def _images_in_epoch(config: Config, labelled: int) -> int:
 def setting_text(value: Any) -> str:
     """A setting's value as a flag's."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def settings_of_all_cells(given: Sequence[str]) -> dict[str, Any]:
+    """Settings by flag name, of texts such as "epochs=3".
+
+    Raises:
+        UserError: for a text that is no pair.
+    """
+    pairs = [each.partition("=") for each in given]
+    wrong = [name for name, equals, _ in pairs if not equals or not name]
+    if wrong:
+        raise UserError(f"--set={','.join(given)} is not a list of name=value: {wrong[0]!r}.")
+    return {name: value for name, _, value in pairs}
 
 
 def _hash(names: Iterable[str]) -> str:

@@ -64,12 +64,12 @@ def _difference(
     if images is None:
         return {**row, "points": "–", "95 %": "no predictions for the same images"}
     found = paired_difference(images.first, images.second, images.labels)
-    row |= {"points": f"{100 * found.mean:+.1f}", "95 %": _interval(found)}
+    row |= {"points": f"{100 * found.mean:+.1f}", "95 %": interval_text(found)}
     for group in SHOT_GROUPS:
         part = images.of_group(group)
         if part.labels.size:
             found = paired_difference(part.first, part.second, part.labels)
-            row[group] = f"{100 * found.mean:+.1f} ({_interval(found)})"
+            row[group] = f"{100 * found.mean:+.1f} ({interval_text(found)})"
     return row
 
 
@@ -81,18 +81,20 @@ class PairedImages:
         first, second: float `[N]`, 0 to 1: how many of the seeds of either row were right.
         labels: int `[N]`.
         groups: str `[N]`, the shot group of each image's class; "" for none.
+        name: of the set of images; the same for the same images in the same order.
     """
 
     first: np.ndarray
     second: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
+    name: str
 
     def of_group(self, group: str) -> "PairedImages":
         """The images of a shot group, maybe none."""
         kept = self.groups == group
         return PairedImages(
-            self.first[kept], self.second[kept], self.labels[kept], self.groups[kept]
+            self.first[kept], self.second[kept], self.labels[kept], self.groups[kept], self.name
         )
 
 
@@ -125,8 +127,16 @@ def paired_images(
     first, second = ([np.array(pair[k]["correct"], float) for pair in subsets] for k in (0, 1))
     labels = [np.array(pair[0]["labels"]) for pair in subsets]
     if not validation and len(set(names)) == 1:
-        return PairedImages(np.mean(first, axis=0), np.mean(second, axis=0), labels[0], groups[0])
-    return PairedImages(*(np.concatenate(each) for each in (first, second, labels, groups)))
+        return PairedImages(
+            np.mean(first, axis=0), np.mean(second, axis=0), labels[0], groups[0], names[0][0]
+        )
+    return PairedImages(
+        np.concatenate(first),
+        np.concatenate(second),
+        np.concatenate(labels),
+        np.concatenate(groups),
+        name=" ".join(name for name, _ in names),
+    )
 
 
 def _subset(record: _Record, validation: bool) -> _Record:
@@ -149,5 +159,6 @@ def _groups(record: _Record, labels: Sequence[int]) -> np.ndarray:
     return np.array([group_of.get(label, "") for label in labels], dtype=object)
 
 
-def _interval(found: Difference) -> str:
+def interval_text(found: Difference) -> str:
+    """In points, e.g. "-0.3 to +2.1"."""
     return f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"

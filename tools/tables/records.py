@@ -39,6 +39,23 @@ def cell_config(cell: Cell, settings: Mapping[str, Any]) -> Config:
     Raises:
         UserError: for settings that a training refuses, and a flagfile that cannot be read.
     """
+    return app.config_from_flags(_cell_flags(cell, settings))
+
+
+def cell_config_without_data(cell: Cell, settings: Mapping[str, Any]) -> Config:
+    """The same for a cell that is not trained here: where its data are need not be told.
+
+    Raises:
+        UserError: as `cell_config`.
+    """
+    values = _cell_flags(cell, settings)
+    # These come with a library, and have no place.
+    if values["dataset"].value == "digits":
+        return app.config_from_flags(values)
+    return app.config_from_flags(values, data_dir=values["data_dir"].value or "data")
+
+
+def _cell_flags(cell: Cell, settings: Mapping[str, Any]) -> flags.FlagValues:
     values = flags.FlagValues()
     app.define_config_flags(values)
     given = {**cell.settings_in(Path()), **settings, "seed": cell.seed}
@@ -47,7 +64,7 @@ def cell_config(cell: Cell, settings: Mapping[str, Any]) -> Config:
         values(["candle_tf.train", f"--flagfile={cell.flagfile}", *pairs])
     except flags.Error as error:
         raise UserError(f"{cell.name}: {error}") from error
-    return app.config_from_flags(values)
+    return values
 
 
 def take_records(
@@ -85,6 +102,34 @@ def take_records(
         taken += 1
     if taken:
         logging.info("%d cells were finished before: %s", taken, records)
+
+
+def find_record(
+    cell: Cell, folder: Path, records: Path | None, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, str]:
+    """The record of a finished cell: that of the run of the table, or a kept one.
+
+    Args:
+        cell: of a table.
+        folder: of the run of the table; it need not exist.
+        records: folder of kept records; it need not exist; None for none.
+        settings: of all cells, as for `cell_config`.
+
+    Returns:
+        The record and ""; or None and why there is none: "not run", or the settings that changed.
+
+    Raises:
+        UserError: for a record that is no JSON object.
+    """
+    why = "not run"
+    for path in (cell.record_path(folder), *([kept_path(records, cell)] if records else [])):
+        if path.is_file():
+            record = read_json_object(path, _REMEDY)
+            changed = changed_settings(record, _config_of_today(cell, record, settings))
+            if not changed:
+                return record, ""
+            why = f"run with other settings: {', '.join(changed)}"
+    return None, why
 
 
 def refuse_other_settings(
@@ -188,6 +233,11 @@ def _refuse_to_replace(path: Path, config: Mapping[str, Any]) -> None:
             f"--keep_records would replace {path}, of a training with other settings: {told}. Give "
             "another folder as --records, or delete the record first."
         )
+
+
+def kept_folder(table: Path) -> Path:
+    """The folder of kept records of a table's file."""
+    return table.parent / "records" / table.stem
 
 
 def kept_path(records: Path, cell: Cell) -> Path:

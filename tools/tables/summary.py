@@ -6,7 +6,7 @@ print(write_summary(definition, folder))        # also table.md, table.csv and t
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,21 @@ def write_summary(definition: TableDefinition, folder: Path) -> str:
     if differences:
         parts.append(text_table(differences, shown, left=left, markdown=True))
     write_atomically(folder / "table.md", ("\n\n".join(parts) + "\n").encode())
-    text = io.StringIO()
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    table.writerows(averages)
-    write_atomically(folder / "table.csv", text.getvalue().encode())
+    write_csv(folder / "table.csv", averages, columns)
     write_atomically(folder / "table.png", to_png(_plot(definition, rows)))
     told = [text_table(averages, columns, left=left)]
     if differences:
         told.append(text_table(differences, shown, left=left))
     return "\n\n".join(told)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
+    """Writes rows, by column; what a row does not have is empty."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def _records(definition: TableDefinition, folder: Path) -> dict[str, list[_Record]]:
@@ -73,7 +78,7 @@ def _best_validation(record: _Record) -> float:
     return max((row[SCORE] for row in record["history"] if SCORE in row), default=float("nan"))
 
 
-def _validation(record: _Record) -> float:
+def validation_accuracy(record: _Record) -> float:
     """Mean class accuracy of the finished student on the validation subset.
 
     Some methods change its classifier after the training. Of a record without predictions, of an
@@ -94,7 +99,7 @@ def _mean_class_accuracy(subset: dict[str, Any], classes: Sequence[int] | None =
 
 def _validation_average(records: list[_Record]) -> dict[str, str]:
     row = {**records[0]["values"], "seeds": str(len(records))}
-    row["validation %"] = _percent(np.array([_validation(record) for record in records]))
+    row["validation %"] = _percent(np.array([validation_accuracy(record) for record in records]))
     if all("validation" in record for record in records):
         for group in SHOT_GROUPS:
             members = [(r["validation"], r["shot_groups"].get(group, ())) for r in records]
@@ -166,6 +171,6 @@ def _plot(definition: TableDefinition, rows: dict[str, list[_Record]]) -> Any:
 def _accuracies(definition: TableDefinition, records: list[_Record]) -> list[float]:
     """Of the seeds of a row, in per cent."""
     return [
-        100 * (_validation(each) if definition.chooses else each["figures"][MODEL]["mean"])
+        100 * (validation_accuracy(each) if definition.chooses else each["figures"][MODEL]["mean"])
         for each in records
     ]

@@ -1,0 +1,353 @@
+"""By how much CANDLE is better than the best other method, in several tables and on average.
+
+    tables = [read_methods(definition, folder, records, settings, "scratch", "candle"), ...]
+    margins = find_margins(tables)                  # the goals' figures, with 95 % intervals
+    rows = method_rows(tables)                      # which cells are there, and which are missing
+
+The best other method of a table is the one that is best on validation images: chosen on the test
+images, it would be the luckiest one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+from candle_tf.reporting.bootstrap import (
+    ComparedImages,
+    Difference,
+    average_difference,
+    paired_difference,
+)
+from candle_tf.reporting.table import SHOT_GROUPS, text_table
+from tools.tables.cells import Cell
+from tools.tables.definition import TableDefinition
+from tools.tables.differences import PairedImages, interval_text, paired_images
+from tools.tables.records import cell_config_without_data, find_record
+from tools.tables.summary import validation_accuracy, write_csv
+
+METHOD_AXIS = "method"
+STARTS = ("scratch", "pretrained")
+# What a method is to the one that is compared.
+OF, CANDLE, DISTILLED, NOT_DISTILLED, OTHER_STUDENT = (
+    "compared",
+    "CANDLE with other settings",
+    "distilled",
+    "not distilled",
+    "another student",
+)
+# Those that the best is chosen of, each for a goal of its own.
+KINDS = (NOT_DISTILLED, DISTILLED)
+_MARGIN_COLUMNS = (
+    *("minus the best", "table", "method", "chosen of", "seeds", "images", "points", "95 %"),
+    *SHOT_GROUPS,
+)
+_CELL_COLUMNS = ("table", "method", "kind", "seeds", "missing", "validation %", "note")
+_LEFT = ("minus the best", "table", "method", "kind", "seeds", "images", "missing", "note")
+_ABOUT = (
+    "Points are of mean class accuracy, with 95 % intervals by a paired bootstrap over the images "
+    "of each class; of the average, in each table, where tables with one test set have the same "
+    "images in a resample. The spread over seeds is not in them. The best other method is the one "
+    "with the highest accuracy on validation images relative to the compared method's, over the "
+    "seeds that both have, of the methods that were run. Methods with another student, and CANDLE "
+    "with other settings, are not chosen of. The average of a shot group is over the tables that "
+    "have the group."
+)
+_Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MethodCells:
+    """A method of a table, from one start.
+
+    Attributes:
+        name: of the method in the table.
+        kind: `OF`, one of `KINDS`, or why the method is not compared.
+        records: of the finished cells, by seed.
+        missing: by seed, why there is no record.
+    """
+
+    name: str
+    kind: str
+    records: dict[int, _Record]
+    missing: dict[int, str]
+
+
+@dataclass(frozen=True)
+class TableMethods:
+    """The methods of a table, from one start; the first is the one that is compared."""
+
+    definition: TableDefinition
+    methods: tuple[MethodCells, ...]
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The compared method minus the best other one of a kind, in a table.
+
+    Attributes:
+        table: its name.
+        kind: one of `KINDS`.
+        best: the other method, chosen on validation images; "" where none can be compared.
+        candidates: how many methods it was chosen of.
+        methods: how many of the kind the table has.
+        seeds: that both methods have.
+        images: that both classified; None where there is no method to compare with.
+        is_validation: whether these are the validation images, as the table chooses settings, and
+            not the test set.
+    """
+
+    table: str
+    kind: str
+    best: str
+    candidates: int
+    methods: int
+    seeds: tuple[int, ...]
+    images: PairedImages | None
+    is_validation: bool = False
+
+
+def read_methods(
+    definition: TableDefinition,
+    folder: Path,
+    records: Path | None,
+    settings: Mapping[str, Any],
+    start: str,
+    of: str,
+) -> TableMethods:
+    """Reads the records of a table's cells of one start.
+
+    Args:
+        definition: the table's.
+        folder: of its run; it need not exist.
+        records: folder of its kept records; it need not exist; None for none.
+        settings: of all cells, as for `records.cell_config`.
+        start: "scratch" or "pretrained": whether the cells have --student_weights.
+        of: the method that is compared, one of CANDLE.
+
+    Raises:
+        UserError: where the table has no such method from this start, the method is none of
+            CANDLE, a method has more than one row, or a record is damaged.
+    """
+    cells = _cells_by_method(definition, settings, start)
+    if of not in cells:
+        there = ", ".join(cells) or "no method"
+        raise UserError(
+            f"--of={of} is no method of {definition.name} with --start={start}, which has {there}."
+        )
+    configs = {name: cell_config_without_data(each[0], settings) for name, each in cells.items()}
+    if not configs[of].training.is_candle:
+        raise UserError(
+            f"--of={of} is --method={configs[of].training.method} in {definition.name}, and none "
+            "of CANDLE, which is what other methods are compared with."
+        )
+    names = [of, *(name for name in cells if name != of)]
+    methods = tuple(
+        _method_cells(
+            name,
+            OF if name == of else _kind(configs[name], configs[of]),
+            [(cell.seed, find_record(cell, folder, records, settings)) for cell in cells[name]],
+        )
+        for name in names
+    )
+    return TableMethods(definition, methods)
+
+
+def _cells_by_method(
+    definition: TableDefinition, settings: Mapping[str, Any], start: str
+) -> dict[str, list[Cell]]:
+    if METHOD_AXIS not in definition.axes:
+        raise UserError(f"{definition.name} has no axis {METHOD_AXIS!r}, so no methods to compare.")
+    cells: dict[str, list[Cell]] = {}
+    is_pretrained: dict[str, bool] = {}
+    for cell in definition.cells:
+        if cell.row not in is_pretrained:
+            is_pretrained[cell.row] = bool(
+                cell_config_without_data(cell, settings).student.student_weights
+            )
+        if is_pretrained[cell.row] == (start == "pretrained"):
+            cells.setdefault(cell.values[METHOD_AXIS], []).append(cell)
+    for name, each in cells.items():
+        rows = sorted({cell.row for cell in each})
+        if len(rows) > 1:
+            raise UserError(
+                f"{definition.name} has several rows of method {name} with --start={start}: "
+                f"{', '.join(rows)}. Methods are compared in tables of one row each."
+            )
+    return cells
+
+
+def _kind(config: Config, of: Config) -> str:
+    if config.student != of.student:
+        return OTHER_STUDENT
+    if config.training.is_candle:
+        return CANDLE
+    return DISTILLED if config.training.distils else NOT_DISTILLED
+
+
+def _method_cells(
+    name: str, kind: str, found: Sequence[tuple[int, tuple[_Record | None, str]]]
+) -> MethodCells:
+    records = {seed: record for seed, (record, _) in found if record is not None}
+    missing = {seed: why for seed, (record, why) in found if record is None}
+    return MethodCells(name, kind, records, missing)
+
+
+def find_margins(tables: Sequence[TableMethods]) -> list[Margin]:
+    """A margin for each kind of other method and each table."""
+    return [_margin(table, kind) for kind in KINDS for table in tables]
+
+
+def _margin(table: TableMethods, kind: str) -> Margin:
+    others = [method for method in table.methods if method.kind == kind]
+    there = [method for method in others if not _obstacle(table, method)]
+    name, chooses = table.definition.name, table.definition.chooses
+    if not there:
+        return Margin(name, kind, "", 0, len(others), (), None)
+    leads = [_validation_lead(_pairs(table, method)) for method in there]
+    best = there[int(np.argmax(leads))]
+    pairs = _pairs(table, best)
+    seeds = tuple(record["seed"] for record, _ in pairs)
+    images = paired_images(pairs, chooses)
+    return Margin(name, kind, best.name, len(there), len(others), seeds, images, chooses)
+
+
+def _pairs(table: TableMethods, method: MethodCells) -> list[tuple[_Record, _Record]]:
+    """Records of the compared method and another one, for each seed that both have."""
+    own = table.methods[0].records
+    seeds = sorted(own.keys() & method.records.keys())
+    return [(own[seed], method.records[seed]) for seed in seeds]
+
+
+def _validation_lead(pairs: Sequence[tuple[_Record, _Record]]) -> float:
+    """Over the compared method, on the same seeds: so none is best for the seeds that it has."""
+    return float(
+        np.mean([validation_accuracy(other) - validation_accuracy(own) for own, other in pairs])
+    )
+
+
+def _obstacle(table: TableMethods, method: MethodCells) -> str:
+    """Why a method cannot be compared; "" where it can."""
+    pairs = _pairs(table, method)
+    if not pairs:
+        return "no seed in common with the compared method" if method.records else "not run"
+    if any(own["split"] != other["split"] for own, other in pairs):
+        return "not on the same split"
+    if paired_images(pairs, table.definition.chooses) is None:
+        return "no predictions for the same images"
+    return "no validation figures" if np.isnan(_validation_lead(pairs)) else ""
+
+
+def margin_rows(margins: Sequence[Margin]) -> list[dict[str, str]]:
+    """Lines of the margins and, after those of a kind, of their average; points are of 100."""
+    return [row for kind in KINDS for row in _rows_of_kind(kind, margins)]
+
+
+def _rows_of_kind(kind: str, margins: Sequence[Margin]) -> Iterator[dict[str, str]]:
+    chosen = [margin for margin in margins if margin.kind == kind]
+    there = [margin for margin in chosen if margin.images is not None]
+    for margin in chosen:
+        row = {
+            "minus the best": kind,
+            "table": margin.table,
+            "chosen of": f"{margin.candidates} of {margin.methods}",
+        }
+        if margin.images is None:
+            yield {**row, "method": "–", "points": "–", "95 %": "nothing to compare with"}
+            continue
+        yield {
+            **row,
+            "method": margin.best,
+            "seeds": ", ".join(map(str, margin.seeds)),
+            "images": "validation" if margin.is_validation else "test",
+            **_figures([margin.images]),
+        }
+    row = {"minus the best": kind, "table": f"average of {len(there)} of {len(chosen)} tables"}
+    yield {**row, **(_figures([each.images for each in there if each.images]) if there else {})}
+
+
+def _figures(sets: Sequence[PairedImages]) -> dict[str, str]:
+    """Points and intervals of one table, or the average of several, in all and by shot group."""
+    found = _difference(sets)
+    row = {"points": f"{100 * found.mean:+.1f}", "95 %": interval_text(found)}
+    for group in SHOT_GROUPS:
+        parts = [part for part in (each.of_group(group) for each in sets) if part.labels.size]
+        if parts:
+            found = _difference(parts)
+            fewer = f", {len(parts)} of {len(sets)} tables" if len(parts) < len(sets) else ""
+            row[group] = f"{100 * found.mean:+.1f} ({interval_text(found)}){fewer}"
+    return row
+
+
+def _difference(sets: Sequence[PairedImages]) -> Difference:
+    if len(sets) == 1:
+        # To the last digit what the table's own summary tells.
+        return paired_difference(sets[0].first, sets[0].second, sets[0].labels)
+    return average_difference(
+        [ComparedImages(each.first, each.second, each.labels, each.name) for each in sets]
+    )
+
+
+def method_rows(tables: Sequence[TableMethods]) -> list[dict[str, str]]:
+    """A line for each method of each table: which of its cells are there, and which are missing."""
+    best = {(margin.table, margin.best) for margin in find_margins(tables)}
+    return [
+        {
+            "table": table.definition.name,
+            "method": method.name,
+            "kind": method.kind,
+            "seeds": ", ".join(map(str, sorted(method.records))) or "none",
+            "missing": _missing_text(method.missing),
+            "validation %": _validation_text(method),
+            "note": "the best of its kind"
+            if (table.definition.name, method.name) in best
+            else _obstacle(table, method)
+            if method.kind in KINDS
+            else "",
+        }
+        for table in tables
+        for method in table.methods
+    ]
+
+
+def _missing_text(missing: Mapping[int, str]) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for seed, why in sorted(missing.items()):
+        by_reason.setdefault(why, []).append(str(seed))
+    return "; ".join(f"{', '.join(seeds)} {why}" for why, seeds in by_reason.items())
+
+
+def _validation_text(method: MethodCells) -> str:
+    values = [validation_accuracy(record) for record in method.records.values()]
+    return f"{100 * np.mean(values):.1f}" if values and not np.isnan(values).any() else "–"
+
+
+def write_margins(tables: Sequence[TableMethods], start: str, path: Path) -> str:
+    """Writes the margins as Markdown and CSV; returns them as text.
+
+    Args:
+        tables: of `read_methods`, at least one.
+        start: of all of them.
+        path: without its ending: path.md and path.csv.
+    """
+    of = tables[0].methods[0].name
+    rows, cells = margin_rows(find_margins(tables)), method_rows(tables)
+    start_text = "from scratch" if start == STARTS[0] else "from pretrained weights"
+    title = f"{of} minus the best other method, {start_text}"
+    parts = [f"# {title}", _ABOUT]
+    parts += [
+        text_table(each, columns, left=_LEFT, markdown=True)
+        for each, columns in ((rows, _MARGIN_COLUMNS), (cells, _CELL_COLUMNS))
+    ]
+    write_atomically(path.with_name(f"{path.name}.md"), ("\n\n".join(parts) + "\n").encode())
+    write_csv(path.with_name(f"{path.name}.csv"), rows, _MARGIN_COLUMNS)
+    told = [
+        text_table(each, columns, left=_LEFT)
+        for each, columns in ((rows, _MARGIN_COLUMNS), (cells, _CELL_COLUMNS))
+    ]
+    return "\n\n".join([title, *told, _ABOUT])
