@@ -24,6 +24,7 @@ from tools.tables.processes import run_commands
 from tools.tables.records import (
     cell_config,
     changed_settings,
+    find_record,
     keep_records,
     kept_path,
     take_records,
@@ -404,6 +405,36 @@ def test_every_cell_of_every_table_has_settings_that_a_training_accepts():
             config = cell_config(at, {"data_dir": "data.zip"})
             for name, value in cell.settings_in(Path()).items():
                 assert config.to_dict()[name] == value, (path.name, cell.name, name)
+
+
+# What the commands of RESULTS.md give by --set.
+SET = {"screen_patient": {"epochs": "10", "views": "16"}}
+
+
+def test_every_kept_record_of_ours_has_the_settings_of_its_cell():
+    folders = sorted((ROOT / "configs" / "tables" / "records").iterdir())
+    assert folders
+    for folder in folders:
+        definition = read_definition(folder.parents[1] / f"{folder.name}.json")
+        cells = {cell.name: cell for cell in definition.cells}
+        for path in folder.iterdir():
+            cell = cells[path.stem]
+            at = replace(cell, flagfile=str(ROOT / cell.flagfile))
+            found = find_record(at, Path("nowhere"), folder, SET.get(folder.name, {}))
+            assert found[1] == "", path
+
+
+def test_rows_that_are_compared_with_patient_views_have_the_same_kinds_of_view():
+    cells = read_definition(ROOT / "configs" / "tables" / "t1_caltech101.json").cells
+    settings = {cell.row: cell.settings for cell in cells}
+    views = ("augmentation", "mix", "mix_views", "unmixed_from")
+    of_teacher = ("teacher_view", "views", "calibration_resolutions", "temperature")
+    for weights in ("scratch", "pretrained"):
+        patient = settings[f"{weights}-candle_patient"]
+        for name in ("balanced_softmax_mixed", "ldam_drw_mixed", "plain_distillation_patient"):
+            row = settings[f"{weights}-{name}"]
+            same = (*views, *of_teacher) if "distillation" in name else views
+            assert {key: row[key] for key in same} == {key: patient[key] for key in same}
 
 
 def test_a_table_that_chooses_shows_the_validation_subset_alone(table, tmp_path):
