@@ -13,6 +13,7 @@ import pytest
 
 from candle_tf.config import Config
 from candle_tf.errors import UserError
+from candle_tf.methods.registry import BALANCES
 from candle_tf.reporting.bootstrap import paired_difference
 from candle_tf.reporting.image_predictions import read_image_predictions, write_image_predictions
 from tests.command import start
@@ -424,9 +425,13 @@ def test_every_kept_record_of_ours_has_the_settings_of_its_cell():
             assert found[1] == "", path
 
 
+def settings_by_row(name: str) -> dict[str, dict]:
+    cells = read_definition(ROOT / "configs" / "tables" / f"{name}.json").cells
+    return {cell.row: cell.settings for cell in cells}
+
+
 def test_rows_that_are_compared_with_patient_views_have_the_same_kinds_of_view():
-    cells = read_definition(ROOT / "configs" / "tables" / "t1_caltech101.json").cells
-    settings = {cell.row: cell.settings for cell in cells}
+    settings = settings_by_row("t1_caltech101")
     views = ("augmentation", "mix", "mix_views", "unmixed_from")
     of_teacher = ("teacher_view", "views", "calibration_resolutions", "temperature")
     for weights in ("scratch", "pretrained"):
@@ -435,6 +440,25 @@ def test_rows_that_are_compared_with_patient_views_have_the_same_kinds_of_view()
             row = settings[f"{weights}-{name}"]
             same = (*views, *of_teacher) if "distillation" in name else views
             assert {key: row[key] for key in same} == {key: patient[key] for key in same}
+
+
+def test_every_fixed_lambda_of_the_ablations_is_in_the_table_that_chooses_it():
+    chosen = settings_by_row("choose_lambda_caltech101")
+    ablations = settings_by_row("t1_ablations")
+    for weights in ("scratch", "pretrained"):
+        rows = [row for name, row in chosen.items() if name.startswith(weights)]
+        fixed = [row for row in rows if row["balance"] == "fixed"]
+        for name, row in ablations.items():
+            if name.startswith(weights) and "lambda_" in name:
+                # With the same settings, but for the images that are held out.
+                assert {**row, "validation_fraction": 0.2} in fixed
+        assert {row["balance"] for row in rows} == set(BALANCES)
+
+
+def test_one_training_phase_has_as_many_epochs_as_two():
+    rows = settings_by_row("t3_anchor")
+    assert len({row["epochs"] * row["binary_steps"] for row in rows.values()}) == 1
+    assert len({row["weight_decay"] for row in rows.values()}) == 1
 
 
 def test_a_table_that_chooses_shows_the_validation_subset_alone(table, tmp_path):
