@@ -65,37 +65,53 @@ def teacher_classifier(
     return tf.keras.Model(features, {"logits": logits}, name="teacher_classifier")
 
 
-def build_calibration_loss(settings: CalibrationSettings, counts: np.ndarray) -> CalibrationLoss:
+def build_calibration_loss(
+    settings: CalibrationSettings, counts: np.ndarray, shown: np.ndarray
+) -> CalibrationLoss:
     """The loss that --calibration_loss names, of (logits `[B, C]`, labels `[B]`), giving `[B]`.
 
     Args:
         settings: of the calibration.
         counts: training images of each class, int `[C]`.
+        shown: how often an epoch shows each class, up to a factor, `[C]`, above 0: `counts` where
+            all images have as many views.
     """
-    return CALIBRATION_LOSSES[settings.calibration_loss](settings, counts)
+    loss: CalibrationLoss = CALIBRATION_LOSSES[settings.calibration_loss](settings, counts, shown)
+    return loss
 
 
-def build_cross_entropy(settings: CalibrationSettings, counts: np.ndarray) -> CalibrationLoss:
+def build_cross_entropy(
+    settings: CalibrationSettings, counts: np.ndarray, shown: np.ndarray
+) -> CalibrationLoss:
     """Plain cross-entropy."""
-    del settings, counts
+    del settings, counts, shown
     return losses.cross_entropy
 
 
-def build_balanced_softmax(settings: CalibrationSettings, counts: np.ndarray) -> CalibrationLoss:
-    """Balanced softmax of these class counts."""
-    del settings
-    return lambda z, y: losses.balanced_softmax(z, y, counts)
+def build_balanced_softmax(
+    settings: CalibrationSettings, counts: np.ndarray, shown: np.ndarray
+) -> CalibrationLoss:
+    """Balanced softmax, of how often each class is shown."""
+    del settings, counts
+    return lambda z, y: losses.balanced_softmax(z, y, shown)
 
 
-def build_logit_adjustment(settings: CalibrationSettings, counts: np.ndarray) -> CalibrationLoss:
-    """Logit adjustment by these class counts, with --logit_adjustment_tau."""
-    return lambda z, y: losses.logit_adjustment(z, y, counts, settings.logit_adjustment_tau)
+def build_logit_adjustment(
+    settings: CalibrationSettings, counts: np.ndarray, shown: np.ndarray
+) -> CalibrationLoss:
+    """Logit adjustment by how often each class is shown, with --logit_adjustment_tau."""
+    del counts
+    return lambda z, y: losses.logit_adjustment(z, y, shown, settings.logit_adjustment_tau)
 
 
 def build_label_aware_smoothing(
-    settings: CalibrationSettings, counts: np.ndarray
+    settings: CalibrationSettings, counts: np.ndarray, shown: np.ndarray
 ) -> CalibrationLoss:
-    """Label-aware smoothing from --smoothing_tail to --smoothing_head."""
+    """Label-aware smoothing from --smoothing_tail to --smoothing_head, by the classes' images.
+
+    MiSLAS has its rates by images also where it samples all classes alike.
+    """
+    del shown
     rates = losses.smoothing_rates(counts, settings.smoothing_head, settings.smoothing_tail)
     return lambda z, y: losses.label_aware_smoothing(z, y, rates)
 

@@ -27,7 +27,8 @@ METHODS: Registry[Callable[..., Any]] = Registry(
         "paco": "candle_tf.methods.long_tail.paco:METHOD",
     }
 )
-# (`CalibrationSettings`, training counts [C]) -> loss, (logits [B, C], labels [B]) -> [B]
+# (`CalibrationSettings`, training counts [C], how often each class is shown [C]) -> loss, which is
+# (logits [B, C], labels [B]) -> [B]
 CALIBRATION_LOSSES: Registry[Callable[..., Any]] = Registry(
     {
         "cross_entropy": "candle_tf.methods.calibration:build_cross_entropy",

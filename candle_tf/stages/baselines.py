@@ -218,7 +218,8 @@ def train_classifier(
     trainer = ClassifierTrainer(
         student,
         data.classes,
-        CALIBRATION_LOSSES[method.loss](config.calibration, data.counts),
+        # All classes are sampled alike.
+        CALIBRATION_LOSSES[method.loss](config.calibration, data.counts, np.ones_like(data.counts)),
         scale_only=method.scale_only,
         rate=cosine_schedule(
             config.baseline.classifier_learning_rate, steps * epochs, warmup_fraction=0.0

@@ -243,7 +243,8 @@ def _train_on_cache(
         rows = images = np.arange(len(data.train))
     steps = steps_per_epoch(len(features) * len(rows), config.calibration.calibration_batch_size)
     batches = partial(feature_batches, features, rows, data.train.labels[images])
-    classifier = _train_classifier(config, teacher, data, batches, steps, folder, workers)
+    shown = _shown_counts(data, images)
+    classifier = _train_classifier(config, teacher, data, shown, batches, steps, folder, workers)
     return classifier, _classify(config, cached, precomputed, classifier)
 
 
@@ -255,10 +256,27 @@ def _train_online(
     steps = steps_per_epoch(len(data.train), config.calibration.calibration_batch_size)
     unmixed = replace(features, augmentation=features.augmentation.without_mixing())
     batches = partial(online_feature_batches, unmixed, data.train.labels)
-    classifier = _train_classifier(
-        config, teacher, data, batches, steps * features.rows_per_view, folder, workers
-    )
+    steps *= features.rows_per_view
+    shown = _shown_counts(data, np.arange(len(data.train)))
+    classifier = _train_classifier(config, teacher, data, shown, batches, steps, folder, workers)
     return classifier, OnlineTargets(features, classifier)
+
+
+def _shown_counts(data: Data, images: np.ndarray) -> np.ndarray:
+    """How often an epoch of calibration shows each class, up to a factor, float64 [C].
+
+    The class counts, times the views of an image of the class over the fewest of any class: the
+    class counts themselves where all images have as many.
+
+    Args:
+        data: the prepared split.
+        images: the training image of each view that is shown, int64 [U]; all images of a class
+            have as many.
+    """
+    labels = data.train.labels
+    once = np.bincount(labels, minlength=data.classes)
+    views = np.bincount(labels[images], minlength=data.classes) / np.maximum(once, 1)
+    return data.counts * np.where(once > 0, views / views[once > 0].min(), 1.0)
 
 
 @dataclass(frozen=True)
@@ -342,6 +360,7 @@ def _train_classifier(
     config: Config,
     teacher: Teacher,
     data: Data,
+    shown: np.ndarray,
     batches: Callable[..., tf.data.Dataset],
     steps: int,
     folder: Path,
@@ -349,7 +368,7 @@ def _train_classifier(
 ) -> tf.keras.Model:
     settings = config.calibration
     with workers.scope():
-        trainer = _build_trainer(config, teacher, data, steps)
+        trainer = _build_trainer(config, teacher, data, shown, steps)
     from_epoch = partial(
         batches,
         batch_size=settings.calibration_batch_size,
@@ -377,10 +396,12 @@ def _train_classifier(
     return classifier
 
 
-def _build_trainer(config: Config, teacher: Teacher, data: Data, steps: int) -> CalibrationTrainer:
+def _build_trainer(
+    config: Config, teacher: Teacher, data: Data, shown: np.ndarray, steps: int
+) -> CalibrationTrainer:
     settings = config.calibration
     classifier = _build_classifier(config, teacher, data)
-    loss = build_calibration_loss(settings, data.counts)
+    loss = build_calibration_loss(settings, data.counts, shown)
     rate = cosine_schedule(
         settings.calibration_learning_rate, steps * settings.calibration_epochs, warmup_fraction=0.0
     )

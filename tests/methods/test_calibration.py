@@ -22,7 +22,7 @@ def _loss(name: str):
     settings = CalibrationSettings(
         calibration_loss=name, logit_adjustment_tau=1.5, smoothing_head=0.3, smoothing_tail=0.1
     )
-    return build_calibration_loss(settings, COUNTS)
+    return build_calibration_loss(settings, COUNTS, COUNTS)
 
 
 def _separable() -> dict[str, np.ndarray]:
@@ -81,6 +81,30 @@ def test_names_stand_for_their_losses_and_settings():
     assert set(expected) == set(CALIBRATION_LOSSES)
     for name, values in expected.items():
         np.testing.assert_allclose(_loss(name)(logits, labels), values, rtol=1e-6)
+
+
+def test_losses_that_correct_for_frequency_do_so_for_how_often_classes_are_shown():
+    rng = np.random.default_rng(1)
+    logits = tf.constant(rng.normal(size=(12, 3)), tf.float32)
+    labels = rng.integers(0, 3, 12)
+    shown = COUNTS * np.array([1, 3, 9])
+    settings = {"logit_adjustment_tau": 1.5, "smoothing_head": 0.3, "smoothing_tail": 0.1}
+    for name in CALIBRATION_LOSSES:
+        chosen = CalibrationSettings(calibration_loss=name, **settings)
+        found, alike, more = (
+            build_calibration_loss(chosen, COUNTS, counts)(logits, labels).numpy()
+            for counts in (shown, 1.0 * COUNTS, 7 * COUNTS)
+        )
+        np.testing.assert_array_equal(alike, _loss(name)(logits, labels))
+        np.testing.assert_allclose(more, alike, rtol=1e-5)
+        if name in ("balanced_softmax", "logit_adjustment"):
+            power = (shown / shown.sum()) ** (1.5 if name == "logit_adjustment" else 1.0)
+            weighted = power * np.exp(logits.numpy())
+            expected = -np.log(weighted[np.arange(12), labels] / weighted.sum(axis=1))
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+        else:
+            # How much a label is smoothed is a matter of how many images a class has.
+            np.testing.assert_array_equal(found, alike)
 
 
 def test_another_name_is_refused():

@@ -15,6 +15,7 @@ from candle_tf.stages import calibrate as calibration
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.train import train_student
 from candle_tf.students.compute_policy import resolve_compute_policy
+from candle_tf.weight_files.checksums import fingerprint
 from tests.teachers.test_features import make_teacher
 
 RESOLUTIONS = (32, 40)
@@ -97,6 +98,31 @@ def test_a_classifier_is_calibrated_on_images_that_are_not_mixed(tmp_path, mixed
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
         assert np.abs(one).max() > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tail_views": 8},
+        # Of 4 views 2 are unmixed, and of 9 views 5.
+        {"views": 4, "tail_views": 9, "mix": "mixup", "mix_views": "half"},
+        {"tail_views": 8, "teacher_mode": "online"},
+    ],
+)
+def test_rare_classes_with_more_views_are_not_preferred(teacher, tmp_path, settings):
+    """Of features that tell nothing the classifier learns how often classes are shown, less the
+    prior of its loss: nothing is left."""
+    teacher.encoder.set_weights([np.zeros_like(each) for each in teacher.encoder.get_weights()])
+    object.__setattr__(teacher, "fingerprint", fingerprint(teacher.encoder))
+    data, calibrated = stages(
+        tmp_path, calibration_epochs=12, calibration_learning_rate=0.03,
+        calibration_batch_size=128, calibration_resolutions=(32,), validation_fraction=0.0,
+        **settings,
+    )  # fmt: skip
+    _, bias = calibrated.classifier.get_weights()
+    frequent = data.counts > data.counts.mean()
+    assert 0 < frequent.sum() < len(frequent)
+    assert abs(bias[frequent].mean() - bias[~frequent].mean()) < 0.15
 
 
 @pytest.mark.parametrize("mixed", [{}, {"views": 2, "mix": "cutmix"}])

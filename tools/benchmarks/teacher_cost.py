@@ -246,7 +246,7 @@ def _first(examples: Subset, count: int) -> Subset:
 
 
 def _calibrator(classes: int, feature_size: int) -> Trainer:
-    loss = build_calibration_loss(CalibrationSettings(), np.ones(classes))
+    loss = build_calibration_loss(CalibrationSettings(), np.ones(classes), np.ones(classes))
     classifier = teacher_classifier(feature_size, classes)
     group = ParameterGroup(classifier.trainable_variables, adam(1e-3))
     return CalibrationTrainer(classifier, classes, loss, [group])
