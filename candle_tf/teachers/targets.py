@@ -64,11 +64,18 @@ class CachedTargets:
         return self._at(self.precomputed.rows(views))
 
     def blocks(self) -> Iterator[dict[str, np.ndarray]]:
-        """All outputs, in the order of rows."""
-        for start in range(0, self.precomputed.total, _ROWS_READ):
-            yield self._at(slice(start, start + _ROWS_READ))
+        """All outputs, in the order of rows.
 
-    def _at(self, rows: np.ndarray | slice) -> dict[str, np.ndarray]:
+        Of images with more views than others as many as those have, the first: all images have the
+        same weight, as in an epoch of the student.
+        """
+        fewest = int(self.precomputed.counts.min())
+        total = fewest * len(self.precomputed.counts)
+        for start in range(0, total, _ROWS_READ):
+            places = np.arange(start, min(start + _ROWS_READ, total))
+            yield self.batch(Views(*np.divmod(places, fewest)))
+
+    def _at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         return {
             "teacher_features": self.features[rows].astype(np.float32),
             "teacher_logits": self.logits[rows].astype(np.float32),

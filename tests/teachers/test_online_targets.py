@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from candle_tf.data.augment.augmentation import make_augmentation
-from candle_tf.data.augment.precomputed_views import PrecomputedViews
+from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
 from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.augment.views import Views, first_views
 from candle_tf.data.images.store import ImageStore, image_key
@@ -186,7 +186,8 @@ def test_calibration_on_new_views_sees_each_image_once_at_all_resolutions(exampl
 
 
 def test_blocks_represent_all_targets(tmp_path, examples, classifier):
-    stored = compute_targets(make_teacher(), examples, VIEWS, classifier, tmp_path)
+    views = same_for_all(COUNT, 3)
+    stored = compute_targets(make_teacher(), examples, views, classifier, tmp_path)
     blocks = list(stored.blocks())
     np.testing.assert_array_equal(np.concatenate([b["teacher_logits"] for b in blocks]),
                                   stored.logits)  # fmt: skip
@@ -196,6 +197,19 @@ def test_blocks_represent_all_targets(tmp_path, examples, classifier):
     np.testing.assert_allclose(
         np.sort(features, axis=0), np.sort(first, axis=0), rtol=2e-3, atol=1e-3
     )
+
+
+def test_blocks_have_as_many_views_of_each_image(tmp_path, examples, classifier):
+    """A mean over all rows is none over the training images, of which some have more rows."""
+    counts = np.where(np.arange(COUNT) % 3 == 0, 7, 2)
+    views = PrecomputedViews(counts)
+    stored = compute_targets(make_teacher(), examples, views, classifier, tmp_path)
+    starts = np.cumsum(counts) - counts
+    rows = np.sort(np.concatenate([starts, starts + 1]))
+    blocks = list(stored.blocks())
+    for name, expected in (("features", stored.features), ("logits", stored.logits)):
+        found = np.concatenate([block[f"teacher_{name}"] for block in blocks])
+        np.testing.assert_array_equal(found, expected[rows])
 
 
 def test_calibration_on_new_views_sees_each_image_at_each_resolution(examples):
