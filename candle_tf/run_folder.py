@@ -49,6 +49,9 @@ _PACKAGES = (
 )
 # Paths do not change what a run computes: a moved folder can be resumed.
 _PATHS = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights", "balance_floors")
+# Of these that hold only where a path was given and is given: without one a run computes something
+# else. What is in them is compared where it is read.
+_OPTIONAL = ("balance_floors",)
 # A run with unreadable images says to try "skip". Once the split is saved it has no effect.
 # Several devices give the results of one, to rounding.
 # Of a recipe the settings are compared, each for itself.
@@ -208,23 +211,27 @@ def open_run_folder(config: Config) -> RunFolder:
             folder.forget_data()
         return before
 
-    changeable: Collection[str] = _CHANGEABLE
-    if not folder.has_begun:
-        changeable = tuple(settings)
-    elif _continues(folder.config_path, config.training.epochs):
-        changeable = (*_CHANGEABLE, "epochs")
+    changeable: Collection[str] = tuple(settings)
+    if folder.has_begun and folder.config_path.exists():
+        begun = Config.from_json(folder.config_path)
+        changeable = _changeable_names(begun.to_dict(), settings)
+        if _continues(begun.training.epochs, config.training.epochs):
+            changeable = (*changeable, "epochs")
     lock, before = claim_folder(folder.path, settings, changeable, read)
     if before is not None and folder.has_begun and before["epochs"] != settings["epochs"]:
         _log_more_epochs(before["epochs"], settings["epochs"])
     return RunFolder(folder.path, lock)
 
 
-def _continues(config_path: Path, epochs: int) -> bool:
+def _continues(before: int, epochs: int) -> bool:
     """Whether a run may be continued up to a number of epochs; 0 leaves it to the data."""
-    if not config_path.exists():
-        return False
-    before = Config.from_json(config_path).training.epochs
     return not epochs or epochs > before
+
+
+def _changeable_names(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the settings that may differ where a run is resumed."""
+    optional = {name for name in _OPTIONAL if bool(old[name]) != bool(new[name])}
+    return tuple(name for name in _CHANGEABLE if name not in optional)
 
 
 def claim_folder(
@@ -272,7 +279,8 @@ def join_run_folder(config: Config) -> RunFolder:
     """
     folder = RunFolder(Path(config.run.run_dir), writes=False)
     chiefs = Config.from_json(folder.config_path).to_dict()
-    _require_same(chiefs, config.to_dict(), _CHANGEABLE, folder.path)
+    settings = config.to_dict()
+    _require_same(chiefs, settings, _changeable_names(chiefs, settings), folder.path)
     return folder
 
 
@@ -301,7 +309,7 @@ def _require_same(
     old: dict[str, Any], new: dict[str, Any], changeable: Collection[str], path: Path
 ) -> None:
     changed = [
-        f"--{name} was {old[name]} and is now {new[name]}"
+        f"--{name} was {_as_text(old[name])} and is now {_as_text(new[name])}"
         for name in new
         if name not in changeable and old[name] != new[name]
     ]
@@ -310,6 +318,10 @@ def _require_same(
             f"{path} has a run with other settings: {'; '.join(changed)}. Give another "
             "--run_dir, or the settings of that run (config.json in it) to resume it."
         )
+
+
+def _as_text(value: Any) -> str:
+    return "empty" if value == "" else str(value)
 
 
 def _changed_names(old: dict[str, Any], new: dict[str, Any]) -> set[str]:

@@ -9,7 +9,7 @@ import candle_tf
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import sha256_of_file
-from candle_tf.run_folder import RunFolder, open_run_folder, versions
+from candle_tf.run_folder import RunFolder, join_run_folder, open_run_folder, versions
 
 
 def config(path, **changes):
@@ -135,6 +135,31 @@ def test_moved_data_and_weights_resume(tmp_path):
     open_run_folder(settings.replace(**moved))
     with pytest.raises(UserError, match="--teacher_weights_sha256 was 12 and is now 34"):
         open_run_folder(settings.replace(teacher_weights_sha256="34"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("balance_floors", {"balance": "class_adversarial"})]
+)
+def test_a_path_of_what_a_run_computes_from_may_move_but_not_come_or_go(tmp_path, name, settings):
+    with_path = config(tmp_path, **settings, **{name: "runs/a"})
+    without = config(tmp_path, **settings)
+    for before, now, message in (
+        (with_path, without, f"--{name} was runs/a and is now empty"),
+        (without, with_path, f"--{name} was empty and is now runs/a"),
+    ):
+        (tmp_path / "config.json").unlink(missing_ok=True)
+        open_run_folder(before)
+        if not (tmp_path / "student").exists():
+            begin(tmp_path)
+        with pytest.raises(UserError, match=message):
+            open_run_folder(now)
+        with pytest.raises(UserError, match=message):
+            join_run_folder(now)
+        assert Config.from_json(tmp_path / "config.json") == before
+    (tmp_path / "config.json").unlink()
+    open_run_folder(with_path)
+    open_run_folder(with_path.replace(**{name: "runs/b"}))
+    assert join_run_folder(with_path).has_begun
 
 
 @pytest.mark.parametrize("inside", ["", "run"])

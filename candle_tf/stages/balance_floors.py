@@ -45,15 +45,43 @@ def read_balance_floors(config: Config) -> tuple[float, float]:
 
     Raises:
         UserError: where the folder is no finished run of `candle` with a fixed lambda, or one with
-            other losses.
+            other losses; where it is another folder than this run was begun with, and its losses
+            end elsewhere.
     """
     given = config.balance.balance_floors
     if not given:
         return 0.0, 0.0
     kept = _kept_path(config)
-    if kept.is_file():
-        values = read_json_object(kept, "Restore it, or give another --run_dir.")
-        return float(values["kl"]), float(values["fs"])
+    if not kept.is_file():
+        return _read_run(config)
+    values = read_json_object(kept, "Restore it, or give another --run_dir.")
+    floors = float(values["kl"]), float(values["fs"])
+    _require_same_floors(config, floors)
+    return floors
+
+
+def _require_same_floors(config: Config, floors: tuple[float, float]) -> None:
+    """Refuses to resume a run by another path whose run ends with other losses.
+
+    The path that the run was begun with need not be there any more, or may hold more epochs.
+    """
+    record = RunFolder(Path(config.run.run_dir)).config_path
+    given = config.balance.balance_floors
+    before = Config.from_json(record).balance.balance_floors if record.is_file() else given
+    if before == given or not before:
+        return
+    now = _read_run(config)
+    if now != floors:
+        raise UserError(
+            f"{config.run.run_dir} has a run with other settings: --balance_floors was {before} "
+            f"and is now {given}: its losses end at {now[0]:.6g} and {now[1]:.6g}, and the run was "
+            f"begun with {floors[0]:.6g} and {floors[1]:.6g}. Give --balance_floors={before}, also "
+            "where that run is no longer there, or another --run_dir."
+        )
+
+
+def _read_run(config: Config) -> tuple[float, float]:
+    given = config.balance.balance_floors
     folder = RunFolder(Path(given))
     place = f"--balance_floors={given}"
     steps = folder.path / "student" / "steps.csv"

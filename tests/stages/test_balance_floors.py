@@ -1,6 +1,7 @@
 """Where the losses of an adversary that sees the class begin to count: another run's end."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,41 @@ def test_a_run_keeps_the_floors_that_it_began_with(tmp_path):
     assert keep_balance_floors(config) == (3.0, 0.5)
     shutil.rmtree(reference)
     assert read_balance_floors(config) == (3.0, 0.5)
+
+
+def begin(config):
+    """Leaves what the start of a student's training leaves."""
+    config.to_json(Path(config.run.run_dir) / "config.json")
+    return keep_balance_floors(config)
+
+
+def test_a_run_is_not_resumed_with_another_runs_floors(tmp_path):
+    first = reference_run(tmp_path / "first", table([3.0], [0.5]))
+    other = reference_run(tmp_path / "other", table([1.0], [0.1]))
+    (tmp_path / "run").mkdir()
+    config = adversarial(first, run_dir=str(tmp_path / "run"))
+    begin(config)
+    with pytest.raises(UserError) as caught:
+        read_balance_floors(config.replace(balance_floors=other))
+    message = str(caught.value)
+    assert f"--balance_floors was {first} and is now {other}" in message
+    assert "3 and 0.5" in message
+    assert "1 and 0.1" in message
+    # Nothing is left of the attempt.
+    assert read_balance_floors(config) == (3.0, 0.5)
+
+
+def test_a_moved_reference_is_the_one_that_a_run_began_with(tmp_path):
+    first = reference_run(tmp_path / "first", table([3.0, 0.7], [0.5, 0.3]))
+    (tmp_path / "run").mkdir()
+    config = adversarial(first, run_dir=str(tmp_path / "run"))
+    kept = begin(config)
+    moved = shutil.move(first, tmp_path / "moved")
+    assert read_balance_floors(config.replace(balance_floors=str(moved))) == kept
+    with pytest.raises(UserError, match="is no finished run"):
+        read_balance_floors(config.replace(balance_floors=str(tmp_path / "none")))
+    shutil.rmtree(moved)
+    assert read_balance_floors(config) == kept
 
 
 @pytest.mark.parametrize(
