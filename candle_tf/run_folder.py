@@ -48,10 +48,19 @@ _PACKAGES = (
     "scikit-learn",
 )
 # Paths do not change what a run computes: a moved folder can be resumed.
-_PATHS = ("run_dir", "cache_dir", "data_dir", *LISTS, "split", "teacher_weights", "balance_floors")
+_PATHS = (
+    "run_dir",
+    "cache_dir",
+    "data_dir",
+    *LISTS,
+    "split",
+    "teacher_weights",
+    "balance_floors",
+    "unlabelled_dir",
+)
 # Of these that hold only where a path was given and is given: without one a run computes something
 # else. What is in them is compared where it is read.
-_OPTIONAL = ("balance_floors",)
+_OPTIONAL = ("balance_floors", "unlabelled_dir")
 # A run with unreadable images says to try "skip". Once the split is saved it has no effect.
 # Several devices give the results of one, to rounding.
 # Of a recipe the settings are compared, each for itself.
@@ -325,8 +334,10 @@ def _as_text(value: Any) -> str:
 
 
 def _changed_names(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
-    """Names of the settings that differ and that change what a run computes."""
-    return {name for name in new if name not in _CHANGEABLE and old.get(name) != new[name]}
+    """Names of the settings that differ and that change what a run computes, or its records of the
+    data: other images without labels may be in another folder."""
+    same = set(_CHANGEABLE) - {"unlabelled_dir"}
+    return {name for name in new if name not in same and old.get(name) != new[name]}
 
 
 def _log_more_epochs(old: int, new: int) -> None:

@@ -138,7 +138,11 @@ def test_moved_data_and_weights_resume(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("balance_floors", {"balance": "class_adversarial"})]
+    ("name", "settings"),
+    [
+        ("balance_floors", {"balance": "class_adversarial"}),
+        ("unlabelled_dir", {"method": "candle"}),
+    ],
 )
 def test_a_path_of_what_a_run_computes_from_may_move_but_not_come_or_go(tmp_path, name, settings):
     with_path = config(tmp_path, **settings, **{name: "runs/a"})
@@ -160,6 +164,14 @@ def test_a_path_of_what_a_run_computes_from_may_move_but_not_come_or_go(tmp_path
     open_run_folder(with_path)
     open_run_folder(with_path.replace(**{name: "runs/b"}))
     assert join_run_folder(with_path).has_begun
+
+
+def test_images_without_labels_that_nothing_was_trained_on_do_not_block_others(tmp_path):
+    folder = open_run_folder(config(tmp_path, unlabelled_dir="a"))
+    folder.data_check_path.write_text("{}")
+    assert open_run_folder(config(tmp_path, unlabelled_dir="a")).data_check_path.exists()
+    # Its record is of the other folder's images.
+    assert not open_run_folder(config(tmp_path, unlabelled_dir="b")).data_check_path.exists()
 
 
 @pytest.mark.parametrize("inside", ["", "run"])

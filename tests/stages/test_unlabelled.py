@@ -1,5 +1,7 @@
 """Images without labels in a distillation (--unlabelled_dir)."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,29 @@ def test_unreadable_ones_stop_the_run_or_are_left_out_and_test_images_always_are
     (more / "new.png").write_bytes((more / MORE[0]).read_bytes() + b" ")
     with pytest.raises(UserError, match="not those that this run began with"):
         prepare(skipping, folder)
+
+
+def test_a_moved_folder_of_the_same_images_resumes(config, tmp_path):
+    before = prepare(config, open_run_folder(config))
+    (tmp_path / "run" / "student" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "student" / "checkpoints" / "progress.json").write_text("{}")
+    shutil.move(tmp_path / "more", tmp_path / "moved")
+    moved = config.replace(unlabelled_dir=str(tmp_path / "moved"))
+    after = prepare(moved, open_run_folder(moved))
+    for one, other in zip(_pixels(before), _pixels(after), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    (tmp_path / "moved" / MORE[0]).unlink()
+    with pytest.raises(UserError, match="not those that this run began with"):
+        prepare(moved, open_run_folder(moved))
+    without = config.replace(unlabelled_dir="", unlabelled_fraction=0.5)
+    with pytest.raises(UserError, match=r"--unlabelled_dir was .*moved and is now empty"):
+        open_run_folder(without)
+
+
+def _pixels(data):
+    batch = data.unlabelled.batch(np.arange(len(data.unlabelled)))
+    return batch["images"], batch["keys"]
 
 
 def test_none_that_can_be_used_is_a_sentence(config, tmp_path):
