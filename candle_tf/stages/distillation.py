@@ -14,7 +14,6 @@ import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.samplers import class_probabilities
 from candle_tf.data.targets import MapTargets, Targets
 from candle_tf.methods.balance import (
     BalanceInputs,
@@ -35,6 +34,7 @@ from candle_tf.methods.registry import LOGIT_LOSSES
 from candle_tf.methods.settings import AUTO
 from candle_tf.stages.balance_floors import keep_balance_floors
 from candle_tf.stages.calibrate import Calibrated
+from candle_tf.stages.label_shares import label_shares
 from candle_tf.stages.prepare import Data
 from candle_tf.teachers.source_classes import source_classifier
 
@@ -160,14 +160,8 @@ def _build_label_loss(
         return None
     # In the unit of the other losses: nats, or the loss of a student that knows nothing.
     unit = float(np.log(max(data.classes, 2))) if total_loss.is_relative else 1.0
-    epochs = config.training.epochs
-    # What is shown: without the validation images, which `data.counts` includes.
-    counts = np.bincount(data.train.labels, minlength=data.classes)
-    shares = [
-        class_probabilities(config.data.sampler, counts, epoch, epochs, config.data.sampler_start)
-        for epoch in range(epochs)
-    ]
-    return LabelLoss(balanced_softmax_of_epochs(np.stack(shares), steps, unit), weight, steps)
+    shares = label_shares(config, data)
+    return LabelLoss(balanced_softmax_of_epochs(shares, steps, unit), weight, steps)
 
 
 def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> float:

@@ -55,6 +55,11 @@ class Augmentation:
         """Which views of these numbers, int64 [B], show a second image as well, bool [B]."""
         return np.any([operation.is_mixed(numbers) for operation in self.operations], axis=0)
 
+    @property
+    def partner_share(self) -> float:
+        """The second image's mean share of the label of a view that shows one, in [0, 1]."""
+        return sum(operation.partner_share for operation in self.operations)
+
     def without_mixing(self) -> "Augmentation":
         """The same views, each of one image alone."""
         numbers = np.arange(PERIOD)

@@ -25,6 +25,10 @@ from candle_tf.data.augment.views import Views
 # Names in a batch that are of the second images begin with this.
 _PARTNER = "partner_"
 
+# Of how many ratios, and centres of each, `mean_partner_share` is the mean.
+_RATIOS = 2048
+_CENTRES = 512
+
 # Boxes lie on a grid of 1/32 of the side, so at every size that 32 divides they cover exactly the
 # same share of the image, and the ratio is exact.
 GRID = 32
@@ -53,6 +57,10 @@ class Mix(Operation):
 
     def is_mixed(self, numbers: np.ndarray) -> np.ndarray:
         return np.ones(len(numbers), bool)
+
+    @property
+    def partner_share(self) -> float:
+        return mean_partner_share(self.kind, self.alpha)
 
     def draw(self, drawing: Drawing) -> dict[str, np.ndarray]:
         """ "ratios" float32 [B], "boxes" float32 [B, 4], and the second images' "partner_..."."""
@@ -158,11 +166,36 @@ def _draw(
     if mix == "mixup":
         return partner, ratio, np.zeros(4)
     if mix == "cutmix":
-        half = np.sqrt(1.0 - ratio) / 2
-        ends = np.concatenate([centre - half, centre + half])
-        box = np.rint(GRID * np.clip(ends, 0.0, 1.0)) / GRID
+        box = np.concatenate(_box_ends(centre, ratio))
         return partner, 1.0 - (box[2] - box[0]) * (box[3] - box[1]), box
     raise ValueError(f"unknown mix {mix!r}")
+
+
+def _box_ends(centre: np.ndarray, ratio: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where boxes of these centres begin and end along one side of the image."""
+    half = np.sqrt(1.0 - ratio) / 2
+    low, high = (np.clip(end, 0.0, 1.0) for end in (centre - half, centre + half))
+    return np.rint(GRID * low) / GRID, np.rint(GRID * high) / GRID
+
+
+def mean_partner_share(mix: str, alpha: float) -> float:
+    """The mean of 1 - ratio over what `draw_mixtures` draws: the second images' part of the labels.
+
+    1/2 for mixup, as Beta(alpha, alpha) is symmetric. For cutmix it is the mean area of a box, less
+    than 1/2 as boxes end at the image's edges: to about 0.001.
+
+    Args:
+        mix, alpha: as of `draw_mixtures`.
+    """
+    if mix == "mixup":
+        return 0.5
+    if mix != "cutmix":
+        raise ValueError(f"unknown mix {mix!r}")
+    drawn = np.random.default_rng(0).beta(alpha, alpha, _RATIOS)
+    ratios = np.concatenate([drawn, 1.0 - drawn])[:, np.newaxis]
+    low, high = _box_ends((np.arange(_CENTRES) + 0.5) / _CENTRES, ratios)
+    # Of a ratio, both coordinates of the centre are independent.
+    return float(np.mean((high - low).mean(axis=1) ** 2))
 
 
 def mix_pixels(

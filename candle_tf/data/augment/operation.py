@@ -114,6 +114,11 @@ class Operation(ABC):
         return np.zeros(len(numbers), bool)
 
     @property
+    def partner_share(self) -> float:
+        """The second image's mean share of the label of a view that shows one, in [0, 1]."""
+        return 0.0
+
+    @property
     def alternates(self) -> bool:
         """Whether a view's number decides of which kind it is (`view_kinds`)."""
         return False

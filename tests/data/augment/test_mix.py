@@ -65,6 +65,19 @@ def test_ratios_of_mixup_follow_beta(alpha):
     assert ratios.var() == pytest.approx(variance, rel=0.15)
 
 
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_the_share_of_partners_is_the_mean_over_what_is_drawn(mix, alpha):
+    ratios = draw(mix, alpha).ratios.astype(np.float64)
+    settings = {"mix": mix, "mix_alpha": alpha}
+    for views in ("all", "half"):
+        augmentation = make_augmentation(AugmentSettings(**settings, mix_views=views), seed=3)
+        assert abs(augmentation.partner_share - (1 - ratios).mean()) < 5 * ratios.std() / DRAWS**0.5
+        assert augmentation.without_mixing().partner_share == 0
+    # A box is clipped at the image's edges.
+    assert augmentation.partner_share == 0.5 if mix == "mixup" else augmentation.partner_share < 0.4
+
+
 @pytest.mark.parametrize("size", [32, 64, 96, 160])
 def test_the_ratio_of_cutmix_is_the_part_that_is_left_at_any_size(size):
     mixtures = draw("cutmix", keys=KEYS[:40], views=VIEWS[:40])
