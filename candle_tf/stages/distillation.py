@@ -110,6 +110,23 @@ def has_tied_head(config: Config) -> bool:
     return config.training.method == "candle" and config.balance.student_head == "tied"
 
 
+def has_trained_classifier(config: Config, data: Data, calibrated: Calibrated | None) -> bool:
+    """Whether the student's accuracy in training says anything: its classifier learns, or is the
+    teacher's. Of features alone it keeps its random weights.
+
+    Args:
+        config: the run's settings.
+        data: the prepared split.
+        calibrated: the teacher, for --label_weight=auto.
+    """
+    balance = config.balance
+    if config.training.method != "candle" or has_tied_head(config):
+        return True
+    if balance.balance != "fixed" or balance.fixed_lambda > 0:
+        return True
+    return _label_weight(config, data, calibrated) > 0
+
+
 def _build_total_loss(
     config: Config, data: Data, targets: Targets, feature_loss: FeatureLoss
 ) -> TotalLoss:
@@ -156,6 +173,8 @@ def _build_label_loss(
     steps: int,
 ) -> LabelLoss | None:
     weight = _label_weight(config, data, calibrated)
+    if config.balance.label_weight == AUTO:
+        _tell_label_weight(data, calibrated, weight)
     if not weight:
         return None
     # In the unit of the other losses: nats, or the loss of a student that knows nothing.
@@ -169,22 +188,26 @@ def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> 
         return float(config.balance.label_weight)
     if calibrated is None:
         raise ValueError("--label_weight=auto needs the calibrated teacher")
-    accuracy = calibrated.accuracy
-    if accuracy is None:
+    if calibrated.accuracy is None:
+        return 0.0
+    return automatic_label_weight(calibrated.accuracy, data.classes)
+
+
+def _tell_label_weight(data: Data, calibrated: Calibrated | None, weight: float) -> None:
+    """Logs what --label_weight=auto stands for."""
+    if calibrated is None or calibrated.accuracy is None:
         logging.info(
             "--label_weight=auto: no class has two images to tell the teacher's accuracy by, so no "
             "part of the total loss is on labels"
         )
-        return 0.0
-    weight = automatic_label_weight(accuracy, data.classes)
+        return
     logging.info(
         "--label_weight=auto: the teacher's accuracy on %s images is %.1f %%, so %.2f of the total "
         "loss is on labels",
         "validation" if len(data.validation) else "held-out training",
-        100 * accuracy,
+        100 * calibrated.accuracy,
         weight,
     )
-    return weight
 
 
 def _build_feature_loss(

@@ -46,7 +46,11 @@ from candle_tf.stages.baselines import (
     train_classifier,
 )
 from candle_tf.stages.calibrate import Calibrated
-from candle_tf.stages.distillation import build_distillation_trainer, has_tied_head
+from candle_tf.stages.distillation import (
+    build_distillation_trainer,
+    has_tied_head,
+    has_trained_classifier,
+)
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import (
     student_augmentation,
@@ -195,15 +199,11 @@ def _train_two_stages(
                 "the second stage was trained on that student already. Give another --run_dir."
             )
     logging.info("first of two stages: the whole student by %s", method.first)
-    first = train_student(
-        config.replace(method=method.first),
-        data,
-        targets,
-        stage1,
-        policy,
-        calibrated,
-    )
-    first.checkpoints.restore_selected(config.training.select_epoch, data.validation_counts)
+    of_first = config.replace(method=method.first)
+    first = train_student(of_first, data, targets, stage1, policy, calibrated)
+    chooses = has_trained_classifier(of_first, data, calibrated)
+    selection = config.training.select_epoch if chooses else "last"
+    first.checkpoints.restore_selected(selection, data.validation_counts)
     logging.info("second of two stages: the classifier alone, all classes sampled alike")
     checkpoints = train_classifier(config, data, first.student, method, folder)
     return Trained(first.student, checkpoints, policy)

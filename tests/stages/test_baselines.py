@@ -8,15 +8,21 @@ import pytest
 
 from candle_tf.config import Config
 from candle_tf.data.augment.precomputed_views import same_for_all
+from candle_tf.methods.calibration import teacher_classifier
 from candle_tf.methods.long_tail.tau_normalization import TAUS
+from candle_tf.metrics import SCORE
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import train as training
+from candle_tf.stages.calibrate import Calibrated
+from candle_tf.stages.distillation import has_trained_classifier
 from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.stages.evaluate import logits_of
 from candle_tf.stages.prepare import prepare
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.teachers.targets import CachedTargets
 from tests.stages.test_train import _config, _train, one_block_student  # noqa: F401
+
+EPOCHS = 5
 
 
 def configure(run_dir, method: str, **settings) -> Config:
@@ -132,3 +138,55 @@ def test_features_alone_leave_the_classifier_to_the_second_stage(tmp_path):
     assert row["objective"] == pytest.approx(row["fs"], rel=1e-5)
     (row,) = trained.checkpoints.history
     assert "fs" not in row
+
+
+def test_an_epoch_is_not_chosen_by_a_classifier_that_nothing_trains(tmp_path):
+    config = configure(
+        tmp_path, "candle_crt", balance="fixed", fixed_lambda=0.0, label_weight="0",
+        feature_loss="r2", classifier_epochs=1, select_epoch="best", learning_rate=0.03, seed=1,
+    ).replace(epochs=EPOCHS, batch_size=16)  # fmt: skip
+    folder = open_run_folder(config)
+    data = prepare(config, folder)
+    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
+    stage = (data, made_targets(data))
+    trained = training.train_student(config, *stage, folder.path / "student", policy)
+    trained.checkpoints.restore_selected("last")
+    first = training.train_student(
+        config.replace(method="candle"), *stage, folder.path / "student_stage1", policy
+    )
+    scores = [row[SCORE] for row in first.checkpoints.history]
+    assert first.checkpoints.best_epoch < EPOCHS, scores
+    for selected in ("best", "last"):
+        first.checkpoints.restore_selected(selected)
+        weights = [layer_weights(each.get_layer("stem_conv"))[0]
+                   for each in (first.student, trained.student)]  # fmt: skip
+        assert np.array_equal(*weights) == (selected == "last")
+
+
+@pytest.mark.parametrize(
+    ("settings", "accuracy", "expected"),
+    [
+        ({"label_weight": "0"}, 0.5, False),
+        ({"label_weight": "auto"}, 1.0, False),
+        ({"label_weight": "auto"}, None, False),
+        ({"label_weight": "auto"}, 0.5, True),
+        ({"label_weight": "0.3"}, 1.0, True),
+        ({"label_weight": "0", "fixed_lambda": 0.5}, 1.0, True),
+        ({"label_weight": "0", "balance": "plain"}, 1.0, True),
+        # It is the teacher's, after what the student's features are projected to.
+        ({"label_weight": "0", "student_head": "tied", "feature_loss": "r2"}, 1.0, True),
+        ({"label_weight": "0", "method": "cross_entropy"}, 1.0, True),
+    ],
+    ids=str,
+)
+def test_what_gives_a_student_a_classifier_to_choose_an_epoch_by(
+    tmp_path, settings, accuracy, expected
+):
+    config = configure(tmp_path, "candle", balance="fixed", fixed_lambda=0.0)
+    config = config.replace(**settings)
+    data = prepare(config, open_run_folder(config))
+    targets = made_targets(data)
+    calibrated = Calibrated(
+        None, teacher_classifier(4, data.classes), targets, np.zeros((1, data.classes)), accuracy
+    )
+    assert has_trained_classifier(config, data, calibrated) == expected
