@@ -5,7 +5,8 @@ runs/digits/
   data_check.json images left out as they cannot be read, and images in two subsets
   split.json      images of train, validation and test
   calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
-  student/        the same of the student
+  student/        the same of the student; classifier.safetensors, the classifier as it was
+                  measured, of methods that change it after training
   report.json     all results           report.html   tables and figures
   tensorboard/    sample views, mistakes, confusion and hyper-parameters; losses are with the stages
   test_predictions.csv  class of every test image, by teacher and student
@@ -95,6 +96,11 @@ class RunFolder:
     def data_check_path(self) -> Path:
         """Images left out, and images in two subsets."""
         return self.path / "data_check.json"
+
+    @property
+    def classifier_path(self) -> Path:
+        """The student's classifier as it was measured, of methods that change it after training."""
+        return self.path / "student" / "classifier.safetensors"
 
     @property
     def report_path(self) -> Path:

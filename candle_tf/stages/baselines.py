@@ -133,15 +133,26 @@ def _build_momentum_network(config: Config, data: Data, student: tf.keras.Model)
     return network
 
 
+def adjusts_classifier(config: Config) -> bool:
+    """Whether the run's method changes the student's classifier after training, so that what its
+    checkpoints hold is not what is measured and exported."""
+    method = METHODS[config.training.method]
+    if isinstance(method, TwoStageMethod):
+        return method.scale_only
+    if config.training.method == "candle":
+        return config.balance.prior_correction != "0"
+    return isinstance(method, LabelMethod) and method.adjust is not None
+
+
 def classifier_adjustment(
     config: Config, data: Data, student: tf.keras.Model
 ) -> Callable[[], None] | None:
     """What the run's method does to the student's classifier after training; None for nothing."""
     method = METHODS[config.training.method]
-    if config.training.method == "candle" and config.balance.prior_correction != "0":
-        return partial(_correct_prior, config, data, student)
-    if not isinstance(method, LabelMethod) or method.adjust is None:
+    if not adjusts_classifier(config):
         return None
+    if not isinstance(method, LabelMethod) or method.adjust is None:
+        return partial(_correct_prior, config, data, student)
     change = method.adjust
     layer = student.get_layer("logits")
 

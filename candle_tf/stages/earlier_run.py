@@ -68,32 +68,25 @@ class EarlierRun:
         """Of its classifier; None for a pretraining."""
         return self.split.class_names if self.split else None
 
-    def load_network(self, image_size: int = 0) -> tf.keras.Model:
-        """Its student at its best epoch.
+    def load_network(self, image_size: int = 0, epoch: int = 0) -> tf.keras.Model:
+        """Its student as it was trained; `trained_student` has it as it was measured.
 
         Args:
             image_size: side of the network's input in pixels; 0 for that of the run.
+            epoch: the best or the last one, counted from 1; 0 for the best.
 
         Raises:
             UserError: where no epoch is finished, or a file is missing or damaged.
         """
         classes = _ANY_CLASSES if self.class_names is None else len(self.class_names)
         network = self.spec.build(image_size or self.image_size, classes)
-        self.read_best_epoch(network)
-        return network
-
-    def read_best_epoch(self, network: tf.keras.Model) -> None:
-        """Puts the weights of its best epoch into a network of its architecture.
-
-        Raises:
-            UserError: as `load_network`.
-        """
         trainer = tf.Module()
         trainer.network = network
         checkpoints = Checkpoints(self.path / "student" / "checkpoints", trainer)
         if not checkpoints.epochs_done:
             raise UserError(f"{self.given}: no epoch of its student is finished yet.")
-        checkpoints.read_network(checkpoints.best_epoch)
+        checkpoints.read_network(epoch or checkpoints.best_epoch)
+        return network
 
     def refuse_seen_images(self, split: Split) -> None:
         """Refuses a run that was trained on what is a test image now; warns of validation images.

@@ -8,12 +8,15 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.files import write_atomically
+from candle_tf.methods.classifier_file import write_classifier
+from candle_tf.methods.method import Classifier
 from candle_tf.reporting import image_predictions
 from candle_tf.reporting.model_card import card_markdown, model_card
 from candle_tf.reporting.results import Results, write_results
 from candle_tf.reporting.run_page import write_run_report
 from candle_tf.reporting.shipping import TEACHER
 from candle_tf.run_folder import RunFolder, versions
+from candle_tf.stages.baselines import adjusts_classifier
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.evaluate import Evaluation
 from candle_tf.stages.export import Exported
@@ -41,9 +44,11 @@ def report(
     """Writes report.json, report.html, tensorboard/ and, beside the export, the model card.
 
     The student is restored to `evaluation.selected_epoch`, whose weights are reported. Without an
-    export there is no model card, and `refused` says why.
+    export there is no model card, and `refused` says why. Of a method that changes its classifier
+    after training, that is stored: no checkpoint holds it.
     """
     trained.checkpoints.restore(evaluation.selected_epoch)
+    classifier = _store_classifier(config, trained, evaluation, folder)
     metrics = {**evaluation.results, **(exported.metrics if exported else {})}
     sizes = _sizes(calibrated, trained, exported)
     export = exported.record if exported else {}
@@ -82,8 +87,19 @@ def report(
     )
     write_board(folder.path / "tensorboard", config, data, evaluation, results)
     predictions = _write_predictions(folder.path, data, calibrated, evaluation)
-    folder.record("report", [folder.report_path, html_path, *predictions, *card])
+    folder.record("report", [folder.report_path, html_path, *predictions, *card, *classifier])
     return results
+
+
+def _store_classifier(
+    config: Config, trained: Trained, evaluation: Evaluation, folder: RunFolder
+) -> list[Path]:
+    if not adjusts_classifier(config):
+        return []
+    layer = trained.student.get_layer("logits")
+    classifier = Classifier(layer.kernel.numpy(), layer.bias.numpy())
+    write_classifier(folder.classifier_path, evaluation.selected_epoch, classifier)
+    return [folder.classifier_path]
 
 
 def _write_predictions(

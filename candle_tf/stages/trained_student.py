@@ -5,18 +5,21 @@ from pathlib import Path
 import tensorflow as tf
 
 from candle_tf.config import Config
-from candle_tf.data.splits.split import load_split
+from candle_tf.errors import UserError
 from candle_tf.methods.annealing import find_annealed_quantizers, set_exact_signs
-from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.methods.classifier_file import REMEDY, read_classifier
 from candle_tf.run_folder import RunFolder
+from candle_tf.stages.baselines import adjusts_classifier
+from candle_tf.stages.earlier_run import EarlierRun
 
 
 def load_trained_student(run_dir: Path, epoch: int) -> tf.keras.Model:
-    """Builds a run's student and gives it the weights of an epoch.
+    """Builds a run's student and gives it the weights of an epoch, as they were measured.
 
     Args:
         run_dir: the run's folder.
-        epoch: the selected or the last one, counted from 1.
+        epoch: the selected or the last one, counted from 1; of a method that changes its classifier
+            after training, the one that was reported.
 
     Returns:
         From pixels float32 `[N, S, S, 3]` in 0..255 to "features" `[N, d_S]` and "logits" `[N, C]`;
@@ -27,9 +30,20 @@ def load_trained_student(run_dir: Path, epoch: int) -> tf.keras.Model:
     """
     folder = RunFolder(run_dir)
     config = Config.from_json(folder.config_path)
-    student = config.student.build(len(load_split(folder.split_path).class_names))
-    trainer = tf.Module()
-    trainer.network = student
-    Checkpoints(run_dir / "student" / "checkpoints", trainer).read_network(epoch)
+    student = EarlierRun(run_dir, str(run_dir)).load_network(epoch=epoch)
     set_exact_signs(find_annealed_quantizers(student))
+    if adjusts_classifier(config):
+        _adjust_classifier(student, epoch, folder.classifier_path)
     return student
+
+
+def _adjust_classifier(student: tf.keras.Model, epoch: int, path: Path) -> None:
+    stored, classifier = read_classifier(path)
+    layer = student.get_layer("logits")
+    if stored != epoch or classifier.kernel.shape != layer.kernel.shape:
+        raise UserError(
+            f"{path} is of epoch {stored} with {classifier.kernel.shape[-1]} classes, and the "
+            f"student is that of epoch {epoch} with {layer.kernel.shape[-1]}. {REMEDY}"
+        )
+    layer.kernel.assign(classifier.kernel)
+    layer.bias.assign(classifier.bias)

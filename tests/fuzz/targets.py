@@ -22,6 +22,8 @@ from candle_tf.data.splits.split import load_split, save_split
 from candle_tf.deploy.exported_student import load_exported
 from candle_tf.errors import UserError
 from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.methods.classifier_file import read_classifier, write_classifier
+from candle_tf.methods.method import Classifier
 from candle_tf.metrics import evaluate_logits
 from candle_tf.reporting.results import Results, read_results, write_results
 from candle_tf.reporting.table import method_table
@@ -114,6 +116,9 @@ def record_targets(folder: Path) -> Iterator[Target]:
     yield _json_target(folder, "data_check.json", _write_data_check, read_data_check)
     yield _json_target(folder, "manifest.json", _write_manifest, _read_manifest)
     yield _progress_target(folder)
+    classifier = folder / "classifier.safetensors"
+    write_classifier(classifier, 2, Classifier(_ROWS, _ROWS[0]))
+    yield _target("classifier.safetensors", classifier, read_classifier, is_json=False)
     yield _json_target(folder / "export", "student.json", _write_metadata, _read_metadata)
     yield from _cache_targets(folder / "cache")
 

@@ -68,8 +68,7 @@ def test_a_classifier_is_adjusted_once_at_every_restore(tmp_path):
     config = configure(tmp_path / "post_hoc", "post_hoc_logit_adjustment", method_tau=2.0)
     student, checkpoints = _restore(_train(config))
     data = prepare(config, open_run_folder(config))
-    raw = config.student.build(data.classes)
-    EarlierRun(tmp_path / "post_hoc", "--student_weights").read_best_epoch(raw)
+    raw = EarlierRun(tmp_path / "post_hoc", "--student_weights").load_network()
     prior = data.counts / data.counts.sum()
     pixels = np.random.default_rng(0).uniform(0, 255, (9, 16, 16, 3)).astype(np.float32)
     for _ in range(2):

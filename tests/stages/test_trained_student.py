@@ -1,0 +1,103 @@
+"""The Keras model of a finished run computes what the run measured and exported."""
+
+import candle_tf  # isort: skip  (selects Keras 2 before TensorFlow is imported)
+import numpy as np
+import pytest
+
+from candle_tf.config import Config
+from candle_tf.data.sources.registry import open_source
+from candle_tf.errors import UserError
+from candle_tf.methods.classifier_file import read_classifier, write_classifier
+from candle_tf.methods.method import Classifier
+from candle_tf.reporting.image_predictions import TEST, read_image_predictions
+from candle_tf.stages.earlier_run import EarlierRun
+from candle_tf.stages.run import run
+from candle_tf.stages.trained_student import load_trained_student
+
+SETTINGS = {
+    "profile": "natural",
+    "image_size": 16,
+    "stem_stride": 1,
+    "width": 0.125,
+    "augmentation": "none",
+    "batch_size": 128,
+    "student": "tiny_student",
+    "epochs": 2,
+}
+METHODS = {
+    "ldam_drw": {},
+    "mislas": {"classifier_epochs": 2, "classifier_learning_rate": 0.1},
+    "candle": {
+        "prior_correction": "1",
+        "teacher": "tiny_teacher",
+        "calibration_resolutions": (16,),
+        "calibration_epochs": 2,
+        "export_teacher": "off",
+    },
+}
+
+
+@pytest.fixture
+def tiny_plugin():
+    import tests.tiny_parts  # noqa: F401
+
+
+@pytest.mark.usefixtures("tiny_plugin")
+@pytest.mark.parametrize("method", METHODS)
+def test_its_classifier_is_the_one_that_was_adjusted_after_training(method, tmp_path):
+    run(Config(**SETTINGS, **METHODS[method], method=method, run_dir=str(tmp_path)))
+    model = candle_tf.load(tmp_path, "float")
+    measured = read_image_predictions(tmp_path / TEST)
+    with open_source("digits") as digits:
+        images = [digits.read_image(image) for image in measured.images]
+    pixels = np.stack([model.student.preprocess(image) for image in images])
+
+    logits = model.keras_model(pixels.astype(np.float32))["logits"].numpy()
+    assert classes_of(logits, model) == measured.predicted["student"]
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, model.student.scores_of(pixels), atol=1e-3)
+    # As trained, it has other ones.
+    trained = EarlierRun(tmp_path, "the run").load_network(epoch=model.results.selected_epoch)
+    before = trained(pixels.astype(np.float32))["logits"].numpy()
+    assert np.abs(before - logits).max() > 1e-2
+
+    # Another epoch's classifier is not taken for this one's, and none is made up.
+    path = tmp_path / "student" / "classifier.safetensors"
+    other = 3 - model.results.selected_epoch
+    for spoil in (lambda: write_classifier(path, other, any_classifier()), path.unlink):
+        spoil()
+        with pytest.raises(UserError, match=r"classifier\.safetensors.* same command again"):
+            load_trained_student(tmp_path, model.results.selected_epoch)
+
+
+def classes_of(logits: np.ndarray, model: candle_tf.Model) -> tuple[str, ...]:
+    return tuple(np.array(model.labels)[logits.argmax(axis=1)])
+
+
+def any_classifier(classes: int = 3) -> Classifier:
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(4, classes)).astype(np.float32)
+    return Classifier(kernel, rng.normal(size=classes).astype(np.float32))
+
+
+def test_a_stored_classifier_is_read_as_it_was_written(tmp_path):
+    path, written = tmp_path / "student" / "classifier.safetensors", any_classifier()
+    write_classifier(path, 7, written)
+    epoch, read = read_classifier(path)
+    assert epoch == 7
+    np.testing.assert_array_equal(read.kernel, written.kernel)
+    np.testing.assert_array_equal(read.bias, written.bias)
+
+
+def test_a_damaged_classifier_is_refused(tmp_path):
+    path = tmp_path / "classifier.safetensors"
+    write_classifier(path, 7, any_classifier())
+    sound = path.read_bytes()
+    for place in range(0, len(sound), 3):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 4]) + sound[place + 1 :])
+        with pytest.raises(UserError, match=r"damaged.* same command again"):
+            read_classifier(path)
+    path.write_bytes(sound[:-4])
+    with pytest.raises(UserError, match="damaged"):
+        read_classifier(path)
