@@ -43,6 +43,8 @@ class Results:
         norms: norm of each class's classifier weights, by model; empty in reports of older
             versions.
         selection: why the selected epoch was selected; empty in reports of older versions.
+        label_weight: share of the total loss that labels had beside a teacher; None without a
+            teacher, and in reports of older versions.
     """
 
     config: dict[str, Any]
@@ -56,6 +58,7 @@ class Results:
     refused: str = ""
     norms: dict[str, list[float]] = field(default_factory=dict)
     selection: str = ""
+    label_weight: float | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows for `table.method_table`, in the order of `TITLES`."""
@@ -114,5 +117,7 @@ def _check_types(results: Results) -> None:
     for name in ("selected_epoch", "last_epoch"):
         if not isinstance(getattr(results, name), int):
             raise ValueError(f"{name} is no whole number")
+    if not isinstance(results.label_weight, int | float | None):
+        raise ValueError("label_weight is no number")
     if not all(isinstance(size, int) for size in results.bytes.values()):
         raise ValueError("a size in bytes is no whole number")

@@ -12,6 +12,8 @@ STUDENT, TEACHER = "tflite", "teacher_int8"
 SHIPPABLE = (STUDENT, "tflite_float", TEACHER)
 # The rarest classes that a split has.
 _RAREST = ("few", "medium", "many")
+# Methods with --label_weight.
+_CANDLE = ("candle", "candle_crt")
 
 
 def shipping_sentence(results: Results) -> str:
@@ -46,7 +48,10 @@ def shipping_sentence(results: Results) -> str:
 
 
 def weaker_teacher_sentence(results: Results) -> str:
-    """Says so where the student is more accurate than the teacher that it learned from; or ""."""
+    """Says so where the student is more accurate than the teacher that it learned from; or "".
+
+    A second sentence says how much the run learned from labels, or how it could.
+    """
     if "teacher" not in results.metrics or "student" not in results.metrics:
         return ""
     student, teacher = results.metrics["student"].mean, results.metrics["teacher"].mean
@@ -54,9 +59,25 @@ def weaker_teacher_sentence(results: Results) -> str:
         return ""
     return (
         f"The teacher was the weaker one: {percent(teacher)} % over all classes, its student "
-        f"{percent(student)} %. The labels know more than this teacher: --label_weight=auto learns "
-        "from them, too."
+        f"{percent(student)} %. {_labels_sentence(results)}"
     )
+
+
+def _labels_sentence(results: Results) -> str:
+    given = str(results.config.get("label_weight", "0"))
+    is_candle = results.config.get("method", "candle") in _CANDLE
+    weight = results.label_weight
+    if weight is None and is_candle and given != "auto":
+        weight = float(given)
+    flag = f" (--label_weight={given})" if is_candle else ""
+    if weight:
+        return f"Labels had {weight:.2g} of the total loss{flag}."
+    if not is_candle:
+        return "The labels know more than this teacher."
+    if weight is None:
+        return f"Labels had a part of the total loss{flag}."
+    advice = "a number for --label_weight" if given == "auto" else "--label_weight=auto"
+    return f"The labels know more than this teacher: {advice} learns from them, too."
 
 
 def _compare_sizes(student: int, teacher: int) -> str:

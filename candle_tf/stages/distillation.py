@@ -124,7 +124,7 @@ def has_trained_classifier(config: Config, data: Data, calibrated: Calibrated | 
         return True
     if balance.balance != "fixed" or balance.fixed_lambda > 0:
         return True
-    return _label_weight(config, data, calibrated) > 0
+    return label_weight(config, data, calibrated) > 0
 
 
 def _build_total_loss(
@@ -172,9 +172,9 @@ def _build_label_loss(
     total_loss: TotalLoss,
     steps: int,
 ) -> LabelLoss | None:
-    weight = _label_weight(config, data, calibrated)
+    weight = label_weight(config, data, calibrated)
     if config.balance.label_weight == AUTO:
-        _tell_label_weight(data, calibrated, weight)
+        _tell_label_weight(weight, data, calibrated)
     if not weight:
         return None
     # In the unit of the other losses: nats, or the loss of a student that knows nothing.
@@ -183,7 +183,14 @@ def _build_label_loss(
     return LabelLoss(balanced_softmax_of_epochs(shares, steps, unit), weight, steps)
 
 
-def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> float:
+def label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> float:
+    """The share of CANDLE's total loss that is on labels, in [0, 1].
+
+    Args:
+        config: the run's settings.
+        data: the prepared split.
+        calibrated: the teacher, for --label_weight=auto; 0 where its accuracy is not known.
+    """
     if config.balance.label_weight != AUTO:
         return float(config.balance.label_weight)
     if calibrated is None:
@@ -193,9 +200,9 @@ def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> 
     return automatic_label_weight(calibrated.accuracy, data.classes)
 
 
-def _tell_label_weight(data: Data, calibrated: Calibrated | None, weight: float) -> None:
-    """Logs what --label_weight=auto stands for."""
-    if calibrated is None or calibrated.accuracy is None:
+def _tell_label_weight(weight: float, data: Data, calibrated: Calibrated | None) -> None:
+    accuracy = calibrated.accuracy if calibrated else None
+    if accuracy is None:
         logging.info(
             "--label_weight=auto: no class has two images to tell the teacher's accuracy by, so no "
             "part of the total loss is on labels"
@@ -205,7 +212,7 @@ def _tell_label_weight(data: Data, calibrated: Calibrated | None, weight: float)
         "--label_weight=auto: the teacher's accuracy on %s images is %.1f %%, so %.2f of the total "
         "loss is on labels",
         "validation" if len(data.validation) else "held-out training",
-        100 * calibrated.accuracy,
+        100 * accuracy,
         weight,
     )
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 from candle_tf.config import Config
 from candle_tf.files import write_atomically
 from candle_tf.methods.classifier_file import write_classifier
-from candle_tf.methods.method import Classifier
+from candle_tf.methods.method import Classifier, DistillationMethod
+from candle_tf.methods.registry import METHODS
 from candle_tf.reporting import image_predictions
 from candle_tf.reporting.model_card import card_markdown, model_card
 from candle_tf.reporting.results import Results, write_results
@@ -18,6 +19,7 @@ from candle_tf.reporting.shipping import TEACHER
 from candle_tf.run_folder import RunFolder, versions
 from candle_tf.stages.baselines import adjusts_classifier
 from candle_tf.stages.calibrate import Calibrated
+from candle_tf.stages.distillation import label_weight
 from candle_tf.stages.evaluate import Evaluation
 from candle_tf.stages.export import Exported
 from candle_tf.stages.export_teacher import ExportedTeacher
@@ -73,6 +75,7 @@ def report(
         refused=refused,
         norms={name: values.tolist() for name, values in norms.items()},
         selection=evaluation.selection,
+        label_weight=_label_weight(config, data, calibrated),
     )
     write_results(results, folder.report_path)
     card = _write_card(results, costs, trained, exported, folder) if exported else []
@@ -89,6 +92,17 @@ def report(
     predictions = _write_predictions(folder.path, data, calibrated, evaluation)
     folder.record("report", [folder.report_path, html_path, *predictions, *card, *classifier])
     return results
+
+
+def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> float | None:
+    """See `Results.label_weight`."""
+    if config.training.is_candle:
+        return label_weight(config, data, calibrated)
+    method = METHODS[config.training.method]
+    if not isinstance(method, DistillationMethod):
+        return None
+    losses = method.build_losses(config.baseline, config.balance.temperature, data.counts)
+    return losses.label_weight
 
 
 def _store_classifier(

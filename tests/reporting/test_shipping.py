@@ -1,5 +1,7 @@
 """The sentence that says what to ship."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,41 @@ def test_it_is_told_where_the_teacher_is_weaker_than_its_student():
     assert "weaker one: 75.0 %" in sentence
     assert "its student 100.0 %" in sentence
     assert sentence_of([True] * 4, [True] * 4) == sentence_of([False] * 4, [True] * 4) == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "weight", "words"),
+    [
+        ({"label_weight": "0"}, 0.0, "know more than this teacher: --label_weight=auto learns"),
+        # By older versions, which had no such setting.
+        ({}, None, "know more than this teacher: --label_weight=auto learns"),
+        (
+            {"label_weight": "auto"},
+            0.163,
+            "Labels had 0.16 of the total loss (--label_weight=auto).",
+        ),
+        ({"label_weight": "0.3"}, 0.3, "Labels had 0.3 of the total loss (--label_weight=0.3)."),
+        ({"label_weight": "0.3"}, None, "Labels had 0.3 of the total loss (--label_weight=0.3)."),
+        ({"label_weight": "auto"}, None, "had a part of the total loss (--label_weight=auto)."),
+        ({"label_weight": "auto"}, 0.0, "a number for --label_weight learns from them"),
+        ({"method": "candle_crt", "label_weight": "0"}, 0.0, "--label_weight=auto learns"),
+    ],
+)
+def test_it_is_told_how_much_a_run_of_a_weaker_teacher_learned_from_labels(config, weight, words):
+    sentence = labels_sentence({"method": "candle"} | config, weight)
+    assert words in sentence
+    used = weight or config.get("label_weight", "0") != "0"
+    assert used != ("--label_weight=auto learns" in sentence)
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.0, None])
+def test_no_option_that_the_method_does_not_have_is_advised(weight):
+    sentence = labels_sentence({"method": "ltkd", "label_weight": "auto"}, weight)
+    assert "--label_weight" not in sentence
+    assert ("Labels had 0.5 of the total loss." in sentence) == bool(weight)
+
+
+def labels_sentence(config: dict[str, str], weight: float | None) -> str:
+    run = results([True] * 4, [True, False, True, True], 1.0, (1, 1))
+    run.metrics["student"] = metrics([True] * 4)
+    return weaker_teacher_sentence(replace(run, config=config, label_weight=weight))
