@@ -234,7 +234,7 @@ def open_run_folder(config: Config) -> RunFolder:
             changeable = (*changeable, "epochs")
     lock, before = claim_folder(folder.path, settings, changeable, read)
     if before is not None and folder.has_begun and before["epochs"] != settings["epochs"]:
-        _log_more_epochs(before["epochs"], settings["epochs"])
+        _log_more_epochs(before["epochs"], settings["epochs"], config.optimizer.rate_decay)
     return RunFolder(folder.path, lock)
 
 
@@ -346,10 +346,10 @@ def _changed_names(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     return {name for name in new if name not in same and old.get(name) != new[name]}
 
 
-def _log_more_epochs(old: int, new: int) -> None:
+def _log_more_epochs(old: int, new: int, decay: str) -> None:
     logging.info(
         "--epochs was %d and is now %d: the student's training continues after its last epoch. The "
-        "learning rate follows the cosine of a training of --epochs from there to 0: with twice as "
-        "many epochs it begins again at half of --learning_rate",
-        *(old, new),
+        "learning rate follows the %s decay of a training of --epochs from there to 0: with twice "
+        "as many epochs it begins again at half of --learning_rate",
+        *(old, new, decay),
     )

@@ -61,7 +61,7 @@ def folders(tmp_path_factory):
     candle = make_run(base / "candle", CANDLE, (COUNTS**-0.25).tolist())
     steps = np.linspace(1.0, 0.0, 100)
     write_csv(candle / "student" / "steps.csv",
-              {"epoch": np.ones(100), "lambda": steps, "lambda_few": steps / 2})  # fmt: skip
+              {"epoch": np.ones(100), "lambda": steps, "lambda_rare": steps / 2})  # fmt: skip
     write_csv(candle / "calibrate" / "history.csv", {"epoch": [1, 2], "seconds": [3.5, 4.5]})
     sgd = make_run(base / "plain", OTHER, (COUNTS**0.5).tolist(), teacher=None,
                    method="cross_entropy", optimizer="adam_sgd")  # fmt: skip
@@ -102,7 +102,7 @@ def test_the_exponent_of_the_norms_is_that_of_the_power_law(sections):
 def test_lambda_is_told_of_every_column(sections):
     section = sections["Lambda during training"]
     (table,) = [item for item in section.items if isinstance(item, html.Table)]
-    assert [row[:2] for row in table.rows] == [["candle", "lambda"], ["candle", "lambda_few"]]
+    assert [row[:2] for row in table.rows] == [["candle", "lambda"], ["candle", "lambda_rare"]]
     first, last = np.linspace(1, 0, 100)[:10].mean(), np.linspace(1, 0, 100)[-10:].mean()
     assert [table.rows[0][2], table.rows[0][4]] == [f"{first:.2f}", f"{last:.2f}"]
 
@@ -122,8 +122,12 @@ def test_an_adversary_that_sees_the_class_is_compared_with_its_best_lambda(tmp_p
     (table,) = tables(found["The adversary that sees the class"])
     assert table["seen"]["gap"] == "0.000"
     assert table["seen"]["highest"] == "0.500"
-    (lambdas,) = tables(found["Lambda during training"])
+    told = found["Lambda during training"]
+    (lambdas,) = tables(told)
     assert not any("sum" in row["column"] for row in lambdas.values())
+    # The columns are of points of a range of class sizes.
+    assert all(f"`lambda_{group}`" in text(told) for group in ("rare", "medium", "frequent"))
+    assert "those of a class at the low end, in the middle and at the high end" in text(told)
 
 
 def test_resolutions_cost_pixels_and_what_they_gain_is_told_of_runs_that_differ_in_them(sections):

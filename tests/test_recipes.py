@@ -19,7 +19,8 @@ PAPER = {
     "center_features": False, "balance": "plain", "label_weight": "0", "prior_correction": "0",
     "student_head": "free", "combine_resolutions": "mean", "teacher_layers": 1,
     "map_weight": 0.0, "weight_average": 0.0, "progressive_sizes": "",
-    "reestimate_batch_norm": False,
+    "reestimate_batch_norm": False, "teacher_mode": "cached", "rate_decay": "cosine",
+    "warmup_fraction": 0.02, "clip_norm": 0.0, "weight_decay": 0.0, "clip_latent_weights": True,
 }  # fmt: skip
 
 

@@ -84,6 +84,15 @@ def test_epochs_may_be_raised_or_left_to_the_data(tmp_path, before, now):
     assert Config.from_json(tmp_path / "config.json").training.epochs == now
 
 
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+def test_it_is_told_how_the_rate_falls_in_more_epochs(tmp_path, caplog, decay):
+    open_run_folder(config(tmp_path / "run", epochs=5, rate_decay=decay))
+    begin(tmp_path / "run")
+    with caplog.at_level("INFO", logger="absl"):
+        open_run_folder(config(tmp_path / "run", epochs=7, rate_decay=decay))
+    assert f"rate follows the {decay} decay" in caplog.text
+
+
 def test_settings_that_nothing_was_trained_by_do_not_block_others(tmp_path):
     folder = open_run_folder(config(tmp_path, width=1.0))
     folder.split_path.write_text("drawn by the settings before")

@@ -190,8 +190,9 @@ def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
         return
     yield (
         "Weight of the KL loss: means over the first, middle and last tenth of the steps. A run "
-        "whose steps.csv has one column `lambda` gives all classes the same; `lambda_<group>` is "
-        "that of a shot group."
+        "whose steps.csv has one column `lambda` gives all classes the same; `lambda_rare`, "
+        "`lambda_medium` and `lambda_frequent` are those of a class at the low end, in the middle "
+        "and at the high end of the range of the log class size, which are no shot groups."
     )
     columns = ["run", "column", "first tenth", "middle", "last tenth", "lowest", "highest"]
     yield html.Table(columns, rows, left=2)
