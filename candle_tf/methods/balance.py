@@ -189,10 +189,12 @@ class BalanceInputs:
     Attributes:
         teacher_logits: gives the teacher's logits of training images, in blocks of float `[n, C]`;
             called only where a balance needs the losses of a baseline. May be called again.
-        feature_reference: the feature loss of a student that does not tell images apart.
+        feature_reference: the feature loss of a student that does not tell images apart; of the
+            cosine that of one that knows no direction, 1.
         counts: training images of each class, int `[C]`.
         sampler: how often each class is sampled, see `data.samplers`.
         floors: KL and feature loss at which a training with a fixed lambda ends, at least 0.
+        feature_of_mean: the feature loss of the best constant prediction, at least 0.
     """
 
     teacher_logits: Callable[[], Iterable[np.ndarray]]
@@ -200,6 +202,7 @@ class BalanceInputs:
     counts: np.ndarray
     sampler: str
     floors: tuple[float, float] = (0.0, 0.0)
+    feature_of_mean: float = 1.0
 
 
 def uniform_prediction_losses(

@@ -5,9 +5,9 @@
     k_i = (KL_i - K_f) / (K_0 - K_f),  f_i = (FS_i - F_f) / (F_0 - F_f)
     J   = sum_i w_i [lambda_i k_i + (1 - lambda_i) f_i - tau KL(lambda_i || lambda_0)] / sum_i w_i
 
-K_0 and F_0 are the losses of the mean prediction. K_f and F_f are 0, or what a training with a
-fixed lambda ends at (--balance_floors): k and f are then the excess losses of DoReMi (Xie et al.
-2023), and a loss that no student can lower further has no weight for being large.
+K_0 and F_0 are the losses of the best constant prediction. K_f and F_f are 0, or what a training
+with a fixed lambda ends at (--balance_floors): k and f are then the excess losses of DoReMi (Xie et
+al. 2023), and a loss that no student can lower further has no weight for being large.
 
 The student minimizes J, phi maximizes it. J is strongly concave in each lambda, so each class has
 one best lambda, lambda_c = sigmoid(logit(lambda_0) + (E[k | c] - E[f | c]) / tau): neither loss is
@@ -39,7 +39,7 @@ from candle_tf.methods.trainer import TOTAL_LOSS
 # s of the rarest, a medium and the most frequent class, for which lambda is logged; the losses are
 # logged of the images of classes nearest to each.
 _LOGGED = {"rare": 0.0, "medium": 0.5, "frequent": 1.0}
-# Smaller losses of the mean prediction, as of a single class, are no unit to measure in.
+# Smaller losses of the best constant prediction, as of a single class, are no unit to measure in.
 _SMALLEST_UNIT = 1e-12
 
 
@@ -185,19 +185,19 @@ class ClassTotalLoss(TotalLoss):
 
 
 def build_class_adversarial(settings: BalanceSettings, inputs: BalanceInputs) -> ClassTotalLoss:
-    """J in units of the mean prediction's losses.
+    """J in units of the losses of the best constant prediction.
 
     Raises:
         UserError: for floors that are no lower than these losses.
     """
     loss = LOGIT_LOSSES[settings.logit_loss]
     kl = loss.of_mean(inputs.teacher_logits(), settings.temperature)
-    kl = kl if kl > _SMALLEST_UNIT else 1.0
-    _check_floors(settings, inputs.floors, (kl, inputs.feature_reference))
+    kl, fs = (each if each > _SMALLEST_UNIT else 1.0 for each in (kl, inputs.feature_of_mean))
+    _check_floors(settings, inputs.floors, (kl, fs))
     power = -0.5 if inputs.sampler == "instance" else 0.0
     return ClassTotalLoss(
         kl_reference=kl,
-        fs_reference=inputs.feature_reference,
+        fs_reference=fs,
         kl_floor=inputs.floors[0],
         fs_floor=inputs.floors[1],
         tau=settings.balance_tau,

@@ -20,6 +20,9 @@ from candle_tf.methods.pretraining import FeatureProjector
 from candle_tf.methods.registry import FEATURE_LOSSES
 from candle_tf.methods.settings import BalanceSettings
 
+# Of a length, as TensorFlow's `l2_normalize` has it.
+_SMALLEST_SQUARE = 1e-12
+
 
 @dataclass(frozen=True)
 class TeacherFeatures:
@@ -43,6 +46,10 @@ class FeatureLoss(Protocol):
     def reference(self) -> float:
         """Its value for a student whose features tell images not apart, above 0."""
 
+    @property
+    def of_mean(self) -> float:
+        """Its value for the best constant prediction, at least 0."""
+
     def build_projector(self, student: tf.keras.Model, seed: int = 0) -> tf.keras.layers.Layer:
         """The built layer from the student's "features" `[B, d_S]` to `[B, d_T]`."""
 
@@ -56,9 +63,12 @@ class CosineLoss:
 
     Attributes:
         mean: subtracted from the teacher's features, float `[d_T]`; zeros are the paper's.
+        of_mean: the loss of the best constant prediction. Centred features have no direction in
+            common, and it is as good as that of a vector without any: 1.
     """
 
     mean: np.ndarray
+    of_mean: float = 1.0
 
     @property
     def reference(self) -> float:
@@ -86,6 +96,10 @@ class SquaredErrorLoss:
 
     @property
     def reference(self) -> float:
+        return 1.0
+
+    @property
+    def of_mean(self) -> float:
         return 1.0
 
     def build_projector(self, student: tf.keras.Model, seed: int = 0) -> tf.keras.layers.Layer:
@@ -119,6 +133,10 @@ class SourceClassLoss:
     temperature: float
     reference: float
 
+    @property
+    def of_mean(self) -> float:
+        return self.reference
+
     def build_projector(self, student: tf.keras.Model, seed: int = 0) -> tf.keras.layers.Layer:
         return _affine_projector(student, self.mean, self.variance, seed)
 
@@ -139,7 +157,9 @@ def build_feature_loss(settings: BalanceSettings, teacher: TeacherFeatures) -> F
 def build_cosine(settings: BalanceSettings, teacher: TeacherFeatures) -> CosineLoss:
     """The cosine, centred unless --nocenter_features."""
     mean = mean_features(teacher.blocks())
-    return CosineLoss(mean if settings.center_features else np.zeros_like(mean))
+    if settings.center_features:
+        return CosineLoss(mean)
+    return CosineLoss(np.zeros_like(mean), best_constant_cosine_loss(teacher.blocks()))
 
 
 def build_r2(settings: BalanceSettings, teacher: TeacherFeatures) -> SquaredErrorLoss:
@@ -162,6 +182,24 @@ def mean_features(blocks: Iterable[np.ndarray]) -> np.ndarray:
     """The mean of the teacher's features, float64 `[d_T]`, of blocks float `[n, d_T]`."""
     sums = [(block.sum(axis=0, dtype=np.float64), len(block)) for block in blocks]
     return np.sum([total for total, _ in sums], axis=0) / sum(count for _, count in sums)
+
+
+def best_constant_cosine_loss(blocks: Iterable[np.ndarray]) -> float:
+    """The smallest mean of 1 - cos(v, e_i) over all vectors v: 1 - |mean of e_i / |e_i||.
+
+    v is the mean of the directions. Features of 0 have no cosine, as in `losses.feature_distance`.
+
+    Args:
+        blocks: features e of the teacher, float `[n, d_T]`.
+    """
+
+    def directions(block: np.ndarray) -> np.ndarray:
+        values = block.astype(np.float64)
+        squares = np.sum(values**2, axis=1, keepdims=True)
+        return values / np.sqrt(np.maximum(squares, _SMALLEST_SQUARE))
+
+    mean = mean_features(directions(block) for block in blocks)
+    return max(0.0, 1.0 - float(np.linalg.norm(mean)))
 
 
 def build_projector(

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
+from scipy.special import softmax
 
 from candle_tf.methods import losses
 from candle_tf.methods.balance import mean_prediction_loss, uniform_prediction_losses
@@ -96,7 +97,17 @@ class RelationLoss:
         return 2.0 * _RELATION_WEIGHT
 
     def of_mean(self, teacher_logits: Iterable[np.ndarray], temperature: float) -> float:
-        return self.of_uniform(teacher_logits, temperature)
+        """A constant has no correlation along columns. Along rows the best one is the mean of the
+        probabilities with mean 0 and length 1 in each example, whose length is its correlation."""
+        total, count = np.zeros(1), 0
+        for block in teacher_logits:
+            probabilities = softmax(block.astype(np.float64) / temperature, axis=1)
+            centred = probabilities - probabilities.mean(axis=1, keepdims=True)
+            squares = np.sum(centred**2, axis=1, keepdims=True)
+            unit = centred / np.sqrt(np.maximum(squares, _SMALL**2))
+            total = total + unit.sum(axis=0)
+            count += len(block)
+        return _RELATION_WEIGHT * (2.0 - float(np.linalg.norm(total / count)))
 
 
 KL, STANDARDIZED, RELATION = KullbackLeibler(), StandardizedKl(), RelationLoss()

@@ -136,6 +136,7 @@ def _build_total_loss(
         data.counts,
         config.data.sampler,
         keep_balance_floors(config),
+        feature_of_mean=feature_loss.of_mean,
     )
     return build_total_loss(config.balance, inputs)
 

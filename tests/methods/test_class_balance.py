@@ -20,10 +20,11 @@ LOGITS = RNG.normal(0, 3, (40, 3)).astype(np.float32)
 
 
 def _total_loss(
-    counts=COUNTS, logits=LOGITS, sampler="instance", reference=1.5, floors=(0.0, 0.0), **settings
+    counts=COUNTS, logits=LOGITS, sampler="instance", of_mean=1.5, floors=(0.0, 0.0), **settings
 ):
     settings = BalanceSettings(balance="class_adversarial", **settings)
-    inputs = BalanceInputs(lambda: np.array_split(logits, 2), reference, counts, sampler, floors)
+    blocks = np.array_split(logits, 2)
+    inputs = BalanceInputs(lambda: blocks, 9.0, counts, sampler, floors, feature_of_mean=of_mean)
     total_loss = build_total_loss(settings, inputs)
     assert isinstance(total_loss, ClassTotalLoss)
     return total_loss
@@ -34,6 +35,10 @@ def test_sizes_are_relative_log_counts():
     np.testing.assert_allclose(class_sizes(COUNTS), [1.0, expected, 0.0])
     np.testing.assert_array_equal(class_sizes(np.array([7, 7])), [0.0, 0.0])
     np.testing.assert_array_equal(class_sizes(np.array([7])), [0.0])
+
+
+def test_a_loss_that_a_constant_does_not_have_is_no_unit():
+    assert _total_loss(of_mean=1e-15).fs_reference == 1.0
 
 
 def test_units_are_the_losses_of_the_mean_prediction_and_weights_follow_the_sampler():

@@ -66,6 +66,33 @@ def test_references_are_the_losses_of_a_student_that_tells_nothing_apart():
     assert float(tf.reduce_mean(source(mean, features))) >= best_constant
 
 
+def test_the_best_constant_of_the_papers_cosine_has_the_direction_that_features_share():
+    loss = _loss("cosine", center_features=False)
+    features = tf.constant(FEATURES, tf.float32)
+
+    def mean_loss(constant: np.ndarray) -> float:
+        projected = tf.constant(np.tile(constant, (60, 1)), tf.float32)
+        return float(tf.reduce_mean(loss(projected, features)))
+
+    best = (FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True)).mean(axis=0)
+    assert mean_loss(best) == pytest.approx(loss.of_mean, rel=1e-4)
+    for _ in range(20):
+        assert mean_loss(best + RNG.normal(0, 0.1, SIZE)) > loss.of_mean
+    # Features after a ReLU share much; what --balance=relative measures in knows no direction.
+    assert loss.of_mean < 0.4
+    assert loss.reference == 1.0
+    # Bit for bit what they were, by default.
+    assert _loss("cosine").of_mean == _loss("cosine").reference == 1.0
+    assert _loss("r2").of_mean == 1.0
+    assert _loss("source_kl").of_mean == _loss("source_kl").reference
+
+
+def test_features_of_length_0_have_no_direction():
+    features = np.concatenate([FEATURES, np.zeros((20, SIZE))])
+    whole, part = (_loss("cosine", f, center_features=False) for f in (features, FEATURES))
+    assert 1 - whole.of_mean == pytest.approx(0.75 * (1 - part.of_mean))
+
+
 @pytest.mark.parametrize("name", ["r2", "source_kl"])
 def test_a_perfect_projection_has_no_loss_and_the_projector_starts_near_the_mean(name):
     loss, student = _loss(name), float_student()

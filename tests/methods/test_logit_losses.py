@@ -68,6 +68,28 @@ def test_equal_logits_have_no_loss_and_equal_probabilities_the_reference(name):
     assert 0 < loss.of_mean([TEACHER], 2.0) <= reference + 1e-9
 
 
+def test_no_constant_is_nearer_by_correlation_than_the_mean_of_unit_rows():
+    # With classes that are common to all images, as a long tail has them.
+    teacher = (TEACHER + np.array([8, 4, 0, 0, 0, 0])).astype(np.float32)
+    loss = LOGIT_LOSSES["dist"]
+    p = softmax(teacher.astype(np.float64) / 3.0, axis=1)
+    centred = p - p.mean(axis=1, keepdims=True)
+    best = (centred / np.linalg.norm(centred, axis=1, keepdims=True)).mean(axis=0)
+
+    def rows_and_columns(probabilities: np.ndarray) -> float:
+        rows = [np.corrcoef(row, probabilities)[0, 1] for row in p]
+        return 2 * (1 - np.mean(rows)) + 2
+
+    found = loss.of_mean(np.array_split(teacher, 3), 3.0)
+    assert found == pytest.approx(rows_and_columns(1 / 6 + 0.1 * best), rel=1e-9)
+    constant = np.tile(3.0 * np.log(1 / 6 + 0.1 * best), (len(teacher), 1))
+    each = loss(tf.constant(teacher), tf.constant(constant, tf.float32), 3.0)
+    assert float(tf.reduce_mean(each)) == pytest.approx(found, rel=1e-4)
+    for _ in range(20):
+        assert rows_and_columns(1 / 6 + 0.1 * best + RNG.normal(0, 0.02, 6)) > found
+    assert found < loss.of_uniform([teacher], 3.0) - 0.5
+
+
 @pytest.mark.parametrize("temperature", [1e-6, 1e6])
 @pytest.mark.parametrize("classes", [1, 2, 8142])
 @pytest.mark.parametrize("name", LOGIT_LOSSES)
