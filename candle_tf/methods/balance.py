@@ -192,9 +192,13 @@ class BalanceInputs:
         feature_reference: the feature loss of a student that does not tell images apart; of the
             cosine that of one that knows no direction, 1.
         counts: training images of each class, int `[C]`.
-        sampler: how often each class is sampled, see `data.samplers`.
+        sampler: how often each class is sampled, see `data.samplers`, with `epochs` in all and
+            `sampler_start`.
         floors: KL and feature loss at which a training with a fixed lambda ends, at least 0.
         feature_of_mean: the feature loss of the best constant prediction, at least 0.
+        epochs: of the training.
+        steps_in_epoch: steps of each of them.
+        sampler_start: fraction of the epochs before a deferred sampler begins.
     """
 
     teacher_logits: Callable[[], Iterable[np.ndarray]]
@@ -203,6 +207,9 @@ class BalanceInputs:
     sampler: str
     floors: tuple[float, float] = (0.0, 0.0)
     feature_of_mean: float = 1.0
+    epochs: int = 1
+    steps_in_epoch: int = 1
+    sampler_start: float = 0.5
 
 
 def uniform_prediction_losses(

@@ -13,7 +13,9 @@ The student minimizes J, phi maximizes it. J is strongly concave in each lambda,
 one best lambda, lambda_c = sigmoid(logit(lambda_0) + (E[k | c] - E[f | c]) / tau): neither loss is
 ever left out. What remains for the student is a smooth Tchebycheff scalarization of each class (Lin
 et al., ICML 2024): tau to infinity is a fixed lambda_0, tau to 0 the paper's total loss. Weights
-w_i = n_y^(-1/2), or 1 where a sampler balances the classes.
+w_i = p_y^(-1/2), p_c the probability of class c in the epoch, by its sampler: n_c^(-1/2) under
+"instance", 1 under "class_balanced", n_c^(-1/4) under "square_root"; "progressive" goes from the
+first to the second, and deferred samplers have the first until they begin.
 """
 
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.data.samplers import class_probabilities, sampler_at
 from candle_tf.distribute import mean_over_replicas
 from candle_tf.errors import UserError
 from candle_tf.methods.balance import (
@@ -86,7 +89,8 @@ class ClassTotalLoss(TotalLoss):
         tau: of the barrier, above 0.
         prior: lambda_0, in (0, 1).
         sizes: s of each class, float `[C]`.
-        weights: w of each class, float `[C]`, above 0.
+        weights: w of each class in each epoch, float `[E, C]`, above 0.
+        steps_in_epoch: steps of one epoch.
     """
 
     learning_rate_factor: ClassVar[float] = 5.0
@@ -96,7 +100,8 @@ class ClassTotalLoss(TotalLoss):
     tau: float = 0.25
     prior: float = 0.5
     sizes: np.ndarray = field(default_factory=lambda: np.zeros(1))
-    weights: np.ndarray = field(default_factory=lambda: np.ones(1))
+    weights: np.ndarray = field(default_factory=lambda: np.ones([1, 1]))
+    steps_in_epoch: int = 1
 
     def build_balancer(self, seed: int) -> ClassBalancer:
         return ClassBalancer(seed)
@@ -122,7 +127,7 @@ class ClassTotalLoss(TotalLoss):
         )
         logits = self._prior_logit + balancer(step, sizes)
         logged = len(_LOGGED)
-        weights = tf.gather(tf.constant(self.weights, tf.float32), labels)
+        weights = tf.gather(self._weights_of_epoch(step), labels)
         of_examples = logits[:-logged]
         if labelled is not None:
             of_examples = tf.where(labelled, of_examples, self._prior_logit)
@@ -140,6 +145,11 @@ class ClassTotalLoss(TotalLoss):
             **{f"lambda_{name}": lambdas[i - logged] for i, name in enumerate(_LOGGED)},
             **self._sums(kl, fs, sizes[:-logged], lambdas[:-logged], has_label),
         }
+
+    def _weights_of_epoch(self, step: tf.Tensor) -> tf.Tensor:
+        """w of each class, float32 `[C]`, in the epoch of a step."""
+        epoch = tf.minimum(tf.cast(step, tf.int64) // self.steps_in_epoch, len(self.weights) - 1)
+        return tf.constant(self.weights, tf.float32)[epoch]
 
     def _sums(
         self,
@@ -194,7 +204,6 @@ def build_class_adversarial(settings: BalanceSettings, inputs: BalanceInputs) ->
     kl = loss.of_mean(inputs.teacher_logits(), settings.temperature)
     kl, fs = (each if each > _SMALLEST_UNIT else 1.0 for each in (kl, inputs.feature_of_mean))
     _check_floors(settings, inputs.floors, (kl, fs))
-    power = -0.5 if inputs.sampler == "instance" else 0.0
     return ClassTotalLoss(
         kl_reference=kl,
         fs_reference=fs,
@@ -203,8 +212,20 @@ def build_class_adversarial(settings: BalanceSettings, inputs: BalanceInputs) ->
         tau=settings.balance_tau,
         prior=settings.balance_prior,
         sizes=class_sizes(inputs.counts),
-        weights=np.maximum(inputs.counts, 1.0) ** power,
+        weights=np.stack([_class_weights(inputs, epoch) for epoch in range(inputs.epochs)]),
+        steps_in_epoch=inputs.steps_in_epoch,
     )
+
+
+def _class_weights(inputs: BalanceInputs, epoch: int) -> np.ndarray:
+    """w of each class in an epoch, float64 `[C]`. Only their ratios matter."""
+    sampler, epochs, start = inputs.sampler, inputs.epochs, inputs.sampler_start
+    if sampler_at(sampler, epoch, epochs, start) == "instance":
+        # To the last bit what they were before there were other samplers.
+        return np.asarray(np.maximum(inputs.counts, 1.0) ** -0.5)
+    probabilities = class_probabilities(sampler, inputs.counts, epoch, epochs, start)
+    relative = probabilities / probabilities.max()
+    return np.where(relative > 0, relative, 1.0) ** -0.5
 
 
 def _check_floors(

@@ -74,7 +74,7 @@ def build_distillation_trainer(
     head = _build_head(config, student, calibrated)
     feature_loss = _build_feature_loss(config, targets, calibrated)
     projector = feature_loss.build_projector(student, config.run.seed)
-    total_loss = _build_total_loss(config, data, targets, feature_loss)
+    total_loss = _build_total_loss(config, data, targets, feature_loss, steps)
     given = balance_without_adversary(config.balance, steps)
     adversary = None if given else total_loss.build_balancer(config.run.seed)
     map_loss = _build_map_loss(config, student, targets, steps)
@@ -128,7 +128,7 @@ def has_trained_classifier(config: Config, data: Data, calibrated: Calibrated | 
 
 
 def _build_total_loss(
-    config: Config, data: Data, targets: Targets, feature_loss: FeatureLoss
+    config: Config, data: Data, targets: Targets, feature_loss: FeatureLoss, steps: int
 ) -> TotalLoss:
     inputs = BalanceInputs(
         lambda: (block["teacher_logits"] for block in targets.blocks()),
@@ -137,6 +137,9 @@ def _build_total_loss(
         config.data.sampler,
         keep_balance_floors(config),
         feature_of_mean=feature_loss.of_mean,
+        epochs=config.training.epochs,
+        steps_in_epoch=steps // config.training.epochs,
+        sampler_start=config.data.sampler_start,
     )
     return build_total_loss(config.balance, inputs)
 

@@ -22,9 +22,12 @@ LOGITS = RNG.normal(0, 3, (40, 3)).astype(np.float32)
 def _total_loss(
     counts=COUNTS, logits=LOGITS, sampler="instance", of_mean=1.5, floors=(0.0, 0.0), **settings
 ):
+    epochs = {"epochs": 10, "steps_in_epoch": 7, "sampler_start": 0.6}
     settings = BalanceSettings(balance="class_adversarial", **settings)
     blocks = np.array_split(logits, 2)
-    inputs = BalanceInputs(lambda: blocks, 9.0, counts, sampler, floors, feature_of_mean=of_mean)
+    inputs = BalanceInputs(
+        lambda: blocks, 9.0, counts, sampler, floors, feature_of_mean=of_mean, **epochs
+    )
     total_loss = build_total_loss(settings, inputs)
     assert isinstance(total_loss, ClassTotalLoss)
     return total_loss
@@ -41,14 +44,52 @@ def test_a_loss_that_a_constant_does_not_have_is_no_unit():
     assert _total_loss(of_mean=1e-15).fs_reference == 1.0
 
 
-def test_units_are_the_losses_of_the_mean_prediction_and_weights_follow_the_sampler():
+def test_units_are_the_losses_of_the_mean_prediction():
     total_loss = _total_loss(temperature=2.0)
     p = np.exp(LOGITS.astype(np.float64) / 2)
     p /= p.sum(axis=1, keepdims=True)
     expected = 4 * np.mean([entropy(row, p.mean(axis=0)) for row in p])
     assert total_loss.kl_reference == pytest.approx(expected, rel=1e-9)
     assert total_loss.fs_reference == 1.5
-    np.testing.assert_allclose(total_loss.weights, COUNTS**-0.5)
+
+
+def _weights_at(sampler: str, step: int) -> np.ndarray:
+    """Of the classes, relative to the first, from the gradients of the total loss."""
+    total_loss = _total_loss(sampler=sampler)
+    balancer = total_loss.build_balancer(seed=3)
+    kl = tf.Variable(np.ones(3), dtype=tf.float32)
+    labels = tf.constant([0, 1, 2])
+    with tf.GradientTape() as tape:
+        logs = total_loss.balance(balancer, kl, tf.ones(3), labels, tf.constant(step, tf.int64))
+    # All classes have lambda_0 at first.
+    gradient = tape.gradient(logs["objective"], kl).numpy()
+    return gradient / gradient[0]
+
+
+# Of ten epochs of seven steps each.
+@pytest.mark.parametrize(
+    ("sampler", "step", "probabilities"),
+    [
+        *(("instance", step, COUNTS) for step in (0, 69)),
+        *(("class_balanced", step, np.ones(3)) for step in (0, 69)),
+        *(("square_root", step, COUNTS**0.5) for step in (0, 69)),
+        *(("deferred_class_balanced", step, COUNTS) for step in (0, 41)),
+        *(("deferred_class_balanced", step, np.ones(3)) for step in (42, 69, 70)),
+        ("deferred_square_root", 41, COUNTS),
+        ("deferred_square_root", 42, COUNTS**0.5),
+        ("progressive", 6, COUNTS),
+        ("progressive", 28, 0.6 * COUNTS / COUNTS.sum() + 0.4 / 3),
+        ("progressive", 69, 0.1 * COUNTS / COUNTS.sum() + 0.9 / 3),
+    ],
+)
+def test_weights_are_of_what_the_sampler_shows_in_the_epoch(sampler, step, probabilities):
+    expected = (probabilities / probabilities[0]) ** -0.5
+    np.testing.assert_allclose(_weights_at(sampler, step), expected, rtol=1e-5)
+
+
+def test_weights_of_the_first_samplers_are_what_they_always_were():
+    expected = np.tile(COUNTS**-0.5, (10, 1)).astype(np.float32)
+    np.testing.assert_array_equal(_total_loss().weights.astype(np.float32), expected)
     np.testing.assert_array_equal(_total_loss(sampler="class_balanced").weights, 1.0)
 
 
