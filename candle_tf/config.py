@@ -160,12 +160,42 @@ class Config:
                 f"--mix={self.augment.mix} contradicts --teacher_view=whole: the teacher's outputs "
                 "on whole images are not its outputs on their mixture; give --teacher_view=same."
             )
+        self._check_options_of_candle()
+        self._check_tail_views()
         if self.unlabelled.unlabelled_dir:
             self._check_unlabelled_images()
         if self.maps.map_weight:
             self._check_maps()
         if self.training.binary_steps == 2:
             self._check_two_phases()
+
+    def _check_options_of_candle(self) -> None:
+        """Refuses what a method would leave out."""
+        correction, method = self.balance.prior_correction, self.training.method
+        if method != "candle" and correction != "0":
+            raise UserError(
+                f"--prior_correction={correction} contradicts --method={method}: the correction is "
+                "of the classifier that CANDLE trains. Give --method=candle, or "
+                "--prior_correction=0."
+            )
+        if self.balance.student_head == "tied" and not self.training.is_candle:
+            raise UserError(
+                f"--student_head=tied contradicts --method={method}, which does not project the "
+                "student's features to the teacher's. Give --method=candle, or "
+                "--student_head=free."
+            )
+
+    def _check_tail_views(self) -> None:
+        teacher = self.teacher
+        if teacher.tail_views <= teacher.views or teacher.precomputes_views:
+            return
+        online = teacher.teacher_mode == "online"
+        setting = "teacher_mode=online" if online else "teacher_view=whole"
+        remedy = "teacher_mode=cached" if online else "teacher_view=same"
+        raise UserError(
+            f"--tail_views={teacher.tail_views} contradicts --{setting}, by which all images have "
+            f"new views in every epoch. Give --{remedy}, or leave --tail_views out."
+        )
 
     def _check_unlabelled_images(self) -> None:
         place = f"--unlabelled_dir={self.unlabelled.unlabelled_dir}"

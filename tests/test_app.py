@@ -107,8 +107,7 @@ def another(field):
         value = [64, 224]
     else:
         known = {"teacher": "keras_cv:some", "dataset": "list", "archive_encoding": "cp932",
-                 "plugin": "json", "label_weight": "0.25",
-                 "prior_correction": "0.5"}  # fmt: skip
+                 "plugin": "json", "label_weight": "0.25"}  # fmt: skip
         value = known.get(field.name, f"some_{field.name}")
     written = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return written, value
@@ -118,15 +117,17 @@ def test_every_setting_is_a_flag(settings):
     # Each contradicts another setting: two phases and a decay of latent weights, stored logits and
     # a teacher that runs online, images without labels and a method that needs them, maps and
     # whole images, floors and a lambda that all classes share, averages and Bop, two sizes and one
-    # epoch.
+    # epoch, CANDLE's options and another method.
     apart = {
         "binary_steps": 2, "teacher_top_k": 8, "unlabelled_dir": "more", "map_weight": 0.25,
         "balance_floors": "runs/fixed", "weight_average": 0.9, "progressive_sizes": "48:0.5,64",
+        "prior_correction": "0.5", "student_head": "tied",
     }  # fmt: skip
     beside = {
         "map_weight": ["--teacher_view=same"],
         "balance_floors": ["--balance=class_adversarial"],
         "progressive_sizes": ["--epochs=2"],
+        "student_head": ["--feature_loss=r2"],
     }
     values = {f.name: another(f) for f in Config.fields().values() if f.name not in apart}
     read = settings(*[f"--{name}={written}" for name, (written, _) in values.items()])

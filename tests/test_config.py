@@ -26,6 +26,7 @@ COMPANIONS = {
     ("unmixed_from", 0): {"method": "cross_entropy", "mix": "cutmix", "mix_views": "half"},
     ("student_head", "tied"): {"feature_loss": "r2"},
     ("map_weight", 1e3): {"teacher_view": "same"},
+    ("tail_views", 10_000): {"teacher_view": "same"},
 }
 
 
@@ -194,6 +195,25 @@ def test_one_bad_resolution_among_good_ones_is_named():
             {"map_weight": 0.25, "teacher_view": "same", "method": "ltkd"},
             ["--map_weight=0.25", "--method=ltkd", "--method=candle"],
         ),
+        *(
+            (
+                {"prior_correction": strength, "method": method},
+                [f"--prior_correction={strength}", f"--method={method}", "--prior_correction=0"],
+            )
+            for strength, method in (("0.5", "cross_entropy"), ("auto", "candle_crt"))
+        ),
+        (
+            {"student_head": "tied", "feature_loss": "r2", "method": "ltkd"},
+            ["--student_head=tied", "--method=ltkd", "--student_head=free"],
+        ),
+        (
+            {"tail_views": 16},
+            ["--tail_views=16", "--teacher_view=whole", "--teacher_view=same"],
+        ),
+        (
+            {"tail_views": 16, "teacher_view": "same", "teacher_mode": "online"},
+            ["--tail_views=16", "--teacher_mode=online", "--teacher_mode=cached"],
+        ),
         ({"method": "paco", "unlabelled_dir": "x"}, ["--unlabelled_dir=x", "--method=paco"]),
         (
             {"binary_learning_rate": 0.02},
@@ -243,6 +263,22 @@ def test_contradictory_settings_are_refused(settings, said):
     ],
 )
 def test_published_recipes_are_accepted(settings):
+    config = Config(**settings)
+    assert {name: config[name] for name in settings} == settings
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # Its first stage is CANDLE's, and learns features by the tied classifier.
+        {"method": "candle_crt", "student_head": "tied", "feature_loss": "r2"},
+        {"method": "balanced_softmax", "teacher_view": "same", "tail_views": 16},
+        # Not above --views, it is no other number of views.
+        {"tail_views": 4},
+        {"prior_correction": "auto"},
+    ],
+)
+def test_options_that_a_method_has_are_accepted(settings):
     config = Config(**settings)
     assert {name: config[name] for name in settings} == settings
 

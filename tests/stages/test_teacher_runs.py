@@ -142,7 +142,9 @@ def test_without_validation_images_its_accuracy_is_of_held_out_training_images(
     assert len(data.validation) == 0
 
 
-@pytest.mark.parametrize("settings", [{"teacher_top_k": 3}, {"teacher_view": "whole"}])
+@pytest.mark.parametrize(
+    "settings", [{"teacher_top_k": 3}, {"teacher_view": "whole", "tail_views": 0}]
+)
 def test_resolutions_side_by_side_are_the_features_of_each(teacher, tmp_path, settings):
     shared = {"cache_dir": str(tmp_path / "cache"), "calibration_epochs": 1, **settings}
     data, mean = stages(tmp_path / "mean", **shared)
@@ -179,7 +181,9 @@ def test_one_resolution_is_the_same_however_resolutions_are_combined(teacher, tm
 
 
 def test_online_the_teacher_runs_in_every_epoch(teacher, tmp_path):
-    data, calibrated = both_stages(tmp_path / "run", teacher_mode="online", balance="plain")
+    data, calibrated = both_stages(
+        tmp_path / "run", teacher_mode="online", tail_views=0, balance="plain"
+    )
     whole = len(data.validation) + len(data.test)
     batch = min(256, len(data.train))
     in_calibration = 3 * (len(data.train) // batch) * batch
