@@ -33,6 +33,12 @@ from candle_tf.settings import SettingsGroup, convert_setting, setting
 from candle_tf.students.settings import ComputeSettings, StudentSettings
 from candle_tf.teachers.settings import TeacherSettings
 
+# Values of --logit_loss that --teacher_top_k does not do for, and what they are computed of.
+_LOSSES_OF_ALL_LOGITS = {
+    "standardized": "logits relative to the mean and variance of all of them",
+    "dist": "correlations over all classes and of each class",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings(SettingsGroup):
@@ -162,6 +168,8 @@ class Config:
             )
         self._check_options_of_candle()
         self._check_tail_views()
+        if self.teacher.teacher_top_k:
+            self._check_top_k()
         if self.unlabelled.unlabelled_dir:
             self._check_unlabelled_images()
         if self.maps.map_weight:
@@ -196,6 +204,28 @@ class Config:
             f"--tail_views={teacher.tail_views} contradicts --{setting}, by which all images have "
             f"new views in every epoch. Give --{remedy}, or leave --tail_views out."
         )
+
+    def _check_top_k(self) -> None:
+        """Refuses losses that need more than the probability of the other classes together."""
+        given, method = f"--teacher_top_k={self.teacher.teacher_top_k}", self.training.method
+        stored = (
+            "of the classes that are not stored their probability together is kept, under "
+            "softmax(z / T) alone"
+        )
+        loss = self.balance.logit_loss
+        if loss in _LOSSES_OF_ALL_LOGITS and self.training.is_candle:
+            raise UserError(
+                f"{given} contradicts --logit_loss={loss}, which is of "
+                f"{_LOSSES_OF_ALL_LOGITS[loss]}: {stored}. Give --logit_loss=kl, or leave "
+                "--teacher_top_k out."
+            )
+        flattened = method == "dive" and self.baseline.dive_power != 1
+        if method == "ltkd" or flattened:
+            of = "powers of probabilities (--dive_power)" if flattened else "groups of classes"
+            raise UserError(
+                f"{given} contradicts --method={method}, whose loss is of {of}: {stored}. Leave "
+                "--teacher_top_k out, or give another --method."
+            )
 
     def _check_unlabelled_images(self) -> None:
         place = f"--unlabelled_dir={self.unlabelled.unlabelled_dir}"

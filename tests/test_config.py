@@ -214,6 +214,22 @@ def test_one_bad_resolution_among_good_ones_is_named():
             {"tail_views": 16, "teacher_view": "same", "teacher_mode": "online"},
             ["--tail_views=16", "--teacher_mode=online", "--teacher_mode=cached"],
         ),
+        (
+            {"teacher_top_k": 8, "logit_loss": "standardized"},
+            ["--teacher_top_k=8", "--logit_loss=standardized", "variance", "--logit_loss=kl"],
+        ),
+        (
+            {"teacher_top_k": 8, "logit_loss": "dist", "method": "candle_crt"},
+            ["--teacher_top_k=8", "--logit_loss=dist", "correlations", "--logit_loss=kl"],
+        ),
+        (
+            {"teacher_top_k": 8, "method": "ltkd"},
+            ["--teacher_top_k=8", "--method=ltkd", "groups of classes", "softmax(z / T)"],
+        ),
+        (
+            {"teacher_top_k": 8, "method": "dive"},
+            ["--teacher_top_k=8", "--method=dive", "--dive_power"],
+        ),
         ({"method": "paco", "unlabelled_dir": "x"}, ["--unlabelled_dir=x", "--method=paco"]),
         (
             {"binary_learning_rate": 0.02},
@@ -276,6 +292,10 @@ def test_published_recipes_are_accepted(settings):
         # Not above --views, it is no other number of views.
         {"tail_views": 4},
         {"prior_correction": "auto"},
+        {"teacher_top_k": 8, "balance": "class_adversarial"},
+        # No power, and no loss of CANDLE's.
+        {"teacher_top_k": 8, "method": "dive", "dive_power": 1.0},
+        {"teacher_top_k": 8, "method": "plain_distillation", "logit_loss": "dist"},
     ],
 )
 def test_options_that_a_method_has_are_accepted(settings):

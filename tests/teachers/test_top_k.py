@@ -107,6 +107,20 @@ def test_cached_targets_store_the_largest_alone(tmp_path):
     np.testing.assert_array_equal(blocks, largest["teacher_logits"])
 
 
+def test_the_rest_keeps_its_probability_under_the_softmax_at_the_temperature_alone():
+    """Why losses of other probabilities are refused: see `Config`."""
+    logits = np.random.default_rng(0).normal(0, 4, (16, 40)).astype(np.float16).astype(np.float32)
+    stored = TopKLogits(select_top_k(logits, 8, 2.0), 40, 2.0)[np.arange(16)]
+    others = np.argsort(-logits, axis=1)[:, 8:]
+
+    def rest(values: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(_softmax(values), others, axis=1).sum(axis=1)
+
+    np.testing.assert_allclose(rest(stored / 2.0), rest(logits / 2.0), rtol=1e-4)
+    # Spread evenly, it is the largest that powers of it can have.
+    assert (rest(0.5 * stored / 2.0) > 1.04 * rest(0.5 * logits / 2.0)).all()
+
+
 def test_stored_logits_contradict_an_online_teacher():
     with pytest.raises(UserError, match="--teacher_top_k=5 contradicts --teacher_mode=online"):
         Config(teacher_top_k=5, teacher_mode="online", teacher_view="same")
