@@ -122,7 +122,11 @@ def has_trained_classifier(config: Config, data: Data, calibrated: Calibrated | 
     balance = config.balance
     if config.training.method != "candle" or has_tied_head(config):
         return True
-    if balance.balance != "fixed" or balance.fixed_lambda > 0:
+    lambdas = {
+        "fixed": (balance.fixed_lambda,),
+        "schedule": (balance.first_lambda, balance.last_lambda),
+    }
+    if max(lambdas.get(balance.balance, (1.0,))) > 0:
         return True
     return label_weight(config, data, calibrated) > 0
 

@@ -131,7 +131,7 @@ def _losses_of_the_batch(strategy: tf.distribute.Strategy) -> list[float]:
     kl, fs = rng.gamma(2.0, size=(2, 8)).astype(np.float32)
     teacher, student = rng.normal(0, 3, size=(2, 8, 4)).astype(np.float32)
     labels = np.array([0, 0, 0, 0, 1, 2, 3, 3], np.int32)
-    weighted = ClassTotalLoss(sizes=np.arange(4), weights=np.array([1, 2, 3, 9]))
+    weighted = ClassTotalLoss(sizes=np.arange(4), weights=np.array([[1, 2, 3, 9]]))
     groups = [np.array([0, 1]), np.array([2, 3])]
     replicas = strategy.num_replicas_in_sync
 
