@@ -26,7 +26,7 @@ EPOCHS = 5
 
 
 def configure(run_dir, method: str, **settings) -> Config:
-    return _config(run_dir, **settings).replace(method=method, epochs=1)
+    return _config(run_dir).replace(**{**settings, "method": method, "epochs": 1})
 
 
 def layer_weights(layer) -> list[np.ndarray]:
