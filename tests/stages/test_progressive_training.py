@@ -129,10 +129,10 @@ def test_a_second_stage_keeps_the_averages_of_the_first(tmp_path):
 
 def test_a_tied_classifier_is_folded_from_the_averaged_projector(tmp_path):
     """With the teacher's views, whose side is its own."""
-    config = _config(
-        tmp_path, teacher_view="same", feature_loss="r2", student_head="tied", label_weight="0.5",
-        weight_average=0.9, progressive_sizes="12:0.5,16",
-    ).replace(method="candle")  # fmt: skip
+    config = _config(tmp_path).replace(
+        method="candle", teacher_view="same", feature_loss="r2", student_head="tied",
+        label_weight="0.5", weight_average=0.9, progressive_sizes="12:0.5,16",
+    )  # fmt: skip
     folder = open_run_folder(config)
     data = prepare(config, folder)
     teacher = _teacher(data)
