@@ -117,15 +117,18 @@ def test_every_setting_is_a_flag(settings):
     # Each contradicts another setting: two phases and a decay of latent weights, stored logits and
     # a teacher that runs online, images without labels and a method that needs them, maps and
     # whole images, floors and a lambda that all classes share, averages and Bop, two sizes and one
-    # epoch, CANDLE's options and another method.
+    # epoch, CANDLE's options and another method, controls of a lambda that all classes share.
     apart = {
         "binary_steps": 2, "teacher_top_k": 8, "unlabelled_dir": "more", "map_weight": 0.25,
-        "balance_floors": "runs/fixed", "weight_average": 0.9, "progressive_sizes": "48:0.5,64",
+        "balance_floors": "runs/fixed", "balance_replay": "runs/played",
+        "balance_closed_form": True, "balance_permute_sizes": True, "weight_average": 0.9, "progressive_sizes": "48:0.5,64",
         "prior_correction": "0.5", "student_head": "tied",
     }  # fmt: skip
     beside = {
         "map_weight": ["--teacher_view=same"],
         "balance_floors": ["--balance=class_adversarial"],
+        "balance_closed_form": ["--balance=class_adversarial"],
+        "balance_permute_sizes": ["--balance=class_adversarial"],
         "progressive_sizes": ["--epochs=2"],
         "student_head": ["--feature_loss=r2"],
     }

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.methods.balance_controls import ReplayedBalance
 from candle_tf.methods.registry import BALANCES, LOGIT_LOSSES
 from candle_tf.methods.settings import BalanceSettings
 from candle_tf.methods.trainer import TOTAL_LOSS
@@ -137,6 +138,8 @@ class TotalLoss:
 
     # Of the balancer, times --balance_learning_rate.
     learning_rate_factor: ClassVar[float] = 1.0
+    # Of steps.csv, which a replay reads.
+    lambda_columns: ClassVar[tuple[str, ...]] = ("lambda",)
 
     kl_reference: float = 1.0
     fs_reference: float = 1.0
@@ -156,6 +159,15 @@ class TotalLoss:
         """The adversary that this total loss is balanced by."""
         return Balancer(seed)
 
+    def build_replay(self, lambdas: np.ndarray, steps: int) -> Any:
+        """What gives another training's lambda in the adversary's place.
+
+        Args:
+            lambdas: its `lambda_columns`, float `[S, columns]`.
+            steps: of this training.
+        """
+        return ReplayedBalance(lambdas[:, 0], steps)
+
     def balance(
         self,
         balancer: Any,
@@ -168,7 +180,8 @@ class TotalLoss:
         """The losses of a batch.
 
         Args:
-            balancer: of `build_balancer`, a `FixedBalance` or a `ScheduledBalance`; gives lambda.
+            balancer: of `build_balancer` or `build_replay`, a `FixedBalance` or a
+                `ScheduledBalance`; gives lambda.
             kl, fs: losses of each example, float `[B]`.
             labels: int `[B]`.
             step: number of the step, int scalar.
@@ -199,6 +212,7 @@ class BalanceInputs:
         epochs: of the training.
         steps_in_epoch: steps of each of them.
         sampler_start: fraction of the epochs before a deferred sampler begins.
+        seed: of the permutation of --balance_permute_sizes.
     """
 
     teacher_logits: Callable[[], Iterable[np.ndarray]]
@@ -210,6 +224,7 @@ class BalanceInputs:
     epochs: int = 1
     steps_in_epoch: int = 1
     sampler_start: float = 0.5
+    seed: int = 0
 
 
 def uniform_prediction_losses(

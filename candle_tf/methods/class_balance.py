@@ -35,6 +35,12 @@ from candle_tf.methods.balance import (
     draw_noise,
     hidden_layer,
 )
+from candle_tf.methods.balance_controls import (
+    ClosedFormBalancer,
+    ReplayedClassBalance,
+    permute_sizes,
+    third_of,
+)
 from candle_tf.methods.registry import LOGIT_LOSSES
 from candle_tf.methods.settings import BalanceSettings
 from candle_tf.methods.trainer import TOTAL_LOSS
@@ -91,9 +97,11 @@ class ClassTotalLoss(TotalLoss):
         sizes: s of each class, float `[C]`.
         weights: w of each class in each epoch, float `[E, C]`, above 0.
         steps_in_epoch: steps of one epoch.
+        closed_form: whether lambda is the best one of each third of class sizes, by its formula.
     """
 
     learning_rate_factor: ClassVar[float] = 5.0
+    lambda_columns: ClassVar[tuple[str, ...]] = tuple(f"lambda_{name}" for name in _LOGGED)
 
     kl_floor: float = 0.0
     fs_floor: float = 0.0
@@ -102,9 +110,13 @@ class ClassTotalLoss(TotalLoss):
     sizes: np.ndarray = field(default_factory=lambda: np.zeros(1))
     weights: np.ndarray = field(default_factory=lambda: np.ones([1, 1]))
     steps_in_epoch: int = 1
+    closed_form: bool = False
 
-    def build_balancer(self, seed: int) -> ClassBalancer:
-        return ClassBalancer(seed)
+    def build_balancer(self, seed: int) -> ClassBalancer | ClosedFormBalancer:
+        return ClosedFormBalancer(self.tau) if self.closed_form else ClassBalancer(seed)
+
+    def build_replay(self, lambdas: np.ndarray, steps: int) -> ReplayedClassBalance:
+        return ReplayedClassBalance(lambdas, steps, self.prior)
 
     def balance(
         self,
@@ -137,13 +149,19 @@ class ClassTotalLoss(TotalLoss):
         each = self.of_examples(kl, fs, of_examples)
         lambdas = tf.sigmoid(logits)
         has_label = tf.ones_like(kl) if labelled is None else tf.cast(labelled, kl.dtype)
+        sums = self._sums(kl, fs, sizes[:-logged], lambdas[:-logged], has_label)
+        if isinstance(balancer, ClosedFormBalancer):
+            balancer.observe(
+                *(tf.stack([sums[f"{kind}_{name}"] for name in _LOGGED])
+                  for kind in ("share", "excess"))
+            )  # fmt: skip
         return {
             TOTAL_LOSS: tf.reduce_sum(weights * each) / mean_over_replicas(tf.reduce_sum(weights)),
             "kl": tf.reduce_mean(kl),
             "fs": tf.reduce_mean(fs),
             "lambda": tf.reduce_mean(tf.sigmoid(of_examples)),
             **{f"lambda_{name}": lambdas[i - logged] for i, name in enumerate(_LOGGED)},
-            **self._sums(kl, fs, sizes[:-logged], lambdas[:-logged], has_label),
+            **sums,
         }
 
     def _weights_of_epoch(self, step: tf.Tensor) -> tf.Tensor:
@@ -161,7 +179,7 @@ class ClassTotalLoss(TotalLoss):
     ) -> dict[str, tf.Tensor]:
         """What `balance` adds of each group, each float `[B]` given."""
         k, f = self._excess(kl, fs)
-        third = tf.minimum(tf.cast(sizes * len(_LOGGED), tf.int32), len(_LOGGED) - 1)
+        third = third_of(sizes)
         found = {}
         for place, name in enumerate(_LOGGED):
             inside = tf.cast(third == place, kl.dtype) * has_label
@@ -204,6 +222,9 @@ def build_class_adversarial(settings: BalanceSettings, inputs: BalanceInputs) ->
     kl = loss.of_mean(inputs.teacher_logits(), settings.temperature)
     kl, fs = (each if each > _SMALLEST_UNIT else 1.0 for each in (kl, inputs.feature_of_mean))
     _check_floors(settings, inputs.floors, (kl, fs))
+    sizes = class_sizes(inputs.counts)
+    if settings.balance_permute_sizes:
+        sizes = permute_sizes(sizes, inputs.seed)
     return ClassTotalLoss(
         kl_reference=kl,
         fs_reference=fs,
@@ -211,9 +232,10 @@ def build_class_adversarial(settings: BalanceSettings, inputs: BalanceInputs) ->
         fs_floor=inputs.floors[1],
         tau=settings.balance_tau,
         prior=settings.balance_prior,
-        sizes=class_sizes(inputs.counts),
+        sizes=sizes,
         weights=np.stack([_class_weights(inputs, epoch) for epoch in range(inputs.epochs)]),
         steps_in_epoch=inputs.steps_in_epoch,
+        closed_form=settings.balance_closed_form,
     )
 
 

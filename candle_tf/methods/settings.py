@@ -281,6 +281,20 @@ class BalanceSettings(SettingsGroup):
         "for --balance=class_adversarial: the folder of a finished run with --balance=fixed; both "
         "losses count from where they ended there, not from 0",
     )
+    balance_replay: str = setting(
+        "",
+        "the folder of a finished run with the same --balance, whose recorded lambda is that of "
+        "each step in place of an adversary's (a control)",
+    )
+    balance_closed_form: bool = setting(
+        False,
+        "for --balance=class_adversarial: the best lambda of each third of class sizes by its "
+        "formula, in place of a network (a control)",
+    )
+    balance_permute_sizes: bool = setting(
+        False,
+        "for --balance=class_adversarial: give each class the size of another one (a control)",
+    )
     balance_learning_rate: float = setting(
         1e-3,
         "Adam's rate of the balancing network; class_adversarial's is five times as large",
@@ -338,11 +352,33 @@ class BalanceSettings(SettingsGroup):
                 "whose losses count from 0. Give --balance=class_adversarial, or leave "
                 "--balance_floors out."
             )
+        self._check_controls()
         if self.student_head == "tied" and self.feature_loss == "cosine":
             raise UserError(
                 "--student_head=tied contradicts --feature_loss=cosine: the teacher's classifier "
                 "needs projected features in place and size, not in direction alone. Give "
                 "--feature_loss=r2 or source_kl."
+            )
+
+    def _check_controls(self) -> None:
+        for name in ("balance_closed_form", "balance_permute_sizes"):
+            if getattr(self, name) and self.balance != "class_adversarial":
+                raise UserError(
+                    f"--{name} contradicts --balance={self.balance}, whose lambda is the same for "
+                    f"all classes. Give --balance=class_adversarial, or leave --{name} out."
+                )
+        if not self.balance_replay:
+            return
+        place = f"--balance_replay={self.balance_replay}"
+        if self.balance in ("fixed", "schedule"):
+            raise UserError(
+                f"{place} contradicts --balance={self.balance}, which gives lambda itself. Give "
+                "the --balance of that run, or leave --balance_replay out."
+            )
+        if self.balance_closed_form:
+            raise UserError(
+                f"{place} contradicts --balance_closed_form: lambda is either replayed or "
+                "computed. Give one of them."
             )
 
 

@@ -182,8 +182,9 @@ def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
                 # Means of a tenth of the training each.
                 tenths = [part.mean() for part in np.array_split(values, 10) if len(part)]
                 middle = tenths[len(tenths) // 2]
-                cells = [f"{x:.2f}" for x in (tenths[0], middle, tenths[-1], values.min())]
-                rows.append([run.name, name, *cells, f"{values.max():.2f}"])
+                figures = (tenths[0], middle, tenths[-1], values.min(), values.max())
+                cells = [f"{x:.2f}" for x in figures]
+                rows.append([run.name, name, *cells, f"{values.mean():.3f}"])
                 curves[f"{run.name}, {name}"] = values
     if not rows:
         yield "None of these runs has a lambda: only --method=candle does."
@@ -192,9 +193,11 @@ def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
         "Weight of the KL loss: means over the first, middle and last tenth of the steps. A run "
         "whose steps.csv has one column `lambda` gives all classes the same; `lambda_rare`, "
         "`lambda_medium` and `lambda_frequent` are those of a class at the low end, in the middle "
-        "and at the high end of the range of the log class size, which are no shot groups."
+        "and at the high end of the range of the log class size, which are no shot groups. "
+        "`--balance=fixed` with the mean is the control of an adversary's lambda that moves, and "
+        "`--balance_replay` with the run that of the game."
     )
-    columns = ["run", "column", "first tenth", "middle", "last tenth", "lowest", "highest"]
+    columns = ["run", "column", "first tenth", "middle", "last tenth", "lowest", "highest", "mean"]
     yield html.Table(columns, rows, left=2)
     figure = analysis_plots.lambda_curves(curves)
     yield html.Figure(plots.to_png(figure), "Lambda during training")

@@ -16,6 +16,7 @@ from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.reporting.csv_columns import read_columns
 from candle_tf.run_folder import RunFolder
+from candle_tf.stages.reference_run import open_reference_run
 
 # The part of the steps, the last of them, of which the losses are averaged.
 _LAST = 0.1
@@ -82,16 +83,9 @@ def _require_same_floors(config: Config, floors: tuple[float, float]) -> None:
 
 def _read_run(config: Config) -> tuple[float, float]:
     given = config.balance.balance_floors
-    folder = RunFolder(Path(given))
     place = f"--balance_floors={given}"
-    steps = folder.path / "student" / "steps.csv"
-    for path in (folder.config_path, folder.report_path, steps):
-        if not path.is_file():
-            raise UserError(
-                f"{place} is no finished run: it has no {path.name}. Give what --run_dir of a run "
-                "with --balance=fixed named."
-            )
-    before = Config.from_json(folder.config_path)
+    run = open_reference_run("balance_floors", given, "--balance=fixed")
+    before = run.config
     if before.training.method != "candle" or before.balance.balance != "fixed":
         raise UserError(
             f"{place} is a run of --method={before.training.method} and "
@@ -104,7 +98,7 @@ def _read_run(config: Config) -> tuple[float, float]:
                 f"{place} has --{name}={before[name]}, and this run {config[name]}: their losses "
                 "cannot be compared. Give a run with the same."
             )
-    return _last_losses(steps, place)
+    return _last_losses(run.steps_path, place)
 
 
 def keep_balance_floors(config: Config) -> tuple[float, float]:

@@ -8,6 +8,7 @@ trainer = build_distillation_trainer(
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -33,6 +34,7 @@ from candle_tf.methods.parameter_groups import build_parameter_groups
 from candle_tf.methods.registry import LOGIT_LOSSES
 from candle_tf.methods.settings import AUTO
 from candle_tf.stages.balance_floors import keep_balance_floors
+from candle_tf.stages.balance_replay import keep_balance_replay
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.label_shares import label_shares
 from candle_tf.stages.prepare import Data
@@ -75,8 +77,7 @@ def build_distillation_trainer(
     feature_loss = _build_feature_loss(config, targets, calibrated)
     projector = feature_loss.build_projector(student, config.run.seed)
     total_loss = _build_total_loss(config, data, targets, feature_loss, steps)
-    given = balance_without_adversary(config.balance, steps)
-    adversary = None if given else total_loss.build_balancer(config.run.seed)
+    balancer = _build_balancer(config, total_loss, steps)
     map_loss = _build_map_loss(config, student, targets, steps)
     rate = total_loss.learning_rate_factor * config.balance.balance_learning_rate
     parameter_groups = build_parameter_groups(
@@ -85,7 +86,8 @@ def build_distillation_trainer(
         steps=steps,
         projector=projector,
         map_projectors=map_loss.projectors if map_loss else (),
-        balancer=adversary,
+        # A control has no variable that maximizes anything.
+        balancer=balancer if getattr(balancer, "trainable_variables", None) else None,
         balance_learning_rate=rate,
     )
     return DistillationTrainer(
@@ -93,7 +95,7 @@ def build_distillation_trainer(
         data.classes,
         parameter_groups,
         projector=projector,
-        balancer=given or adversary,
+        balancer=balancer,
         feature_loss=feature_loss,
         total_loss=total_loss,
         temperature=config.balance.temperature,
@@ -144,8 +146,19 @@ def _build_total_loss(
         epochs=config.training.epochs,
         steps_in_epoch=steps // config.training.epochs,
         sampler_start=config.data.sampler_start,
+        seed=config.run.seed,
     )
     return build_total_loss(config.balance, inputs)
+
+
+def _build_balancer(config: Config, total_loss: TotalLoss, steps: int) -> Any:
+    """The adversary, or what gives lambda in its place."""
+    if given := balance_without_adversary(config.balance, steps):
+        return given
+    lambdas = keep_balance_replay(config)
+    if lambdas is not None:
+        return total_loss.build_replay(lambdas, steps)
+    return total_loss.build_balancer(config.run.seed)
 
 
 def _build_map_loss(

@@ -20,6 +20,7 @@ from candle_tf.progress import format_seconds
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import RunFolder, join_run_folder, open_run_folder
 from candle_tf.stages.balance_floors import read_balance_floors
+from candle_tf.stages.balance_replay import read_balance_replay
 from candle_tf.stages.calibrate import Calibrated, calibrate, open_teacher
 from candle_tf.stages.disk_space import DiskNeeds
 from candle_tf.stages.evaluate import evaluate
@@ -50,6 +51,7 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     """
     # What it refuses is told before anything is computed.
     read_balance_floors(config)
+    read_balance_replay(config)
     workers = open_workers(config.compute.strategy)
     # Bit-identical results whether or not a run was interrupted; on CPUs it costs nothing.
     tf.keras.utils.set_random_seed(config.run.seed)

@@ -19,7 +19,7 @@ RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (40, 3)).astype(np.float32)
 
 
-def _total_loss(
+def build_class_total_loss(
     counts=COUNTS, logits=LOGITS, sampler="instance", of_mean=1.5, floors=(0.0, 0.0), **settings
 ):
     epochs = {"epochs": 10, "steps_in_epoch": 7, "sampler_start": 0.6}
@@ -41,11 +41,11 @@ def test_sizes_are_relative_log_counts():
 
 
 def test_a_loss_that_a_constant_does_not_have_is_no_unit():
-    assert _total_loss(of_mean=1e-15).fs_reference == 1.0
+    assert build_class_total_loss(of_mean=1e-15).fs_reference == 1.0
 
 
 def test_units_are_the_losses_of_the_mean_prediction():
-    total_loss = _total_loss(temperature=2.0)
+    total_loss = build_class_total_loss(temperature=2.0)
     p = np.exp(LOGITS.astype(np.float64) / 2)
     p /= p.sum(axis=1, keepdims=True)
     expected = 4 * np.mean([entropy(row, p.mean(axis=0)) for row in p])
@@ -55,7 +55,7 @@ def test_units_are_the_losses_of_the_mean_prediction():
 
 def _weights_at(sampler: str, step: int) -> np.ndarray:
     """Of the classes, relative to the first, from the gradients of the total loss."""
-    total_loss = _total_loss(sampler=sampler)
+    total_loss = build_class_total_loss(sampler=sampler)
     balancer = total_loss.build_balancer(seed=3)
     kl = tf.Variable(np.ones(3), dtype=tf.float32)
     labels = tf.constant([0, 1, 2])
@@ -89,8 +89,8 @@ def test_weights_are_of_what_the_sampler_shows_in_the_epoch(sampler, step, proba
 
 def test_weights_of_the_first_samplers_are_what_they_always_were():
     expected = np.tile(COUNTS**-0.5, (10, 1)).astype(np.float32)
-    np.testing.assert_array_equal(_total_loss().weights.astype(np.float32), expected)
-    np.testing.assert_array_equal(_total_loss(sampler="class_balanced").weights, 1.0)
+    np.testing.assert_array_equal(build_class_total_loss().weights.astype(np.float32), expected)
+    np.testing.assert_array_equal(build_class_total_loss(sampler="class_balanced").weights, 1.0)
 
 
 def _batch():
@@ -100,14 +100,14 @@ def _batch():
 
 def test_floors_that_a_student_cannot_be_above_are_refused():
     with pytest.raises(UserError, match=r"feature loss ends at 1.5, .* learns nothing is 1.5"):
-        _total_loss(floors=(0.1, 1.5))
+        build_class_total_loss(floors=(0.1, 1.5))
     with pytest.raises(UserError, match="its KL loss ends at 99"):
-        _total_loss(floors=(99.0, 0.1))
+        build_class_total_loss(floors=(99.0, 0.1))
 
 
 @pytest.mark.parametrize("floors", [(0.0, 0.0), (0.7, 0.4)])
 def test_the_total_loss_and_what_is_logged_are_the_formulas(floors):
-    total_loss = _total_loss(balance_tau=0.4, balance_prior=0.3, floors=floors)
+    total_loss = build_class_total_loss(balance_tau=0.4, balance_prior=0.3, floors=floors)
     balancer = total_loss.build_balancer(seed=3)
     assert isinstance(balancer, ClassBalancer)
     hidden, bias, _, last_bias = balancer.get_weights()
@@ -147,7 +147,7 @@ def test_the_total_loss_and_what_is_logged_are_the_formulas(floors):
 
 
 def test_it_starts_at_lambda_0_whatever_noise_and_class():
-    total_loss = _total_loss(balance_prior=0.2)
+    total_loss = build_class_total_loss(balance_prior=0.2)
     balancer = total_loss.build_balancer(seed=0)
     kl, fs, labels = _batch()
     for step in range(3):
@@ -164,7 +164,9 @@ def test_it_starts_at_lambda_0_whatever_noise_and_class():
 
 def test_the_adversary_finds_the_best_lambda_of_each_class():
     """In closed form: sigmoid(logit(lambda_0) + (k_c - f_c) / tau)."""
-    total_loss = _total_loss(sampler="class_balanced", balance_tau=0.5, balance_prior=0.4)
+    total_loss = build_class_total_loss(
+        sampler="class_balanced", balance_tau=0.5, balance_prior=0.4
+    )
     k, f = np.array([0.3, 0.6, 0.9]), np.array([0.8, 0.7, 0.5])
     labels = tf.constant(np.tile(np.arange(3), 4))
     kl = tf.constant(np.tile(k * total_loss.kl_reference, 4), tf.float32)
@@ -199,7 +201,7 @@ def test_the_adversary_finds_the_best_lambda_of_each_class():
 
 
 def test_eliminating_lambda_leaves_a_smooth_maximum():
-    total_loss = _total_loss(balance_tau=0.3, balance_prior=0.4)
+    total_loss = build_class_total_loss(balance_tau=0.3, balance_prior=0.4)
     k, f = 0.9, 0.2
     u = logit(0.4) + (k - f) / 0.3
     value = total_loss.of_examples(
@@ -214,7 +216,9 @@ def test_eliminating_lambda_leaves_a_smooth_maximum():
 def test_a_step_moves_student_down_and_balancer_up():
     """SGD makes the update visible: -rate * gradient for learners, +rate * gradient above."""
     batch = {name: tf.constant(value) for name, value in teacher_batch().items()}
-    total_loss = _total_loss(np.array([90, 50, 20, 9, 3]), batch["teacher_logits"].numpy())
+    total_loss = build_class_total_loss(
+        np.array([90, 50, 20, 9, 3]), batch["teacher_logits"].numpy()
+    )
     student, feature_loss = float_student(), CosineLoss(np.zeros(12))
     projector, balancer = feature_loss.build_projector(student), total_loss.build_balancer(0)
     learners = student.trainable_variables + projector.trainable_variables
@@ -272,13 +276,13 @@ def test_every_balance_is_finite(balance, temperature, classes):
 def test_a_saturated_lambda_is_finite(value):
     logits = tf.Variable([value])
     with tf.GradientTape() as tape:
-        each = _total_loss().of_examples(tf.constant([1.0]), tf.constant([0.5]), logits)
+        each = build_class_total_loss().of_examples(tf.constant([1.0]), tf.constant([0.5]), logits)
     assert np.isfinite(each.numpy()).all()
     assert np.isfinite(tape.gradient(each, logits).numpy()).all()
 
 
 def test_images_without_labels_have_the_prior_lambda_and_do_not_move_the_adversary():
-    total_loss = _total_loss(balance_tau=0.4, balance_prior=0.3)
+    total_loss = build_class_total_loss(balance_tau=0.4, balance_prior=0.3)
     balancer = total_loss.build_balancer(seed=3)
     kl, fs, labels = (np.asarray(part, np.float32) for part in _batch())
     labels = labels.astype(np.int64)

@@ -1,0 +1,112 @@
+"""Lambda of another run in an adversary's place, in the student's stage."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages import train as training
+from candle_tf.stages.balance_replay import keep_balance_replay, read_balance_replay
+from candle_tf.stages.prepare import prepare
+from candle_tf.students.compute_policy import resolve_compute_policy
+from tests.stages.interrupt import interrupt
+from tests.stages.test_balance_floors import reference_run
+from tests.stages.test_baselines import configure
+from tests.stages.test_candle_options import _teacher
+from tests.stages.test_train import one_block_student  # noqa: F401
+
+TABLE = "step,lambda\n1,0.25\n2,0.75\n"
+OF_CLASSES = "step,lambda,lambda_rare,lambda_medium,lambda_frequent\n1,0.5,0.1,0.2,0.3\n"
+
+
+def _config(replay, **changes):
+    return Config(dataset="digits", balance_replay=str(replay), **changes)
+
+
+def test_lambda_is_read_from_the_columns_of_the_balance(tmp_path):
+    scalar = reference_run(tmp_path / "scalar", TABLE, balance="adversarial")
+    np.testing.assert_array_equal(read_balance_replay(_config(scalar)), [[0.25], [0.75]])
+    of_classes = reference_run(tmp_path / "classes", OF_CLASSES, balance="class_adversarial")
+    found = read_balance_replay(_config(of_classes, balance="class_adversarial"))
+    np.testing.assert_array_equal(found, [[0.1, 0.2, 0.3]])
+    assert read_balance_replay(Config(dataset="digits")) is None
+
+
+def test_a_run_keeps_the_lambda_that_it_began_with(tmp_path):
+    reference = reference_run(tmp_path / "reference", TABLE, balance="adversarial")
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    config = _config(reference, run_dir=str(tmp_path / "run"))
+    kept = keep_balance_replay(config)
+    shutil.rmtree(reference)
+    np.testing.assert_array_equal(read_balance_replay(config), kept)
+
+
+@pytest.mark.parametrize(
+    ("steps", "changes", "message"),
+    [
+        (TABLE, {"balance": "relative"}, "its lambda is not that of --balance=adversarial"),
+        (TABLE, {"method": "cross_entropy"}, "is a run of --method=cross_entropy"),
+        ("", {}, "steps.csv does not have lambda, each from 0 to 1"),
+        ("step,kl\n1,2\n", {}, "does not have lambda"),
+        ("step,lambda\n1,nan\n", {}, "does not have lambda"),
+        ("step,lambda\n1,1.5\n", {}, "does not have lambda"),
+    ],
+)
+def test_a_run_that_has_no_such_lambda_is_refused(tmp_path, steps, changes, message):
+    run = reference_run(tmp_path, steps, **{"balance": "adversarial", **changes})
+    with pytest.raises(UserError, match=message):
+        read_balance_replay(_config(run))
+
+
+def test_what_is_no_finished_run_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"--balance_replay=.*none is no finished run: it has no"):
+        read_balance_replay(_config(tmp_path / "none"))
+
+
+def _train(config, interrupted=None):
+    folder = open_run_folder(config)
+    data = prepare(config, folder)
+    teacher = _teacher(data)
+    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
+    stage = (config, data, teacher.targets, folder.path / "student", policy, teacher)
+    if interrupted:
+        with interrupt(DistillationTrainer, "evaluate", call=interrupted):
+            training.train_student(*stage)
+    trained = training.train_student(*stage)
+    trained.checkpoints.restore_selected("last")
+    return trained
+
+
+def _assert_same(one, other):
+    for a, b in zip(one.student.weights, other.student.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-5, err_msg=a.name)
+
+
+def test_the_replay_of_an_adversary_is_its_training_without_the_adversary(tmp_path):
+    settings = {"label_weight": "0", "teacher_view": "same", "balance_entropy": 0.05}
+    first = configure(tmp_path / "first", "candle", **settings).replace(epochs=2)
+    trained = _train(first)
+    (tmp_path / "first" / "report.json").write_text("{}")
+    replay = first.replace(run_dir=str(tmp_path / "replay"), balance_replay=str(tmp_path / "first"))
+    _assert_same(_train(replay, interrupted=2), trained)
+    fixed = first.replace(run_dir=str(tmp_path / "fixed"), balance="fixed", fixed_lambda=0.1)
+    with pytest.raises(AssertionError):
+        _assert_same(_train(fixed), trained)
+
+
+def test_means_of_the_closed_form_are_resumed(tmp_path):
+    settings = {"balance": "class_adversarial", "balance_closed_form": True}
+    whole, resumed = (
+        configure(tmp_path / name, "candle", teacher_view="same", **settings).replace(epochs=2)
+        for name in ("whole", "resumed")
+    )
+    one, other = _train(whole), _train(resumed, interrupted=2)
+    for a, b in zip(one.student.weights, other.student.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.name)
+    steps = (Path(whole.run.run_dir) / "student" / "steps.csv").read_text()
+    assert steps == (Path(resumed.run.run_dir) / "student" / "steps.csv").read_text()
