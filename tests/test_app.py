@@ -121,7 +121,8 @@ def test_every_setting_is_a_flag(settings):
     apart = {
         "binary_steps": 2, "teacher_top_k": 8, "unlabelled_dir": "more", "map_weight": 0.25,
         "balance_floors": "runs/fixed", "balance_replay": "runs/played",
-        "balance_closed_form": True, "balance_permute_sizes": True, "weight_average": 0.9, "progressive_sizes": "48:0.5,64",
+        "balance_closed_form": True, "balance_permute_sizes": True,
+        "weight_average": 0.9, "progressive_sizes": "48:0.5,64",
         "prior_correction": "0.5", "student_head": "tied",
     }  # fmt: skip
     beside = {

@@ -29,6 +29,7 @@ from tools.tables.records import (
     keep_records,
     kept_path,
     take_records,
+    without_places,
 )
 from tools.tables.summary import write_summary
 
@@ -363,6 +364,27 @@ def test_a_cell_learns_from_the_run_of_another(tmp_path):
     assert changed_settings(record, cell_config(second, {})) == []
 
 
+def test_a_replay_reads_the_run_of_another_cell_and_its_record_names_no_folder(tmp_path):
+    methods = {
+        "played": {"method": "candle"},
+        "replay": {"method": "candle", "balance_replay": "{runs}/played-{seed}"},
+    }
+    played, replay = read_definition(
+        definition_file(tmp_path, axes={"method": methods}, compare=[])
+    ).cells
+    folder = tmp_path / "out"
+    assert replay.needed_cells == [played.name]
+    assert replay.settings_in(folder)["balance_replay"] == str(played.run_path(folder))
+    with pytest.raises(UserError, match=f"{replay.name} reads the run of {played.name}"):
+        run_table.main(
+            read_definition(definition_file(tmp_path, axes={"method": methods}, compare=[])),
+            folder, {}, only="replay",
+        )  # fmt: skip
+    config = cell_config(replace(replay, settings=replay.settings_in(folder)), {}).to_dict()
+    assert without_places(config)["balance_replay"] == played.name
+    assert changed_settings({"config": config}, cell_config(replay, {})) == []
+
+
 def test_a_cell_is_trained_after_the_one_that_it_learns_from(tmp_path):
     methods = {
         "first": {"method": "cross_entropy"},
@@ -373,8 +395,8 @@ def test_a_cell_is_trained_after_the_one_that_it_learns_from(tmp_path):
     )
     first, second = definition.cells
     folder, records = tmp_path / "out", tmp_path / "records"
-    assert (first.teacher_cell, second.teacher_cell) == ("", first.name)
-    with pytest.raises(UserError, match=r"second-3 learns from first-3, .* --only=first-3"):
+    assert (first.needed_cells, second.needed_cells) == ([], [first.name])
+    with pytest.raises(UserError, match=r"second-3 reads the run of first-3, .* --only=first-3"):
         run_table.main(definition, folder, {}, only="second")
     with pytest.raises(UserError, match=r"give --processes=1"):
         run_table.main(definition, folder, {}, processes=2)

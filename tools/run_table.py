@@ -80,7 +80,7 @@ def main(
         cell_config(cell, settings)
     if keep and records:
         refuse_to_replace_records(missing, records, settings)
-    _require_teachers(missing, folder, processes)
+    _require_needed_cells(missing, folder, processes)
     commands = [_command(cell, folder, settings) for cell in missing]
     logs = [folder / "logs" / f"{cell.name}.log" for cell in missing]
     logging.info("%d cells to run: %s", len(missing), ", ".join(cell.name for cell in missing))
@@ -95,21 +95,22 @@ def main(
         keep_records(definition, folder, records)
 
 
-def _require_teachers(cells: list[Cell], folder: Path, processes: int) -> None:
-    """Refuses cells that learn from a cell that is neither trained nor trained before them."""
+def _require_needed_cells(cells: list[Cell], folder: Path, processes: int) -> None:
+    """Refuses cells that read the run of one that is neither trained nor trained before them."""
     before: set[str] = set()
     for cell in cells:
-        name = cell.teacher_cell
-        if name and not (folder / "runs" / name / "report.json").exists():
+        for name in cell.needed_cells:
+            if (folder / "runs" / name / "report.json").exists():
+                continue
             if name not in before:
                 raise UserError(
-                    f"{cell.name} learns from {name}, which is not trained: run it first, by "
+                    f"{cell.name} reads the run of {name}, which is not trained: run it first, by "
                     f"--only={name} --records=none."
                 )
             if processes > 1:
                 raise UserError(
-                    f"{cell.name} learns from {name}, which has to be trained before: run that "
-                    f"first, by --only={name}, or give --processes=1."
+                    f"{cell.name} reads the run of {name}, which has to be trained before: run "
+                    f"that first, by --only={name}, or give --processes=1."
                 )
         before.add(cell.name)
 

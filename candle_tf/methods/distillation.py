@@ -24,11 +24,14 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.methods import losses
-from candle_tf.methods.balance import TotalLoss
+from candle_tf.methods.balance import TotalLoss, balance_without_adversary
 from candle_tf.methods.baselines import label_losses
+from candle_tf.methods.feature_losses import FeatureLoss
 from candle_tf.methods.label_loss import LabelLoss
 from candle_tf.methods.map_loss import MapLoss
-from candle_tf.methods.parameter_groups import ParameterGroup
+from candle_tf.methods.parameter_groups import ParameterGroup, build_parameter_groups
+from candle_tf.methods.registry import LOGIT_LOSSES
+from candle_tf.methods.settings import BalanceSettings, OptimizerSettings
 from candle_tf.methods.trainer import TOTAL_LOSS, Batch, Trainer
 
 
@@ -195,3 +198,68 @@ class DistillationTrainer(Trainer):
             kernel, bias = self._head.fold(self.projector, int(layer.kernel.shape[0]))
             layer.kernel.assign(kernel)
             layer.bias.assign(bias)
+
+
+def build_trainer(
+    student: tf.keras.Model,
+    classes: int,
+    settings: BalanceSettings,
+    optimizer: OptimizerSettings,
+    *,
+    feature_loss: FeatureLoss,
+    total_loss: TotalLoss,
+    label_loss: LabelLoss | None = None,
+    head: TiedHead | None = None,
+    map_loss: MapLoss | None = None,
+    replay: np.ndarray | None = None,
+    steps: int,
+    seed: int,
+    xla: bool = False,
+) -> DistillationTrainer:
+    """The trainer of these losses, with what is trained beside the student: projector and balancer.
+
+    Args:
+        student: whose classifier no optimizer moves where there is a head.
+        classes: C.
+        settings: of the losses and their balance.
+        optimizer: of student and projectors.
+        feature_loss, total_loss, label_loss, head, map_loss: as of `DistillationTrainer`.
+        replay: lambda of another training in the adversary's place, float
+            `[steps there, lambda_columns]`.
+        steps: of the whole training.
+        seed: of the projector's and the balancer's weights.
+        xla: whether XLA compiles the training step.
+    """
+    if head is not None:
+        student.get_layer("logits").trainable = False
+    projector = feature_loss.build_projector(student, seed)
+    balancer = balance_without_adversary(settings, steps)
+    if balancer is None and replay is not None:
+        balancer = total_loss.build_replay(replay, steps)
+    elif balancer is None:
+        balancer = total_loss.build_balancer(seed)
+    parameter_groups = build_parameter_groups(
+        student,
+        optimizer,
+        steps=steps,
+        projector=projector,
+        map_projectors=map_loss.projectors if map_loss else (),
+        # Without an adversary no variable maximizes anything.
+        balancer=balancer if getattr(balancer, "trainable_variables", None) else None,
+        balance_learning_rate=total_loss.learning_rate_factor * settings.balance_learning_rate,
+    )
+    return DistillationTrainer(
+        student,
+        classes,
+        parameter_groups,
+        projector=projector,
+        balancer=balancer,
+        feature_loss=feature_loss,
+        total_loss=total_loss,
+        temperature=settings.temperature,
+        logit_loss=LOGIT_LOSSES[settings.logit_loss],
+        label_loss=label_loss,
+        head=head,
+        map_loss=map_loss,
+        xla=xla,
+    )

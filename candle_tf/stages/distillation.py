@@ -8,7 +8,6 @@ trainer = build_distillation_trainer(
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,13 +15,13 @@ from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.targets import MapTargets, Targets
-from candle_tf.methods.balance import (
-    BalanceInputs,
-    TotalLoss,
-    balance_without_adversary,
-    build_total_loss,
+from candle_tf.methods.balance import BalanceInputs, TotalLoss, build_total_loss
+from candle_tf.methods.distillation import (
+    DistillationTrainer,
+    TiedHead,
+    build_trainer,
+    tied_head,
 )
-from candle_tf.methods.distillation import DistillationTrainer, TiedHead, tied_head
 from candle_tf.methods.feature_losses import FeatureLoss, TeacherFeatures, build_feature_loss
 from candle_tf.methods.label_loss import (
     LabelLoss,
@@ -30,8 +29,6 @@ from candle_tf.methods.label_loss import (
     balanced_softmax_of_epochs,
 )
 from candle_tf.methods.map_loss import MapLoss, build_map_loss
-from candle_tf.methods.parameter_groups import build_parameter_groups
-from candle_tf.methods.registry import LOGIT_LOSSES
 from candle_tf.methods.settings import AUTO
 from candle_tf.stages.balance_floors import keep_balance_floors
 from candle_tf.stages.balance_replay import keep_balance_replay
@@ -73,36 +70,21 @@ def build_distillation_trainer(
     """
     if targets is None:
         raise ValueError("--method=candle needs the teacher's outputs")
-    head = _build_head(config, student, calibrated)
     feature_loss = _build_feature_loss(config, targets, calibrated)
-    projector = feature_loss.build_projector(student, config.run.seed)
     total_loss = _build_total_loss(config, data, targets, feature_loss, steps)
-    balancer = _build_balancer(config, total_loss, steps)
-    map_loss = _build_map_loss(config, student, targets, steps)
-    rate = total_loss.learning_rate_factor * config.balance.balance_learning_rate
-    parameter_groups = build_parameter_groups(
-        student,
-        config.optimizer,
-        steps=steps,
-        projector=projector,
-        map_projectors=map_loss.projectors if map_loss else (),
-        # A control has no variable that maximizes anything.
-        balancer=balancer if getattr(balancer, "trainable_variables", None) else None,
-        balance_learning_rate=rate,
-    )
-    return DistillationTrainer(
+    return build_trainer(
         student,
         data.classes,
-        parameter_groups,
-        projector=projector,
-        balancer=balancer,
+        config.balance,
+        config.optimizer,
         feature_loss=feature_loss,
         total_loss=total_loss,
-        temperature=config.balance.temperature,
-        logit_loss=LOGIT_LOSSES[config.balance.logit_loss],
         label_loss=_build_label_loss(config, data, calibrated, total_loss, steps),
-        head=head,
-        map_loss=map_loss,
+        head=_build_head(config, calibrated),
+        map_loss=_build_map_loss(config, student, targets, steps),
+        replay=keep_balance_replay(config),
+        steps=steps,
+        seed=config.run.seed,
         xla=xla,
     )
 
@@ -151,16 +133,6 @@ def _build_total_loss(
     return build_total_loss(config.balance, inputs)
 
 
-def _build_balancer(config: Config, total_loss: TotalLoss, steps: int) -> Any:
-    """The adversary, or what gives lambda in its place."""
-    if given := balance_without_adversary(config.balance, steps):
-        return given
-    lambdas = keep_balance_replay(config)
-    if lambdas is not None:
-        return total_loss.build_replay(lambdas, steps)
-    return total_loss.build_balancer(config.run.seed)
-
-
 def _build_map_loss(
     config: Config, student: tf.keras.Model, targets: Targets, steps: int
 ) -> MapLoss | None:
@@ -174,15 +146,12 @@ def _build_map_loss(
     )
 
 
-def _build_head(
-    config: Config, student: tf.keras.Model, calibrated: Calibrated | None
-) -> TiedHead | None:
-    """The teacher's classifier in place of the student's, which no optimizer moves then."""
+def _build_head(config: Config, calibrated: Calibrated | None) -> TiedHead | None:
+    """The teacher's classifier in place of the student's."""
     if not has_tied_head(config):
         return None
     if calibrated is None:
         raise ValueError("--student_head=tied needs the calibrated teacher")
-    student.get_layer("logits").trainable = False
     return tied_head(calibrated.classifier)
 
 

@@ -11,7 +11,7 @@ from tools.bench import table_of
 from tools.benchmarks.loss_options import (
     OPTIONS,
     LossOption,
-    build_trainer,
+    build_option_trainer,
     loss_option_ratios,
     teacher_batch,
 )
@@ -24,7 +24,7 @@ SMALL = Workload(width=0.125, image_size=32, batch_size=4, classes=3, steps=1, f
 def test_an_option_is_in_the_step(name):
     tf.keras.utils.set_random_seed(0)
     batch = teacher_batch(SMALL)
-    trainer = build_trainer(SMALL, OPTIONS[name], batch)
+    trainer = build_option_trainer(SMALL, OPTIONS[name], batch)
     before = trainer.network.get_layer("logits").kernel.numpy()
     # The rate rises from 0 at the first step.
     for _ in range(2):

@@ -22,14 +22,10 @@ from candle_tf.stages.run import run
 from candle_tf.stages.trained_student import load_trained_student
 from candle_tf.teachers.backbones import load_teacher
 from candle_tf.teachers.registry import TEACHERS
+from tests.stages.tiny_run import TINY_RUN
 
 SETTINGS = {
-    "profile": "natural",
-    "image_size": 16,
-    "stem_stride": 1,
-    "width": 0.125,
-    "augmentation": "none",
-    "batch_size": 128,
+    **TINY_RUN,
     "calibration_resolutions": (16,),
     "calibration_epochs": 20,
     "export_teacher": "off",

@@ -13,17 +13,9 @@ from candle_tf.reporting.image_predictions import TEST, read_image_predictions
 from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.stages.run import run
 from candle_tf.stages.trained_student import load_trained_student
+from tests.stages.tiny_run import TINY_RUN
 
-SETTINGS = {
-    "profile": "natural",
-    "image_size": 16,
-    "stem_stride": 1,
-    "width": 0.125,
-    "augmentation": "none",
-    "batch_size": 128,
-    "student": "tiny_student",
-    "epochs": 2,
-}
+SETTINGS = {**TINY_RUN, "student": "tiny_student", "epochs": 2}
 METHODS = {
     "ldam_drw": {},
     "mislas": {"classifier_epochs": 2, "classifier_learning_rate": 0.1},

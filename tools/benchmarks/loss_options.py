@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.methods.balance import BalanceInputs, balance_without_adversary, build_total_loss
-from candle_tf.methods.distillation import DistillationTrainer, TiedHead
+from candle_tf.methods.balance import BalanceInputs, build_total_loss
+from candle_tf.methods.distillation import DistillationTrainer, TiedHead, build_trainer
 from candle_tf.methods.feature_losses import TeacherFeatures, build_feature_loss
 from candle_tf.methods.label_loss import LabelLoss, balanced_softmax_of_epochs
-from candle_tf.methods.map_loss import LEVELS, build_map_loss
-from candle_tf.methods.parameter_groups import build_parameter_groups
-from candle_tf.methods.registry import LOGIT_LOSSES
+from candle_tf.methods.map_loss import LEVELS, MapLoss, build_map_loss
 from candle_tf.methods.settings import BalanceSettings, MapSettings, OptimizerSettings
 from candle_tf.timing import alternate, images_per_second, ratio_of
 from tools.benchmarks.step import build_step, one_batch, repeat_step
@@ -77,7 +75,7 @@ def loss_option_ratios(
     batch = teacher_batch(load)
     sides = {"default": LossOption(), **(OPTIONS if options is None else options)}
     steps = {
-        name: repeat_step(build_step(build_trainer(load, option, batch), batch), load.steps)
+        name: repeat_step(build_step(build_option_trainer(load, option, batch), batch), load.steps)
         for name, option in sides.items()
     }
     seconds = alternate(steps, repeats, warmup=2)
@@ -109,7 +107,7 @@ def teacher_batch(load: Workload) -> dict[str, tf.Tensor]:
     return {**one_batch(load), **outputs}
 
 
-def build_trainer(
+def build_option_trainer(
     load: Workload, option: LossOption, batch: Mapping[str, tf.Tensor]
 ) -> DistillationTrainer:
     """CANDLE's trainer with an option, on the teacher's outputs of a batch."""
@@ -117,41 +115,35 @@ def build_trainer(
     rng = np.random.default_rng(1)
     student = new_student(load)
     feature_loss = build_feature_loss(settings, _teacher_features(load, batch, rng))
-    projector = feature_loss.build_projector(student)
-    total_loss = build_total_loss(settings, _balance_inputs(load, batch, feature_loss.reference))
-    given = balance_without_adversary(settings, _TRAINING_STEPS)
-    adversary = None if given else total_loss.build_balancer(0)
-    maps = MapSettings(map_weight=option.map_weight)
-    map_loss = (
-        build_map_loss(student, maps, dimensions=_MAP_DIMENSIONS, steps=_TRAINING_STEPS, seed=0)
-        if option.map_weight
-        else None
-    )
-    head = None
-    if settings.student_head == "tied":
-        student.get_layer("logits").trainable = False
-        head = TiedHead(_normal(rng, load.feature_size, load.classes), _normal(rng, load.classes))
-    return DistillationTrainer(
+    is_tied = settings.student_head == "tied"
+    return build_trainer(
         student,
         load.classes,
-        build_parameter_groups(
-            student,
-            OptimizerSettings(),
-            steps=_TRAINING_STEPS,
-            projector=projector,
-            map_projectors=map_loss.projectors if map_loss else (),
-            balancer=adversary,
-            balance_learning_rate=settings.balance_learning_rate,
-        ),
-        projector=projector,
-        balancer=given or adversary,
+        settings,
+        OptimizerSettings(),
         feature_loss=feature_loss,
-        total_loss=total_loss,
-        temperature=settings.temperature,
-        logit_loss=LOGIT_LOSSES[settings.logit_loss],
+        total_loss=build_total_loss(settings, _balance_inputs(load, batch, feature_loss.reference)),
         label_loss=_label_loss(load, option.label_weight),
-        head=head,
-        map_loss=map_loss,
+        head=_head(load, rng) if is_tied else None,
+        map_loss=_map_loss(student, option.map_weight),
+        steps=_TRAINING_STEPS,
+        seed=0,
+    )
+
+
+def _head(load: Workload, rng: np.random.Generator) -> TiedHead:
+    return TiedHead(_normal(rng, load.feature_size, load.classes), _normal(rng, load.classes))
+
+
+def _map_loss(student: tf.keras.Model, weight: float) -> MapLoss | None:
+    if not weight:
+        return None
+    return build_map_loss(
+        student,
+        MapSettings(map_weight=weight),
+        dimensions=_MAP_DIMENSIONS,
+        steps=_TRAINING_STEPS,
+        seed=0,
     )
 
 

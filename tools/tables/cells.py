@@ -54,10 +54,10 @@ class Cell:
         return f"{self.row}-{self.seed}"
 
     @property
-    def teacher_cell(self) -> str:
-        """The name of the cell whose network teaches this one; "" for none."""
-        _, found, name = str(self.settings.get("teacher", "")).partition(f"run:{RUNS}/")
-        return name.replace(SEED, str(self.seed)) if found else ""
+    def needed_cells(self) -> list[str]:
+        """The names of cells whose runs this one reads: its teacher's, or that of a replay."""
+        parts = [str(value).partition(f"{RUNS}/") for value in self.settings.values()]
+        return [name.replace(SEED, str(self.seed)) for _, found, name in parts if found]
 
     def settings_in(self, folder: Path) -> dict[str, Any]:
         """The settings, where the table is run in a folder."""

@@ -336,18 +336,15 @@ def write_margins(tables: Sequence[TableMethods], start: str, path: Path) -> str
         path: without its ending: path.md and path.csv.
     """
     of = tables[0].methods[0].name
-    rows, cells = margin_rows(find_margins(tables)), method_rows(tables)
+    rows = margin_rows(find_margins(tables))
+    told = ((rows, _MARGIN_COLUMNS), (method_rows(tables), _CELL_COLUMNS))
     start_text = "from scratch" if start == STARTS[0] else "from pretrained weights"
     title = f"{of} minus the best other method, {start_text}"
-    parts = [f"# {title}", _ABOUT]
-    parts += [
-        text_table(each, columns, left=_LEFT, markdown=True)
-        for each, columns in ((rows, _MARGIN_COLUMNS), (cells, _CELL_COLUMNS))
-    ]
-    write_atomically(path.with_name(f"{path.name}.md"), ("\n\n".join(parts) + "\n").encode())
+    markdown, plain = (
+        [text_table(each, columns, left=_LEFT, markdown=marked) for each, columns in told]
+        for marked in (True, False)
+    )
+    content = "\n\n".join([f"# {title}", _ABOUT, *markdown]) + "\n"
+    write_atomically(path.with_name(f"{path.name}.md"), content.encode())
     write_csv(path.with_name(f"{path.name}.csv"), rows, _MARGIN_COLUMNS)
-    told = [
-        text_table(each, columns, left=_LEFT)
-        for each, columns in ((rows, _MARGIN_COLUMNS), (cells, _CELL_COLUMNS))
-    ]
-    return "\n\n".join([title, *told, _ABOUT])
+    return "\n\n".join([title, *plain, _ABOUT])

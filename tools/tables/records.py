@@ -24,7 +24,15 @@ from tools.tables.definition import TableDefinition
 
 # Settings that differ from one machine to the next; of files the name counts, and no folder.
 _FOLDERS = ("run_dir", "cache_dir")
-_FILES = ("data_dir", "teacher", "teacher_weights", "student_weights", "unlabelled_dir")
+_FILES = (
+    "data_dir",
+    "teacher",
+    "teacher_weights",
+    "student_weights",
+    "unlabelled_dir",
+    "balance_floors",
+    "balance_replay",
+)
 
 _REMEDY = "Restore the file, or delete it to run the cell again."
 
@@ -72,7 +80,7 @@ def take_records(
 ) -> None:
     """Copies the records of cells that have none in `folder`, where their settings are the same.
 
-    Not of a cell that another one has yet to learn from: a record is no network.
+    Not of a cell whose run another one has yet to read: a record is no network.
 
     Args:
         definition: the table.
@@ -85,17 +93,16 @@ def take_records(
     """
     taken = 0
     needed = {
-        cell.teacher_cell
+        name
         for cell in definition.cells
         if not (cell.record_path(folder).exists() or kept_path(records, cell).is_file())
+        for name in cell.needed_cells
     }
     for cell in definition.cells:
         kept = kept_path(records, cell)
         if not kept.is_file() or cell.record_path(folder).exists() or cell.name in needed:
             continue
-        record = read_json_object(kept, _REMEDY)
-        changed = changed_settings(record, _config_of_today(cell, record, settings))
-        if changed:
+        if changed := _record_at(kept, cell, settings)[1]:
             logging.info("%s is run again, as settings changed: %s", cell.name, ", ".join(changed))
             continue
         write_atomically(cell.record_path(folder), kept.read_bytes())
@@ -124,8 +131,7 @@ def find_record(
     why = "not run"
     for path in (cell.record_path(folder), *([kept_path(records, cell)] if records else [])):
         if path.is_file():
-            record = read_json_object(path, _REMEDY)
-            changed = changed_settings(record, _config_of_today(cell, record, settings))
+            record, changed = _record_at(path, cell, settings)
             if not changed:
                 return record, ""
             why = f"run with other settings: {', '.join(changed)}"
@@ -142,20 +148,21 @@ def refuse_other_settings(
     """
     for cell in definition.cells:
         path = cell.record_path(folder)
-        if not path.exists():
-            continue
-        record = read_json_object(path, _REMEDY)
-        changed = changed_settings(record, _config_of_today(cell, record, settings))
-        if changed:
+        if path.exists() and (changed := _record_at(path, cell, settings)[1]):
             raise UserError(
                 f"{path} is of a training with other settings: {', '.join(changed)}. Give a "
                 "--run_dir of its own for these settings, or the settings of then."
             )
 
 
-def _config_of_today(cell: Cell, record: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
-    """Where the data are is told only to train a cell."""
-    return cell_config(cell, {"data_dir": record["config"]["data_dir"], **settings})
+def _record_at(
+    path: Path, cell: Cell, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """A record, and the names of settings that it has and the cell does not have today."""
+    record = read_json_object(path, _REMEDY)
+    # Where the data are is told only to train a cell.
+    today = cell_config(cell, {"data_dir": record["config"]["data_dir"], **settings})
+    return record, changed_settings(record, today)
 
 
 def changed_settings(record: Mapping[str, Any], config: Config) -> list[str]:
