@@ -452,13 +452,25 @@ def settings_by_row(name: str) -> dict[str, dict]:
     return {cell.row: cell.settings for cell in cells}
 
 
-def test_rows_that_are_compared_with_patient_views_have_the_same_kinds_of_view():
-    settings = settings_by_row("t1_caltech101")
+@pytest.mark.parametrize(
+    ("table", "others"),
+    [
+        (
+            "t1_caltech101",
+            ("balanced_softmax_mixed", "ldam_drw_mixed", "plain_distillation_patient"),
+        ),
+        ("t2_cifar100_if100", ("plain_distillation_patient",)),
+        ("t3_cifar100_if10", ("plain_distillation_patient",)),
+        ("t4_fashion_mnist_if100", ("plain_distillation_patient",)),
+    ],
+)
+def test_rows_that_are_compared_with_patient_views_have_the_same_kinds_of_view(table, others):
+    settings = settings_by_row(table)
     views = ("augmentation", "mix", "mix_views", "unmixed_from")
     of_teacher = ("teacher_view", "views", "calibration_resolutions", "temperature")
     for weights in ("scratch", "pretrained"):
         patient = settings[f"{weights}-candle_patient"]
-        for name in ("balanced_softmax_mixed", "ldam_drw_mixed", "plain_distillation_patient"):
+        for name in others:
             row = settings[f"{weights}-{name}"]
             same = (*views, *of_teacher) if "distillation" in name else views
             assert {key: row[key] for key in same} == {key: patient[key] for key in same}
