@@ -34,6 +34,13 @@ from candle_tf.students.settings import ComputeSettings, StudentSettings
 from candle_tf.teachers.settings import TeacherSettings
 
 # Values of --logit_loss that --teacher_top_k does not do for, and what they are computed of.
+# What gives lambda in an adversary's place, or what its losses count from.
+_CONTROLS = (
+    "balance_floors",
+    "balance_replay",
+    "balance_closed_form",
+    "balance_permute_sizes",
+)
 _LOSSES_OF_ALL_LOGITS = {
     "standardized": "logits relative to the mean and variance of all of them",
     "dist": "correlations over all classes and of each class",
@@ -192,6 +199,12 @@ class Config:
                 "student's features to the teacher's. Give --method=candle, or "
                 "--student_head=free."
             )
+        for name in _CONTROLS:
+            if self[name] and not self.training.is_candle:
+                raise UserError(
+                    f"--{name} contradicts --method={method}, which has no lambda. Give "
+                    f"--method=candle, or leave --{name} out."
+                )
 
     def _check_tail_views(self) -> None:
         teacher = self.teacher
@@ -260,6 +273,11 @@ class Config:
             )
 
     def _check_two_phases(self) -> None:
+        if self.balance.balance_replay:
+            raise UserError(
+                f"--balance_replay={self.balance.balance_replay} contradicts --binary_steps=2: "
+                "each training phase has a lambda of its own. Give --binary_steps=1."
+            )
         if self.optimizer.optimizer == "bop":
             raise UserError(
                 "--binary_steps=2 contradicts --optimizer=bop: the first training phase has float "

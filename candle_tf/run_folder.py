@@ -6,7 +6,8 @@ runs/digits/
   split.json      images of train, validation and test
   calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
   student/        the same of the student; classifier.safetensors, the classifier as it was
-                  measured, of methods that change it after training
+                  measured, of methods that change it after training; balance_floors.json and
+                  balance_replay.csv, what was taken over of another run
   report.json     all results           report.html   tables and figures
   tensorboard/    sample views, mistakes, confusion and hyper-parameters; losses are with the stages
   test_predictions.csv  class of every test image, by teacher and student
@@ -57,11 +58,12 @@ _PATHS = (
     "split",
     "teacher_weights",
     "balance_floors",
+    "balance_replay",
     "unlabelled_dir",
 )
 # Of these that hold only where a path was given and is given: without one a run computes something
 # else. What is in them is compared where it is read.
-_OPTIONAL = ("balance_floors", "unlabelled_dir")
+_OPTIONAL = ("balance_floors", "balance_replay", "unlabelled_dir")
 # A run with unreadable images says to try "skip". Once the split is saved it has no effect.
 # Several devices give the results of one, to rounding.
 # Of a recipe the settings are compared, each for itself.

@@ -398,6 +398,11 @@ def test_a_cell_is_trained_after_the_one_that_it_learns_from(tmp_path):
     assert (first.needed_cells, second.needed_cells) == ([], [first.name])
     with pytest.raises(UserError, match=r"second-3 reads the run of first-3, .* --only=first-3"):
         run_table.main(definition, folder, {}, only="second")
+    first.record_path(folder).parent.mkdir(parents=True)
+    first.record_path(folder).write_text(json.dumps({"config": cell_config(first, {}).to_dict()}))
+    with pytest.raises(UserError, match=r"delete .*first-3.json, which is no run, and run it"):
+        run_table.main(definition, folder, {}, only="second")
+    first.record_path(folder).unlink()
     with pytest.raises(UserError, match=r"give --processes=1"):
         run_table.main(definition, folder, {}, processes=2)
     # A record is no network: the first is trained again for the second, and for it alone.

@@ -103,9 +103,11 @@ def _require_needed_cells(cells: list[Cell], folder: Path, processes: int) -> No
             if (folder / "runs" / name / "report.json").exists():
                 continue
             if name not in before:
+                record = folder / "cells" / f"{name}.json"
+                delete = f"delete {record}, which is no run, and " if record.exists() else ""
                 raise UserError(
-                    f"{cell.name} reads the run of {name}, which is not trained: run it first, by "
-                    f"--only={name} --records=none."
+                    f"{cell.name} reads the run of {name}, which is not there: {delete}run it "
+                    f"first, by --only={name} --records=none."
                 )
             if processes > 1:
                 raise UserError(

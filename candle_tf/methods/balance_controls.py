@@ -1,13 +1,14 @@
 """What gives lambda in an adversary's place, in the same total loss: to tell what it is worth.
 
 * `ReplayedBalance`, `ReplayedClassBalance`: lambda of each step as another training recorded it
-  (--balance_replay). What a student gains over this, it gains by the game itself.
+  (--balance_replay). What a student gains over this, it gains by the adversary's learning.
 * `ClosedFormBalancer`: the best lambda of each third of class sizes, by its formula
   (--balance_closed_form). What the MLP loses to this, it loses by its own learning.
 * `permute_sizes`: each class has the size of another one (--balance_permute_sizes). If the student
   is no worse, that lambda depends on the class size is of no use.
 
-A constant lambda is `balance.FixedBalance`.
+A constant lambda is `balance.FixedBalance`, of the paper's total loss; in the one of
+`class_balance` it is a closed form with a large tau.
 """
 
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class ReplayedClassBalance:
         safe = np.clip(self.lambdas.astype(np.float64), 1e-7, 1 - 1e-7)
         logits = np.log(safe) - np.log1p(-safe) - np.log(self.prior) + np.log1p(-self.prior)
         rows = tf.constant(logits, tf.float32)
-        rare, medium, frequent = tf.unstack(rows[_place_of(step, self.steps, len(rows))])
+        rare, medium, frequent = tf.unstack(rows[_place_of(step, self.steps, len(logits))])
         lower = rare + (medium - rare) * sizes * 2.0
         upper = medium + (frequent - medium) * (sizes * 2.0 - 1.0)
         return tf.where(sizes < 0.5, lower, upper)

@@ -297,7 +297,8 @@ class BalanceSettings(SettingsGroup):
     )
     balance_learning_rate: float = setting(
         1e-3,
-        "Adam's rate of the balancing network; class_adversarial's is five times as large",
+        "Adam's rate of the balancing network, where there is one; class_adversarial's is five "
+        "times as large",
         above=0,
         at_most=1e3,
     )

@@ -194,8 +194,9 @@ def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
         "whose steps.csv has one column `lambda` gives all classes the same; `lambda_rare`, "
         "`lambda_medium` and `lambda_frequent` are those of a class at the low end, in the middle "
         "and at the high end of the range of the log class size, which are no shot groups. "
-        "A training with the mean as a constant tells whether lambda has to move, and one with "
-        "`--balance_replay` and the run what the game itself is worth: see docs/method.md."
+        "With --balance_permute_sizes these are not the classes' own sizes. A training with the "
+        "mean as a constant tells whether lambda has to move, and one with `--balance_replay` and "
+        "the run what the adversary's learning is worth: see docs/method.md."
     )
     columns = ["run", "column", "first tenth", "middle", "last tenth", "lowest", "highest", "mean"]
     yield html.Table(columns, rows, left=2)

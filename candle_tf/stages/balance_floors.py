@@ -15,9 +15,14 @@ from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.reporting.csv_columns import read_columns
-from candle_tf.run_folder import RunFolder
-from candle_tf.stages.reference_run import open_reference_run
+from candle_tf.stages.reference_run import (
+    has_kept,
+    kept_path,
+    open_reference_run,
+    path_at_start,
+)
 
+_KEPT = "balance_floors.json"
 # The part of the steps, the last of them, of which the losses are averaged.
 _LAST = 0.1
 # Settings that decide what the losses mean.
@@ -52,10 +57,10 @@ def read_balance_floors(config: Config) -> tuple[float, float]:
     given = config.balance.balance_floors
     if not given:
         return 0.0, 0.0
-    kept = _kept_path(config)
-    if not kept.is_file():
+    if not has_kept(config, _KEPT):
         return _read_run(config)
-    values = read_json_object(kept, "Restore it, or give another --run_dir.")
+    remedy = "Restore it, or give another --run_dir."
+    values = read_json_object(kept_path(config, _KEPT), remedy)
     floors = float(values["kl"]), float(values["fs"])
     _require_same_floors(config, floors)
     return floors
@@ -66,10 +71,9 @@ def _require_same_floors(config: Config, floors: tuple[float, float]) -> None:
 
     The path that the run was begun with need not be there any more, or may hold more epochs.
     """
-    record = RunFolder(Path(config.run.run_dir)).config_path
     given = config.balance.balance_floors
-    before = Config.from_json(record).balance.balance_floors if record.is_file() else given
-    if before == given or not before:
+    before = path_at_start(config, "balance_floors")
+    if before == given:
         return
     now = _read_run(config)
     if now != floors:
@@ -104,14 +108,10 @@ def _read_run(config: Config) -> tuple[float, float]:
 def keep_balance_floors(config: Config) -> tuple[float, float]:
     """The same, written into this run's folder, which has them from then on."""
     kl, fs = read_balance_floors(config)
-    if config.balance.balance_floors and not _kept_path(config).is_file():
+    if config.balance.balance_floors and not has_kept(config, _KEPT):
         content = json.dumps({"kl": kl, "fs": fs}) + "\n"
-        write_atomically(_kept_path(config), content.encode())
+        write_atomically(kept_path(config, _KEPT), content.encode())
     return kl, fs
-
-
-def _kept_path(config: Config) -> Path:
-    return Path(config.run.run_dir) / "student" / "balance_floors.json"
 
 
 def _last_losses(path: Path, place: str) -> tuple[float, float]:

@@ -1,7 +1,10 @@
 """A finished run of CANDLE, of which another run's balance takes something over.
 
-reference = open_reference_run("balance_floors", "runs/fixed")
+reference = open_reference_run("balance_floors", "runs/fixed", "--balance=fixed")
 reference.config.balance.fixed_lambda, reference.steps_path
+
+What is taken over is kept in the other run's folder, which has it from its first epoch on: the
+reference may then be moved, continued or deleted.
 """
 
 from dataclasses import dataclass
@@ -45,3 +48,24 @@ def open_reference_run(flag: str, given: str, wanted: str) -> ReferenceRun:
                 f"of a run with {wanted} named."
             )
     return ReferenceRun(Config.from_json(folder.config_path), steps)
+
+
+def kept_path(config: Config, name: str) -> Path:
+    """The file in which a run keeps what it takes over."""
+    return Path(config.run.run_dir) / "student" / name
+
+
+def has_kept(config: Config, name: str) -> bool:
+    """Whether a run has begun with what is in this file.
+
+    One that stopped before its first epoch may have left a file, of other settings.
+    """
+    return kept_path(config, name).is_file() and RunFolder(Path(config.run.run_dir)).has_begun
+
+
+def path_at_start(config: Config, flag: str) -> str:
+    """The value of a flag with which a run was begun; today's, where it has not begun."""
+    record = RunFolder(Path(config.run.run_dir)).config_path
+    given: str = config[flag]
+    before: str = Config.from_json(record)[flag] if record.is_file() else given
+    return before or given

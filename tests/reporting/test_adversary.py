@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from candle_tf.methods.balance_controls import DECAY, THIRDS
+from candle_tf.reporting import adversary
 from candle_tf.reporting.adversary import GROUPS, adversary_figures
 
 TAU, PRIOR, STEPS = 0.25, 0.4, 400
@@ -58,3 +60,7 @@ def test_a_group_without_images_counts_for_nothing():
 
 def test_runs_that_do_not_log_it_have_no_figures():
     assert adversary_figures({"lambda": np.ones(9)}, tau=TAU, prior=PRIOR) is None
+
+
+def test_it_measures_with_the_groups_and_running_means_of_the_closed_form():
+    assert (len(adversary.GROUPS), adversary._DECAY) == (THIRDS, DECAY)

@@ -38,10 +38,18 @@ def test_floors_are_the_means_of_the_last_tenth_of_the_steps(tmp_path):
     assert read_balance_floors(Config(dataset="digits")) == (0.0, 0.0)
 
 
+def end_first_epoch(run_dir):
+    """Leaves what the first epoch of a training leaves."""
+    path = Path(run_dir) / "student" / "checkpoints" / "progress.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"history": [{}]}')
+
+
 def test_a_run_keeps_the_floors_that_it_began_with(tmp_path):
     reference = reference_run(tmp_path / "reference", table([3.0], [0.5]))
     config = adversarial(reference, run_dir=str(tmp_path / "run"))
     assert keep_balance_floors(config) == (3.0, 0.5)
+    end_first_epoch(tmp_path / "run")
     reference_run(tmp_path / "reference", table([3.0, 1.0], [0.5, 0.1]))
     assert keep_balance_floors(config) == (3.0, 0.5)
     shutil.rmtree(reference)
@@ -49,9 +57,27 @@ def test_a_run_keeps_the_floors_that_it_began_with(tmp_path):
 
 
 def begin(config):
-    """Leaves what the start of a student's training leaves."""
+    """Leaves what a student's training leaves after its first epoch."""
     config.to_json(Path(config.run.run_dir) / "config.json")
-    return keep_balance_floors(config)
+    floors = keep_balance_floors(config)
+    end_first_epoch(config.run.run_dir)
+    return floors
+
+
+def test_floors_of_a_run_that_stopped_before_its_first_epoch_are_not_another_run_s(tmp_path):
+    first = reference_run(tmp_path / "first", table([3.0], [0.5]))
+    other = reference_run(tmp_path / "other", table([1.0], [0.1]))
+    config = adversarial(first, run_dir=str(tmp_path / "run"))
+    assert keep_balance_floors(config) == (3.0, 0.5)
+    again = config.replace(balance_floors=other)
+    assert read_balance_floors(again) == (1.0, 0.1)
+    assert keep_balance_floors(again) == (1.0, 0.1)
+    end_first_epoch(tmp_path / "run")
+    assert read_balance_floors(again) == (1.0, 0.1)
+    with pytest.raises(UserError, match="none is no finished run"):
+        read_balance_floors(
+            config.replace(balance_floors=str(tmp_path / "none"), run_dir=str(tmp_path / "new"))
+        )
 
 
 def test_a_run_is_not_resumed_with_another_runs_floors(tmp_path):
