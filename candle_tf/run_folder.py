@@ -7,7 +7,7 @@ runs/digits/
   calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
   student/        the same of the student; classifier.safetensors, the classifier as it was
                   measured, of methods that change it after training; balance_floors.json and
-                  balance_replay.csv, what was taken over of another run
+                  balance_replay.csv, what was read of another run
   report.json     all results           report.html   tables and figures
   tensorboard/    sample views, mistakes, confusion and hyper-parameters; losses are with the stages
   test_predictions.csv  class of every test image, by teacher and student

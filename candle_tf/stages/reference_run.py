@@ -1,9 +1,9 @@
-"""A finished run of CANDLE, of which another run's balance takes something over.
+"""A finished run of CANDLE, of which another run's balance reads something.
 
 reference = open_reference_run("balance_floors", "runs/fixed", "--balance=fixed")
 reference.config.balance.fixed_lambda, reference.steps_path
 
-What is taken over is kept in the other run's folder, which has it from its first epoch on: the
+What is read is kept in the other run's folder, which has it from its first epoch on: the
 reference may then be moved, continued or deleted.
 """
 
@@ -51,7 +51,7 @@ def open_reference_run(flag: str, given: str, wanted: str) -> ReferenceRun:
 
 
 def kept_path(config: Config, name: str) -> Path:
-    """The file in which a run keeps what it takes over."""
+    """The file in which a run keeps what it reads of another."""
     return Path(config.run.run_dir) / "student" / name
 
 
