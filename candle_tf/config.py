@@ -160,6 +160,12 @@ class Config:
                 "measured on validation images. Give a --validation_fraction above 0, or a number "
                 "for --prior_correction."
             )
+        if self.balance.label_weight == "adaptive" and self.data.validation_fraction == 0:
+            raise UserError(
+                "--label_weight=adaptive contradicts --validation_fraction=0: teacher and student "
+                "are compared on validation images. Give a --validation_fraction above 0, or "
+                "--label_weight=auto."
+            )
         precomputed = self.teacher.precomputes_views
         if self.augment.mix_views == "half" and precomputed and self.teacher.views < PERIOD:
             raise UserError(

@@ -140,6 +140,8 @@ class DistillationTrainer(Trainer):
         self._label_loss = label_loss
         self._head = head
         self._map_loss = map_loss
+        if label_loss is not None and isinstance(label_loss.weight, tf.Variable):
+            self.label_weight = label_loss.weight
         if map_loss is not None:
             # Found by checkpoints here; without the loss these are as they always were.
             self.map_projectors = list(map_loss.projectors)
@@ -158,7 +160,8 @@ class DistillationTrainer(Trainer):
         return self._map_loss.forward(inputs, training)
 
     def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
-        """The total loss, "kl" and "fs", "lambda", and "label" where labels are used.
+        """The total loss, "kl" and "fs", "lambda", and "label" where labels are used; their weight
+        as "label_weight" where it changes.
 
         With a loss on maps "map16", "map32" and "map_weight", too.
         """
@@ -189,7 +192,10 @@ class DistillationTrainer(Trainer):
             has_label = tf.cast(batch["labelled"], each.dtype)
             label = tf.reduce_sum(each * has_label) / tf.reduce_sum(has_label)
         total = (1.0 - third.weight) * logs[TOTAL_LOSS] + third.weight * label
-        return {**logs, TOTAL_LOSS: total, "label": label}
+        found = {**logs, TOTAL_LOSS: total, "label": label}
+        if isinstance(third.weight, tf.Variable):
+            found["label_weight"] = tf.convert_to_tensor(third.weight)
+        return found
 
     def fold_head(self) -> None:
         """Makes the student's dense layer "logits" what projector and tied head compute."""

@@ -5,12 +5,14 @@ images under the sampler "instance" alone; others show the classes alike, or mor
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from candle_tf.methods.losses import cross_entropy
 from candle_tf.methods.method import StepLoss
+from candle_tf.metrics import SCORE
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,12 +21,13 @@ class LabelLoss:
 
     Attributes:
         of_examples: see `method.StepLoss`.
-        weight: in [0, 1]; the total loss of the distillation has the rest.
+        weight: in [0, 1]; the total loss of the distillation has the rest. A variable where it
+            changes in the training, see `AdaptLabelWeight`.
         steps: of the whole training.
     """
 
     of_examples: StepLoss
-    weight: float
+    weight: float | tf.Variable
     steps: int
 
 
@@ -38,6 +41,45 @@ def automatic_label_weight(accuracy: float, classes: int) -> float:
         classes: C.
     """
     return min(1.0, (1.0 - accuracy) / (1.0 - 1.0 / classes)) if classes > 1 else 0.0
+
+
+def adapted_label_weight(teacher: float, student: float, classes: int) -> float:
+    """How much of the total loss is on labels, by what the student is worth so far, too.
+
+    w = t^2 / (t^2 + s^2) for errors t of the teacher and s of the student: of two estimates with
+    independent errors, these weights of the second and the first have the smallest squared error.
+    At least `automatic_label_weight`, as a student that has learned nothing says nothing.
+
+    Args:
+        teacher: accuracy of the calibrated teacher on validation images, mean over classes, 0..1.
+        student: the student's.
+        classes: C.
+    """
+    of_teacher, of_student = (1.0 - teacher) ** 2, (1.0 - student) ** 2
+    both = of_teacher + of_student
+    # Without an error of either it does not matter who teaches.
+    return max(automatic_label_weight(teacher, classes), of_teacher / both if both else 0.0)
+
+
+class AdaptLabelWeight(tf.keras.callbacks.Callback):
+    """Raises the weight of the labels after each epoch as the student comes up to its teacher.
+
+    Args:
+        weight: float32 scalar; a checkpoint of the trainer holds it.
+        teacher: as of `adapted_label_weight`.
+        classes: C.
+    """
+
+    def __init__(self, weight: tf.Variable, teacher: float, classes: int) -> None:
+        super().__init__()
+        self._weight, self._teacher, self._classes = weight, teacher, classes
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        accuracy = (logs or {}).get(SCORE)
+        if accuracy is not None:
+            adapted = adapted_label_weight(self._teacher, float(accuracy), self._classes)
+            # Never less than after an earlier epoch: accuracies vary from one to the next.
+            self._weight.assign(max(float(self._weight.numpy()), adapted))
 
 
 def balanced_softmax_of_epochs(shares: np.ndarray, steps: int, unit: float) -> StepLoss:

@@ -22,6 +22,7 @@ DEFAULT_IMAGES_SEEN = 128_000
 PRETRAINED_FRACTION = 0.25
 STUDENT_HEADS = ("free", "tied")
 AUTO = "auto"
+ADAPTIVE = "adaptive"
 COMBINE_RESOLUTIONS = ("mean", "concatenate")
 OPTIMIZERS = ("adam", "adam_sgd", "bop")
 DECAYS = ("cosine", "linear")
@@ -325,7 +326,8 @@ class BalanceSettings(SettingsGroup):
         "share of the total loss that is balanced softmax on the labels of the same views, from 0 "
         "to 1; auto: the share of images that the teacher gets wrong, relative to chance: the "
         "calibrated one of validation images, or without any a linear classifier of held-out "
-        "training images",
+        "training images; adaptive: the same at first, and more after each epoch in which the "
+        "student comes closer to its teacher on validation images, half where both are as good",
     )
     prior_correction: str = setting(
         "0",
@@ -343,9 +345,11 @@ class BalanceSettings(SettingsGroup):
     def check(self) -> None:
         for name in ("label_weight", "prior_correction"):
             value = getattr(self, name)
-            if value != AUTO and not 0 <= _to_number(value) <= 1:
+            words = (AUTO, ADAPTIVE) if name == "label_weight" else (AUTO,)
+            if value not in words and not 0 <= _to_number(value) <= 1:
                 raise UserError(
-                    f"--{name}={value} is not known; it is auto, or a number from 0 to 1."
+                    f"--{name}={value} is not known; it is {', '.join(words)}, or a number from "
+                    "0 to 1."
                 )
         if self.balance_floors and self.balance != "class_adversarial":
             raise UserError(

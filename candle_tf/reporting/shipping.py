@@ -12,6 +12,8 @@ STUDENT, TEACHER = "tflite", "teacher_int8"
 SHIPPABLE = (STUDENT, "tflite_float", TEACHER)
 # The rarest classes that a split has.
 _RAREST = ("few", "medium", "many")
+# What --label_weight is beside a number.
+_WORDS = ("auto", "adaptive")
 # Methods with --label_weight.
 _CANDLE = ("candle", "candle_crt")
 
@@ -67,7 +69,7 @@ def _labels_sentence(results: Results) -> str:
     given = str(results.config.get("label_weight", "0"))
     is_candle = results.config.get("method", "candle") in _CANDLE
     weight = results.label_weight
-    if weight is None and is_candle and given != "auto":
+    if weight is None and is_candle and given not in _WORDS:
         weight = float(given)
     flag = f" (--label_weight={given})" if is_candle else ""
     if weight:
@@ -76,7 +78,7 @@ def _labels_sentence(results: Results) -> str:
         return "The labels know more than this teacher."
     if weight is None:
         return f"Labels had a part of the total loss{flag}."
-    advice = "a number for --label_weight" if given == "auto" else "--label_weight=auto"
+    advice = "a number for --label_weight" if given in _WORDS else "--label_weight=auto"
     return f"The labels know more than this teacher: {advice} learns from them, too."
 
 

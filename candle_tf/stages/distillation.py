@@ -24,12 +24,14 @@ from candle_tf.methods.distillation import (
 )
 from candle_tf.methods.feature_losses import FeatureLoss, TeacherFeatures, build_feature_loss
 from candle_tf.methods.label_loss import (
+    AdaptLabelWeight,
     LabelLoss,
     automatic_label_weight,
     balanced_softmax_of_epochs,
 )
 from candle_tf.methods.map_loss import MapLoss, build_map_loss
-from candle_tf.methods.settings import AUTO
+from candle_tf.methods.settings import ADAPTIVE, AUTO
+from candle_tf.methods.trainer import Trainer
 from candle_tf.stages.balance_floors import keep_balance_floors
 from candle_tf.stages.balance_replay import keep_balance_replay
 from candle_tf.stages.calibrate import Calibrated
@@ -163,14 +165,43 @@ def _build_label_loss(
     steps: int,
 ) -> LabelLoss | None:
     weight = label_weight(config, data, calibrated)
-    if config.balance.label_weight == AUTO:
-        _tell_label_weight(weight, data, calibrated)
-    if not weight:
+    given = config.balance.label_weight
+    if given in (AUTO, ADAPTIVE):
+        _tell_label_weight(given, weight, data, calibrated)
+    if given != ADAPTIVE and not weight:
         return None
+    held = _weight_variable(weight) if given == ADAPTIVE else weight
     # In the unit of the other losses: nats, or the loss of a student that knows nothing.
     unit = float(np.log(max(data.classes, 2))) if total_loss.is_relative else 1.0
     shares = label_shares(config, data)
-    return LabelLoss(balanced_softmax_of_epochs(shares, steps, unit), weight, steps)
+    return LabelLoss(balanced_softmax_of_epochs(shares, steps, unit), held, steps)
+
+
+def _weight_variable(value: float) -> tf.Variable:
+    # All replicas assign the same value.
+    once = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    return tf.Variable(
+        value, trainable=False, dtype=tf.float32, name="label_weight", aggregation=once
+    )
+
+
+def label_weight_callbacks(
+    config: Config, data: Data, calibrated: Calibrated | None, trainer: Trainer
+) -> list[AdaptLabelWeight]:
+    """What changes the weight of the labels after each epoch, with --label_weight=adaptive.
+
+    Args:
+        config: the run's settings.
+        data: the prepared split.
+        calibrated: the teacher; its accuracy is known, as there are validation images.
+        trainer: of the student.
+    """
+    weight = getattr(trainer, "label_weight", None)
+    if config.training.method != "candle" or weight is None:
+        return []
+    if calibrated is None or calibrated.accuracy is None:
+        raise ValueError("--label_weight=adaptive needs the teacher's accuracy")
+    return [AdaptLabelWeight(weight, calibrated.accuracy, data.classes)]
 
 
 def label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> float:
@@ -180,30 +211,38 @@ def label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> f
         config: the run's settings.
         data: the prepared split.
         calibrated: the teacher, for --label_weight=auto; 0 where its accuracy is not known.
+
+    Returns:
+        Of --label_weight=adaptive the one of the first epoch.
     """
-    if config.balance.label_weight != AUTO:
+    if config.balance.label_weight not in (AUTO, ADAPTIVE):
         return float(config.balance.label_weight)
     if calibrated is None:
-        raise ValueError("--label_weight=auto needs the calibrated teacher")
+        raise ValueError(f"--label_weight={config.balance.label_weight} needs the teacher")
     if calibrated.accuracy is None:
         return 0.0
     return automatic_label_weight(calibrated.accuracy, data.classes)
 
 
-def _tell_label_weight(weight: float, data: Data, calibrated: Calibrated | None) -> None:
+def _tell_label_weight(
+    given: str, weight: float, data: Data, calibrated: Calibrated | None
+) -> None:
     accuracy = calibrated.accuracy if calibrated else None
     if accuracy is None:
         logging.info(
-            "--label_weight=auto: no class has two images to tell the teacher's accuracy by, so no "
-            "part of the total loss is on labels"
+            "--label_weight=%s: no class has two images to tell the teacher's accuracy by, so no "
+            "part of the total loss is on labels",
+            given,
         )
         return
     logging.info(
-        "--label_weight=auto: the teacher's accuracy on %s images is %.1f %%, so %.2f of the total "
-        "loss is on labels",
+        "--label_weight=%s: the teacher's accuracy on %s images is %.1f %%, so %.2f of the total "
+        "loss is on labels%s",
+        given,
         "validation" if len(data.validation) else "held-out training",
         100 * accuracy,
         weight,
+        " at first" if given == ADAPTIVE else "",
     )
 
 

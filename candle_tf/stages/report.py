@@ -75,7 +75,7 @@ def report(
         refused=refused,
         norms={name: values.tolist() for name, values in norms.items()},
         selection=evaluation.selection,
-        label_weight=_label_weight(config, data, calibrated),
+        label_weight=_label_weight(config, data, calibrated, trained),
     )
     write_results(results, folder.report_path)
     card = _write_card(results, costs, trained, exported, folder) if exported else []
@@ -94,10 +94,15 @@ def report(
     return results
 
 
-def _label_weight(config: Config, data: Data, calibrated: Calibrated | None) -> float | None:
+def _label_weight(
+    config: Config, data: Data, calibrated: Calibrated | None, trained: Trained
+) -> float | None:
     """See `Results.label_weight`."""
     if config.training.is_candle:
-        return label_weight(config, data, calibrated)
+        first = label_weight(config, data, calibrated)
+        history = trained.checkpoints.history
+        # Of --label_weight=adaptive the history has it.
+        return float(history[-1].get("label_weight", first)) if history else first
     method = METHODS[config.training.method]
     if not isinstance(method, DistillationMethod):
         return None

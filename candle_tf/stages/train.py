@@ -50,6 +50,7 @@ from candle_tf.stages.distillation import (
     build_distillation_trainer,
     has_tied_head,
     has_trained_classifier,
+    label_weight_callbacks,
 )
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import (
@@ -324,6 +325,7 @@ def _train(
                 *([UseAverage()] if config.optimizer.weight_average else []),
                 *_reestimation(config, data, student, annealing, steps),
                 *([FoldHead()] if has_tied_head(config) else []),
+                *label_weight_callbacks(config, data, calibrated, trainer),
             ],
             sides=sides if config.training.progressive_sizes else (),
             workers=workers,

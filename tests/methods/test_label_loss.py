@@ -5,7 +5,12 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.data.samplers import class_probabilities
-from candle_tf.methods.label_loss import automatic_label_weight, balanced_softmax_of_epochs
+from candle_tf.methods.label_loss import (
+    AdaptLabelWeight,
+    adapted_label_weight,
+    automatic_label_weight,
+    balanced_softmax_of_epochs,
+)
 
 COUNTS = np.array([90, 9, 1])
 LOGITS = np.random.default_rng(0).normal(0, 3, (12, 3))
@@ -88,3 +93,44 @@ def test_the_automatic_weight_is_what_the_teacher_gets_wrong():
     assert automatic_label_weight(0.0, 10) == 1.0
     assert automatic_label_weight(0.55, 10) == pytest.approx(0.5)
     assert automatic_label_weight(1.0, 1) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "expected"),
+    [
+        # As good as each other; a student that is better, and one that is far from its teacher.
+        (0.83, 0.83, 0.5),
+        (0.80, 0.90, 0.04 / 0.05),
+        (0.86, 0.40, automatic_label_weight(0.86, 10)),
+        (0.86, 0.70, 0.14**2 / (0.14**2 + 0.3**2)),
+        # Of a teacher at chance all is on labels whatever the student is worth.
+        (0.10, 0.30, 1.0),
+        (1.0, 0.5, 0.0),
+        (1.0, 1.0, 0.0),
+    ],
+)
+def test_the_adapted_weight_is_of_the_squared_errors_and_no_less_than_the_first(
+    teacher, student, expected
+):
+    assert adapted_label_weight(teacher, student, 10) == pytest.approx(expected)
+
+
+def test_the_adapted_weight_has_the_least_squared_error_of_a_mix():
+    rng = np.random.default_rng(0)
+    teacher, student = rng.normal(0, 0.2, 10**6), rng.normal(0, 0.1, 10**6)
+    weights = np.linspace(0, 1, 101)
+    errors = [np.mean((w * student + (1 - w) * teacher) ** 2) for w in weights]
+    found = adapted_label_weight(0.8, 0.9, 1000)
+    assert weights[np.argmin(errors)] == pytest.approx(found, abs=0.02)
+
+
+def test_the_weight_of_a_callback_rises_with_the_student_and_never_falls():
+    weight = tf.Variable(0.2)
+    callback = AdaptLabelWeight(weight, teacher=0.82, classes=10)
+    seen = []
+    for accuracy in (0.3, 0.7, 0.82, 0.6, None, 0.9):
+        logs = {} if accuracy is None else {"val_mean_class_accuracy": accuracy}
+        callback.on_epoch_end(0, logs)
+        seen.append(float(weight))
+    expected = [0.2, 0.18**2 / (0.18**2 + 0.3**2), 0.5, 0.5, 0.5, 0.18**2 / (0.18**2 + 0.1**2)]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)

@@ -1,14 +1,19 @@
 """CANDLE's options in one training of the student's stage."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from scipy.special import softmax
 
+from candle_tf.config import Config
 from candle_tf.data.augment.precomputed_views import same_for_all
 from candle_tf.data.pipeline import evaluation_batches
+from candle_tf.errors import UserError
 from candle_tf.methods.annealing import ExactSignCheckpoints
 from candle_tf.methods.calibration import teacher_classifier
 from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.methods.label_loss import adapted_label_weight, automatic_label_weight
+from candle_tf.metrics import SCORE
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import train as training
 from candle_tf.stages.calibrate import Calibrated
@@ -72,3 +77,34 @@ def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_
     mean = np.mean([predictions[labels == c].mean(axis=0) for c in range(10)], axis=0)
     _, trained = layer_weights(whole.student.get_layer("logits"))
     np.testing.assert_allclose(bias, trained - 0.5 * np.log(mean), rtol=1e-4, atol=1e-5)
+
+
+def test_the_label_weight_adapts_to_the_student_and_is_resumed(tmp_path):
+    def train_run(name: str, interrupted: bool):
+        config = configure(
+            tmp_path / name, "candle", label_weight="adaptive", teacher_view="same",
+            validation_fraction=0.3,
+        ).replace(epochs=3)  # fmt: skip
+        folder = open_run_folder(config)
+        data = prepare(config, folder)
+        teacher = _teacher(data)
+        policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
+        stage = (config, data, teacher.targets, folder.path / "student", policy, teacher)
+        if interrupted:
+            with interrupt(DistillationTrainer, "evaluate", call=3):
+                training.train_student(*stage)
+        return training.train_student(*stage), teacher.accuracy
+
+    (whole, accuracy), (resumed, _) = train_run("whole", False), train_run("resumed", True)
+    expected = automatic_label_weight(accuracy, 10)
+    for row in whole.checkpoints.history:
+        assert row["label_weight"] == pytest.approx(expected, rel=1e-5)
+        expected = max(expected, adapted_label_weight(accuracy, row[SCORE], 10))
+    for one, other in zip(whole.checkpoints.history, resumed.checkpoints.history, strict=True):
+        same = ("label_weight", "objective", SCORE)
+        assert [one[name] for name in same] == [other[name] for name in same]
+
+
+def test_an_adaptive_label_weight_needs_validation_images():
+    with pytest.raises(UserError, match="contradicts --validation_fraction=0"):
+        Config(dataset="digits", label_weight="adaptive", validation_fraction=0.0)
