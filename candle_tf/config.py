@@ -33,7 +33,6 @@ from candle_tf.settings import SettingsGroup, convert_setting, setting
 from candle_tf.students.settings import ComputeSettings, StudentSettings
 from candle_tf.teachers.settings import TeacherSettings
 
-# Values of --logit_loss that --teacher_top_k does not do for, and what they are computed of.
 # What gives lambda in an adversary's place, or what its losses count from.
 _CONTROLS = (
     "balance_floors",
@@ -41,6 +40,7 @@ _CONTROLS = (
     "balance_closed_form",
     "balance_permute_sizes",
 )
+# Values of --logit_loss that --teacher_top_k does not do for, and what they are computed of.
 _LOSSES_OF_ALL_LOGITS = {
     "standardized": "logits relative to the mean and variance of all of them",
     "dist": "correlations over all classes and of each class",

@@ -369,17 +369,13 @@ def test_a_replay_reads_the_run_of_another_cell_and_its_record_names_no_folder(t
         "played": {"method": "candle"},
         "replay": {"method": "candle", "balance_replay": "{runs}/played-{seed}"},
     }
-    played, replay = read_definition(
-        definition_file(tmp_path, axes={"method": methods}, compare=[])
-    ).cells
+    definition = read_definition(definition_file(tmp_path, axes={"method": methods}, compare=[]))
+    played, replay = definition.cells
     folder = tmp_path / "out"
     assert replay.needed_cells == [played.name]
     assert replay.settings_in(folder)["balance_replay"] == str(played.run_path(folder))
     with pytest.raises(UserError, match=f"{replay.name} reads the run of {played.name}"):
-        run_table.main(
-            read_definition(definition_file(tmp_path, axes={"method": methods}, compare=[])),
-            folder, {}, only="replay",
-        )  # fmt: skip
+        run_table.main(definition, folder, {}, only="replay")
     config = cell_config(replace(replay, settings=replay.settings_in(folder)), {}).to_dict()
     assert without_places(config)["balance_replay"] == played.name
     assert changed_settings({"config": config}, cell_config(replay, {})) == []

@@ -10,15 +10,12 @@ from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.reporting.csv_columns import read_columns
-from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import train as training
 from candle_tf.stages.balance_replay import keep_balance_replay, read_balance_replay
-from candle_tf.stages.prepare import prepare
-from candle_tf.students.compute_policy import resolve_compute_policy
 from tests.stages.interrupt import interrupt
 from tests.stages.test_balance_floors import end_first_epoch, reference_run
 from tests.stages.test_baselines import configure
-from tests.stages.test_candle_options import _teacher
+from tests.stages.test_candle_options import prepare_stage
 from tests.stages.test_train import one_block_student  # noqa: F401
 
 TABLE = "step,lambda\n1,0.25\n2,0.75\n"
@@ -133,11 +130,7 @@ def test_what_is_no_finished_run_is_told(tmp_path):
 
 
 def _train(config, interrupted=None):
-    folder = open_run_folder(config)
-    data = prepare(config, folder)
-    teacher = _teacher(data)
-    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
-    stage = (config, data, teacher.targets, folder.path / "student", policy, teacher)
+    _, stage = prepare_stage(config)
     if interrupted:
         with interrupt(DistillationTrainer, "evaluate", call=interrupted):
             training.train_student(*stage)

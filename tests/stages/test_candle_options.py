@@ -36,6 +36,15 @@ def _teacher(data, seed: int = 0):
     return Calibrated(None, classifier, targets, np.zeros((1, data.classes)), 0.55)
 
 
+def prepare_stage(config):
+    """The prepared split, and what `train_student` takes, with a teacher of invented features."""
+    folder = open_run_folder(config)
+    data = prepare(config, folder)
+    teacher = _teacher(data)
+    policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
+    return data, (config, data, teacher.targets, folder.path / "student", policy, teacher)
+
+
 def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_path):
     """Class-conditional lambda, r2, labels, tied head and a deferred sampler in one training."""
 
@@ -45,11 +54,7 @@ def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_
             student_head="tied", label_weight="auto", sampler="deferred_square_root",
             sampler_start=0.5, teacher_view="same", prior_correction="0.5",
         ).replace(epochs=2)  # fmt: skip
-        folder = open_run_folder(config)
-        data = prepare(config, folder)
-        teacher = _teacher(data)
-        policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
-        stage = (config, data, teacher.targets, folder.path / "student", policy, teacher)
+        data, stage = prepare_stage(config)
         if epochs < 2:
             with interrupt(DistillationTrainer, "fold_head", call=epochs + 1):
                 training.train_student(*stage)
@@ -85,14 +90,11 @@ def test_the_label_weight_adapts_to_the_student_and_is_resumed(tmp_path):
             tmp_path / name, "candle", label_weight="adaptive", teacher_view="same",
             validation_fraction=0.3,
         ).replace(epochs=3)  # fmt: skip
-        folder = open_run_folder(config)
-        data = prepare(config, folder)
-        teacher = _teacher(data)
-        policy = resolve_compute_policy(config.compute.precision, config.compute.xla)
-        stage = (config, data, teacher.targets, folder.path / "student", policy, teacher)
+        _, stage = prepare_stage(config)
         if interrupted:
             with interrupt(DistillationTrainer, "evaluate", call=3):
                 training.train_student(*stage)
+        *_, teacher = stage
         return training.train_student(*stage), teacher.accuracy
 
     (whole, accuracy), (resumed, _) = train_run("whole", False), train_run("resumed", True)
