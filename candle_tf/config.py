@@ -185,6 +185,8 @@ class Config:
             self._check_top_k()
         if self.unlabelled.unlabelled_dir:
             self._check_unlabelled_images()
+        if self.unlabelled.unlabelled_views:
+            self._check_unlabelled_views()
         if self.maps.map_weight:
             self._check_maps()
         if self.training.binary_steps == 2:
@@ -216,9 +218,7 @@ class Config:
         teacher = self.teacher
         if teacher.tail_views <= teacher.views or teacher.precomputes_views:
             return
-        online = teacher.teacher_mode == "online"
-        setting = "teacher_mode=online" if online else "teacher_view=whole"
-        remedy = "teacher_mode=cached" if online else "teacher_view=same"
+        setting, remedy = _new_views(teacher.teacher_mode)
         raise UserError(
             f"--tail_views={teacher.tail_views} contradicts --{setting}, by which all images have "
             f"new views in every epoch. Give --{remedy}, or leave --tail_views out."
@@ -257,6 +257,20 @@ class Config:
             raise UserError(
                 f"--batch_size=1 contradicts {place}: a batch holds images with and without "
                 "labels; give a --batch_size of 2 or more."
+            )
+
+    def _check_unlabelled_views(self) -> None:
+        views = f"--unlabelled_views={self.unlabelled.unlabelled_views}"
+        if not self.unlabelled.unlabelled_dir:
+            raise UserError(
+                f"{views} is for images without labels, and there are none. Give "
+                "--unlabelled_dir, or leave --unlabelled_views out."
+            )
+        if not self.teacher.precomputes_views:
+            setting, remedy = _new_views(self.teacher.teacher_mode)
+            raise UserError(
+                f"{views} contradicts --{setting}, by which all images have new views in every "
+                f"epoch. Give --{remedy}, or leave --unlabelled_views out."
             )
 
     def _check_maps(self) -> None:
@@ -333,3 +347,10 @@ class Config:
             raise UserError(f"There is no settings file {path}.")
         values = read_json_object(Path(path), "It is to hold settings, as a run's config.json.")
         return cls.from_dict(values, str(path))
+
+
+def _new_views(teacher_mode: str) -> tuple[str, str]:
+    """The setting by which all images have new views in every epoch, and the one without."""
+    if teacher_mode == "online":
+        return "teacher_mode=online", "teacher_mode=cached"
+    return "teacher_view=whole", "teacher_view=same"

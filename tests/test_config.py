@@ -27,6 +27,7 @@ COMPANIONS = {
     ("student_head", "tied"): {"feature_loss": "r2"},
     ("map_weight", 1e3): {"teacher_view": "same"},
     ("tail_views", 10_000): {"teacher_view": "same"},
+    ("unlabelled_views", 10_000): {"unlabelled_dir": "more", "teacher_view": "same"},
 }
 
 

@@ -215,6 +215,13 @@ class UnlabelledSettings(SettingsGroup):
         above=0,
         below=1,
     )
+    unlabelled_views: int = setting(
+        0,
+        "for --unlabelled_dir and --teacher_view=same: precomputed views of each image without "
+        "labels; fewer do where there are many such images; 0: as many as --views",
+        at_least=0,
+        at_most=10_000,
+    )
 
     def in_batch(self, batch_size: int) -> int:
         """Images without labels in a batch of so many, at least one and not all; 0 if none given.

@@ -31,7 +31,11 @@ from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.settings import AUTO
 from candle_tf.methods.training_loop import fit
 from candle_tf.stages.prepare import Data
-from candle_tf.stages.student_views import student_augmentation, views_of_images
+from candle_tf.stages.student_views import (
+    student_augmentation,
+    views_of_images,
+    views_without_labels,
+)
 from candle_tf.stages.teacher_maps import open_maps
 from candle_tf.teachers.backbones import Teacher, load_configured_teacher
 from candle_tf.teachers.feature_parts import (
@@ -211,7 +215,7 @@ def _training_views(config: Config, data: Data) -> tuple[Augmentation, Precomput
 
 
 def _views_without_labels(config: Config, subset: Subset) -> tuple[Augmentation, PrecomputedViews]:
-    counts = np.full(len(subset), config.teacher.views, np.int64)
+    counts = views_without_labels(config, len(subset))
     return teacher_views(config.teacher.teacher_view, student_augmentation(config), counts)
 
 

@@ -6,7 +6,6 @@ from candle_tf.config import Config
 from candle_tf.data.augment.augmentation import Augmentation, make_augmentation
 from candle_tf.data.augment.precomputed_views import (
     PrecomputedViews,
-    same_for_all,
     views_by_class,
 )
 from candle_tf.data.image_sizes import sides_of_epochs
@@ -39,6 +38,13 @@ def student_views(config: Config, data: Data) -> PrecomputedViews | None:
     )
 
 
+def views_without_labels(config: Config, images: int) -> np.ndarray:
+    """Number of precomputed views of each of so many images without labels, int64 [images]."""
+    return np.full(images, config.unlabelled.unlabelled_views or config.teacher.views, np.int64)
+
+
 def unlabelled_views(config: Config, images: int) -> PrecomputedViews | None:
-    """The same of so many images without labels."""
-    return same_for_all(images, config.teacher.views) if config.teacher.precomputes_views else None
+    """The views of so many images without labels that the student sees; None for new ones."""
+    if not config.teacher.precomputes_views:
+        return None
+    return PrecomputedViews(views_without_labels(config, images))

@@ -12,7 +12,11 @@ from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
 from candle_tf.methods.map_loss import find_student_maps
 from candle_tf.stages.prepare import Data
-from candle_tf.stages.student_views import student_augmentation, views_of_images
+from candle_tf.stages.student_views import (
+    student_augmentation,
+    views_of_images,
+    views_without_labels,
+)
 from candle_tf.teachers.backbones import Teacher
 from candle_tf.teachers.feature_maps import (
     TargetsWithMaps,
@@ -67,7 +71,7 @@ class MapCache:
         return self._views(self.data.train, views_of_images(self.config, self.data))
 
     def _views_without_labels(self, subset: Subset) -> TrainingViews:
-        return self._views(subset, np.full(len(subset), self.config.teacher.views, np.int64))
+        return self._views(subset, views_without_labels(self.config, len(subset)))
 
     def _views(self, subset: Subset, counts: np.ndarray) -> TrainingViews:
         """The student's own views, whatever the pooled features are of; see `teacher_views`."""

@@ -121,23 +121,40 @@ def test_what_cannot_use_them_is_refused(config, settings, message):
     assert config.replace(method="candle_crt").labelled_batch_size == 6
 
 
-@pytest.mark.parametrize("sides", [1, 2])
-def test_the_teacher_gives_the_same_outputs_cached_and_online(config, teacher, sides):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unlabelled_dir": ""}, "--unlabelled_views=3 is for images without labels"),
+        ({"teacher_view": "whole"}, "--unlabelled_views=3 contradicts --teacher_view=whole"),
+        ({"teacher_mode": "online"}, "--unlabelled_views=3 contradicts --teacher_mode=online"),
+    ],
+)
+def test_views_of_their_own_are_refused_where_there_are_none(config, settings, message):
+    with pytest.raises(UserError, match=message):
+        config.replace(unlabelled_views=3, **settings)
+
+
+@pytest.mark.parametrize(("sides", "own_views"), [(1, 0), (2, 0), (1, 3)])
+def test_the_teacher_gives_the_same_outputs_cached_and_online(config, teacher, sides, own_views):
     config = config.replace(
-        calibration_resolutions=(32, 40)[:sides], combine_resolutions="concatenate"
+        calibration_resolutions=(32, 40)[:sides],
+        combine_resolutions="concatenate",
+        unlabelled_views=own_views,
     )
     data = prepare(config, open_run_folder(config))
     cache_all_features(config, data, teacher)
     teacher.shown.clear()
     cached = calibration._unlabelled_targets(config, teacher, data.unlabelled, _classifier(config))
     assert not teacher.shown
-    online_config = config.replace(teacher_mode="online")
+    online_config = config.replace(teacher_mode="online", unlabelled_views=0)
     online = calibration._unlabelled_targets(
         online_config, teacher, data.unlabelled, _classifier(config)
     )
-    views = cached.precomputed.of_rows(np.arange(22))
+    rows = len(MORE) * (own_views or config.teacher.views)
+    assert cached.precomputed.total == rows
+    views = cached.precomputed.of_rows(np.arange(rows))
     for name, expected in online.batch(views).items():
-        assert expected.shape == (22, 6 * sides if name == "teacher_features" else 2)
+        assert expected.shape == (rows, 6 * sides if name == "teacher_features" else 2)
         np.testing.assert_allclose(cached.batch(views)[name], expected, rtol=2e-3, atol=2e-3)
 
 
@@ -149,7 +166,9 @@ def _classifier(config):
 @pytest.mark.usefixtures("teacher")
 def test_a_resumed_training_is_one_that_was_not_interrupted(config, tmp_path):
     def train_run(name: str, stop_after: int = 0):
-        own = config.replace(run_dir=str(tmp_path / name), balance="class_adversarial")
+        own = config.replace(
+            run_dir=str(tmp_path / name), balance="class_adversarial", unlabelled_views=3
+        )
         folder = open_run_folder(own)
         data = prepare(own, folder)
         calibrated = calibration.calibrate(own, data, folder.path / "calibrate")
