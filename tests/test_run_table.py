@@ -14,7 +14,6 @@ import pytest
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.methods.registry import BALANCES
-from candle_tf.reporting.bootstrap import paired_difference
 from candle_tf.reporting.image_predictions import read_image_predictions, write_image_predictions
 from tests.command import start
 from tools import run_table
@@ -616,31 +615,6 @@ def test_settings_of_all_cells_yield_to_those_of_an_axis(tmp_path):
     }  # fmt: skip
     with pytest.raises(UserError, match="settings gives 'epoch', which is no setting"):
         read_definition(definition_file(tmp_path, settings={"epoch": 1}))
-
-
-def test_the_paired_interval_covers_what_an_independent_estimate_says():
-    rng = np.random.default_rng(1)
-    labels = rng.integers(0, 5, 4000)
-    first, second = rng.random(4000) < 0.7, rng.random(4000) < 0.6
-    found = paired_difference(first, second, labels)
-    gaps = first.astype(float) - second
-    per_class = [gaps[labels == c] for c in range(5)]
-    mean = np.mean([g.mean() for g in per_class])
-    error = np.sqrt(np.sum([g.var() / len(g) for g in per_class])) / 5
-    assert found.mean == pytest.approx(mean)
-    assert found.low == pytest.approx(mean - 1.96 * error, abs=0.2 * error)
-    assert found.high == pytest.approx(mean + 1.96 * error, abs=0.2 * error)
-
-
-def test_equal_predictions_differ_by_nothing():
-    right = np.array([1, 0, 1, 1])
-    found = paired_difference(right, right, [0, 0, 1, 1])
-    assert (found.mean, found.low, found.high) == (0, 0, 0)
-
-
-def test_images_of_other_shapes_are_refused():
-    with pytest.raises(ValueError, match="not one"):
-        paired_difference([1, 0], [1], [0, 1])
 
 
 def test_predictions_come_back_whatever_their_names_hold(tmp_path):

@@ -6,7 +6,7 @@ average = average_difference([ComparedImages(correct_a, correct_b, labels, "digi
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,9 @@ def paired_difference(
 ) -> Difference:
     """Paired bootstrap over the test images of each class (Efron, "Bootstrap Methods", 1979).
 
-    Images are resampled within their class, as mean class accuracy weighs classes alike.
+    Images are resampled within their class, as mean class accuracy weighs classes alike. A class of
+    few images varies less among its own images than among all that could have been drawn: what is
+    resampled is scaled for that, and a class with one image varies as the others' images do.
 
     Args:
         correct: `[N]`, whether a classifier was right; of several trainings their mean, 0 to 1.
@@ -57,10 +59,10 @@ def paired_difference(
         raise ValueError(
             f"shapes {first.shape}, {second.shape} and {classes.shape} are not one [N], N > 0"
         )
-    rng = np.random.default_rng(seed)
-    differences = first - second
-    members = [differences[classes == label] for label in np.unique(classes)]
-    drawn = np.mean([_resample_means(values, rng, resamples) for values in members], axis=0)
+    members = _by_class(first - second, classes)
+    drawn = _resample_mean_of_classes(
+        members, lambda place: np.random.default_rng([seed, place]), resamples
+    )
     low, high = np.quantile(drawn, [0.025, 0.975])
     mean = float(np.mean([values.mean() for values in members]))
     return Difference(mean, float(low), float(high))
@@ -104,24 +106,64 @@ def average_difference(sets: Sequence[ComparedImages], *, resamples: int = RESAM
         if not labels.size:
             raise ValueError(f"data set {each.name!r} has no image")
         differences = np.asarray(each.correct, float) - np.asarray(each.others, float)
-        classes = np.unique(labels)
-        members = [differences[labels == label] for label in classes]
+        classes, members = np.unique(labels), _by_class(differences, labels)
         means.append(np.mean([values.mean() for values in members]))
         first = int.from_bytes(hashlib.sha256(each.name.encode()).digest()[:8], "big")
-        resampled.append(
-            np.mean(
-                [
-                    _resample_means(values, np.random.default_rng([first, label]), resamples)
-                    for label, values in zip(classes, members, strict=True)
-                ],
-                axis=0,
-            )
-        )
+        # By label, so that a class of two sets has one draw.
+        draws = [np.random.default_rng([first, label]) for label in classes]
+        resampled.append(_resample_mean_of_classes(members, draws.__getitem__, resamples))
     low, high = np.quantile(np.mean(resampled, axis=0), [0.025, 0.975])
     return Difference(float(np.mean(means)), float(low), float(high))
 
 
-def _resample_means(values: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """Means `[resamples]` of as many values as there are, drawn from them."""
-    places = rng.integers(0, len(values), (resamples, len(values)))
-    return np.asarray(values[places].mean(axis=1))
+def _by_class(values: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """The values of each class that has any, in the order of the classes."""
+    return [values[labels == label] for label in np.unique(labels)]
+
+
+def _resample_mean_of_classes(
+    members: Sequence[np.ndarray],
+    generator: Callable[[int], np.random.Generator],
+    resamples: int,
+) -> np.ndarray:
+    """Resampled means over classes, `[resamples]`.
+
+    Resampled, a class's mean has the variance (n - 1) / n^2 s^2, where that of the mean of n drawn
+    images is s^2 / n (s^2 without bias): so deviations are scaled by sqrt(n / (n - 1)). Of a class
+    with one image s^2 is not known; its deviations are the scaled ones of the other classes or, if
+    all have one, of the classes from their mean.
+
+    Args:
+        members: values of each class's images.
+        generator: of a class's draws, by its place.
+        resamples: how many.
+    """
+    others = _deviations_of_others(members)
+    drawn = [
+        values.mean() + _resample_means(_deviations(values) if len(values) > 1 else others,
+                                        len(values), generator(place), resamples)
+        for place, values in enumerate(members)
+    ]  # fmt: skip
+    return np.asarray(np.mean(drawn, axis=0))
+
+
+def _deviations_of_others(members: Sequence[np.ndarray]) -> np.ndarray:
+    """What a class with one image varies by."""
+    several = [_deviations(values) for values in members if len(values) > 1]
+    if several:
+        return np.concatenate(several)
+    single = np.concatenate(members)
+    return _deviations(single) if len(single) > 1 else np.zeros(1)
+
+
+def _deviations(values: np.ndarray) -> np.ndarray:
+    """From their mean, with the variance of the images that they were drawn from."""
+    count = len(values)
+    return np.asarray((values - values.mean()) * np.sqrt(count / (count - 1)))
+
+
+def _resample_means(
+    values: np.ndarray, size: int, rng: np.random.Generator, resamples: int
+) -> np.ndarray:
+    """Means `[resamples]` of so many values each, drawn from them."""
+    return np.asarray(values[rng.integers(0, len(values), (resamples, size))].mean(axis=1))

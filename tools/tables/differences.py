@@ -126,7 +126,7 @@ def paired_images(
     ]
     first, second = ([np.array(pair[k]["correct"], float) for pair in subsets] for k in (0, 1))
     labels = [np.array(pair[0]["labels"]) for pair in subsets]
-    if not validation and len(set(names)) == 1:
+    if len(set(names)) == 1:
         return PairedImages(
             np.mean(first, axis=0), np.mean(second, axis=0), labels[0], groups[0], names[0][0]
         )
