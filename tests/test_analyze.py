@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from candle_tf.errors import UserError
 from candle_tf.metrics import evaluate_logits
 from candle_tf.reporting import analysis, html
 from candle_tf.reporting.image_predictions import TEST, write_image_predictions
@@ -208,3 +209,43 @@ def test_older_runs_without_norms_predictions_and_logs(folders, tmp_path):
     assert "have no norms" in said
     assert "None of these runs has a lambda" in said
     assert "no test_predictions.csv" in said
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    folders = []
+    for place, right in (("one", CANDLE), ("two", OTHER)):
+        (tmp_path / place).mkdir()
+        folder = make_run(tmp_path / place / "candle", right, [1.0] * 4)
+        write_csv(folder / "student" / "steps.csv", {"lambda": np.full(10, right[0] / 10)})
+        folders.append(folder)
+    sections = analysis.analyze([analysis.read_run(folder) for folder in folders])
+    assert sections[-1].title == "candle #1 compared with candle #2"
+    text = analysis.sections_text(sections)
+    # Of class a, the one that loses, the first has 9 and the second 10 of 10 right.
+    (line,) = [line.split() for line in text.splitlines() if line.split()[:1] == ["a"]]
+    assert {"90.0", "100.0"} <= set(line)
+    rows = [line.split() for line in text.splitlines()]
+    assert [row[:2] for row in rows if row[2:3] == ["lambda"]] == [
+        ["candle", "#1"],
+        ["candle", "#2"],
+    ]
+
+
+def test_runs_on_other_images_do_not_differ_in_resolutions_alone(tmp_path):
+    first = analysis.read_run(make_run(tmp_path / "first", CANDLE, [1.0] * 4))
+    other = analysis.read_run(
+        make_run(tmp_path / "other", CANDLE, [1.0] * 4, calibration_resolutions=[128])
+    )
+    told = "differ in resolutions alone"
+    assert told in analysis.sections_text(analysis.analyze([first, other]))
+    other.results.split["hash"] = "that of other images"
+    assert told not in analysis.sections_text(analysis.analyze([first, other]))
+
+
+def test_a_file_of_steps_that_is_cut_off_is_named(tmp_path):
+    run = make_run(tmp_path / "run", CANDLE, [1.0] * 4)
+    write_csv(run / "student" / "steps.csv", {"epoch": np.ones(3), "lambda": np.ones(3)})
+    path = run / "student" / "steps.csv"
+    path.write_text(path.read_text()[:-6])
+    with pytest.raises(UserError, match=r"steps\.csv is damaged"):
+        analysis.read_run(run)

@@ -11,6 +11,7 @@ import pytest
 from candle_tf.errors import UserError
 from candle_tf.reporting.bootstrap import ComparedImages, average_difference
 from tests.command import start
+from tools import compare_tables
 from tools.tables.definition import read_definition
 from tools.tables.margins import find_margins, margin_rows, method_rows, read_methods, write_margins
 from tools.tables.records import cell_config, kept_path
@@ -268,3 +269,12 @@ def test_the_figures_are_told_with_a_title_and_what_they_are(tmp_path):
     told = write_margins(tables, "scratch", tmp_path / "out" / "comparison")
     assert told.startswith("candle minus the best other method, from scratch")
     assert (tmp_path / "out" / "comparison.md").read_text().startswith("# candle minus")
+
+
+def test_a_table_may_have_settings_of_its_own():
+    given = ["epochs=3", "t2:epochs=10", "t1:progressive_sizes=48:0.5,64"]
+    assert compare_tables.settings_by_table(given, ["t1", "t2"]) == {
+        "t1": {"epochs": "3", "progressive_sizes": "48:0.5,64"}, "t2": {"epochs": "10"},
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"--set=t3:epochs=1 is for t3, which is none of t1, t2"):
+        compare_tables.settings_by_table(["t3:epochs=1"], ["t1", "t2"])

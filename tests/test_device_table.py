@@ -88,10 +88,21 @@ def test_one_file_of_a_run_comes_alone(runs):
 
 def test_runs_without_files_are_refused(runs, tmp_path):
     (tmp_path / "report.json").write_bytes((runs[0] / "report.json").read_bytes())
-    with pytest.raises(UserError, match="no run here has exported"):
+    with pytest.raises(UserError, match="the run has exported no TFLite file"):
         files_of([tmp_path])
     (tmp_path / "begun").mkdir()
     with pytest.raises(UserError, match="the run has not finished"):
         files_of([tmp_path / "begun"])
     with pytest.raises(UserError, match=r"There is no .*nowhere: give a run's folder"):
         files_of([tmp_path / "nowhere"])
+
+
+def test_no_place_that_was_given_is_left_out(runs, tmp_path):
+    (tmp_path / "report.json").write_bytes((runs[0] / "report.json").read_bytes())
+    with pytest.raises(UserError, match="the run has exported no TFLite file"):
+        files_of([runs[0], tmp_path])
+    (tmp_path / "old").mkdir()
+    for other in (runs[0] / "report.json", tmp_path / "old" / "student.lce.tflite"):
+        other.touch()
+        with pytest.raises(UserError, match=r"is none of student\.lce\.tflite"):
+            files_of([other])

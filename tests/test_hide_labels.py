@@ -24,23 +24,23 @@ def test_each_class_loses_its_part_and_no_image_is_lost(tmp_path):
     _archive(source, {"cat": 10, "dog": 5, "owl": 1})
     _archive(source, {"cat": 2, "owl": 3}, subset="test")
     assert hide_labels(source, out, 0.5, seed=0) == (9, 7)
-    with zipfile.ZipFile(out / "labelled.zip") as archive:
+    with zipfile.ZipFile(out / "labelled-0.5-0.zip") as archive:
         names = archive.namelist()
     kept = {name: sum(f"train/{name}/" in each for each in names) for name in ("cat", "dog", "owl")}
     assert kept == {"cat": 5, "dog": 3, "owl": 1}
     assert sum(name.startswith("test/") for name in names) == 5
-    hidden = _bytes(out / "unlabelled.zip")
+    hidden = _bytes(out / "unlabelled-0.5-0.zip")
     assert len(hidden) == 7
     assert all(each.startswith(b"train") for each in hidden)
-    assert not hidden & _bytes(out / "labelled.zip")
-    assert hidden | _bytes(out / "labelled.zip") == _bytes(source)
+    assert not hidden & _bytes(out / "labelled-0.5-0.zip")
+    assert hidden | _bytes(out / "labelled-0.5-0.zip") == _bytes(source)
 
 
 def test_names_do_not_give_classes_away(tmp_path):
     source, out = tmp_path / "all.zip", tmp_path / "hidden"
     _archive(source, {"cat": 20, "dog": 20})
     hide_labels(source, out, 0.5, seed=0)
-    with zipfile.ZipFile(out / "unlabelled.zip") as archive:
+    with zipfile.ZipFile(out / "unlabelled-0.5-0.zip") as archive:
         names = sorted(archive.namelist())
         classes = [archive.read(name).split()[1] for name in names]
     assert names == [f"{number:06}.jpg" for number in range(20)]
@@ -66,7 +66,7 @@ def test_a_file_that_is_no_zip_is_an_error_of_the_user(tmp_path, content):
 
 
 def test_an_archive_is_not_overwritten_by_a_part_of_itself(tmp_path):
-    source = tmp_path / "labelled.zip"
+    source = tmp_path / "labelled-0.5-0.zip"
     _archive(source, {"cat": 4})
     before = source.read_bytes()
     with pytest.raises(UserError, match="would overwrite"):
@@ -83,3 +83,16 @@ def test_other_layouts_and_small_fractions_are_refused_and_leave_nothing(tmp_pat
     with pytest.raises(UserError, match="larger fraction"):
         hide_labels(source, tmp_path / "hidden", 0.2, seed=0)
     assert not (tmp_path / "hidden").exists()
+
+
+def test_a_damaged_member_is_named_and_leaves_what_was_there(tmp_path):
+    source, out = tmp_path / "all.zip", tmp_path / "hidden"
+    _archive(source, {"cat": 6})
+    hide_labels(source, out, 0.5, seed=0)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert sorted(before) == ["labelled-0.5-0.zip", "unlabelled-0.5-0.zip"]
+    content = source.read_bytes()
+    source.write_bytes(content.replace(b"train cat 4", b"train cat 9", 1))
+    with pytest.raises(UserError, match=r"train/cat/4\.jpg cannot be read: Bad CRC"):
+        hide_labels(source, out, 0.5, seed=0)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

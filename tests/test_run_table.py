@@ -443,11 +443,13 @@ def test_every_kept_record_of_ours_has_the_settings_of_its_cell():
     assert folders
     for folder in folders:
         definition = read_definition(folder.parents[1] / f"{folder.name}.json")
-        cells = {cell.name: cell for cell in definition.cells}
+        cells = {
+            cell.name: replace(cell, flagfile=str(ROOT / cell.flagfile))
+            for cell in definition.cells
+        }
         for path in folder.iterdir():
-            cell = cells[path.stem]
-            at = replace(cell, flagfile=str(ROOT / cell.flagfile))
-            found = find_record(at, Path("nowhere"), folder, SET.get(folder.name, {}))
+            settings = SET.get(folder.name, {})
+            found = find_record(cells[path.stem], cells, Path("nowhere"), folder, settings)
             assert found[1] == "", path
 
 

@@ -28,7 +28,7 @@ def main(
     definitions: Sequence[TableDefinition],
     folder: Path,
     records: Mapping[str, Path],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
     start: str,
     of: str,
 ) -> None:
@@ -38,7 +38,7 @@ def main(
         definitions: the tables.
         folder: with a folder of each table's run, by name; the comparison is written there.
         records: folders of kept records, by table; tables without one have none.
-        settings: of all cells, by flag name; they win over the tables'.
+        settings: of all cells of each table, by flag name; they win over the table's.
         start: one of `margins.STARTS`.
         of: the method of CANDLE that is compared.
 
@@ -46,10 +46,29 @@ def main(
         UserError: see `margins.read_methods`.
     """
     tables = [
-        read_methods(each, folder / each.name, records.get(each.name), settings, start, of)
+        read_methods(
+            each, folder / each.name, records.get(each.name), settings[each.name], start, of
+        )
         for each in definitions
     ]
     print(write_margins(tables, start, folder / f"comparison_{start}_{of}"))
+
+
+def settings_by_table(given: Sequence[str], tables: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings of all cells of each table, of texts "epochs=3" or, for one table, "t1:epochs=3".
+
+    Raises:
+        UserError: for a table that is not compared, and as `settings_of_all_cells`.
+    """
+    texts: dict[str, list[str]] = {table: [] for table in tables}
+    for each in given:
+        # A value may have a colon, a name has none.
+        place, colon, _ = each.partition("=")[0].rpartition(":")
+        if colon and place not in texts:
+            raise UserError(f"--set={each} is for {place}, which is none of {', '.join(tables)}.")
+        for table in [place] if colon else tables:
+            texts[table].append(each[len(place) + 1 :] if colon else each)
+    return {table: settings_of_all_cells(settings) for table, settings in texts.items()}
 
 
 def _run(_: list[str]) -> None:
@@ -66,7 +85,7 @@ def _run(_: list[str]) -> None:
         for path in paths
         if values.records != "none"
     }
-    settings = settings_of_all_cells(values.set)
+    settings = settings_by_table(values.set, names)
     main(definitions, Path(values.run_dir), records, settings, values.start, values.of)
 
 
@@ -85,5 +104,10 @@ if __name__ == "__main__":
         "folder with a folder of each table's kept records; records beside each table's file if "
         "empty, none for no kept records",
     )
-    flags.DEFINE_list("set", [], "settings of all cells, name=value, as of tools.run_table")
+    flags.DEFINE_list(
+        "set",
+        [],
+        "settings of all cells, name=value, as of tools.run_table; TABLE:name=value for those of "
+        "one table",
+    )
     app.run(_run, needs_arguments=True)

@@ -65,24 +65,37 @@ def files_of(given: Sequence[Path]) -> list[DeviceFile]:
         given: folders of runs, or files in their export/.
 
     Raises:
-        UserError: where a run has not finished, or none has exported a file.
+        UserError: where a run has not finished or has exported no such file, and for a file that
+            is none of these.
     """
     found: dict[str, DeviceFile] = {}
     for place in given:
         if not place.exists():
             raise UserError(f"There is no {place}: give a run's folder, or a file of its export.")
-        folder = place.resolve().parents[1] if place.is_file() else place
-        results = read_results(folder / "report.json")
-        for kind, (name, _) in FILES.items():
-            path = folder / "export" / name
-            if kind not in results.metrics or not path.is_file():
-                continue
-            if place.is_file() and place.name != name:
-                continue
-            found.setdefault(sha256_of_file(path), _file(folder, kind, path, results))
-    if not found:
-        raise UserError(f"{', '.join(map(str, given))}: no run here has exported a TFLite file.")
+        for file in _files_at(place):
+            found.setdefault(sha256_of_file(file.path), file)
     return list(found.values())
+
+
+def _files_at(place: Path) -> list[DeviceFile]:
+    """The files that a place stands for, at least one."""
+    names = [name for name, _ in FILES.values()]
+    if place.is_file() and (place.name not in names or place.resolve().parent.name != "export"):
+        raise UserError(f"{place} is none of {', '.join(names)} in the export/ of a run.")
+    folder = place.resolve().parents[1] if place.is_file() else place
+    results = read_results(folder / "report.json")
+    there = [
+        _file(folder, kind, folder / "export" / name, results)
+        for kind, (name, _) in FILES.items()
+        if kind in results.metrics and (folder / "export" / name).is_file()
+        if place.is_dir() or place.name == name
+    ]
+    if not there:
+        raise UserError(
+            f"{place}: the run has exported no TFLite file of this kind, or not measured it. "
+            f"Give runs that have one of {', '.join(names)}."
+        )
+    return there
 
 
 def _file(folder: Path, kind: str, path: Path, results: Results) -> DeviceFile:

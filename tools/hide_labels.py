@@ -2,12 +2,14 @@
 
     python -m tools.hide_labels --data_dir=caltech101.zip --out=hidden --fraction=0.5
 
-writes hidden/labelled.zip, with train/<class>/<image> of the rest and all of test/, and
-hidden/unlabelled.zip, with numbered images alone. Each class loses that fraction of its training
-images, rounded down, drawn by --seed.
+writes hidden/labelled-0.5-0.zip, with train/<class>/<image> of the rest and all of test/, and
+hidden/unlabelled-0.5-0.zip, with numbered images alone. Each class loses that fraction of its
+training images, rounded down, drawn by --seed. Fraction and seed are in the names, as tables tell
+data sets by them.
 """
 
 import random
+import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,13 +21,16 @@ from candle_tf import app
 from candle_tf.data.sources.file_tree import is_image
 from candle_tf.errors import UserError
 
+# Of the images that keep their labels, and of those that lose them.
+ARCHIVES = ("labelled", "unlabelled")
+
 
 def hide_labels(source: Path, folder: Path, fraction: float, seed: int) -> tuple[int, int]:
     """Writes both archives; nothing is decoded.
 
     Args:
         source: ZIP of train/<class>/<image> and test/<class>/<image>.
-        folder: for labelled.zip and unlabelled.zip; made if there is none.
+        folder: for both archives; made if there is none.
         fraction: of each class's training images, in (0, 1).
         seed: of the draw.
 
@@ -33,10 +38,10 @@ def hide_labels(source: Path, folder: Path, fraction: float, seed: int) -> tuple
         How many training images have labels, and how many have none.
 
     Raises:
-        UserError: for a file that is no ZIP or has another layout, or a fraction at which no image
-            loses its label.
+        UserError: for a file that is no ZIP, has another layout or a damaged member, or a fraction
+            at which no image loses its label. Nothing is written then.
     """
-    kept, stripped = folder / "labelled.zip", folder / "unlabelled.zip"
+    kept, stripped = (folder / f"{name}-{fraction:g}-{seed}.zip" for name in ARCHIVES)
     if source.resolve() in (kept.resolve(), stripped.resolve()):
         raise UserError(f"--out={folder} would overwrite --data_dir={source}: give another folder.")
     try:
@@ -53,16 +58,30 @@ def hide_labels(source: Path, folder: Path, fraction: float, seed: int) -> tuple
                 "in train/<class>/. Give a larger fraction, or a ZIP of train/ and test/."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(kept, "w") as labelled:
-            for name in names:
-                if name not in hidden:
-                    labelled.writestr(name, archive.read(name))
-        with zipfile.ZipFile(stripped, "w") as unlabelled:
-            # In another order than by class, which a name would give away.
-            for number, name in enumerate(random.Random(seed).sample(sorted(hidden), len(hidden))):
-                suffix = PurePosixPath(name).suffix
-                unlabelled.writestr(f"{number:06}{suffix}", archive.read(name))
+        labelled = {name: name for name in names if name not in hidden}
+        # In another order than by class, which a name would give away.
+        order = random.Random(seed).sample(sorted(hidden), len(hidden))
+        unlabelled = {f"{i:06}{PurePosixPath(name).suffix}": name for i, name in enumerate(order)}
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            written = [Path(unfinished) / path.name for path in (kept, stripped)]
+            for path, members in zip(written, (labelled, unlabelled), strict=True):
+                _copy_members(archive, source, path, members)
+            for path, place in zip(written, (kept, stripped), strict=True):
+                path.replace(place)
     return len(train) - len(hidden), len(hidden)
+
+
+def _copy_members(
+    archive: zipfile.ZipFile, source: Path, path: Path, members: dict[str, str]
+) -> None:
+    """Writes a ZIP of members of another, by new name."""
+    with zipfile.ZipFile(path, "w") as written:
+        for new, name in members.items():
+            try:
+                content = archive.read(name)
+            except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+                raise UserError(f"--data_dir={source}: {name} cannot be read: {error}.") from error
+            written.writestr(new, content)
 
 
 def draw_images(names: Iterable[str], fraction: float, seed: int) -> set[str]:
@@ -80,7 +99,7 @@ def draw_images(names: Iterable[str], fraction: float, seed: int) -> set[str]:
 
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "a ZIP of train/<class>/* and test/<class>/*")
-    flags.DEFINE_string("out", "hidden_labels", "folder for labelled.zip and unlabelled.zip")
+    flags.DEFINE_string("out", "hidden_labels", "folder for both archives")
     flags.DEFINE_float("fraction", 0.5, "of each class's training images", 0.0, 0.99)
     flags.DEFINE_integer("seed", 0, "of the draw")
     flags.mark_flag_as_required("data_dir")

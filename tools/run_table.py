@@ -31,6 +31,7 @@ from tools.tables.records import (
     cell_config,
     keep_records,
     kept_folder,
+    refuse_begun_with_other_settings,
     refuse_other_settings,
     refuse_to_replace_records,
     take_records,
@@ -69,7 +70,8 @@ def main(
         raise UserError(f"--only={only} is in no cell's name, such as {definition.cells[0].name}.")
     refuse_other_settings(definition, folder, settings)
     if records:
-        take_records(definition, folder, records, settings)
+        wanted = {cell.name for cell in definition.cells if most and only in cell.name}
+        take_records(definition, folder, records, settings, wanted)
     missing = [
         cell
         for cell in definition.cells
@@ -77,7 +79,12 @@ def main(
     ]
     missing = missing[:most] if most >= 0 else missing
     for cell in missing:
-        cell_config(cell, settings)
+        if not cell_config(cell, settings).training.epochs:
+            raise UserError(
+                f"{cell.name} has --epochs=0, which depends on the number of images: a table says "
+                "how many epochs are compared. Give epochs in its settings, or --set=epochs=..."
+            )
+    refuse_begun_with_other_settings(missing, folder, settings)
     if keep and records:
         refuse_to_replace_records(missing, records, settings)
     _require_needed_cells(missing, folder, processes)

@@ -6,11 +6,12 @@ print(sections_text(sections))
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from candle_tf.errors import UserError
 from candle_tf.reporting import analysis_plots, html, plots
 from candle_tf.reporting.adversary import adversary_figures
 from candle_tf.reporting.bootstrap import paired_difference
@@ -62,21 +63,34 @@ def read_run(folder: Path) -> Run:
         UserError: where the run has not finished, or a file is damaged.
     """
     predictions = folder / PREDICTIONS
+    results = read_results(folder / "report.json")
+    seconds = _columns(folder / "calibrate" / "history.csv").get("seconds", 0.0)
     return Run(
         folder.resolve().name,
-        read_results(folder / "report.json"),
+        results,
         read_image_predictions(predictions) if predictions.exists() else None,
-        read_columns(folder / STUDENT / "steps.csv"),
-        float(np.sum(read_columns(folder / "calibrate" / "history.csv").get("seconds", 0.0))),
+        _columns(folder / STUDENT / "steps.csv"),
+        float(np.sum(seconds)),
     )
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return read_columns(path)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged: {error}. Start the run again to write it again."
+        ) from error
 
 
 def analyze(runs: Sequence[Run]) -> list[html.Section]:
     """What these runs say about each question; one without data says that it has none.
 
     Args:
-        runs: at least one; the first is compared with each of the others.
+        runs: at least one; the first is compared with each of the others. Of those with one name
+            each is told by its number, too.
     """
+    runs = _with_names_of_their_own(runs)
     sections = [
         html.Section("Runs", [_settings_table(runs)]),
         html.Section("Classifier weights, head to tail", list(_norms(runs))),
@@ -88,6 +102,14 @@ def analyze(runs: Sequence[Run]) -> list[html.Section]:
         title = f"{runs[0].name} compared with {other.name}"
         sections.append(html.Section(title, list(_comparison(runs[0], other))))
     return sections
+
+
+def _with_names_of_their_own(runs: Sequence[Run]) -> list[Run]:
+    names = [run.name for run in runs]
+    return [
+        replace(run, name=f"{run.name} #{number}") if names.count(run.name) > 1 else run
+        for number, run in enumerate(runs, start=1)
+    ]
 
 
 def sections_text(sections: Sequence[html.Section]) -> str:
@@ -260,7 +282,7 @@ def _resolutions(runs: Sequence[Run]) -> Iterator[str | html.Table]:
     columns = ["run", "resolutions", "pixels", "calibration s", "teacher %", "student %"]
     yield html.Table(columns, rows, left=2)
     for run in taught[1:]:
-        if set(different_settings(first, run)) == {"calibration_resolutions"}:
+        if _differ_in_resolutions_alone(first, run):
             gains = [
                 first.results.metrics[model].mean - run.results.metrics[model].mean
                 for model in (TEACHER, STUDENT)
@@ -269,6 +291,13 @@ def _resolutions(runs: Sequence[Run]) -> Iterator[str | html.Table]:
                 f"{first.name} and {run.name} differ in resolutions alone: teacher "
                 f"{_points(gains[0])} points, student {_points(gains[1])} points."
             )
+
+
+def _differ_in_resolutions_alone(first: Run, other: Run) -> bool:
+    known = first.results.config.keys() == other.results.config.keys()
+    same_images = first.results.split["hash"] == other.results.split["hash"]
+    changed = set(different_settings(first, other))
+    return known and same_images and changed == {"calibration_resolutions"}
 
 
 def _pixels(run: Run) -> int:

@@ -24,6 +24,12 @@ from candle_tf.reporting.image_predictions import (
 from candle_tf.reporting.results import read_results
 
 RUNS, SEED = "{runs}", "{seed}"
+# What a table gives to each cell, and how to change it.
+OF_EACH_CELL = {
+    "seed": 'Change "seeds" in its file.',
+    "run_dir": "Give --run_dir of tools.run_table.",
+    "cache_dir": "It is cache/ in --run_dir of tools.run_table.",
+}
 
 
 @dataclass(frozen=True)
@@ -155,12 +161,18 @@ def settings_of_all_cells(given: Sequence[str]) -> dict[str, Any]:
     """Settings by flag name, of texts such as "epochs=3".
 
     Raises:
-        UserError: for a text that is no pair.
+        UserError: for a text that is no pair, and for what a table gives to each cell itself.
     """
     pairs = [each.partition("=") for each in given]
     wrong = [name for name, equals, _ in pairs if not equals or not name]
     if wrong:
         raise UserError(f"--set={','.join(given)} is not a list of name=value: {wrong[0]!r}.")
+    for name, _, value in pairs:
+        if name in OF_EACH_CELL:
+            raise UserError(
+                f"--set={name}={value} would be lost: a table gives {name} to each of its cells. "
+                f"{OF_EACH_CELL[name]}"
+            )
     return {name: value for name, _, value in pairs}
 
 

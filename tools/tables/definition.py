@@ -83,11 +83,15 @@ def read_definition(path: Path) -> TableDefinition:
         )
     axes, seeds, shared = content["axes"], content["seeds"], content.get("settings", {})
     _check_axes(path, axes, seeds)
+    rules, chooses = content.get("leave_out", []), content.get("choose", False)
+    _check_left_out(path, axes, rules)
+    if not isinstance(chooses, bool):
+        raise UserError(f"{path} gives choose={chooses!r}; it is true or false.")
     reach = content.get("reach", 0.0)
     if not isinstance(reach, int | float) or not 0 <= reach < 1:
         raise UserError(f"{path} gives reach={reach!r}, which is no accuracy from 0 to 1.")
     curve = content.get("curve", "")
-    if curve and curve not in axes:
+    if curve and (not isinstance(curve, str) or curve not in axes):
         raise UserError(
             f"{path} gives curve={curve!r}, which is no axis; one of {', '.join(axes)}."
         )
@@ -96,8 +100,9 @@ def read_definition(path: Path) -> TableDefinition:
         _cell(content["flagfile"], shared, axes, values, seed)
         for seed in seeds
         for values in itertools.product(*axes.values())
-        if not _is_left_out(dict(zip(axes, values, strict=True)), content.get("leave_out", []))
+        if not _is_left_out(dict(zip(axes, values, strict=True)), rules)
     )
+    _check_names(path, [cell.name for cell in cells])
     comparisons = tuple(_comparison(path, axes, each) for each in content.get("compare", []))
     return TableDefinition(
         path.stem,
@@ -105,7 +110,7 @@ def read_definition(path: Path) -> TableDefinition:
         tuple(axes),
         cells,
         comparisons,
-        content.get("choose", False),
+        chooses,
         reach,
         curve,
     )
@@ -114,11 +119,37 @@ def read_definition(path: Path) -> TableDefinition:
 def _check_axes(path: Path, axes: Any, seeds: Any) -> None:
     if not isinstance(axes, dict) or not axes or not seeds:
         raise UserError(f"{path} has no axis or no seed.")
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"{path} gives seeds={seeds!r}, which is no list of whole numbers.")
     for axis, values in axes.items():
         if not isinstance(values, dict):
             raise UserError(f"{path}: {axis} is no object of values, each with its settings.")
         for value, settings in values.items():
             _check_settings(f"{path}: {axis}={value}", settings)
+
+
+def _check_left_out(path: Path, axes: dict[str, Any], rules: Any) -> None:
+    """Refuses rules that would leave out nothing, or all."""
+    if not isinstance(rules, list):
+        raise UserError(f"{path}: leave_out is no list of rules, such as {{axis: value}}.")
+    for rule in rules:
+        if not isinstance(rule, dict) or not rule:
+            raise UserError(f"{path}: leave_out has {rule!r}; expected {{axis: value}}.")
+        for axis, value in rule.items():
+            if value not in axes.get(axis, {}):
+                raise UserError(f"{path} leaves out {axis}={value}, which no axis has.")
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """Each cell has a record and a run folder of its name."""
+    if not names:
+        raise UserError(f"{path} has no cell: an axis has no value, or all are left out.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"{path} has two cells of the name {twice[0]}: a seed is given twice, or values of two "
+            "axes make one name. Rename them."
+        )
 
 
 def _comparison(path: Path, axes: dict[str, Any], given: Any) -> Comparison:

@@ -28,7 +28,7 @@ from candle_tf.reporting.table import SHOT_GROUPS, text_table
 from tools.tables.cells import Cell
 from tools.tables.definition import TableDefinition
 from tools.tables.differences import PairedImages, interval_text, paired_images
-from tools.tables.records import cell_config_without_data, find_record
+from tools.tables.records import cell_config_without_data, cells_by_name, find_record
 from tools.tables.summary import validation_accuracy, write_csv
 
 METHOD_AXIS = "method"
@@ -147,11 +147,15 @@ def read_methods(
             "of CANDLE, which is what other methods are compared with."
         )
     names = [of, *(name for name in cells if name != of)]
+    by_name = cells_by_name(definition)
     methods = tuple(
         _method_cells(
             name,
             OF if name == of else _kind(configs[name], configs[of]),
-            [(cell.seed, find_record(cell, folder, records, settings)) for cell in cells[name]],
+            [
+                (cell.seed, find_record(cell, by_name, folder, records, settings))
+                for cell in cells[name]
+            ],
         )
         for name in names
     )

@@ -4,12 +4,12 @@
     keep_records(definition, folder, records)                # what is finished here, for others
 
 A large table takes more hours than one machine has in a day. A record is used only where the
-settings that the table and its flagfile give today are those that the cell was trained with, so
-that a changed table, flagfile or default runs its cells again.
+settings that the table and its flagfile give today are those that the cell was trained with, and
+so those of a cell that it learns from: a changed table, flagfile or default runs its cells again.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,48 +76,67 @@ def _cell_flags(cell: Cell, settings: Mapping[str, Any]) -> flags.FlagValues:
 
 
 def take_records(
-    definition: TableDefinition, folder: Path, records: Path, settings: Mapping[str, Any]
+    definition: TableDefinition,
+    folder: Path,
+    records: Path,
+    settings: Mapping[str, Any],
+    wanted: Container[str] | None = None,
 ) -> None:
     """Copies the records of cells that have none in `folder`, where their settings are the same.
 
-    Not of a cell whose run another one has yet to read: a record is no network.
+    Not of a cell whose run another one is now to read: a record is no network.
 
     Args:
         definition: the table.
         folder: of the run of the table.
         records: folder of kept records; it need not exist.
         settings: of all cells, as for `cell_config`.
+        wanted: names of the cells that are to be trained if they have no record; None for all.
 
     Raises:
-        UserError: for a record that is no JSON object.
+        UserError: for a record that is damaged.
     """
-    taken = 0
+    cells = cells_by_name(definition)
+    usable = {}
+    for cell in definition.cells:
+        kept = kept_path(records, cell)
+        if cell.record_path(folder).exists() or not kept.is_file():
+            continue
+        if changed := _record_at(kept, cell, cells, settings)[1]:
+            logging.info("%s is run again, as settings changed: %s", cell.name, ", ".join(changed))
+        else:
+            usable[cell.name] = kept
     needed = {
         name
         for cell in definition.cells
-        if not (cell.record_path(folder).exists() or kept_path(records, cell).is_file())
+        if not (cell.record_path(folder).exists() or cell.name in usable)
+        if wanted is None or cell.name in wanted
         for name in cell.needed_cells
     }
-    for cell in definition.cells:
-        kept = kept_path(records, cell)
-        if not kept.is_file() or cell.record_path(folder).exists() or cell.name in needed:
-            continue
-        if changed := _record_at(kept, cell, settings)[1]:
-            logging.info("%s is run again, as settings changed: %s", cell.name, ", ".join(changed))
-            continue
-        write_atomically(cell.record_path(folder), kept.read_bytes())
-        taken += 1
+    taken = {name: kept for name, kept in usable.items() if name not in needed}
+    for name, kept in taken.items():
+        write_atomically(cells[name].record_path(folder), kept.read_bytes())
     if taken:
-        logging.info("%d cells were finished before: %s", taken, records)
+        logging.info("%d cells were finished before: %s", len(taken), records)
+
+
+def cells_by_name(definition: TableDefinition) -> dict[str, Cell]:
+    """The cells of a table."""
+    return {cell.name: cell for cell in definition.cells}
 
 
 def find_record(
-    cell: Cell, folder: Path, records: Path | None, settings: Mapping[str, Any]
+    cell: Cell,
+    cells: Mapping[str, Cell],
+    folder: Path,
+    records: Path | None,
+    settings: Mapping[str, Any],
 ) -> tuple[dict[str, Any] | None, str]:
     """The record of a finished cell: that of the run of the table, or a kept one.
 
     Args:
         cell: of a table.
+        cells: of the table, by name.
         folder: of the run of the table; it need not exist.
         records: folder of kept records; it need not exist; None for none.
         settings: of all cells, as for `cell_config`.
@@ -126,12 +145,12 @@ def find_record(
         The record and ""; or None and why there is none: "not run", or the settings that changed.
 
     Raises:
-        UserError: for a record that is no JSON object.
+        UserError: for a record that is damaged.
     """
     why = "not run"
     for path in (cell.record_path(folder), *([kept_path(records, cell)] if records else [])):
         if path.is_file():
-            record, changed = _record_at(path, cell, settings)
+            record, changed = _record_at(path, cell, cells, settings)
             if not changed:
                 return record, ""
             why = f"run with other settings: {', '.join(changed)}"
@@ -146,23 +165,63 @@ def refuse_other_settings(
     Raises:
         UserError: with the cell and the settings.
     """
+    cells = cells_by_name(definition)
     for cell in definition.cells:
         path = cell.record_path(folder)
-        if path.exists() and (changed := _record_at(path, cell, settings)[1]):
-            raise UserError(
-                f"{path} is of a training with other settings: {', '.join(changed)}. Give a "
-                "--run_dir of its own for these settings, or the settings of then."
-            )
+        if path.exists():
+            _refuse_changes(path, _record_at(path, cell, cells, settings)[1])
+
+
+def refuse_begun_with_other_settings(
+    cells: Iterable[Cell], folder: Path, settings: Mapping[str, Any]
+) -> None:
+    """Refuses to resume trainings that were stopped, and had other settings than today's.
+
+    Their first epochs would have had another schedule.
+
+    Args:
+        cells: that are to be run.
+        folder: of the run of the table.
+        settings: of all cells, as for `cell_config`.
+
+    Raises:
+        UserError: with the run and the settings.
+    """
+    for cell in cells:
+        run = cell.run_path(folder)
+        if (run / "config.json").is_file() and any(run.glob("*/checkpoints/progress.json")):
+            before = read_json_object(run / "config.json", "Delete the run to begin it again.")
+            _refuse_changes(run, _names_of_changes(before, cell_config(cell, settings).to_dict()))
+
+
+def _refuse_changes(place: Path, changed: Sequence[str]) -> None:
+    if changed:
+        raise UserError(
+            f"{place} is of a training with other settings: {', '.join(changed)}. Give a "
+            "--run_dir of its own for these settings, or the settings of then."
+        )
 
 
 def _record_at(
-    path: Path, cell: Cell, settings: Mapping[str, Any]
+    path: Path, cell: Cell, cells: Mapping[str, Cell], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """A record, and the names of settings that it has and the cell does not have today."""
+    """A record, and the names of settings that it has and the cell does not have today; so of the
+    records beside it of cells that it learned from."""
     record = read_json_object(path, _REMEDY)
+    config = record.get("config")
+    if not isinstance(config, dict) or "data_dir" not in config:
+        raise UserError(f"{path} is damaged: it holds no settings of a training. {_REMEDY}")
     # Where the data are is told only to train a cell.
-    today = cell_config(cell, {"data_dir": record["config"]["data_dir"], **settings})
-    return record, changed_settings(record, today)
+    changed = changed_settings(
+        record, cell_config(cell, {"data_dir": config["data_dir"], **settings})
+    )
+    others = {name: each for name, each in cells.items() if name != cell.name}
+    for name in cell.needed_cells:
+        needed = path.with_name(f"{name}.json")
+        if name in others and needed.is_file():
+            of_needed = _record_at(needed, others[name], others, settings)[1]
+            changed += [f"{each} of {name}" for each in of_needed]
+    return record, changed
 
 
 def changed_settings(record: Mapping[str, Any], config: Config) -> list[str]:

@@ -45,13 +45,31 @@ def write_summary(definition: TableDefinition, folder: Path) -> str:
     ]
     if differences:
         parts.append(text_table(differences, shown, left=left, markdown=True))
+    missing = _missing_text(definition, folder)
+    if missing:
+        parts.append(missing)
     write_atomically(folder / "table.md", ("\n\n".join(parts) + "\n").encode())
     write_csv(folder / "table.csv", averages, columns)
     write_atomically(folder / "table.png", to_png(_plot(definition, rows)))
     told = [text_table(averages, columns, left=left)]
     if differences:
         told.append(text_table(differences, shown, left=left))
+    if missing:
+        told.append(missing)
     return "\n\n".join(told)
+
+
+def _missing_text(definition: TableDefinition, folder: Path) -> str:
+    """What the averages and differences are without; "" where all cells are finished."""
+    seeds: dict[str, list[str]] = defaultdict(list)
+    for cell in definition.cells:
+        if not cell.record_path(folder).exists():
+            seeds[cell.row].append(str(cell.seed))
+    if not seeds:
+        return ""
+    rows = "; ".join(f"{row} ({', '.join(each)})" for row, each in seeds.items())
+    number = sum(map(len, seeds.values()))
+    return f"Not finished, {number} of {len(definition.cells)} cells (row and seeds): {rows}."
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:

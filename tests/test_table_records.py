@@ -1,0 +1,121 @@
+"""Which records of a table are used, and which trainings are resumed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from candle_tf.errors import UserError
+from tests.test_run_table import definition_file
+from tools import run_table
+from tools.tables.cells import settings_of_all_cells
+from tools.tables.definition import TableDefinition, read_definition
+from tools.tables.records import cell_config, find_record, kept_path, take_records
+from tools.tables.summary import write_summary
+
+
+def taught_table(folder: Path, **first) -> TableDefinition:
+    """A cell, and one that learns from it."""
+    methods = {
+        "first": {"method": "cross_entropy", **first},
+        "second": {"method": "plain_distillation", "teacher": "run:{runs}/first-{seed}"},
+    }
+    path = definition_file(folder, axes={"method": methods}, compare=[], choose=True)
+    return read_definition(path)
+
+
+def keep(definition: TableDefinition, records: Path) -> None:
+    """Records of all cells, as they would be kept."""
+    records.mkdir()
+    for cell in definition.cells:
+        content = {"config": cell_config(cell, {}).to_dict()}
+        kept_path(records, cell).write_text(json.dumps(content))
+
+
+def test_a_cell_is_run_again_where_the_one_that_it_learns_from_changed(tmp_path):
+    records, folder = tmp_path / "records", tmp_path / "out"
+    keep(taught_table(tmp_path), records)
+    changed = taught_table(tmp_path, epochs=9)
+    cells = {cell.name: cell for cell in changed.cells}
+    _, why = find_record(cells["second-3"], cells, folder, records, {})
+    assert why == "run with other settings: epochs of first-3"
+    take_records(changed, folder, records, {})
+    assert not (folder / "cells").exists()
+
+
+def test_a_record_that_a_cell_of_another_command_needs_is_shown(tmp_path):
+    definition = taught_table(tmp_path)
+    records, folder = tmp_path / "records", tmp_path / "out"
+    keep(definition, records)
+    first, second = definition.cells
+    kept_path(records, second).unlink()
+    # To train the second, the first's network is needed, and not its record.
+    take_records(definition, folder, records, {}, wanted={"first-3", "second-3"})
+    assert not first.record_path(folder).exists()
+    take_records(definition, folder, records, {}, wanted=set())
+    assert first.record_path(folder).exists()
+
+
+def test_a_training_that_was_stopped_is_not_resumed_under_other_settings(tmp_path):
+    definition = read_definition(definition_file(tmp_path))
+    cell, folder = definition.cells[0], tmp_path / "out"
+    progress = cell.run_path(folder) / "student" / "checkpoints" / "progress.json"
+    progress.parent.mkdir(parents=True)
+    before = cell_config(cell, {"epochs": "7"})
+    before.to_json(cell.run_path(folder) / "config.json")
+    progress.write_text("{}")
+    with pytest.raises(UserError, match=r"balanced_softmax-3 is of a training with .*: epochs"):
+        run_table.main(definition, folder, {}, only=cell.name)
+    # No cell is run here, so none is refused.
+    run_table.main(definition, folder, {}, most=0)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"config": {}}', '{"config": []}'])
+def test_a_damaged_record_is_named(tmp_path, content):
+    definition = read_definition(definition_file(tmp_path))
+    path = definition.cells[0].record_path(tmp_path)
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"balanced_softmax-3.json is damaged"):
+        run_table.main(definition, tmp_path, {}, most=0)
+
+
+def test_what_a_table_gives_to_each_cell_is_no_setting_of_all(tmp_path):
+    with pytest.raises(UserError, match=r"--set=seed=9 would be lost"):
+        settings_of_all_cells(["seed=9"])
+    definition = read_definition(definition_file(tmp_path))
+    with pytest.raises(UserError, match="balanced_softmax-3 has --epochs=0"):
+        run_table.main(definition, tmp_path, {"epochs": "0"})
+
+
+def test_a_table_says_which_cells_it_is_without(tmp_path):
+    definition = read_definition(definition_file(tmp_path, seeds=[3, 4], compare=[]))
+    cell = definition.cells[0]
+    cell.record_path(tmp_path).parent.mkdir()
+    figures = {"student": {"mean": 0.5, "groups": {}}}
+    record = {"values": cell.values, "seed": 3, "figures": figures, "images_seen": 1, "hours": 0}
+    cell.record_path(tmp_path).write_text(json.dumps(record | {"history": []}))
+    told = "Not finished, 3 of 4 cells (row and seeds): cross_entropy (3, 4); balanced_softmax (4)."
+    assert write_summary(definition, tmp_path).endswith(told)
+    assert told in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 3}, "seeds=3, which is no list of whole numbers"),
+        ({"seeds": ["0"]}, "which is no list of whole numbers"),
+        ({"seeds": [0, 0]}, "two cells of the name balanced_softmax-0"),
+        ({"axes": {"a": {"x": {}, "x-y": {}}, "b": {"z": {}, "y-z": {}}}, "compare": []},
+         "two cells of the name x-y-z-3"),
+        ({"axes": {"method": {}}, "compare": []}, "has no cell"),
+        ({"leave_out": {"method": "cross_entropy"}}, "leave_out is no list"),
+        ({"leave_out": [{}]}, "leave_out has {}"),
+        ({"leave_out": [{"methd": "cross_entropy"}]}, "leaves out methd=cross_entropy"),
+        ({"choose": "false"}, "choose='false'; it is true or false"),
+        ({"curve": ["method"]}, "which is no axis"),
+    ],
+)  # fmt: skip
+def test_a_table_with_a_fault_is_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        read_definition(definition_file(tmp_path, **changes))
