@@ -44,9 +44,14 @@ def ldam_loss(
 
 
 def build_loss(settings: BaselineSettings, counts: np.ndarray) -> StepLoss:
-    """LDAM; after `deferred_fraction` of the training, with the weights of `class_balanced`."""
+    """LDAM; after `deferred_fraction` of the training, with the weights of `class_balanced`.
+
+    The weights have mean 1 over the training images: the authors' code divides by the sum of a
+    batch's weights, so that the loss, and with it the step, does not shrink when they begin.
+    """
     margins = ldam_margins(counts, settings.ldam_margin)
     weights = effective_number_weights(counts, settings.class_balanced_beta)
+    weights = weights * np.sum(counts) / np.sum(counts * weights)
 
     def loss(cosines: tf.Tensor, labels: tf.Tensor, progress: tf.Tensor) -> tf.Tensor:
         late = tf.gather(tf.constant(weights, cosines.dtype), labels)

@@ -84,7 +84,8 @@ def test_ldam_before_and_after_its_re_weighting():
     early, _ = value_and_gradient("ldam_drw", cosines, labels, 0.69, **settings)
     np.testing.assert_allclose(early, plain, rtol=1e-4, atol=1e-6)
     numbers = np.array([sum(0.99**k for k in range(n)) for n in COUNTS])
-    weights = 1 / numbers / np.mean(1 / numbers)
+    # As of PyTorch's weighted cross-entropy: a mean over training images is one of weights, too.
+    weights = 1 / numbers * COUNTS.sum() / np.sum(COUNTS / numbers)
     late, _ = value_and_gradient("ldam_drw", cosines, labels, 0.7, **settings)
     np.testing.assert_allclose(late, weights[labels] * plain, rtol=1e-4, atol=1e-6)
 
