@@ -207,6 +207,12 @@ class Config:
                 "student's features to the teacher's. Give --method=candle, or "
                 "--student_head=free."
             )
+        for name in ("logit_loss", "feature_loss"):
+            if self[name] != Config.fields()[name].default and not self.training.is_candle:
+                raise UserError(
+                    f"--{name}={self[name]} contradicts --method={method}, which has losses of its "
+                    f"own. Give --method=candle, or leave --{name} out."
+                )
         for name in _CONTROLS:
             if self[name] and not self.training.is_candle:
                 raise UserError(
@@ -271,6 +277,19 @@ class Config:
             raise UserError(
                 f"{views} contradicts --{setting}, by which all images have new views in every "
                 f"epoch. Give --{remedy}, or leave --unlabelled_views out."
+            )
+        needed, why = 1, ""
+        if self.augment.mix_views == "half":
+            needed, why = PERIOD, f"mix_views=half: the last two of each {PERIOD} views are mixed"
+        elif self.augment.augmentation.startswith("alternating"):
+            needed, why = (
+                2,
+                (f"augmentation={self.augment.augmentation}: whole images and crops take turns"),
+            )
+        if self.unlabelled.unlabelled_views < needed:
+            raise UserError(
+                f"{views} contradicts --{why}. Give at least {needed}, so that images without "
+                "labels have all kinds of view."
             )
 
     def _check_maps(self) -> None:

@@ -204,6 +204,14 @@ def test_one_bad_resolution_among_good_ones_is_named():
             for strength, method in (("0.5", "cross_entropy"), ("auto", "candle_crt"))
         ),
         (
+            {"logit_loss": "dist", "method": "plain_distillation"},
+            ["--logit_loss=dist", "--method=plain_distillation", "--method=candle"],
+        ),
+        (
+            {"feature_loss": "r2", "method": "balanced_softmax"},
+            ["--feature_loss=r2", "--method=balanced_softmax", "leave --feature_loss out"],
+        ),
+        (
             {"student_head": "tied", "feature_loss": "r2", "method": "ltkd"},
             ["--student_head=tied", "--method=ltkd", "--student_head=free"],
         ),
@@ -296,7 +304,8 @@ def test_published_recipes_are_accepted(settings):
         {"teacher_top_k": 8, "balance": "class_adversarial"},
         # No power, and no loss of CANDLE's.
         {"teacher_top_k": 8, "method": "dive", "dive_power": 1.0},
-        {"teacher_top_k": 8, "method": "plain_distillation", "logit_loss": "dist"},
+        {"teacher_top_k": 8, "method": "plain_distillation"},
+        {"method": "candle_crt", "logit_loss": "dist"},
     ],
 )
 def test_options_that_a_method_has_are_accepted(settings):

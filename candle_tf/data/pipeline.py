@@ -13,7 +13,7 @@ import tensorflow as tf
 from candle_tf.data.augment.augmentation import Augmentation, subset_signature
 from candle_tf.data.augment.evaluation import render_evaluation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews
-from candle_tf.data.augment.view_kinds import first_numbers, unmixed_numbers
+from candle_tf.data.augment.view_kinds import unmixed_numbers
 from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.epoch_steps import steps_per_epoch
@@ -252,7 +252,7 @@ def _views(
         augmentation, precomputed: as of `training_batches`.
         unmixed: takes unmixed views alone.
     """
-    number = epoch + (first_numbers(images) if augmentation.alternates else 0)
+    number = augmentation.numbers_at(images, epoch)
     if precomputed:
         return precomputed.at_epoch(images, number + repeats, unmixed)
     numbers = number + _REPEATED * repeats

@@ -225,7 +225,7 @@ def online_feature_batches(
             order = epoch_order(seed, epoch, count)
             for step in range(steps_per_epoch(count, batch_size)):
                 index = order[step * size : (step + 1) * size]
-                views = Views(index, np.full(size, epoch, np.int64))
+                views = Views(index, features.augmentation.numbers_at(index, epoch))
                 deal = np.random.default_rng([seed, epoch, step]).permutation(resolutions * size)
                 parts = [part[places] for part in np.split(deal, resolutions) for places in shares]
                 inputs = features.at(views, np.concatenate(parts))

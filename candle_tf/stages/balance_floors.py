@@ -28,7 +28,14 @@ _LAST = 0.1
 # Settings that decide what the losses mean.
 _SAME = (
     "dataset",
+    "profile",
+    "imbalance_factor",
+    "validation_fraction",
+    "augmentation",
+    "mix",
+    "mix_views",
     "teacher",
+    "teacher_weights",
     "teacher_layers",
     "teacher_view",
     "combine_resolutions",

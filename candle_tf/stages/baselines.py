@@ -45,12 +45,6 @@ from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import student_augmentation, student_views
 from candle_tf.students.compute_policy import compute_policy_of, set_compute_policy
 
-# They correct for the classes' training images, as published; so does a sampler, in its own way.
-_CORRECT_FOR_CLASS_SIZES = (
-    "balanced_softmax", "logit_adjustment", "post_hoc_logit_adjustment", "class_balanced",
-    "ldam_drw", "paco", "dive",
-)  # fmt: skip
-
 
 def build_baseline_trainer(
     config: Config, data: Data, student: tf.keras.Model, *, steps: int, xla: bool
@@ -65,7 +59,6 @@ def build_baseline_trainer(
         xla: whether XLA compiles the training step.
     """
     method = METHODS[config.training.method]
-    _tell_of_two_corrections(config)
     if isinstance(method, ContrastiveMethod):
         return _build_contrastive_trainer(config, data, student, method, steps=steps, xla=xla)
     groups = build_parameter_groups(student, config.optimizer, steps=steps)
@@ -83,17 +76,6 @@ def build_baseline_trainer(
             xla=xla,
         )
     return SupervisedTrainer(student, method, data.counts, groups, xla)
-
-
-def _tell_of_two_corrections(config: Config) -> None:
-    """Warns where rare classes are favoured by the method and by the sampler."""
-    method, sampler = config.training.method, config.data.sampler
-    if method in _CORRECT_FOR_CLASS_SIZES and sampler != "instance":
-        logging.warning(
-            "--method=%s corrects for the classes' numbers of training images, and --sampler=%s "
-            "shows rare classes more often already: both together favour them twice",
-            *(method, sampler),
-        )
 
 
 def _build_contrastive_trainer(

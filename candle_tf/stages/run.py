@@ -30,7 +30,11 @@ from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import Data, prepare
 from candle_tf.stages.report import report
 from candle_tf.stages.train import train_student, train_together, with_epochs
-from candle_tf.stages.training_requirements import check_earlier_runs, check_training_requirements
+from candle_tf.stages.training_requirements import (
+    check_data,
+    check_earlier_runs,
+    check_training_requirements,
+)
 from candle_tf.students.compute_policy import DTYPES, ComputePolicy, resolve_compute_policy
 from candle_tf.teachers.backbones import Teacher
 
@@ -95,6 +99,7 @@ def _run_stages(
     policy = _keep_precision(config, folder, policy)
     data = times.run("1/6 data", lambda: prepare(config, folder, workers))
     check_earlier_runs(config, data.split)
+    check_data(config, data)
     config = with_epochs(config, len(data.train))
     folder.record(
         "data",

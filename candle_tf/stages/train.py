@@ -20,6 +20,7 @@ from candle_tf.data.pipeline import (
     training_batches,
     unlabelled_batches,
 )
+from candle_tf.data.samplers import DEFERRED
 from candle_tf.data.targets import Targets
 from candle_tf.distribute import ALONE, ONE_PROCESS, BatchShare, Workers
 from candle_tf.errors import UserError
@@ -67,6 +68,11 @@ from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 
 # Below this a training is told to be too short.
 _FEW_STEPS = 500
+# They correct for the classes' training images, as published; so does a sampler, in its own way.
+_CORRECT_FOR_CLASS_SIZES = (
+    "balanced_softmax", "logit_adjustment", "post_hoc_logit_adjustment", "class_balanced",
+    "ldam_drw", "paco", "dive",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -264,7 +270,30 @@ def with_epochs(config: Config, images: int) -> Config:
             *(f"{steps:,}", f"{sensible:,}"),
         )
     _tell_of_few_views(config, epochs)
+    _tell_of_two_corrections(config)
     return config.replace(epochs=epochs)
+
+
+def _tell_of_two_corrections(config: Config) -> None:
+    """Warns where rare classes are favoured by the method and by the sampler."""
+    method, data, baseline = config.training.method, config.data, config.baseline
+    corrects = method in _CORRECT_FOR_CLASS_SIZES and bool(
+        {
+            "logit_adjustment": baseline.method_tau,
+            "post_hoc_logit_adjustment": baseline.method_tau,
+            "class_balanced": baseline.class_balanced_beta,
+            "dive": baseline.distillation_label_weight,
+        }.get(method, 1.0)
+    )
+    samples = data.sampler != "instance"
+    if data.sampler in DEFERRED:
+        samples = data.sampler_start < 1
+    if corrects and samples:
+        logging.warning(
+            "--method=%s corrects for the classes' numbers of training images, and --sampler=%s "
+            "shows rare classes more often already: both together favour them twice",
+            *(method, data.sampler),
+        )
 
 
 def _tell_of_few_views(config: Config, epochs: int) -> None:

@@ -2,6 +2,7 @@
 
 check_training_requirements(config, workers.replicas)
 check_earlier_runs(config, data.split)                  # as soon as the split is known
+check_data(config, data)
 """
 
 from pathlib import Path
@@ -14,6 +15,7 @@ from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
 from candle_tf.methods.batch_norm_statistics import trainable_batch_norms
 from candle_tf.stages import run_teacher, student_weights
+from candle_tf.stages.prepare import Data
 from candle_tf.students.any_image_size import explain_fixed_size
 from candle_tf.students.layers.blocks import binary_layers
 
@@ -58,6 +60,33 @@ def check_earlier_runs(config: Config, split: Split) -> None:
         run_teacher.refuse_seen_images(config.teacher, split)
     if not _is_begun(config):
         student_weights.refuse_seen_images(config.student, split)
+
+
+def check_data(config: Config, data: Data) -> None:
+    """Refuses options that these images leave nothing to decide by.
+
+    Args:
+        config: the run's settings.
+        data: the prepared split.
+
+    Raises:
+        UserError: for options that are decided on validation images where there are none, and a
+            loss that does not depend on how sure a student of two classes is.
+    """
+    for name, value, other in (
+        ("label_weight", "adaptive", "--label_weight=auto"),
+        ("prior_correction", "auto", "a number for --prior_correction"),
+    ):
+        if config[name] == value and not len(data.validation):
+            raise UserError(
+                f"--{name}={value} is decided on validation images, and this split has none. Give "
+                f"a --validation_fraction above 0, a split with such images, or {other}."
+            )
+    if config.balance.logit_loss == "standardized" and data.classes == 2:
+        raise UserError(
+            "--logit_loss=standardized is for more than two classes: of two, logits with mean 0 "
+            "and variance 1 are 1 and -1 whatever the student says. Give --logit_loss=kl."
+        )
 
 
 def _is_begun(config: Config) -> bool:

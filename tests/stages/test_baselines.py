@@ -13,7 +13,6 @@ from candle_tf.methods.long_tail.tau_normalization import TAUS
 from candle_tf.metrics import SCORE
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import train as training
-from candle_tf.stages.baselines import build_baseline_trainer
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.distillation import has_trained_classifier
 from candle_tf.stages.earlier_run import EarlierRun
@@ -190,20 +189,3 @@ def test_what_gives_a_student_a_classifier_to_choose_an_epoch_by(
         None, teacher_classifier(4, data.classes), targets, np.zeros((1, data.classes)), accuracy
     )
     assert has_trained_classifier(config, data, calibrated) == expected
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"method": "balanced_softmax", "sampler": "class_balanced"}, True),
-        ({"method": "ldam_drw", "sampler": "deferred_square_root"}, True),
-        ({"method": "balanced_softmax"}, False),
-        ({"method": "cross_entropy", "sampler": "class_balanced"}, False),
-    ],
-)
-def test_a_sampler_beside_a_corrected_loss_is_told(tmp_path, caplog, settings, told):
-    config = configure(tmp_path, **settings)
-    data = prepare(config, open_run_folder(config))
-    student = config.student.build(data.classes)
-    build_baseline_trainer(config, data, student, steps=1, xla=False)
-    assert ("favour them twice" in caplog.text) == told

@@ -139,3 +139,20 @@ def test_views_that_are_shown_too_often_are_told(settings, told, caplog):
     training.with_epochs(Config(**{"teacher_view": "same", **settings}), images=100_000)
     assert told in caplog.text
     assert ("--views" in caplog.text) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"method": "balanced_softmax", "sampler": "class_balanced"}, True),
+        ({"method": "ldam_drw", "sampler": "deferred_square_root"}, True),
+        ({"method": "balanced_softmax"}, False),
+        ({"method": "cross_entropy", "sampler": "class_balanced"}, False),
+        ({"method": "logit_adjustment", "sampler": "class_balanced", "method_tau": 0.0}, False),
+        ({"method": "ldam_drw", "sampler": "deferred_square_root", "sampler_start": 1.0}, False),
+    ],
+)
+def test_a_sampler_beside_a_corrected_loss_is_told(settings, told, caplog):
+    caplog.set_level("WARNING", logger="absl")
+    training.with_epochs(Config(epochs=1, **settings), images=100_000)
+    assert ("favour them twice" in caplog.text) == told

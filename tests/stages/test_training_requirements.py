@@ -1,10 +1,13 @@
 """What is refused before a training begins, for the student that is asked for."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 
 from candle_tf.config import Config
 from candle_tf.errors import UserError
-from candle_tf.stages.training_requirements import check_training_requirements
+from candle_tf.stages.training_requirements import check_data, check_training_requirements
 
 
 @pytest.mark.parametrize(
@@ -22,3 +25,21 @@ def test_options_of_binary_kernels_are_refused_for_a_network_without_any(setting
     check_training_requirements(config, replicas=1)
     with pytest.raises(UserError, match=f"{flag} contradicts --student=float_resnet18"):
         check_training_requirements(config.replace(student="float_resnet18"), replicas=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "validation", "classes", "message"),
+    [
+        ({"label_weight": "adaptive"}, 0, 3, "--label_weight=adaptive is decided on validation"),
+        ({"label_weight": "adaptive"}, 1, 3, ""),
+        ({"prior_correction": "auto"}, 0, 3, "--prior_correction=auto is decided on validation"),
+        ({"logit_loss": "standardized"}, 1, 2, "standardized is for more than two classes"),
+        ({"logit_loss": "standardized"}, 1, 3, ""),
+        ({"logit_loss": "kl"}, 0, 2, ""),
+    ],
+)
+def test_what_these_images_cannot_decide_is_refused(settings, validation, classes, message):
+    data = SimpleNamespace(validation=range(validation), classes=classes)
+    expected = pytest.raises(UserError, match=message) if message else nullcontext()
+    with expected:
+        check_data(Config(**settings), data)

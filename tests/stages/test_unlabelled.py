@@ -127,11 +127,17 @@ def test_what_cannot_use_them_is_refused(config, settings, message):
         ({"unlabelled_dir": ""}, "--unlabelled_views=3 is for images without labels"),
         ({"teacher_view": "whole"}, "--unlabelled_views=3 contradicts --teacher_view=whole"),
         ({"teacher_mode": "online"}, "--unlabelled_views=3 contradicts --teacher_mode=online"),
+        ({"mix": "mixup", "mix_views": "half", "views": 4}, "contradicts --mix_views=half"),
     ],
 )
 def test_views_of_their_own_are_refused_where_there_are_none(config, settings, message):
     with pytest.raises(UserError, match=message):
         config.replace(unlabelled_views=3, **settings)
+
+
+def test_one_view_of_each_has_no_crops(config):
+    with pytest.raises(UserError, match="--unlabelled_views=1 contradicts --augmentation=alter"):
+        config.replace(unlabelled_views=1, augmentation="alternating_crop_flip")
 
 
 @pytest.mark.parametrize(("sides", "own_views"), [(1, 0), (2, 0), (1, 3)])

@@ -185,6 +185,19 @@ def test_calibration_on_new_views_sees_each_image_once_at_all_resolutions(exampl
     np.testing.assert_allclose(inputs, wanted[labels], rtol=1e-4, atol=1e-5)
 
 
+def test_calibration_on_new_views_has_all_kinds_of_view_in_an_epoch(examples):
+    crops = make_augmentation(AugmentSettings(augmentation="alternating_crop_flip"), seed=1)
+    features = OnlineFeatures(make_teacher(), examples, crops, RESOLUTIONS, concatenate=True)
+    batches = online_feature_batches(
+        features, examples.labels, batch_size=8, seed=1, first_epoch=1, epochs=2
+    )
+    numbers = 1 + np.arange(COUNT) % 4
+    (wanted,) = features.batch(Views(np.arange(COUNT), numbers))
+    for batch in batches.as_numpy_iterator():
+        expected = wanted[batch["labels"]]
+        np.testing.assert_allclose(batch["inputs"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_blocks_represent_all_targets(tmp_path, examples, classifier):
     views = same_for_all(COUNT, 3)
     stored = compute_targets(make_teacher(), examples, views, classifier, tmp_path)

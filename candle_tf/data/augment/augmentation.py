@@ -20,6 +20,7 @@ import tensorflow as tf
 from candle_tf.data.augment.crops import Crop
 from candle_tf.data.augment.operation import Drawing, Operation, Rendering
 from candle_tf.data.augment.settings import OPERATIONS, PERIOD, AugmentSettings
+from candle_tf.data.augment.view_kinds import first_numbers
 from candle_tf.data.augment.views import Views
 from candle_tf.data.subset import Subset
 
@@ -70,6 +71,11 @@ class Augmentation:
     def alternates(self) -> bool:
         """Whether a view's number decides of which kind it is (`view_kinds`)."""
         return any(operation.alternates for operation in self.operations)
+
+    def numbers_at(self, images: np.ndarray, epoch: int) -> np.ndarray:
+        """The number of the view that each of images int64 [B] has in an epoch, int64 [B]."""
+        first = first_numbers(images) if self.alternates else 0
+        return np.full(len(images), epoch, np.int64) + first
 
     def draw(self, subset: Subset, views: Views) -> dict[str, np.ndarray]:
         """All that rendering some views takes.
