@@ -117,13 +117,15 @@ def test_every_setting_is_a_flag(settings):
     # Each contradicts another setting: two phases and a decay of latent weights, stored logits and
     # a teacher that runs online, images without labels and a method that needs them, maps and
     # whole images, floors and a lambda that all classes share, averages and Bop, two sizes and one
-    # epoch, CANDLE's options and another method, controls of a lambda that all classes share.
+    # epoch, CANDLE's options and another method, controls of a lambda that all classes share, views
+    # of images without labels that are not given.
     apart = {
         "binary_steps": 2, "teacher_top_k": 8, "unlabelled_dir": "more", "map_weight": 0.25,
         "balance_floors": "runs/fixed", "balance_replay": "runs/played",
         "balance_closed_form": True, "balance_permute_sizes": True,
         "weight_average": 0.9, "progressive_sizes": "48:0.5,64",
-        "prior_correction": "0.5", "student_head": "tied",
+        "prior_correction": "0.5", "student_head": "tied", "unlabelled_views": 3,
+        "logit_loss": "dist", "feature_loss": "r2",
     }  # fmt: skip
     beside = {
         "map_weight": ["--teacher_view=same"],
@@ -132,6 +134,7 @@ def test_every_setting_is_a_flag(settings):
         "balance_permute_sizes": ["--balance=class_adversarial"],
         "progressive_sizes": ["--epochs=2"],
         "student_head": ["--feature_loss=r2"],
+        "unlabelled_views": ["--unlabelled_dir=more", "--teacher_view=same"],
     }
     values = {f.name: another(f) for f in Config.fields().values() if f.name not in apart}
     read = settings(*[f"--{name}={written}" for name, (written, _) in values.items()])
