@@ -221,13 +221,19 @@ class Config:
                 )
 
     def _check_tail_views(self) -> None:
-        teacher = self.teacher
-        if teacher.tail_views <= teacher.views or teacher.precomputes_views:
+        if self.teacher.tail_views > self.teacher.views:
+            self._refuse_new_views("tail_views")
+
+    def _refuse_new_views(self, name: str) -> None:
+        """Refuses a number of precomputed views where all views are new in every epoch."""
+        if self.teacher.precomputes_views:
             return
-        setting, remedy = _new_views(teacher.teacher_mode)
+        online = self.teacher.teacher_mode == "online"
+        setting = "teacher_mode=online" if online else "teacher_view=whole"
+        remedy = "teacher_mode=cached" if online else "teacher_view=same"
         raise UserError(
-            f"--tail_views={teacher.tail_views} contradicts --{setting}, by which all images have "
-            f"new views in every epoch. Give --{remedy}, or leave --tail_views out."
+            f"--{name}={self[name]} contradicts --{setting}, by which all images have "
+            f"new views in every epoch. Give --{remedy}, or leave --{name} out."
         )
 
     def _check_top_k(self) -> None:
@@ -272,20 +278,13 @@ class Config:
                 f"{views} is for images without labels, and there are none. Give "
                 "--unlabelled_dir, or leave --unlabelled_views out."
             )
-        if not self.teacher.precomputes_views:
-            setting, remedy = _new_views(self.teacher.teacher_mode)
-            raise UserError(
-                f"{views} contradicts --{setting}, by which all images have new views in every "
-                f"epoch. Give --{remedy}, or leave --unlabelled_views out."
-            )
+        self._refuse_new_views("unlabelled_views")
         needed, why = 1, ""
         if self.augment.mix_views == "half":
             needed, why = PERIOD, f"mix_views=half: the last two of each {PERIOD} views are mixed"
         elif self.augment.augmentation.startswith("alternating"):
-            needed, why = (
-                2,
-                (f"augmentation={self.augment.augmentation}: whole images and crops take turns"),
-            )
+            kind = self.augment.augmentation
+            needed, why = 2, f"augmentation={kind}: whole images and crops take turns"
         if self.unlabelled.unlabelled_views < needed:
             raise UserError(
                 f"{views} contradicts --{why}. Give at least {needed}, so that images without "
@@ -366,10 +365,3 @@ class Config:
             raise UserError(f"There is no settings file {path}.")
         values = read_json_object(Path(path), "It is to hold settings, as a run's config.json.")
         return cls.from_dict(values, str(path))
-
-
-def _new_views(teacher_mode: str) -> tuple[str, str]:
-    """The setting by which all images have new views in every epoch, and the one without."""
-    if teacher_mode == "online":
-        return "teacher_mode=online", "teacher_mode=cached"
-    return "teacher_view=whole", "teacher_view=same"
