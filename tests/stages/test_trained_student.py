@@ -50,11 +50,14 @@ def test_its_classifier_is_the_one_that_was_adjusted_after_training(method, tmp_
     assert classes_of(logits, model) == measured.predicted["student"]
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = odds / odds.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(probabilities, model.student.scores_of(pixels), atol=1e-3)
+    differences = np.abs(probabilities - model.student.scores_of(pixels)).max(axis=1)
+    # The file rounds otherwise. Where that flips a sign, the whole image's outputs change a little.
+    assert np.quantile(differences, 0.99) < 1e-5
+    assert differences.max() < 0.1
     # As trained, it has other ones.
     trained = EarlierRun(tmp_path, "the run").load_network(epoch=model.results.selected_epoch)
     before = trained(pixels.astype(np.float32))["logits"].numpy()
-    assert np.abs(before - logits).max() > 1e-2
+    assert np.median(np.abs(before - logits).max(axis=1)) > 1e-2
 
     # Another epoch's classifier is not taken for this one's, and none is made up.
     path = tmp_path / "student" / "classifier.safetensors"
