@@ -180,7 +180,13 @@ def train(**settings: Any) -> Model:
     """
     from candle_tf.stages.run import require_export, run
 
-    folder, results = run(Config.from_dict(_as_json(settings), "The call of train()"))
+    config = Config.from_dict(_as_json(settings), "The call of train()")
+    if config.student.export_student == "off":
+        raise UserError(
+            "export_student='off' leaves nothing that train() could give back: leave it out, or "
+            "run python -m candle_tf.train, whose report.json holds the figures."
+        )
+    folder, results = run(config)
     require_export(results)
     return load(folder.path)
 

@@ -66,8 +66,15 @@ _PATHS = (
 _OPTIONAL = ("balance_floors", "balance_replay", "unlabelled_dir")
 # A run with unreadable images says to try "skip". Once the split is saved it has no effect.
 # Several devices give the results of one, to rounding.
-# Of a recipe the settings are compared, each for itself.
-_CHANGEABLE = (*_PATHS, "on_bad_image", "near_duplicates", "strategy", "recipe")
+# Of a recipe the settings are compared, each for itself. Files can be written later.
+_CHANGEABLE = (
+    *_PATHS,
+    "on_bad_image",
+    "near_duplicates",
+    "strategy",
+    "recipe",
+    "export_student",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -501,6 +501,27 @@ def test_one_training_phase_has_as_many_epochs_as_two():
     assert len({row["weight_decay"] for row in rows.values()}) == 1
 
 
+def test_cells_of_a_table_that_chooses_write_no_files_and_are_those_of_cells_that_do(
+    table, tmp_path
+):
+    folder, _ = table
+    path = definition_file(
+        tmp_path,
+        choose=True,
+        axes={"method": {"balanced_softmax": {"method": "balanced_softmax"}}},
+        compare=[],
+    )
+    done = start("tools.run_table", f"--table={path}", f"--run_dir={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    (cell,) = read_definition(path).cells
+    assert not (cell.run_path(tmp_path / "out") / "export").exists()
+    without = json.loads(cell.record_path(tmp_path / "out").read_text())
+    with_files = json.loads(cell.record_path(folder / "out").read_text())
+    assert without["correct"] == with_files["correct"]
+    assert without["config"]["export_student"] == "off"
+    assert changed_settings(without, cell_config(cell, {})) == []
+
+
 def test_a_table_that_chooses_shows_the_validation_subset_alone(table, tmp_path):
     folder, _ = table
     definition = read_definition(definition_file(tmp_path, choose=True))

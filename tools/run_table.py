@@ -88,7 +88,9 @@ def main(
     if keep and records:
         refuse_to_replace_records(missing, records, settings)
     _require_needed_cells(missing, folder, processes)
-    commands = [_command(cell, folder, settings) for cell in missing]
+    # What is chosen by validation images needs no files.
+    first = {"export_student": "off"} if definition.chooses else {}
+    commands = [_command(cell, folder, settings, first) for cell in missing]
     logs = [folder / "logs" / f"{cell.name}.log" for cell in missing]
     logging.info("%d cells to run: %s", len(missing), ", ".join(cell.name for cell in missing))
     for done, place in enumerate(run_commands(commands, logs, processes), 1):
@@ -124,9 +126,12 @@ def _require_needed_cells(cells: list[Cell], folder: Path, processes: int) -> No
         before.add(cell.name)
 
 
-def _command(cell: Cell, folder: Path, settings: dict[str, Any]) -> list[str]:
+def _command(
+    cell: Cell, folder: Path, settings: dict[str, Any], first: dict[str, Any]
+) -> list[str]:
     """A process of its own: what one training leaves in memory does not reach the next."""
     given = {
+        **first,
         **cell.settings_in(folder),
         **settings,
         "seed": cell.seed,

@@ -132,8 +132,9 @@ def _find_export(path: Path) -> tuple[Path, str | None]:
             return folder, runtime
     if (path / "config.json").is_file():
         raise UserError(
-            f"{path} is a run without an export: it has not finished. Start the same command "
-            "again, which resumes it."
+            f"{path} is a run without an export: it has not finished, or it has "
+            "--export_student=off. Start the same command again without that flag, which resumes "
+            "it."
         )
     raise UserError(
         f"{path} holds no export: there is no {METADATA} in it or in {path / 'export'}. Give the "

@@ -21,6 +21,7 @@ from candle_tf.reporting.results import TITLES, Results, accuracies
 from candle_tf.reporting.shipping import (
     SHIPPABLE,
     STUDENT,
+    is_export_off,
     shipping_sentence,
     weaker_teacher_sentence,
 )
@@ -128,10 +129,17 @@ def _shipping(results: Results) -> list[html.Item]:
         *told,
         html.Table(columns, cells, caption),
         _GROUPS,
-        _REFUSED + results.refused if results.refused else _CARD,
+        *_files(results),
         draw(lambda _: plots.accuracy_bars(rows), "Accuracy over all classes and by shot group"),
         every,
     ]
+
+
+def _files(results: Results) -> list[html.Item]:
+    if results.refused:
+        return [_REFUSED + results.refused]
+    # Where none were asked for, the first sentence says so.
+    return [] if is_export_off(results) else [_CARD]
 
 
 def _all_models(results: Results) -> html.Table:

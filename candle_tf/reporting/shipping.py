@@ -10,6 +10,10 @@ from candle_tf.reporting.table import human_bytes, percent
 STUDENT, TEACHER = "tflite", "teacher_int8"
 # What can run on a device.
 SHIPPABLE = (STUDENT, "tflite_float", TEACHER)
+NO_FILES = (
+    "No files were written (--export_student=off); the same command with --export_student=auto "
+    "writes them without training again."
+)
 # The rarest classes that a split has.
 _RAREST = ("few", "medium", "many")
 # What --label_weight is beside a number.
@@ -32,6 +36,8 @@ def shipping_sentence(results: Results) -> str:
     if student is None:
         return ""
     reaches = f"The student reaches {percent(student.mean)} % mean class accuracy"
+    if is_export_off(results):
+        return f"{reaches}. {NO_FILES}"
     if "teacher" not in results.metrics or STUDENT not in results.metrics:
         return f"{reaches}."
     record = results.export.get(TEACHER)
@@ -47,6 +53,12 @@ def shipping_sentence(results: Results) -> str:
     )
     beside = f"its teacher in int8 ({record['resolution']} px, {percent(teacher.mean)} %)"
     return f"{reaches}; beside {beside}, it {'; '.join(parts)}."
+
+
+def is_export_off(results: Results) -> bool:
+    """Whether a run has no files because none were asked for."""
+    off = results.config.get("export_student") == "off"
+    return off and STUDENT not in results.metrics and not results.refused
 
 
 def weaker_teacher_sentence(results: Results) -> str:

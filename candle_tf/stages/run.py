@@ -24,6 +24,7 @@ from candle_tf.stages.balance_replay import read_balance_replay
 from candle_tf.stages.calibrate import Calibrated, calibrate, open_teacher
 from candle_tf.stages.disk_space import DiskNeeds
 from candle_tf.stages.evaluate import evaluate
+from candle_tf.stages.export import STAGE as EXPORT
 from candle_tf.stages.export import export
 from candle_tf.stages.export_requirements import check_export_requirements
 from candle_tf.stages.export_teacher import export_teacher
@@ -138,10 +139,11 @@ def _run_stages(
     )
     evaluation = times.run("4/6 evaluate", lambda: evaluate(config, data, trained, calibrated))
     exported, teacher_file, refused = None, None, ""
-    try:
-        exported = times.run("5/6 export", lambda: export(trained, data, evaluation, folder))
-    except ExportError as error:
-        refused = str(error)
+    if _is_exported(config, folder):
+        try:
+            exported = times.run("5/6 export", lambda: export(trained, data, evaluation, folder))
+        except ExportError as error:
+            refused = str(error)
     if exported and calibrated and config.teacher.export_teacher == "auto":
         teacher_file = times.run(
             "5/6 export the teacher as int8",
@@ -155,6 +157,11 @@ def _run_stages(
     )
     times.log()
     return results
+
+
+def _is_exported(config: Config, folder: RunFolder) -> bool:
+    """Whether the student is to be exported; files that are there stay in the report."""
+    return config.student.export_student == "auto" or folder.is_finished(EXPORT)
 
 
 def require_export(results: Results) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "float32", "bfloat16")
 XLA = ("auto", "on", "off")
 KERNELS = ("auto", "native", "plain")
+EXPORT_STUDENT = ("auto", "off")
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 
@@ -36,6 +37,12 @@ class StudentSettings(SettingsGroup):
         "empty for new ones",
     )
     student_weights_sha256: str = setting("", "the SHA-256 which that file must have")
+    export_student: str = setting(
+        "auto",
+        "auto: SavedModel and TFLite files are written and checked; off: no files, of the teacher "
+        "neither, for trials of settings; the same command with auto writes them later",
+        choices=EXPORT_STUDENT,
+    )
 
     def check(self) -> None:
         if self.student_weights_sha256 and not self.student_weights:

@@ -24,6 +24,8 @@ from tools.tables.definition import TableDefinition
 
 # Settings that differ from one machine to the next; of files the name counts, and no folder.
 _FOLDERS = ("run_dir", "cache_dir")
+# Settings that change no figure of a student.
+_OF_FILES = ("export_student",)
 _FILES = (
     "data_dir",
     "teacher",
@@ -240,7 +242,8 @@ def changed_settings(record: Mapping[str, Any], config: Config) -> list[str]:
 def _names_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Names of today's settings with another value."""
     first, second = without_places(_complete(before)), without_places(_complete(now))
-    return [name for name in Config().to_dict() if first[name] != second[name]]
+    names = [name for name in Config().to_dict() if name not in _OF_FILES]
+    return [name for name in names if first[name] != second[name]]
 
 
 def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
