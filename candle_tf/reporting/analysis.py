@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from candle_tf.errors import UserError
 from candle_tf.reporting import analysis_plots, html, plots
 from candle_tf.reporting.adversary import adversary_figures
 from candle_tf.reporting.bootstrap import paired_difference
@@ -64,23 +63,14 @@ def read_run(folder: Path) -> Run:
     """
     predictions = folder / PREDICTIONS
     results = read_results(folder / "report.json")
-    seconds = _columns(folder / "calibrate" / "history.csv").get("seconds", 0.0)
+    seconds = read_columns(folder / "calibrate" / "history.csv").get("seconds", 0.0)
     return Run(
         folder.resolve().name,
         results,
         read_image_predictions(predictions) if predictions.exists() else None,
-        _columns(folder / STUDENT / "steps.csv"),
+        read_columns(folder / STUDENT / "steps.csv"),
         float(np.sum(seconds)),
     )
-
-
-def _columns(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return read_columns(path)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged: {error}. Start the run again to write it again."
-        ) from error
 
 
 def analyze(runs: Sequence[Run]) -> list[html.Section]:

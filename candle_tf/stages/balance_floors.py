@@ -126,7 +126,7 @@ def _last_losses(path: Path, place: str) -> tuple[float, float]:
         columns = read_columns(path)
         last = max(1, round(_LAST * len(columns["kl"])))
         kl, fs = (float(columns[name][-last:].mean()) for name in ("kl", "fs"))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, UserError):
         kl = fs = np.nan
     if not (np.isfinite([kl, fs]).all() and min(kl, fs) >= 0):
         raise UserError(

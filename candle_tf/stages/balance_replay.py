@@ -126,7 +126,7 @@ def _read_lambdas(path: Path, columns: tuple[str, ...]) -> np.ndarray | None:
     try:
         found = read_columns(path)
         lambdas = np.stack([found[name] for name in columns], axis=1).astype(np.float64)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, UserError):
         return None
     is_whole = lambdas.size and (lambdas >= 0).all() and (lambdas <= 1).all()
     return lambdas if is_whole else None

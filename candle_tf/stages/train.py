@@ -68,11 +68,17 @@ from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 
 # Below this a training is told to be too short.
 _FEW_STEPS = 500
-# They correct for the classes' training images, as published; so does a sampler, in its own way.
-_CORRECT_FOR_CLASS_SIZES = (
-    "balanced_softmax", "logit_adjustment", "post_hoc_logit_adjustment", "class_balanced",
-    "ldam_drw", "paco", "dive",
-)  # fmt: skip
+# Methods that correct for the classes' training images, as published, as a sampler does in its own
+# way; with the setting that is 0 where one does not, if it has such a setting.
+_CORRECT_FOR_CLASS_SIZES = {
+    "balanced_softmax": None,
+    "logit_adjustment": "method_tau",
+    "post_hoc_logit_adjustment": "method_tau",
+    "class_balanced": "class_balanced_beta",
+    "ldam_drw": None,
+    "paco": None,
+    "dive": "distillation_label_weight",
+}
 
 
 @dataclass(frozen=True)
@@ -276,15 +282,9 @@ def with_epochs(config: Config, images: int) -> Config:
 
 def _tell_of_two_corrections(config: Config) -> None:
     """Warns where rare classes are favoured by the method and by the sampler."""
-    method, data, baseline = config.training.method, config.data, config.baseline
-    corrects = method in _CORRECT_FOR_CLASS_SIZES and bool(
-        {
-            "logit_adjustment": baseline.method_tau,
-            "post_hoc_logit_adjustment": baseline.method_tau,
-            "class_balanced": baseline.class_balanced_beta,
-            "dive": baseline.distillation_label_weight,
-        }.get(method, 1.0)
-    )
+    method, data = config.training.method, config.data
+    strength = _CORRECT_FOR_CLASS_SIZES.get(method)
+    corrects = method in _CORRECT_FOR_CLASS_SIZES and (strength is None or config[strength] != 0)
     samples = data.sampler != "instance"
     if data.sampler in DEFERRED:
         samples = data.sampler_start < 1
