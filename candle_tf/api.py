@@ -11,7 +11,7 @@ All of it is what the command line does, by the same names; what is wrong with s
 images is a `UserError`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,20 +78,32 @@ class Model:
         Args:
             images: paths of image files, folders and archives, or decoded images, uint8
                 [H, W, 3] each (of one size: [N, H, W, 3]).
-            top: classes of each image, the most likely first.
+            top: classes of each image, the most likely first; at least 1.
 
         Returns:
-            One prediction for each image, in order. A file that is no readable image is one with
-            an `error`.
+            One prediction for each image, in order; of no images none. A file that is no readable
+            image is one with an `error`.
 
         Raises:
-            UserError: for paths that do not exist, and arrays of another shape or type.
+            UserError: for paths that do not exist, arrays of another shape or type, and what is
+                neither.
         """
-        if isinstance(images, str | Path):
-            images = [images]
-        if len(images) and isinstance(images[0], np.ndarray):
-            return self._predict_arrays(images, top)  # type: ignore[arg-type]
-        with open_image_files(images) as files:  # type: ignore[arg-type]
+        if top < 1:
+            raise UserError(f"top={top} is less than 1: give how many classes of each image.")
+        given = _as_list(images)
+        arrays = [image for image in given if isinstance(image, np.ndarray)]
+        if arrays and len(arrays) == len(given):
+            return self._predict_arrays(arrays, top)
+        paths = [image for image in given if isinstance(image, str | Path)]
+        if len(paths) < len(given):
+            kinds = sorted({type(image).__name__ for image in given})
+            raise UserError(
+                f"predict() was given {', '.join(kinds)}: give paths of images, or decoded images "
+                "as uint8 NumPy arrays [H, W, 3], and not both."
+            )
+        if not paths:
+            return []
+        with open_image_files(paths) as files:
             return list(predict(self.student, files, top))
 
     def _predict_arrays(self, images: Sequence[np.ndarray], top: int) -> list[Prediction]:
@@ -189,6 +201,13 @@ def train(**settings: Any) -> Model:
     folder, results = run(config)
     require_export(results)
     return load(folder.path)
+
+
+def _as_list(images: Any) -> list[Any]:
+    """What was given as images, one by one; what holds none is itself one, to be refused."""
+    if isinstance(images, str | bytes | Path) or not isinstance(images, Iterable):
+        return [images]
+    return list(images)
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:

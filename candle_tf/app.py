@@ -10,6 +10,7 @@ if __name__ == "__main__":
 import logging as standard_logging
 import os
 import re
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from candle_tf.terminal import guard_streams
 
 _CONFIG_FILE = "config"
 _SHOWN = 100  # characters of a value in a message
+_OUTPUT_CLOSED = 141  # as of a program that the signal of a closed pipe ends
 
 
 def define_config_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -139,6 +141,10 @@ def run(
             main(argv)
         except UserError as error:
             _fail(str(error))
+        except BrokenPipeError:
+            if _is_output_closed():
+                sys.exit(_OUTPUT_CLOSED)
+            raise
         except KeyboardInterrupt:
             _fail("Stopped. The same command resumes from the last checkpoint.", code=130)
         except Exception as error:
@@ -162,6 +168,17 @@ def run(
         return _parse(argv)
 
     absl_app.run(main_with_messages, flags_parser=parse_or_help)
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`; it is discarded then."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(events & select.POLLERR for _, events in output.poll(0)):
+        return False
+    # Else the interpreter would complain of what is left, at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -66,10 +66,7 @@ def main(arguments: list[str]) -> None:
     versions = Versions(_NAME.value, base_path)
     versions.poll()
     if not versions.is_ready():
-        raise UserError(
-            f"{base_path} has no version that loads: it must hold folders named by numbers, each "
-            "with a SavedModel, as export/saved_model of a run does."
-        )
+        raise UserError(f"{base_path} has no version that loads. {versions.reasons()}")
     _allow_many_connections()
     signals = _receive_signals()
     stop = threading.Event()

@@ -188,6 +188,53 @@ def test_arrays_that_are_no_image_are_refused(run_dir, image):
         candle_tf.load(run_dir).predict([image])
 
 
+@pytest.mark.parametrize(
+    ("images", "kinds"),
+    [
+        (b"\x89PNG", "bytes"),
+        ([b"\x89PNG"], "bytes"),
+        (["a.png", np.zeros((4, 4, 3), np.uint8)], "ndarray, str"),
+        (3, "int"),
+        ([None], "NoneType"),
+    ],
+)
+def test_what_is_neither_path_nor_array_is_refused(run_dir, images, kinds):
+    with pytest.raises(UserError, match=f"predict.. was given {kinds}: give paths"):
+        candle_tf.load(run_dir).predict(images)
+
+
+def test_how_images_and_classes_are_asked_for(run_dir, photos, scans):
+    model = candle_tf.load(run_dir)
+    folder, _ = photos
+    paths = [folder / "0.png", str(folder / "1.png")]
+    found = [model.predict(given) for given in (paths, (path for path in paths))]
+    assert [p.scores for p in found[0]] == [p.scores for p in found[1]]
+    assert len(found[0]) == 2
+    assert len(model.predict(scan for scan in scans[:3])) == 3
+    assert model.predict([]) == []
+    for top in (0, -1):
+        with pytest.raises(UserError, match=f"top={top} is less than 1"):
+            model.predict(scans[:1], top=top)
+
+
+def test_a_version_of_the_saved_model_is_the_one_that_is_named(run_dir, tmp_path, monkeypatch):
+    export = tmp_path / "export"
+    shutil.copytree(run_dir / "export", export)
+    shutil.copytree(export / "saved_model" / "1", export / "saved_model" / "2")
+    for name in ("1", "2"):
+        version = export / "saved_model" / name
+        assert candle_tf.load(version).student.source == str(version)
+        monkeypatch.chdir(version)
+        assert candle_tf.load(".").student.runtime == "saved_model"
+    assert candle_tf.load(export, "saved_model").student.source.endswith("saved_model/2")
+    (export / "saved_model" / "3").mkdir()
+    with pytest.raises(UserError, match="3 holds no SavedModel"):
+        candle_tf.load(export / "saved_model" / "3")
+    (export / "notes").mkdir()
+    with pytest.raises(UserError, match="holds no export"):
+        candle_tf.load(export / "notes")
+
+
 def test_predict_prints_csv_and_the_bad_file_with_its_reason(run_dir, photos):
     done = start("candle_tf.predict", str(run_dir), *map(str, photos), "--top=2")
     assert done.returncode == 1

@@ -345,3 +345,14 @@ def test_a_leading_tilde_is_expanded_in_all_flags_and_arguments(tmp_path):
     assert (done.returncode, done.stderr.startswith("error: ~nobody_here/x: there is no")) == (
         2, True
     )  # fmt: skip
+
+
+def test_a_reader_that_stops_reading_ends_the_program_without_a_traceback():
+    program = "from candle_tf import app; app.run(lambda _: print('\\n'.join(['x' * 99] * 9999)))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "x" * 99 + "\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

@@ -121,12 +121,13 @@ def _find_export(path: Path) -> tuple[Path, str | None]:
             f"{path} is no {' or '.join(runtimes)} with its {METADATA} beside it, which holds "
             "labels and preprocessing; give the export folder of a run."
         )
-    candidates: list[tuple[Path, str | None]] = [
-        (path, None),
-        (path / "export", None),
-        (path.parent, "saved_model"),  # export/saved_model
-        (path.parent.parent, "saved_model"),  # export/saved_model/1
-    ]
+    candidates: list[tuple[Path, str | None]] = [(path, None), (path / "export", None)]
+    # "." has no parent, and a link another one.
+    whole = path.resolve()
+    if whole.name == SAVED_MODELS:
+        candidates.append((whole.parent, "saved_model"))
+    elif _is_saved_model(whole):
+        candidates.append((whole.parent.parent, "saved_model"))
     for folder, runtime in candidates:
         if (folder / METADATA).is_file():
             return folder, runtime
@@ -149,28 +150,53 @@ def find_saved_models(path: str | Path) -> Path:
         path: that folder itself, or what `load_exported` takes.
 
     Raises:
-        UserError: where there is no SavedModel; says whether it is a run without an export.
+        UserError: where there is no SavedModel; says whether it is a run without an export. For a
+            numbered one that is not the highest: another one would be served.
     """
     path = Path(expand_home(str(path)))
     if _versions_in(path):
         return path
     base = _find_export(path)[0] / SAVED_MODELS
-    _newest_version(path, base.parent)
+    newest = max(_require_versions(base), key=_number)
+    whole = path.resolve()
+    if _is_saved_model(whole) and _number(whole) != _number(newest):
+        raise UserError(
+            f"{path} is not the highest version in {base}, and that is the one that is served: "
+            f"{newest.name}. Give that folder, or one that holds this version alone."
+        )
     return base
 
 
 def _newest_version(path: Path, folder: Path) -> Path:
     if (path / "saved_model.pb").is_file():
         return path
-    base = folder / SAVED_MODELS
+    if _is_saved_model(path.resolve()):
+        raise UserError(f"{path} holds no SavedModel: there is no saved_model.pb in it.")
+    return max(_require_versions(folder / SAVED_MODELS), key=_number)
+
+
+def _require_versions(base: Path) -> list[Path]:
     versions = _versions_in(base)
     if not versions:
         raise UserError(f"{base} holds no numbered SavedModel; export the run again.")
-    return max(versions, key=lambda entry: int(entry.name))
+    return versions
 
 
 def _versions_in(base: Path) -> list[Path]:
-    return [entry for entry in base.glob("*") if re.fullmatch(r"[0-9]+", entry.name)]
+    return [entry for entry in base.glob("*") if _is_version(entry)]
+
+
+def _is_version(folder: Path) -> bool:
+    return re.fullmatch(r"[0-9]+", folder.name) is not None
+
+
+def _is_saved_model(folder: Path) -> bool:
+    """Whether a path without links is that of a numbered SavedModel of an export."""
+    return folder.parent.name == SAVED_MODELS and _is_version(folder)
+
+
+def _number(version: Path) -> int:
+    return int(version.name)
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

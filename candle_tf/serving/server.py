@@ -5,6 +5,7 @@ with Server(versions, port=8500, rest_api_port=8501) as server:
 """
 
 import logging as standard_logging
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +60,7 @@ class Server:
             limits: what is refused (RESOURCE_EXHAUSTED, 413), and what is closed.
 
         Raises:
-            UserError: where a port is taken.
+            UserError: where a port is taken, and for a host that is no address.
         """
         self._versions = versions
         self._limits = limits
@@ -79,8 +80,10 @@ class Server:
             ],
         )
         add_services(self._grpc, versions, limits.request_bytes, _THREADS)
+        _require_address(host)
+        address = f"[{host}]" if ":" in host else host  # of IPv6
         try:
-            self.port = self._grpc.add_insecure_port(f"{host}:{port}")
+            self.port = self._grpc.add_insecure_port(f"{address}:{port}")
         except RuntimeError as error:
             raise UserError(f"--port={port} cannot be taken on {host}: {error}.") from error
         self._http = _open_http(versions, host, rest_api_port, limits)
@@ -156,6 +159,16 @@ def _open_http(versions: Versions, host: str, port: int, limits: Limits) -> Http
         )
     except OSError as error:
         raise UserError(f"--rest_api_port={port} cannot be taken on {host}: {error}.") from error
+
+
+def _require_address(host: str) -> None:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"--host={host} is no address of this machine: {error}. Give 127.0.0.1 for this "
+            "machine alone, or 0.0.0.0 for all that reach it."
+        ) from error
 
 
 def _seconds_until(end: float) -> float:

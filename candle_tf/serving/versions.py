@@ -5,11 +5,12 @@ versions.poll()                         # again and again
 versions.servable(version=None).call(...)
 
 TensorFlow Serving's default policy: only the latest version. The earlier one is released
-when its successor has loaded, and stays if a version does not load.
+when its successor has loaded, and stays if a version does not load. Where none is served yet, the
+highest that loads is.
 """
 
+import contextlib
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from candle_tf.serving.servable import Servable, load_servable
 from candle_tf.serving.status import NOT_FOUND, RequestError
 
 LOADING, AVAILABLE, END = "LOADING", "AVAILABLE", "END"
-# A folder may still be being copied when it is first seen.
+# Attempts at a folder in which nothing changes. One that is still being copied changes.
 _TRIES = 5
 # A version is an int64 in both protocols.
 _END_OF_VERSIONS = 2**63
@@ -31,6 +32,18 @@ class VersionState:
 
     state: str
     error: str = ""
+
+
+# Name, size and time of the last change of each file in a folder.
+_Contents = frozenset[tuple[str, int, int]]
+
+
+@dataclass(frozen=True)
+class _Attempts:
+    """How often a version was attempted with the same contents of its folder."""
+
+    contents: _Contents
+    count: int
 
 
 class Versions:
@@ -47,36 +60,64 @@ class Versions:
         self.base_path = base_path
         self._current: Servable | None = None
         self._states: dict[int, VersionState] = {}
-        self._tries: Counter[int] = Counter()
+        self._attempts: dict[int, _Attempts] = {}
         self._lock = threading.Lock()
 
     def poll(self) -> None:
-        """Loads the highest version, unless it is served or has failed too often."""
+        """Loads the highest version that loads and is not served, unless it is below that."""
         folders = self._on_disk()
-        wanted = max(folders, default=None)
         with self._lock:
             served = self._current.version if self._current else None
-        if wanted is None or wanted == served or self._tries[wanted] == _TRIES:
-            return
-        self._tries[wanted] += 1
-        self._set_state(wanted, VersionState(LOADING))
+        for version in sorted(folders, reverse=True):
+            if version == served or self._load(version, folders[version], served):
+                return
+
+    def _load(self, version: int, folder: Path, served: int | None) -> bool:
+        """Whether a version has been loaded; it is served then."""
+        attempts = self._count_attempt(version, _contents_of(folder))
+        if attempts > _TRIES:
+            return False
+        self._set_state(version, VersionState(LOADING))
         try:
-            servable = load_servable(folders[wanted], wanted)
+            servable = load_servable(folder, version)
         except Exception as error:  # whatever is wrong with the folder, the server keeps running
-            logging.exception("version %d does not load", wanted)
-            self._set_state(wanted, VersionState(END, f"{type(error).__name__}: {error}"))
-            return
+            reason = f"{type(error).__name__}: {error}"
+            self._set_state(version, VersionState(END, reason))
+            if attempts == 1:
+                logging.error("version %d does not load: %s", version, reason)
+            return False
         with self._lock:
             self._current = servable
-            self._states[wanted] = VersionState(AVAILABLE)
+            self._states[version] = VersionState(AVAILABLE)
             if served is not None:
                 self._states[served] = VersionState(END)
-        logging.info("serving %s, version %d", self.name, wanted)
+        # Loaded and replaced, it may be wanted once more.
+        del self._attempts[version]
+        logging.info("serving %s, version %d", self.name, version)
+        return True
+
+    def _count_attempt(self, version: int, contents: _Contents) -> int:
+        """How often a version has been attempted with these contents, this time included."""
+        before = self._attempts.get(version)
+        count = before.count if before and before.contents == contents else 0
+        self._attempts[version] = _Attempts(contents, min(count, _TRIES) + 1)
+        return count + 1
 
     def is_ready(self) -> bool:
         """Whether a version is served."""
         with self._lock:
             return self._current is not None
+
+    def reasons(self) -> str:
+        """Why no version is served, in a sentence."""
+        with self._lock:
+            failed = sorted(self._states.items(), reverse=True)
+        if failed:
+            return " ".join(f"Version {version}: {state.error}." for version, state in failed)
+        return (
+            "It must hold folders named by numbers, each with a SavedModel, as export/saved_model "
+            "of a run does."
+        )
 
     def servable(self, name: str, version: int | None) -> Servable:
         """The version for a request.
@@ -124,3 +165,12 @@ class Versions:
         numbered = [each for each in folders if each.name.isascii() and each.name.isdigit()]
         found = {int(each.name): each for each in numbered}
         return {number: each for number, each in found.items() if number < _END_OF_VERSIONS}
+
+
+def _contents_of(folder: Path) -> _Contents:
+    found = set()
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it was removed meanwhile
+            status = path.stat()
+            found.add((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
+    return frozenset(found)

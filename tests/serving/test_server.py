@@ -36,6 +36,7 @@ from tensorflow_serving.apis import (
 from candle_tf.data.images.decode import decode_image
 from candle_tf.data.images.store import stretch
 from candle_tf.deploy.saved_model.writer import export_saved_model
+from candle_tf.errors import UserError
 from candle_tf.serving.limits import Limits
 from candle_tf.serving.server import Server
 from candle_tf.serving.versions import Versions
@@ -742,3 +743,24 @@ def test_what_cannot_be_served_is_one_message(tmp_path, flags, words):
     assert process.returncode == 2
     assert words in errors
     assert "Traceback" not in errors
+
+
+def test_an_address_of_ipv6_is_taken(versions):
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with (
+        Server(versions, port=0, rest_api_port=0, host="::1") as server,
+        grpc.insecure_channel(f"[::1]:{server.port}") as channel,
+    ):
+        prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        assert prediction.Predict(predict_request(PIXELS, "pixels"), 60).outputs
+        status, _ = http(f"http://[::1]:{server.rest_api_port}/v1/models/small")
+        assert status == 200
+
+
+def test_a_host_that_is_no_address_is_refused_as_such(versions):
+    with pytest.raises(UserError, match=r"^--host=no\.such\.host\.invalid is no address"):
+        Server(versions, port=0, rest_api_port=0, host="no.such.host.invalid")
