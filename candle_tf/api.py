@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from candle_tf.config import Config
+from candle_tf.data.settings import ON_BAD_IMAGE
 from candle_tf.data.sources.image_files import open_image_files
 from candle_tf.data.sources.registry import open_source
 from candle_tf.data.sources.source import Source
@@ -27,8 +29,12 @@ from candle_tf.deploy.exported_student import ExportedStudent, load_exported
 from candle_tf.errors import UserError
 from candle_tf.files import expand_home
 from candle_tf.metrics import Metrics, evaluate_logits
+from candle_tf.progress import Progress
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.stages.predict import BATCH_SIZE, Prediction, classify, predict
+
+# Of a decoded image.
+_DIMENSIONS = 3
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Model:
 
         Args:
             images: paths of image files, folders and archives, or decoded images, uint8
-                [H, W, 3] each (of one size: [N, H, W, 3]).
+                [H, W, 3] each (of one size: [N, H, W, 3]); or one of these.
             top: classes of each image, the most likely first; at least 1.
 
         Returns:
@@ -116,27 +122,62 @@ class Model:
         ]
         return [prediction for batch in found for prediction in batch]
 
-    def evaluate(self, dataset: str = "folder", data_dir: str = "", **source: str) -> Metrics:
+    def evaluate(
+        self,
+        dataset: str = "folder",
+        data_dir: str = "",
+        on_bad_image: str = "stop",
+        **source: str,
+    ) -> Metrics:
         """Accuracy on labelled images: per class, by shot group of the training, calibration.
 
         Args:
             dataset: as --dataset. The test subset is measured, or, where the data has none, all.
             data_dir: as --data_dir.
-            **source: other flags of the data by name.
+            on_bad_image: "stop" at an image that cannot be read, or "skip" it with a warning.
+            **source: other flags of the data by name; `test_list` alone will do for lists.
 
         Raises:
-            UserError: for data that cannot be used, an image that cannot be read, and a class that
-                the student does not know.
+            UserError: for data that cannot be used, an image that cannot be read where that is not
+                to be skipped, no image that can, and a class that the student does not know.
         """
+        if on_bad_image not in ON_BAD_IMAGE:
+            raise UserError(
+                f"on_bad_image={on_bad_image} is not known; it is {' or '.join(ON_BAD_IMAGE)}."
+            )
+        if dataset == "list" and not source.get("train_list"):
+            source = {**source, "train_list": source.get("test_list", ""), "test_list": ""}
         with open_source(dataset, data_dir, **source) as data:
             subset = data.test or data.train
             ids = np.asarray(self._ids_of(data))[subset.labels]
-            scores = []
-            for start in range(0, len(subset.ids), BATCH_SIZE):
-                images = [data.read_image(i) for i in subset.ids[start : start + BATCH_SIZE]]
-                scores.append(self.student.scores(images))
-        logits = np.log(np.maximum(np.concatenate(scores), np.finfo(np.float32).tiny))
-        return evaluate_logits(logits, ids, self._groups(), self.labels)
+            scores, measured = self._scores_of(data, subset.ids, on_bad_image == "skip")
+        logits = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+        return evaluate_logits(logits, ids[measured], self._groups(), self.labels)
+
+    def _scores_of(
+        self, data: Source, ids: Sequence[str], skips: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the images that can be read, and their places among all."""
+        scores, measured, bad = [], [], []
+        progress = Progress("evaluate", len(ids))
+        for start in range(0, len(ids), BATCH_SIZE):
+            batch = []
+            for place, image in enumerate(ids[start : start + BATCH_SIZE], start):
+                try:
+                    batch.append(data.read_image(image))
+                    measured.append(place)
+                except UserError as error:
+                    if not skips:
+                        raise
+                    bad.append(str(error))
+            scores.append(self.student.scores(batch))
+            progress.advance(min(BATCH_SIZE, len(ids) - start))
+        progress.close()
+        if bad:
+            logging.warning("%d images were left out, such as: %s", len(bad), bad[0])
+        if not measured:
+            raise UserError(f"None of {len(ids)} images can be read, such as: {bad[0]}")
+        return np.concatenate(scores), np.array(measured)
 
     def _ids_of(self, data: Source) -> list[int]:
         numbers = {name: number for number, name in enumerate(self.labels)}
@@ -205,7 +246,8 @@ def train(**settings: Any) -> Model:
 
 def _as_list(images: Any) -> list[Any]:
     """What was given as images, one by one; what holds none is itself one, to be refused."""
-    if isinstance(images, str | bytes | Path) or not isinstance(images, Iterable):
+    is_one = isinstance(images, np.ndarray) and images.ndim == _DIMENSIONS
+    if is_one or isinstance(images, str | bytes | Path) or not isinstance(images, Iterable):
         return [images]
     return list(images)
 

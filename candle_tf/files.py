@@ -107,13 +107,15 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
         remedy: what to do about a damaged file, for the message.
 
     Raises:
-        UserError: where the file cannot be read, or is anything but one JSON object. Nesting and
-            numbers beyond what Python reads count as damage too.
+        UserError: where the file is missing, cannot be read, or is anything but one JSON object.
+            Nesting and numbers beyond what Python reads count as damage too.
     """
     try:
         content = parse_json(path.read_bytes())
         if not isinstance(content, dict):
             raise ValueError("it does not hold one JSON object")
+    except FileNotFoundError as error:
+        raise UserError(f"There is no {path}. {remedy}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}). {remedy}") from error
     return content

@@ -1,6 +1,6 @@
 """Finished runs side by side: one table, one page of images, and the figures as JSON.
 
-python -m candle_tf.report --runs=runs/a,runs/b --html=comparison.html --json=comparison.json
+python -m candle_tf.report runs/a runs/b --html=comparison.html --json=comparison.json
 """
 
 from pathlib import Path
@@ -13,22 +13,25 @@ from candle_tf.reporting.comparison import compare
 from candle_tf.reporting.results import read_results
 from candle_tf.run_folder import RunFolder
 
-_RUNS = flags.DEFINE_list("runs", [], "folders of finished runs, separated by commas")
+_RUNS = flags.DEFINE_list(
+    "runs", [], "folders of finished runs, separated by commas; arguments mean the same"
+)
 _HTML = flags.DEFINE_string("html", None, "where to write the page of images")
 _JSON = flags.DEFINE_string("json", None, "where to write the figures")
 
 
-def main() -> None:
-    """Prints the table of --runs."""
-    if not _RUNS.value:
-        raise UserError("--runs is empty; give folders of finished runs, separated by commas.")
-    runs = [read_results(RunFolder(Path(path)).report_path) for path in _RUNS.value]
+def main(arguments: list[str]) -> None:
+    """Prints the table of all given runs."""
+    given = [*arguments, *_RUNS.value]
+    if not given:
+        raise UserError("There is no run: give folders of finished runs.")
+    runs = [read_results(RunFolder(Path(path)).report_path) for path in given]
     print(compare(runs, _HTML.value, _JSON.value))
 
 
 def command() -> None:
     """What `candle-report` and `python -m candle_tf.report` run."""
-    app.run(lambda _: main(), needs_arguments=True)
+    app.run(lambda argv: main(argv[1:]), takes_arguments=True, needs_arguments=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from absl import flags
 from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
+from candle_tf.plugins import import_plugins
 from candle_tf.reporting.table import text_table
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.settings import StudentSettings
@@ -111,6 +112,7 @@ def _in_words(summary: "Summary") -> str:
 def define_flags() -> None:
     """Defines this main's flags: when it runs, as other mains have flags of the same names."""
     defaults = StudentSettings()
+    flags.DEFINE_string("plugin", "", "Python modules that register students of your own")
     flags.DEFINE_string("student", defaults.student, f"one of {', '.join(STUDENTS)}")
     flags.DEFINE_integer("image_size", defaults.image_size, "side of the input in pixels")
     flags.DEFINE_integer("classes", 1000, "number of classes")
@@ -122,6 +124,7 @@ def define_flags() -> None:
 def main() -> None:
     """Prints the summary of --student."""
     given = flags.FLAGS
+    import_plugins(given.plugin)
     # The same ranges, and the same words, as in a training.
     settings = StudentSettings(
         student=given.student,

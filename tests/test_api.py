@@ -139,6 +139,63 @@ def test_the_report_is_measured_again(run_dir):
     assert set(metrics.groups) == set(model.results.split["groups"])
 
 
+@pytest.fixture
+def labelled(tmp_path, scans):
+    """Forty scans by class, one of them cut off, and a list of them; the labels in its order."""
+    folder, labels = tmp_path / "labelled", load_digits().target[:40]
+    lines = []
+    for number, (scan, label) in enumerate(zip(scans, labels, strict=True)):
+        path = folder / str(label) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scan).save(path)
+        lines.append(f"{label}/{number}.png,{label}")
+    path.write_bytes(path.read_bytes()[:60])
+    (tmp_path / "labelled.csv").write_text("path,label\n" + "\n".join(lines))
+    return folder, tmp_path / "labelled.csv", labels
+
+
+def test_images_that_cannot_be_read_are_refused_or_left_out(run_dir, labelled, scans, caplog):
+    folder, table, labels = labelled
+    model = candle_tf.load(run_dir)
+    with pytest.raises(UserError, match=r"39\.png"):
+        model.evaluate("folder", str(folder))
+    with pytest.raises(UserError, match="on_bad_image=ignore is not known"):
+        model.evaluate("folder", str(folder), on_bad_image="ignore")
+    by_folder = model.evaluate("folder", str(folder), on_bad_image="skip")
+    assert "1 images were left out" in caplog.text
+    names = folder.with_name("names.txt")
+    names.write_text("\n".join(map(str, range(10))))
+    by_list = model.evaluate(
+        "list", str(folder), on_bad_image="skip", test_list=str(table), class_names=str(names)
+    )
+    right = np.array([p.classes[0] for p in model.predict(scans[:39])]) == labels[:39].astype(str)
+    for metrics in (by_folder, by_list):
+        assert metrics.images == 39
+        assert metrics.overall == pytest.approx(right.mean())
+
+
+def test_the_command_prints_and_writes_what_is_measured(run_dir, labelled, tmp_path):
+    folder, _, _ = labelled
+    done = start(
+        "candle_tf.evaluate", str(run_dir), f"--data_dir={folder}", "--on_bad_image=skip",
+        f"--csv={tmp_path / 'classes.csv'}", f"--json={tmp_path / 'figures.json'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    metrics = candle_tf.load(run_dir).evaluate("folder", str(folder), on_bad_image="skip")
+    assert json.loads((tmp_path / "figures.json").read_text()) == metrics.to_json()
+    rows = list(csv.DictReader((tmp_path / "classes.csv").open()))
+    assert len(rows) == 10
+    assert [float(row["%"]) for row in rows] == sorted(float(row["%"]) for row in rows)
+    for row in rows:
+        assert float(row["%"]) == pytest.approx(100 * metrics.per_class[int(row["class"])], abs=0.1)
+        assert row["shots"] in metrics.groups
+    assert f"{100 * metrics.mean:.1f}" in done.stdout
+    assert "39 images of 10 classes" in done.stdout
+    none = start("candle_tf.evaluate", str(run_dir), str(folder))
+    assert none.returncode == 2
+    assert "Give one run's folder or its export" in none.stderr
+
+
 @pytest.mark.parametrize(
     ("path", "runtime", "words"),
     [
@@ -212,6 +269,9 @@ def test_how_images_and_classes_are_asked_for(run_dir, photos, scans):
     assert len(found[0]) == 2
     assert len(model.predict(scan for scan in scans[:3])) == 3
     assert model.predict([]) == []
+    (one,) = model.predict(scans[0])
+    assert one.classes == model.predict(scans[:1])[0].classes
+    assert "array" not in repr(one)
     for top in (0, -1):
         with pytest.raises(UserError, match=f"top={top} is less than 1"):
             model.predict(scans[:1], top=top)

@@ -78,3 +78,13 @@ def test_bytes_of_the_rows_add_up_to_the_total():
         return 0 if text == "–" else int(text)
 
     assert sum(size(line) for line in rows[: rows.index(total)]) == size(total) == summary.bytes
+
+
+def test_a_student_of_a_plugin_has_a_summary():
+    done = start(
+        "candle_tf.summary", "--plugin=tests.tiny_parts", "--student=tiny_student", "--classes=7",
+        "--image_size=16",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "tiny_student, 16 x 16 x 3 pixels" in done.stdout
+    assert "2 of 2 binary layers will convert" in done.stdout

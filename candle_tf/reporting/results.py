@@ -91,6 +91,8 @@ def read_results(path: Path) -> Results:
         UserError: where there is none, or it is damaged.
     """
     remedy = "Start the run again to write it again."
+    if not path.parent.exists():
+        raise UserError(f"{path.parent} does not exist: give the folder of a run.")
     if not path.exists():
         raise UserError(
             f"There is no {path}: the run has not finished. Start it again to resume it."

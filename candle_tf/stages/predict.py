@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Prediction:
     classes: tuple[str, ...]
     scores: tuple[float, ...]
     error: str = ""
-    image: np.ndarray | None = None
+    image: np.ndarray | None = field(default=None, repr=False)
 
 
 def predict(

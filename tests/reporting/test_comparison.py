@@ -9,6 +9,8 @@ import pytest
 
 from candle_tf.errors import UserError
 from candle_tf.reporting.comparison import compare, comparison_rows, run_labels
+from candle_tf.reporting.results import write_results
+from tests.command import start
 from tests.reporting.browser import BROWSER, check_widths, measure_page
 from tests.reporting.made_run import draw_run
 
@@ -93,3 +95,16 @@ def test_runs_on_different_splits_are_refused(runs):
     other = dataclasses.replace(runs[1], split={**runs[1].split, "hash": "1" * 64})
     with pytest.raises(UserError, match="not made on the same split"):
         compare([runs[0], other], None, None)
+
+
+def test_runs_are_named_as_arguments_or_by_the_flag_and_a_missing_one_is_told(runs, tmp_path):
+    for name, run in zip("ab", runs, strict=False):
+        write_results(run, tmp_path / name / "report.json")
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    told = [start("candle_tf.report", *given) for given in ((a, b), (f"--runs={a},{b}",))]
+    assert [done.returncode for done in told] == [0, 0], told[0].stderr
+    assert told[0].stdout == told[1].stdout
+    assert "reactnet_a 0.5, candle (a)" in told[0].stdout
+    none = start("candle_tf.report", a, str(tmp_path / "nothing"))
+    assert none.returncode == 2
+    assert "nothing does not exist: give the folder of a run" in none.stderr

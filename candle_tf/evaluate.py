@@ -1,0 +1,110 @@
+"""Measures an exported student on labelled images, such as new ones of the same classes.
+
+    python -m candle_tf.evaluate runs/flowers --data_dir=new_flowers/
+    python -m candle_tf.evaluate runs/flowers --dataset=list --data_dir=photos --test_list=new.csv
+
+Prints accuracy over all classes, by shot group of the training, and the least accurate classes;
+--csv writes all classes, --json all figures. Classes without an image here are not measured.
+"""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from candle_tf import app
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
+from candle_tf.reporting.table import method_table, percent, text_table
+
+if TYPE_CHECKING:
+    from candle_tf.api import Model
+    from candle_tf.metrics import Metrics
+
+# Flags of a training that say where labelled images are.
+_OF_DATA = ("data_dir", "test_list", "class_names", "archive_encoding", "on_bad_image")
+_SHOWN_CLASSES = 10
+
+
+def class_rows(model: "Model", metrics: "Metrics") -> list[dict[str, str]]:
+    """Of each measured class "class", "shots" and "%", the least accurate first."""
+    groups = {}
+    if model.results:
+        members = model.results.split["groups"].items()
+        groups = {name: group for group, names in members for name in names}
+    found = [
+        (accuracy, name)
+        for name, accuracy in zip(model.labels, metrics.per_class, strict=True)
+        if accuracy is not None
+    ]
+    return [
+        {"class": name, "shots": groups.get(name, ""), "%": percent(accuracy)}
+        for accuracy, name in sorted(found, key=lambda pair: pair[0])
+    ]
+
+
+def metrics_text(model: "Model", metrics: "Metrics") -> str:
+    """The printed form: means, then the least accurate classes, then what was not measured."""
+    row = {"model": model.student.source, "mean": metrics.mean, **metrics.groups}
+    rows = class_rows(model, metrics)
+    measured = f"{metrics.images:,} images of {len(rows):,} classes"
+    if metrics.untested_classes:
+        measured += f"; no image of {len(metrics.untested_classes):,} others"
+    return "\n\n".join(
+        [
+            method_table([row]),
+            f"{measured}; {percent(metrics.overall)} % of the images are right. Least accurate:",
+            text_table(rows[:_SHOWN_CLASSES], ("class", "shots", "%"), left=("class", "shots")),
+        ]
+    )
+
+
+def define_flags() -> None:
+    """Defines this main's flags: when it runs, as other mains have flags of the same names."""
+    flags.DEFINE_string("dataset", "folder", "as of candle_tf.train; its test subset, or all of it")
+    for name in _OF_DATA:
+        field = Config.fields()[name]
+        flags.DEFINE_string(name, field.default, field.metadata["help"])
+    flags.DEFINE_enum(
+        "runtime", "auto", ("auto", "lce", "float", "saved_model"), "as of candle_tf.predict"
+    )
+    flags.DEFINE_string("csv", "", "where to write the accuracy of each class")
+    flags.DEFINE_string("json", "", "where to write all figures")
+
+
+def main(arguments: list[str]) -> None:
+    """Measures one export, and prints and writes what it reaches."""
+    given = flags.FLAGS
+    if len(arguments) != 1:
+        raise UserError(
+            "Give one run's folder or its export: python -m candle_tf.evaluate RUN --data_dir=..."
+        )
+    # TensorFlow comes with it.
+    from candle_tf.api import load
+
+    model = load(arguments[0], given.runtime)
+    metrics = model.evaluate(given.dataset, **{name: given[name].value for name in _OF_DATA})
+    if given.csv:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ("class", "shots", "%"))
+        writer.writeheader()
+        writer.writerows(class_rows(model, metrics))
+        write_atomically(Path(given.csv), text.getvalue().encode())
+    if given.json:
+        figures = json.dumps(metrics.to_json(), indent=2) + "\n"
+        write_atomically(Path(given.json), figures.encode())
+    print(metrics_text(model, metrics))
+
+
+def command() -> None:
+    """What `candle-evaluate` and `python -m candle_tf.evaluate` run."""
+    define_flags()
+    app.run(lambda argv: main(argv[1:]), takes_arguments=True, needs_arguments=True)
+
+
+if __name__ == "__main__":
+    command()
