@@ -17,7 +17,7 @@ from candle_tf.errors import UserError
 # A part of the key of every cache of decoded images: raise it with every change of the pixels that
 # `decode_image` gives, or of what it refuses. tests/data/images/test_version.py compares them with
 # a fingerprint stored for this version.
-DECODE_VERSION = 2
+DECODE_VERSION = 3
 
 # 89,478,485 pixels, 268 MB as RGB: above it Pillow itself warns of a decompression bomb.
 MAX_PIXELS = 1024**3 // 4 // 3

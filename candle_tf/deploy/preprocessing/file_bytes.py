@@ -7,7 +7,11 @@ start = chunk_start(data, b"eXIf")      # of a PNG; 0 without one before the pix
 
 import tensorflow as tf
 
+from candle_tf.data.images.orientation import MAX_SEGMENTS
+
 _PNG_SIGNATURE = 8  # bytes
+_CHUNK_HEADER = 8  # bytes of a chunk's length and name
+_PLACES = (2**24, 2**16, 2**8, 1)
 
 
 def chunk_start(data: tf.Tensor, name: bytes) -> tf.Tensor:
@@ -18,20 +22,31 @@ def chunk_start(data: tf.Tensor, name: bytes) -> tf.Tensor:
         name: of the chunk, 4 bytes.
 
     Returns:
-        int32 scalar; 0 where there is no such chunk before the pixels.
+        int32 scalar; 0 where there is no such chunk before the pixels, or more than
+        `MAX_SEGMENTS - 1` chunks before it.
     """
+    padded, size = tf.pad(data, [[0, _CHUNK_HEADER]]), tf.size(data)
+    wanted, pixels = (int.from_bytes(each, "big", signed=True) for each in (name, b"IDAT"))
 
-    def step(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def read(at: tf.Tensor) -> tf.Tensor:
+        """Length and name of the chunk, int32 [2]. Few operations: each chunk costs them."""
+        header = tf.slice(padded, [tf.clip_by_value(at, 0, size)], [_CHUNK_HEADER])
+        return tf.reduce_sum(tf.reshape(tf.cast(header, tf.int32), [2, 4]) * _PLACES, axis=1)
+
+    def step(at: tf.Tensor, header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Length, name, content, checksum.
-        found = tf.where(matches(data, at + 4, name), at + 8, 0)
-        return at + 12 + tf.maximum(number(data, at, 4), 0), found
+        following = at + 12 + tf.maximum(header[0], 0)
+        return following, read(following)
 
-    def is_before_pixels(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-        inside = (at >= 0) & (at + 8 <= tf.size(data))
-        return inside & ~matches(data, at + 4, b"IDAT") & tf.equal(found, 0)
+    def is_before_pixels(at: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
+        inside = (at >= 0) & (at <= size - _CHUNK_HEADER)
+        return inside & tf.reduce_all(tf.not_equal(header[1], [wanted, pixels]))
 
-    first = (tf.constant(_PNG_SIGNATURE), tf.constant(0))
-    return tf.while_loop(is_before_pixels, step, first)[1]
+    first = tf.constant(_PNG_SIGNATURE)
+    at, header = tf.while_loop(
+        is_before_pixels, step, (first, read(first)), maximum_iterations=MAX_SEGMENTS - 1
+    )
+    return tf.where(tf.equal(header[1], wanted), at + _CHUNK_HEADER, 0)
 
 
 def number(

@@ -5,8 +5,11 @@ image = apply_orientation(image, read_orientation(encoded, is_png))
 TensorFlow's decoders ignore EXIF; `data.images.decode` applies it.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
+from candle_tf.data.images.orientation import MAX_SEGMENTS
 from candle_tf.deploy.preprocessing.file_bytes import chunk_start, matches, number
 
 _TAG = 0x0112
@@ -14,6 +17,9 @@ _SHORT = 3
 _ENTRY = 12  # bytes of a tag's entry
 _APP1, _START_OF_SCAN, _FILL = 0xE1, 0xDA, 0xFF
 _EXIF = b"Exif\x00\x00"
+# The first bytes of an Exif segment; its length can be any.
+_SEGMENT = (_FILL, _APP1, 0, 0, *_EXIF)
+_IS_LENGTH = [place in (2, 3) for place in range(len(_SEGMENT))]
 
 
 def read_orientation(encoded: tf.Tensor, is_png: tf.Tensor) -> tf.Tensor:
@@ -53,21 +59,50 @@ def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def _in_jpeg(data: tf.Tensor) -> tf.Tensor:
-    """Offset of the TIFF header in the first Exif segment; 0 without one."""
+    """Offset of the TIFF header in the first Exif segment; 0 without one among `MAX_SEGMENTS`."""
+    padded, size = tf.pad(data, [[0, len(_SEGMENT)]]), tf.size(data)
+    last_fill = _fill_ends(data)
 
-    def step(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        marker, length = number(data, at + 1, 1), number(data, at + 2, 2)
-        is_exif = tf.equal(marker, _APP1) & matches(data, at + 4, _EXIF)
-        # A marker may be led in by any number of fill bytes.
-        following = tf.where(tf.equal(marker, _FILL), at + 1, at + 2 + length)
-        return following, tf.where(is_exif, at + 4 + len(_EXIF), 0)
+    def read(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Where the segment's marker is, behind fill bytes, and its first bytes as int32 [10]."""
+        at = last_fill(at)
+        start = tf.slice(padded, [tf.minimum(at, size)], [len(_SEGMENT)])
+        return at, tf.cast(start, tf.int32)
 
-    def is_before_pixels(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-        is_marker = tf.equal(number(data, at, 1), _FILL)
-        is_header = is_marker & tf.not_equal(number(data, at + 1, 1), _START_OF_SCAN)
-        return is_header & tf.equal(found, 0)
+    def is_exif(start: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_all(tf.equal(start, _SEGMENT) | _IS_LENGTH)
 
-    return tf.while_loop(is_before_pixels, step, (tf.constant(2), tf.constant(0)))[1]
+    def step(at: tf.Tensor, start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return read(at + 2 + 256 * start[2] + start[3])
+
+    def is_before_pixels(_: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+        is_header = tf.equal(start[0], _FILL) & tf.not_equal(start[1], _START_OF_SCAN)
+        return is_header & ~is_exif(start)
+
+    at, start = tf.while_loop(
+        is_before_pixels, step, read(tf.constant(2)), maximum_iterations=MAX_SEGMENTS - 1
+    )
+    return tf.where(is_exif(start), at + len(_SEGMENT), 0)
+
+
+def _fill_ends(data: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from the place of a 0xFF, int32 scalar, to the last 0xFF of its run.
+
+    A marker may be led in by any number of 0xFF. All runs are found at once, as a step for each
+    byte would take minutes for 1 MB of them. Other places stay as they are.
+    """
+    padded, size = tf.pad(data, [[0, 1]]), tf.size(data)
+    is_fill = tf.equal(padded, _FILL)
+    ends = tf.where(is_fill[:-1] & ~is_fill[1:])[:, 0]
+    # So that there is one behind every place.
+    ends = tf.concat([tf.cast(ends, tf.int32), [size]], axis=0)
+
+    def last_fill(at: tf.Tensor) -> tf.Tensor:
+        found = tf.raw_ops.LowerBound(sorted_inputs=[ends], values=[[at]])[0, 0]
+        end = ends[tf.minimum(found, tf.size(ends) - 1)]
+        return tf.where(is_fill[tf.minimum(at, size)], end, at)
+
+    return last_fill
 
 
 def _in_tiff(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:

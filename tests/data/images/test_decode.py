@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from candle_tf.data.images.decode import MAX_PIXELS, MAX_RATIO, decode_image
+from candle_tf.data.images.orientation import MAX_SEGMENTS, read_orientation
 from candle_tf.errors import UserError
 from tests.data.images.exif_blocks import count_outcomes
 
@@ -199,6 +200,13 @@ def test_other_metadata_does_not_decide_whether_an_image_is_readable():
         with_block = encode(Image.fromarray(pixels), kind, exif=prefix + block)
         plain = decode_image(encode(Image.fromarray(pixels), kind), "x")
         np.testing.assert_array_equal(decode_image(with_block, "x"), np.rot90(plain, -1))
+
+
+@pytest.mark.parametrize(("before", "expected"), [(MAX_SEGMENTS - 1, 6), (MAX_SEGMENTS, 1)])
+def test_an_orientation_behind_many_chunks_of_a_webp_is_not_used(before, expected):
+    block = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    chunks = before * (b"JUNK" + bytes(4)) + b"EXIF" + struct.pack("<I", len(block)) + block
+    assert read_orientation(b"RIFF" + bytes(4) + b"WEBP" + chunks) == expected
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

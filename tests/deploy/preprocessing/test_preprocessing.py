@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from candle_tf.data.images.decode import MAX_PIXELS, decode_image
+from candle_tf.data.images.orientation import MAX_SEGMENTS
+from candle_tf.data.images.orientation import read_orientation as read_from_bytes
 from candle_tf.data.images.store import stretch
 from candle_tf.deploy.preprocessing.decode import decode as decode_in_graph
 from candle_tf.deploy.preprocessing.orientation import apply_orientation, read_orientation
@@ -23,6 +26,11 @@ ORIENTATION = 0x0112
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def in_graph(encoded):
     return decode_in_graph(encoded, tf.constant(3))
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+def orientation_in_graph(encoded):
+    return read_orientation(encoded, tf.equal(tf.strings.substr(encoded, 1, 3), "PNG"))
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +193,80 @@ def test_orientation_that_is_not_there_or_damaged_is_upright():
     assert int(read_orientation(far, tf.constant(False))) == 1
     png = b"\x89PNG\r\n\x1a\n" + b"\xff\xff\xff\xffIHDR"
     assert int(read_orientation(png, tf.constant(True))) == 1
+
+
+MEGABYTE = 10**6
+# What a file may hold any number of before its pixels, and where: behind so many bytes.
+REPEATED = {
+    "fill bytes": ("JPEG", 2, b"\xff"),
+    "JPEG segments": ("JPEG", 2, b"\xff\xe5\x00\x02"),
+    "PNG chunks": ("PNG", 33, chunk(b"teSt", b"")),
+}
+
+
+def with_orientation(kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    return encode(photograph(48, 64), kind, exif=exif)
+
+
+def insert(what: str, count: int) -> bytes:
+    """A file of orientation 6 with `count` fill bytes, segments or chunks before its Exif."""
+    kind, start, repeated = REPEATED[what]
+    encoded = with_orientation(kind)
+    return encoded[:start] + count * repeated + encoded[start:]
+
+
+def test_any_number_of_fill_bytes_is_skipped():
+    # With a step for each byte, the graph took four minutes.
+    filled = insert("fill bytes", MEGABYTE)
+    np.testing.assert_array_equal(in_graph(filled), in_graph(with_orientation("JPEG")))
+    np.testing.assert_array_equal(decode_image(filled, "x"), in_graph(filled))
+    only_fill = filled[:MEGABYTE]
+    assert int(orientation_in_graph(only_fill)) == read_from_bytes(only_fill) == 1
+
+
+@pytest.mark.parametrize("what", ["JPEG segments", "PNG chunks"])
+def test_an_orientation_behind_too_many_segments_is_not_used(what):
+    # Before the Exif, Pillow writes APP0 and IHDR.
+    last = MAX_SEGMENTS - 2
+    for count, expected in ((last, 6), (last + 1, 1), (MEGABYTE // 4, 1)):
+        encoded = insert(what, count)
+        assert int(orientation_in_graph(encoded)) == expected, count
+        assert read_from_bytes(encoded) == expected, count
+        np.testing.assert_array_equal(in_graph(encoded), decode_image(encoded, "x"))
+
+
+def damaged_headers(count: int) -> Iterator[bytes]:
+    """JPEG and PNG headers of random segments and chunks, fill bytes, wrong lengths and ends."""
+    random = np.random.default_rng(0)
+    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+
+    def segment() -> bytes:
+        marker = int(random.choice([0xE1, 0xE1, 0xE2, 0xDA, 0, 0xD0, 0xFF]))
+        content = b"Exif\0\0" + tiff if random.random() < 0.4 else random.bytes(4)
+        length = len(content) + 2 if random.random() < 0.8 else int(random.integers(40))
+        fill = b"\xff" * int(random.choice([1, 1, 2, 50]))
+        return fill + bytes([marker]) + struct.pack(">H", length) + content
+
+    def part() -> bytes:
+        name = [b"eXIf", b"tEXt", b"IDAT", b"tR\0S"][random.choice(4, p=[0.3, 0.5, 0.1, 0.1])]
+        length = int(random.choice([0, 9, 2**31 - 9, 2**31 - 1, 2**31, 2**32 - 1]))
+        whole = chunk(name, tiff)
+        return whole if random.random() < 0.8 else struct.pack(">I", length) + whole[4:]
+
+    for number in range(count):
+        start, one = ((b"\xff\xd8", segment), (b"\x89PNG\r\n\x1a\n", part))[number % 2]
+        data = start + b"".join(one() for _ in range(random.integers(8)))
+        end = int(random.integers(len(start), len(data) + 1)) if random.random() < 0.3 else None
+        yield data[:end]
+
+
+def test_damaged_headers_give_the_orientation_of_training():
+    found = [(int(orientation_in_graph(data)), read_from_bytes(data), data)
+             for data in damaged_headers(600)]  # fmt: skip
+    assert not [each for each in found if each[0] != each[1]]
+    assert {1, 6} <= {orientation for orientation, _, _ in found}
 
 
 def test_orientations_turn_as_exif_says():
