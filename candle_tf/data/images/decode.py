@@ -11,13 +11,14 @@ import numpy as np
 from PIL import Image
 
 from candle_tf.data.images.heif import find_heif_kind, read_avif_orientation, require_decoder
-from candle_tf.data.images.orientation import hide_exif, read_orientation, upright
+from candle_tf.data.images.metadata import drop_metadata
+from candle_tf.data.images.orientation import read_orientation, upright
 from candle_tf.errors import UserError
 
 # A part of the key of every cache of decoded images: raise it with every change of the pixels that
 # `decode_image` gives, or of what it refuses. tests/data/images/test_version.py compares them with
 # a fingerprint stored for this version.
-DECODE_VERSION = 3
+DECODE_VERSION = 4
 
 # 89,478,485 pixels, 268 MB as RGB: above it Pillow itself warns of a decompression bomb.
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -56,7 +57,7 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
     kind = find_heif_kind(data)
     formats = (require_decoder(kind, origin),) if kind else _FORMATS
     try:
-        with Image.open(io.BytesIO(hide_exif(data)), formats=formats) as image:
+        with Image.open(io.BytesIO(drop_metadata(data)), formats=formats) as image:
             _refuse_bomb(image.size, len(data), origin)
             image.load()
             avif = kind == "AVIF"
@@ -67,7 +68,7 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
     # Decoders raise almost anything on damaged bytes, also TypeError, KeyError and MemoryError.
     except Exception as error:
         raise UserError(
-            f"{origin}: not a readable image ({_reason(error)}): "
+            f"{origin}: not a readable image ({_reason(error, data, formats)}): "
             "replace the file or take it out of the data set."
         ) from error
 
@@ -101,7 +102,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, data: bytes, formats: tuple[str, ...]) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "no JPEG, PNG, WebP, BMP or GIF data"
+        known = [name for name in formats if _begins_as(name, data)]
+        return f"damaged {known[0]} data" if known else "no JPEG, PNG, WebP, BMP or GIF data"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _begins_as(name: str, data: bytes) -> bool:
+    """Whether the first bytes are those of a format, in Pillow's opinion."""
+    accept = Image.OPEN[name][1]
+    return accept is not None and bool(accept(data[:16]))

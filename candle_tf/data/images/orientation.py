@@ -16,13 +16,14 @@ from PIL import Image
 # may hold a million.
 MAX_SEGMENTS = 1024
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
 _TAG = 0x0112
 _SHORT = 3
 _ENTRY = 12  # bytes of a tag's entry
 _APP1, _START_OF_SCAN = 0xE1, 0xDA
 _EXIF = b"Exif\0\0"
 _FILL_BYTES = re.compile(rb"\xff*")
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 # EXIF 2.3, tag 274. Other numbers leave an image as it is stored.
 _METHODS = {
@@ -48,7 +49,7 @@ def read_orientation(data: bytes) -> int:
     """
     if data.startswith(b"\xff\xd8"):
         start = _find_in_jpeg(data)
-    elif data.startswith(_PNG):
+    elif data.startswith(PNG_SIGNATURE):
         start = _find_in_png(data)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         start = _find_in_webp(data)
@@ -63,28 +64,17 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def hide_exif(data: bytes) -> bytes:
-    """The same file, with the Exif segments of a JPEG renamed.
-
-    Pillow reads the resolution from them when it opens a file, and raises what it cannot read.
-    """
-    hidden = bytearray(data)
-    start = _find_in_jpeg(hidden) if data.startswith(b"\xff\xd8") else 0
-    while start:
-        hidden[start - len(_EXIF) : start] = bytes(len(_EXIF))
-        start = _find_in_jpeg(hidden, start - len(_EXIF) - 4)
-    return bytes(hidden)
+def skip_fill(data: bytes, at: int) -> int:
+    """Behind the run of 0xFF that begins at `at`: a marker may be led in by any number of them."""
+    run = _FILL_BYTES.match(data, at)
+    return run.end() if run else at
 
 
-def _find_in_jpeg(data: bytes | bytearray, at: int = 2) -> int:
-    """Where the TIFF header in the first Exif segment begins; 0 without one.
-
-    Args:
-        data: The file.
-        at: Where the first segment begins.
-    """
+def _find_in_jpeg(data: bytes) -> int:
+    """Where the TIFF header in the first Exif segment begins; 0 without one."""
+    at = 2
     for _ in range(MAX_SEGMENTS):
-        code = _skip_fill(data, at)
+        code = skip_fill(data, at)
         marker = _number(data, code, 1)
         if code <= at or marker == _START_OF_SCAN:
             return 0
@@ -94,15 +84,9 @@ def _find_in_jpeg(data: bytes | bytearray, at: int = 2) -> int:
     return 0
 
 
-def _skip_fill(data: bytes | bytearray, at: int) -> int:
-    """Behind the run of 0xFF that begins at `at`: a marker may be led in by any number of them."""
-    run = _FILL_BYTES.match(data, at)
-    return run.end() if run else at
-
-
 def _find_in_png(data: bytes) -> int:
     """Where the chunk eXIf begins, if it stands before the pixels; else 0."""
-    at = len(_PNG)
+    at = len(PNG_SIGNATURE)
     for _ in range(MAX_SEGMENTS):
         if at + 8 > len(data) or data.startswith(b"IDAT", at + 4):
             return 0
@@ -140,7 +124,7 @@ def _read_tiff(data: bytes, start: int) -> int:
     return 1
 
 
-def _number(data: bytes | bytearray, at: int, width: int, order: str = "big") -> int:
+def _number(data: bytes, at: int, width: int, order: str = "big") -> int:
     """A whole number of `width` bytes; bytes outside of the file are 0."""
     found = bytes(data[place] if 0 <= place < len(data) else 0 for place in range(at, at + width))
     return int.from_bytes(found, "little" if order == "little" else "big")

@@ -19,6 +19,7 @@ from candle_tf.deploy.preprocessing.decode import decode as decode_in_graph
 from candle_tf.deploy.preprocessing.orientation import apply_orientation, read_orientation
 from candle_tf.deploy.preprocessing.stretch import stretch as stretch_in_graph
 from tests.data.images.exif_blocks import files_with_blocks
+from tests.data.images.metadata_files import damaged_metadata, sound_metadata
 
 ORIENTATION = 0x0112
 
@@ -314,6 +315,29 @@ def test_as_many_pixels_as_training_takes():
     with pytest.raises(tf.errors.InvalidArgumentError) as refusal:
         in_graph(b"\x89PNG\r\n\x1a\n" + header)
     assert "pixels:" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("name", "encoded"), [*damaged_metadata().items(),
+                                               *sound_metadata().items()])  # fmt: skip
+def test_metadata_give_the_same_pixels_as_in_training(name, encoded):
+    np.testing.assert_array_equal(in_graph(encoded), decode_image(encoded, name))
+
+
+KEYS = [chunk(b"tRNS", struct.pack(">HHH", *noise(8, 9, 3)[0, column])) for column in (0, 1)]
+
+
+@pytest.mark.parametrize("chunks", [
+    (b"".join(KEYS), b""),
+    (b"", KEYS[0]),
+    ((MAX_SEGMENTS - 2) * chunk(b"teSt", b"") + KEYS[0], b""),
+    ((MAX_SEGMENTS - 1) * chunk(b"teSt", b"") + KEYS[0], b""),
+], ids=["two", "behind the pixels", "the last that is read", "behind too many chunks"])  # fmt: skip
+def test_a_transparent_colour_is_used_where_it_is_in_training(chunks):
+    before, behind = chunks
+    encoded = encode(noise(8, 9, 3), "PNG")
+    end = encoded.index(b"IEND") - 4
+    encoded = encoded[:33] + before + encoded[33:end] + behind + encoded[end:]
+    np.testing.assert_array_equal(in_graph(encoded), decode_image(encoded, "x"))
 
 
 def test_damaged_exif_blocks_give_the_same_pixels_as_in_training():

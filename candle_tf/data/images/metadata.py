@@ -1,0 +1,83 @@
+"""Files without the metadata that decoding does not use.
+
+    image = Image.open(io.BytesIO(drop_metadata(data)))
+
+Pillow reads all metadata when it opens a file, and refuses the image if they are damaged or large.
+What decides the pixels stays as it is, damage included. The orientation is read from the whole file
+(`orientation.read_orientation`).
+"""
+
+from candle_tf.data.images.orientation import MAX_SEGMENTS, PNG_SIGNATURE, skip_fill
+
+# Of JPEG: APP0 to APP15 and comments; these and tables, frames and intervals state their length.
+_APPS = range(0xE0, 0xF0)
+_APP0, _APP14, _COMMENT = 0xE0, 0xEE, 0xFE
+_WITH_LENGTH = {*range(0xC0, 0xD0), *range(0xDB, 0xE0), *_APPS, _COMMENT}
+# What libjpeg infers the colours from: where the segment begins so, and has so many bytes.
+_COLOURS = {_APP0: (b"JFIF\0", 14), _APP14: (b"Adobe", 12)}
+
+_IEND = b"\0\0\0\0IEND\xae\x42\x60\x82"
+
+
+def drop_metadata(data: bytes) -> bytes:
+    """A JPEG or PNG without metadata; other files as they are.
+
+    Args:
+        data: the whole file, in any state. From where its structure ends, all is kept.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return _bare_jpeg(data)
+    return _bare_png(data) if data.startswith(PNG_SIGNATURE) else data
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+    """Without comments, and without application segments but those that decide the colours."""
+    kept, at = [data[:2]], 2
+    while True:
+        # Other bytes before a marker are skipped, as libjpeg does.
+        found = data.find(b"\xff", at)
+        found = found if found >= 0 else len(data)
+        code = skip_fill(data, found)
+        marker = data[code] if code < len(data) else -1
+        if marker == 0:  # no marker
+            at = code + 1
+            continue
+        length = int.from_bytes(data[code + 1 : code + 3], "big")
+        end = code + 1 + max(length, 2)
+        if marker not in _WITH_LENGTH or end > len(data):
+            # The pixels, or damage.
+            return b"".join([*kept, data[max(found, code - 1) :]])
+        if _decides_pixels(marker, data[code + 3 : end]):
+            kept.append(b"\xff" + data[code:end])
+        at = end
+
+
+def _decides_pixels(marker: int, content: bytes) -> bool:
+    if marker in _COLOURS:
+        start, size = _COLOURS[marker]
+        return content.startswith(start) and len(content) >= size
+    return marker not in _APPS and marker != _COMMENT
+
+
+def _bare_png(data: bytes) -> bytes:
+    """With critical chunks and the transparency alone, and nothing behind the pixels."""
+    kept, at = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    has_pixels = has_opacity = False
+    number = 0
+    while (end := at + 12 + int.from_bytes(data[at : at + 4], "big")) <= len(data):
+        name = data[at + 4 : at + 8]
+        if has_pixels and name != b"IDAT":
+            return b"".join([*kept, _IEND])
+        # libpng uses the first of several; the graph seeks it among as many chunks.
+        is_opacity = name == b"tRNS" and not has_opacity and number < MAX_SEGMENTS
+        if is_opacity or not _is_ancillary(name):
+            kept.append(data[at:end])
+        has_pixels |= name == b"IDAT"
+        has_opacity |= is_opacity
+        at, number = end, number + 1
+    return b"".join([*kept, data[at:]])
+
+
+def _is_ancillary(name: bytes) -> bool:
+    """Whether an image can be shown without the chunk: its name's first letter is small."""
+    return name.isalpha() and name[:1].islower()
