@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from candle_tf.data.images.heif import find_heif_kind, read_avif_orientation, require_decoder
-from candle_tf.data.images.metadata import drop_metadata
+from candle_tf.data.images.metadata import drop_metadata, is_cut_off
 from candle_tf.data.images.orientation import read_orientation, upright
 from candle_tf.errors import UserError
 
 # A part of the key of every cache of decoded images: raise it with every change of the pixels that
 # `decode_image` gives, or of what it refuses. tests/data/images/test_version.py compares them with
 # a fingerprint stored for this version.
-DECODE_VERSION = 4
+DECODE_VERSION = 5
 
 # 89,478,485 pixels, 268 MB as RGB: above it Pillow itself warns of a decompression bomb.
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -40,7 +40,8 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
     The EXIF orientation is applied, other metadata is not used. Grey, palette and CMYK images
     become RGB (colour profiles are not applied, and Adobe's inverted CMYK is recognised by its
     marker). 16-bit images become 8 bit: grey is rounded, colours keep their upper byte.
-    Transparency is composited on white. Of an animation the first frame is used.
+    Transparency is composited on white, but for the one transparent colour of a 16-bit PNG, which
+    is not used. Of an animation the first frame is used.
 
     Args:
         data: The whole encoded file.
@@ -60,6 +61,8 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
         with Image.open(io.BytesIO(drop_metadata(data)), formats=formats) as image:
             _refuse_bomb(image.size, len(data), origin)
             image.load()
+            if is_cut_off(data):
+                raise OSError("image file is truncated: it has no IEND at its end")
             avif = kind == "AVIF"
             orientation = read_avif_orientation(image) if avif else read_orientation(data)
             return np.array(_to_rgb(upright(image, orientation)))

@@ -7,6 +7,8 @@ What decides the pixels stays as it is, damage included. The orientation is read
 (`orientation.read_orientation`).
 """
 
+from collections.abc import Iterator
+
 from candle_tf.data.images.orientation import MAX_SEGMENTS, PNG_SIGNATURE, skip_fill
 
 # Of JPEG: APP0 to APP15 and comments; these and tables, frames and intervals state their length.
@@ -16,6 +18,8 @@ _WITH_LENGTH = {*range(0xC0, 0xD0), *range(0xDB, 0xE0), *_APPS, _COMMENT}
 # What libjpeg infers the colours from: where the segment begins so, and has so many bytes.
 _COLOURS = {_APP0: (b"JFIF\0", 14), _APP14: (b"Adobe", 12)}
 
+# Of PNG: where the header has the bits of a value, and the last chunk.
+_DEPTH = slice(24, 25)
 _IEND = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
 
@@ -28,6 +32,11 @@ def drop_metadata(data: bytes) -> bytes:
     if data.startswith(b"\xff\xd8\xff"):
         return _bare_jpeg(data)
     return _bare_png(data) if data.startswith(PNG_SIGNATURE) else data
+
+
+def is_cut_off(data: bytes) -> bool:
+    """Whether a PNG has no whole chunk IEND, which libpng refuses and Pillow does not miss."""
+    return data.startswith(PNG_SIGNATURE) and all(name != b"IEND" for name, _, _ in _chunks(data))
 
 
 def _bare_jpeg(data: bytes) -> bytes:
@@ -62,20 +71,26 @@ def _decides_pixels(marker: int, content: bytes) -> bool:
 def _bare_png(data: bytes) -> bytes:
     """With critical chunks and the transparency alone, and nothing behind the pixels."""
     kept, at = [PNG_SIGNATURE], len(PNG_SIGNATURE)
-    has_pixels = has_opacity = False
-    number = 0
-    while (end := at + 12 + int.from_bytes(data[at : at + 4], "big")) <= len(data):
-        name = data[at + 4 : at + 8]
+    # Pillow compares the transparent colour of 16 bits with pixels of 8; the graph leaves it out.
+    has_pixels, may_have_opacity = False, data[_DEPTH] != b"\x10"
+    for number, (name, start, at) in enumerate(_chunks(data)):
         if has_pixels and name != b"IDAT":
             return b"".join([*kept, _IEND])
         # libpng uses the first of several; the graph seeks it among as many chunks.
-        is_opacity = name == b"tRNS" and not has_opacity and number < MAX_SEGMENTS
+        is_opacity = name == b"tRNS" and may_have_opacity and number < MAX_SEGMENTS
         if is_opacity or not _is_ancillary(name):
-            kept.append(data[at:end])
+            kept.append(data[start:at])
         has_pixels |= name == b"IDAT"
-        has_opacity |= is_opacity
-        at, number = end, number + 1
+        may_have_opacity &= not is_opacity
     return b"".join([*kept, data[at:]])
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yields name, start and end of each whole chunk of a PNG."""
+    start = len(PNG_SIGNATURE)
+    while (end := start + 12 + int.from_bytes(data[start : start + 4], "big")) <= len(data):
+        yield data[start + 4 : start + 8], start, end
+        start = end
 
 
 def _is_ancillary(name: bytes) -> bool:

@@ -89,6 +89,8 @@ def _png(encoded: tf.Tensor) -> tf.Tensor:
     # Asked for the opacity of an image of less than 8 bits that has none, TensorFlow gives one
     # that is not opaque.
     see_through = chunk_start(tf.io.decode_raw(encoded, tf.uint8), b"tRNS") > 0
+    # Pillow, in training, cannot tell which pixels have the transparent colour of 16 bits.
+    see_through &= tf.not_equal(depth, 16)
     see_through |= tf.reduce_any(tf.equal(colour, _WITH_OPACITY))
     wide_grey = tf.equal(depth, 16) & tf.equal(colour, _GREY)
     return tf.case(

@@ -106,6 +106,23 @@ def sound_metadata() -> dict[str, bytes]:
     }
 
 
+def cut_pngs() -> dict[str, bytes]:
+    """PNG files with all pixels, which end before the end of their last chunk."""
+    png = PLAIN["PNG"]
+    end = png.index(b"IEND") - 4
+    frames = [Image.new("RGB", (9, 8), colour) for colour in ("red", "lime")]
+    animated = encode(IMAGE, "PNG", save_all=True, append_images=frames)
+    return {
+        "no IEND": png[:end],
+        "IEND without its name": png[: end + 4],
+        "IEND without its checksum": png[:-4],
+        "IEND without its last byte": png[:-1],
+        "text behind the pixels, cut": png[:end] + chunk(b"tEXt", b"a\0b")[:-1],
+        "no checksum of the pixels": png[: end - 4],
+        "animation, cut in its second frame": animated[: animated.index(b"fdAT") + 20],
+    }
+
+
 def refused_files() -> dict[str, bytes]:
     """Files that are like those of `damaged_metadata`, but whose pixels are damaged or not all."""
     png, jpeg = PLAIN["PNG"], PLAIN["JPEG"]

@@ -13,6 +13,7 @@ from candle_tf.errors import UserError
 from tests.data.images.metadata_files import (
     PLAIN,
     chunk,
+    cut_pngs,
     damaged_metadata,
     insert,
     refused_files,
@@ -21,6 +22,7 @@ from tests.data.images.metadata_files import (
 )
 
 DAMAGED, SOUND, REFUSED = damaged_metadata(), sound_metadata(), refused_files()
+CUT = cut_pngs()
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -47,6 +49,17 @@ def test_adobes_marker_decides_the_colours():
 def test_damage_of_the_pixels_stays_an_error(name):
     with pytest.raises(UserError, match=r"cats/7\.png: not a readable image \("):
         decode_image(REFUSED[name], "cats/7.png")
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_png_without_its_end_is_truncated(name):
+    with pytest.raises(UserError, match=r"cats/7\.png: not a readable image \(OSError: .*runcated"):
+        decode_image(CUT[name], "cats/7.png")
+
+
+def test_bytes_behind_the_end_of_a_png_are_no_error():
+    expected = decode_image(PLAIN["PNG"], "x")
+    np.testing.assert_array_equal(decode_image(PLAIN["PNG"] + b"more", "x"), expected)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from candle_tf.data.images.store import stretch
 from candle_tf.deploy.preprocessing.decode import decode as decode_in_graph
 from candle_tf.deploy.preprocessing.orientation import apply_orientation, read_orientation
 from candle_tf.deploy.preprocessing.stretch import stretch as stretch_in_graph
+from candle_tf.errors import UserError
 from tests.data.images.exif_blocks import files_with_blocks
-from tests.data.images.metadata_files import damaged_metadata, sound_metadata
+from tests.data.images.metadata_files import cut_pngs, damaged_metadata, sound_metadata
 
 ORIENTATION = 0x0112
 
@@ -338,6 +339,26 @@ def test_a_transparent_colour_is_used_where_it_is_in_training(chunks):
     end = encoded.index(b"IEND") - 4
     encoded = encoded[:33] + before + encoded[33:end] + behind + encoded[end:]
     np.testing.assert_array_equal(in_graph(encoded), decode_image(encoded, "x"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_transparent_colour_of_16_bits_is_not_used(channels):
+    wide = noise(4, 5, channels, kind=np.uint16)
+    # Pillow compares the lower bytes of the colour with the upper bytes of the pixels.
+    wide[0, 1] = wide[0, 0] >> 8 | wide[0, 0] << 8
+    plain = tf.io.encode_png(wide).numpy()
+    key = chunk(b"tRNS", wide[0, 0].astype(">u2").tobytes())
+    clear = plain[:33] + key + plain[33:]
+    for image in (in_graph(plain), in_graph(clear), decode_image(clear, "x")):
+        np.testing.assert_array_equal(image, decode_image(plain, "x"))
+
+
+@pytest.mark.parametrize(("name", "encoded"), cut_pngs().items())
+def test_a_png_without_its_end_is_refused_as_in_training(name, encoded):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="PNG"):
+        in_graph(encoded)
+    with pytest.raises(UserError, match=name):
+        decode_image(encoded, name)
 
 
 def test_damaged_exif_blocks_give_the_same_pixels_as_in_training():
