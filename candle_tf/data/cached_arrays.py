@@ -42,6 +42,7 @@ from candle_tf.files import parse_json, write_atomically
 from candle_tf.progress import Progress
 
 Compute = Callable[[int, int], np.ndarray]
+IsCurrent = Callable[[int, np.ndarray], bool]
 
 # Seconds after which blocks that others compute are asked for again.
 _WAIT = 0.2
@@ -83,6 +84,7 @@ def stored_array(
     block: int | Sequence[int],
     compute: Compute,
     shard: Shard | None = None,
+    is_current: IsCurrent | None = None,
 ) -> np.ndarray:
     """Opens the array of a key; computes the blocks that are missing, together with others.
 
@@ -96,6 +98,8 @@ def stored_array(
             blocks differ in length.
         compute: from (start, stop) to rows [start, stop), of shape [stop - start, ...].
         shard: computes the blocks of this shard alone; rows of other shards may be missing then.
+        is_current: from the first row of a block that was finished before, and its rows, to whether
+            they are used; those that are not are computed again. None uses all.
 
     Returns:
         Read-only memory map of the given shape and dtype.
@@ -106,6 +110,8 @@ def stored_array(
     folder.mkdir(parents=True, exist_ok=True)
     array = _SharedArray(array_path(folder, name, key), key, shape, np.dtype(dtype), block)
     array.open(name)
+    if is_current is not None:
+        array.forget_blocks(is_current)
     starts = array.starts
     chosen = starts if shard is None else [starts[place] for place in shard.blocks(len(starts))]
     array.compute(name, chosen, compute)
@@ -160,6 +166,26 @@ class _SharedArray:
                 damaged = len(recorded) - len(self.finished)
                 logging.warning("%s: %d damaged block(s) are computed again.", self.path, damaged)
                 self._write_manifest()
+
+    def forget_blocks(self, is_current: IsCurrent) -> None:
+        """Makes finished blocks that are not to be used missing ones."""
+        array = np.load(self.path, mmap_mode="r")
+        outdated = {
+            start: checksum
+            for start, checksum in self.finished.items()
+            if not is_current(int(start), array[int(start) : self._stop(int(start))])
+        }
+        if not outdated:
+            return
+        with self._manifest_lock():
+            recorded = self._read_manifest() or {}
+            # Another process may have computed some of them again meanwhile.
+            self.finished = {
+                start: checksum
+                for start, checksum in recorded.items()
+                if outdated.get(start) != checksum
+            }
+            self._write_manifest()
 
     def compute(self, name: str, starts: Sequence[int], compute: Compute) -> None:
         """Computes blocks until all are finished, by this process or by others."""

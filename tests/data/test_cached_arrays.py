@@ -68,6 +68,34 @@ def test_opens_again_without_computing(tmp_path):
     assert work.ranges == []
 
 
+def test_finished_blocks_that_are_not_to_be_used_are_computed_again(tmp_path):
+    open_array(tmp_path, Work(factor=5.0))
+    given = {}
+
+    def is_current(start, rows):
+        given[start] = rows.copy()
+        return start != 4
+
+    work = Work()
+    array = stored_array(
+        tmp_path, "features", KEY, SHAPE, "float16", BLOCK, work, is_current=is_current
+    )
+    assert work.ranges == [(4, 8)]
+    np.testing.assert_array_equal(array[4:8], expected_rows()[4:8])
+    np.testing.assert_array_equal(array[:4], expected_rows(5.0)[:4])
+    # It is asked of blocks that were finished before, each with its own rows.
+    for start, stop in BLOCKS:
+        np.testing.assert_array_equal(given[start], expected_rows(5.0)[start:stop])
+    work = Work()
+    np.testing.assert_array_equal(open_array(tmp_path, work), array)
+    assert work.ranges == []
+    fresh = Work()
+    stored_array(
+        tmp_path, "others", KEY, SHAPE, "float16", BLOCK, fresh, is_current=lambda *_: False
+    )
+    assert fresh.ranges == BLOCKS
+
+
 def test_the_array_cannot_be_written_to(tmp_path):
     for array in (open_array(tmp_path, Work()), open_array(tmp_path, Work())):
         with pytest.raises(ValueError, match="read-only"):

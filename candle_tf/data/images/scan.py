@@ -69,9 +69,17 @@ def scan_images(source: Source, ids: Sequence[str], folder: Path) -> Scan:
     def scan_block(start: int, stop: int) -> np.ndarray:
         return np.stack(list(pool.map(lambda i: _scan_image(source, i), ids[start:stop])))
 
+    def is_current(start: int, rows: np.ndarray) -> bool:
+        unreadable = [ids[start + row] for row in np.flatnonzero(rows[:, 0] == 0)]
+        return not any(row[0] for row in pool.map(lambda i: _scan_image(source, i), unreadable))
+
     with ThreadPoolExecutor(_THREADS) as pool:
         shape = (len(ids), 1 + _HASH_BYTES)
-        rows = np.array(stored_array(folder, "scan", key, shape, "uint8", _BLOCK, scan_block))
+        rows = np.array(
+            stored_array(
+                folder, "scan", key, shape, "uint8", _BLOCK, scan_block, is_current=is_current
+            )
+        )
     return Scan(tuple(ids), rows[:, 0] == 1, np.ascontiguousarray(rows[:, 1:]))
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import pytest
 
 from candle_tf.data.images import scan as scan_module
 from candle_tf.data.images.scan import reason, scan_images
-from candle_tf.data.sources.registry import open_source
+from candle_tf.data.sources.registry import Source, open_source
+from candle_tf.errors import UserError
 from tests.data.sources.test_registry import tree, write_folder, write_tar, write_zip
 
 NAMES = tuple(f"{label}/{i}.png" for label in ("a", "b") for i in range(5))
@@ -60,3 +62,45 @@ def test_a_stopped_scan_resumes_and_a_finished_one_is_used_again(tmp_path, monke
         # An image that changed is read again.
         (root / "a" / "0.png").write_bytes(b"no image any more")
         assert scan_images(source, NAMES, tmp_path / "cache").bad == ("a/0.png",)
+
+
+def without_rights(source: Source, *unreadable: str) -> Source:
+    """The same data set while some of its files cannot be read; their sizes and times are known."""
+
+    def require(image_id: str) -> None:
+        if image_id in unreadable:
+            raise UserError(f"{image_id}: cannot be read (Permission denied).")
+
+    def read_bytes(image_id: str) -> bytes:
+        require(image_id)
+        return source.read_bytes(image_id)
+
+    def read_image(image_id: str) -> np.ndarray:
+        require(image_id)
+        return source.read_image(image_id)
+
+    return dataclasses.replace(source, reader=read_image, encoded=read_bytes)
+
+
+@pytest.mark.parametrize("block", [2, 256])
+def test_what_could_not_be_read_is_tried_again(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(scan_module, "_BLOCK", block)
+    files = tree(*NAMES) | {"a/3.png": b"<html>"}
+    with open_source("folder", write_folder(tmp_path / "data", files)) as source:
+        first = scan_images(without_rights(source, "a/1.png", "b/2.png"), NAMES, tmp_path / "cache")
+        assert first.bad == ("a/1.png", "a/3.png", "b/2.png")
+        fewer = scan_images(without_rights(source, "b/2.png"), NAMES, tmp_path / "cache")
+        assert fewer.bad == ("a/3.png", "b/2.png")
+        scan = scan_images(source, NAMES, tmp_path / "cache")
+    assert scan.bad == ("a/3.png",)
+    for name, row in zip(NAMES, scan.hashes, strict=True):
+        expected = bytes(32) if name in scan.bad else hashlib.sha256(files[name]).digest()
+        assert row.tobytes() == expected
+
+
+def test_what_can_be_read_again_is_in_the_cache_from_then_on(tmp_path):
+    with open_source("folder", write_folder(tmp_path / "data", tree(*NAMES))) as source:
+        scan_images(without_rights(source, *NAMES), NAMES, tmp_path / "cache")
+        assert scan_images(source, NAMES, tmp_path / "cache").bad == ()
+        # An image that a finished scan could read is not read again.
+        assert scan_images(without_rights(source, *NAMES), NAMES, tmp_path / "cache").bad == ()
