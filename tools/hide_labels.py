@@ -19,6 +19,7 @@ from absl import flags
 
 from candle_tf import app
 from candle_tf.data.sources.file_tree import is_image
+from candle_tf.data.sources.zip_members import read_member
 from candle_tf.errors import UserError
 
 # Of the images that keep their labels, and of those that lose them.
@@ -78,7 +79,7 @@ def _copy_members(
     with zipfile.ZipFile(path, "w") as written:
         for new, name in members.items():
             try:
-                content = archive.read(name)
+                content = read_member(archive, archive.getinfo(name), f"{source}: {name}")
             except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
                 raise UserError(f"--data_dir={source}: {name} cannot be read: {error}.") from error
             written.writestr(new, content)

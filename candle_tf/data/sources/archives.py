@@ -28,12 +28,14 @@ from absl import logging
 from candle_tf.data.sources.file_tree import (
     FileTree,
     canonical_name,
+    check_ratio,
     check_size,
     folder_tree,
     is_visible,
     refuse_repeats,
 )
 from candle_tf.data.sources.source import format_names
+from candle_tf.data.sources.zip_members import read_member
 from candle_tf.errors import UserError
 
 _KINDS = "ZIP or TAR file (.zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz)"
@@ -48,9 +50,6 @@ _DAMAGE = (
     zlib.error,
     lzma.LZMAError,
 )
-# Images hardly compress. A large member that grows more than this is a decompression bomb.
-_MAX_RATIO = 200
-_RATIO_FREE_BYTES = 2**24
 
 # Bit of a ZIP member's flags: its name is UTF-8.
 _UTF8_FLAG = 0x800
@@ -144,12 +143,9 @@ def _zip_tree(path: Path, advice: str, encoding: str) -> FileTree:
     lock = threading.Lock()
 
     def read(member: zipfile.ZipInfo) -> bytes:
-        origin = f"{path}: {member.filename}"
-        check_size(member.file_size, origin)
-        _check_ratio(member.file_size, member.compress_size, origin)
         try:
             with lock:
-                return archive.read(member)
+                return read_member(archive, member, f"{path}: {member.filename}")
         except _DAMAGE as error:
             raise UserError(
                 f"{path}: the member {member.filename!r} cannot be unpacked ({error}). "
@@ -291,7 +287,7 @@ def _unpack(path: Path, opener: Callable[[Path], Any], advice: str, scratch: str
             size = 0
             while block := _read_block(stream, path, advice):
                 size += len(block)
-                _check_ratio(size, packed, str(path))
+                check_ratio(size, packed, str(path))
                 plain.write(block)
         plain.seek(0)  # also flushes
     except OSError as error:
@@ -311,14 +307,6 @@ def _read_block(stream: Any, path: Path, advice: str) -> bytes:
         return stream.read(2**20)
     except _DAMAGE as error:
         raise _damage_error(path, error, advice) from error
-
-
-def _check_ratio(size: int, packed: int, origin: str) -> None:
-    if size > _RATIO_FREE_BYTES and size > _MAX_RATIO * packed:
-        raise UserError(
-            f"{origin}: {packed:,} packed bytes grow to {size:,} or more, over {_MAX_RATIO} times "
-            "as many, which no image does. Take it out, or pack it again."
-        )
 
 
 # --- Names of members

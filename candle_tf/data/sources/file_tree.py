@@ -30,6 +30,9 @@ EXTENSIONS = (
 _JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir"})
 # A larger file is a defect or an attack.
 MAX_FILE_BYTES = 2**28
+# Images hardly compress. A large member that grows more than this is a decompression bomb.
+_MAX_RATIO = 200
+_RATIO_FREE_BYTES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,6 +290,19 @@ def check_size(size: int, origin: str) -> None:
         raise UserError(
             f"{origin}: {size:,} bytes are more than the {MAX_FILE_BYTES:,} an image may have. "
             "Make it smaller or take it out of the data set."
+        )
+
+
+def check_ratio(size: int, packed: int, origin: str) -> None:
+    """Checks that what an archive packed is no decompression bomb.
+
+    Raises:
+        UserError: If it grows to more than 2**24 bytes and `_MAX_RATIO` times as many.
+    """
+    if size > _RATIO_FREE_BYTES and size > _MAX_RATIO * packed:
+        raise UserError(
+            f"{origin}: {packed:,} packed bytes grow to {size:,} or more, over {_MAX_RATIO} times "
+            "as many, which no image does. Take it out, or pack it again."
         )
 
 

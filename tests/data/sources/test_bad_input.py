@@ -162,6 +162,21 @@ def _(root: Path) -> object:
         return source.read_image("train/ant/1.png")
 
 
+@case("a member of a ZIP that is larger than the ZIP states")
+def _(root: Path) -> object:
+    files = {"train/ant/1.png": bytes(2**20)} | tree(*GOOD[1:])
+    path = root / "data.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    data = bytearray(path.read_bytes())
+    size = data.index(b"PK\x01\x02") + 24
+    data[size : size + 4] = (100).to_bytes(4, "little")
+    path.write_bytes(data)
+    with open_source("folder", str(path)) as source:
+        return source.read_image("train/ant/1.png")
+
+
 @case("a member named ../x.png in a ZIP")
 def _(root: Path) -> object:
     return open_source("folder", write_zip(root, tree(*GOOD, "../x.png")))
