@@ -109,18 +109,25 @@ def open_list(name: str, config: SourceConfig) -> Source:
     return list_source(name, config, lists)
 
 
-def list_source(name: str, config: SourceConfig, lists: dict[str, "Entries"]) -> Source:
+def list_source(
+    name: str,
+    config: SourceConfig,
+    lists: dict[str, "Entries"],
+    numbers_are_indices: bool = True,
+) -> Source:
     """Makes a data set of listed images.
 
     Args:
         name: Of the data set.
         config: `data_dir` and `class_names` are used.
         lists: "train" and, where there are any, "test" and "validation".
+        numbers_are_indices: Whether labels are class indices where all are whole numbers; if not,
+            they are class names.
 
     Raises:
         UserError: If labels, class names, lists or images do not fit each other.
     """
-    class_names, subsets = _label_lists(lists, _read_names(config.class_names))
+    class_names, subsets = _label_lists(lists, _read_names(config.class_names), numbers_are_indices)
     _refuse_shared_images(lists)
     tree = _images(config, lists)
     try:
@@ -417,10 +424,10 @@ def _read_names(path: str) -> tuple[str, ...] | None:
 
 
 def _label_lists(
-    lists: dict[str, Entries], names: tuple[str, ...] | None
+    lists: dict[str, Entries], names: tuple[str, ...] | None, numbers_are_indices: bool
 ) -> tuple[tuple[str, ...], dict[str, LabelledImages]]:
     """Class names, and the labelled images of each list."""
-    numbers = _are_numbers(lists, names)
+    numbers = numbers_are_indices and _are_numbers(lists, names)
     train = lists["train"]
     if names is None and numbers:
         _refuse_labels_from_one(lists)

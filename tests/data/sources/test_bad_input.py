@@ -292,6 +292,10 @@ case("annotations of COCO with several categories in an image")(
     lambda root: open_coco(root, annotations() | {"annotations": [
         {"image_id": 7, "category_id": 2}, {"image_id": 7, "category_id": 5}]})
 )  # fmt: skip
+case("annotations of COCO with two images of one id")(
+    lambda root: open_coco(root, annotations() | {"images": [
+        {"id": 7, "file_name": "Aves/2/0.png"}, {"id": 7, "file_name": "Aves/2/3.png"}]})
+)  # fmt: skip
 case("annotations of COCO without categories")(
     lambda root: open_coco(root, {"images": [], "annotations": []})
 )
