@@ -65,10 +65,11 @@ def read_class_counts(given: str, class_names: Sequence[str]) -> list[int]:
 
 def _json_rows(path: Path) -> object:
     def no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+        names = [canonical_class_name(name.strip()) for name, _ in pairs]
+        twice = [name for name, times in Counter(names).items() if times > 1]
         if twice:
             raise ValueError(f"class {twice[0]!r} is there twice")
-        return dict(pairs)
+        return dict(zip(names, (count for _, count in pairs), strict=True))
 
     return parse_json(path.read_bytes(), object_pairs_hook=no_repeats)
 

@@ -33,6 +33,20 @@ def test_files_give_the_same(tmp_path, name, text):
     assert read_class_counts(write_file(tmp_path, name, text), CLASSES) == [5, 3, 2]
 
 
+@pytest.mark.parametrize("name", ["cafe\u0301", "café", " caf\u00e9\u200b"])
+@pytest.mark.parametrize("kind", ["json", "csv"])
+def test_names_are_those_of_the_data_set_however_they_are_written(tmp_path, name, kind):
+    text = json.dumps({"zoo": 2, name: 7}) if kind == "json" else f"zoo,2\n{name},7\n"
+    path = write_file(tmp_path, f"counts.{kind}", text)
+    assert read_class_counts(path, ("caf\u00e9", "zoo")) == [7, 2]
+
+
+def test_two_spellings_of_one_class_are_that_class_twice(tmp_path):
+    path = write_file(tmp_path, "a.json", json.dumps({"cafe\u0301": 1, "caf\u00e9": 2, "zoo": 3}))
+    with pytest.raises(UserError, match=r"class 'caf\u00e9' is there twice"):
+        read_class_counts(path, ("caf\u00e9", "zoo"))
+
+
 def test_names_with_commas_are_quoted(tmp_path):
     path = write_file(tmp_path, "a.csv", '"crow, black",4\n"ant ""x""",1\n')
     assert read_class_counts(path, ('ant "x"', "crow, black")) == [1, 4]
