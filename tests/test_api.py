@@ -319,6 +319,31 @@ def test_predict_writes_all_three_files(run_dir, photos, tmp_path):
     assert files["html"].read_text().count("<img") == 2
 
 
+def test_predict_classifies_names_of_any_bytes(run_dir, photos, tmp_path):
+    folder, good = tmp_path / "odd", photos[0] / "1.png"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(good, folder / name)
+    (folder / os.fsdecode(b"\xe9.png")).write_bytes(b"no image")
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("csv", "jsonl", "html")}
+    options = [f"--{kind}={path}" for kind, path in files.items()]
+    done = start("candle_tf.predict", str(run_dir), str(folder), *options)
+    assert done.returncode == 1
+    assert "1 of 2 images could not be classified" in done.stderr
+    assert "Traceback" not in done.stderr
+    printed = start("candle_tf.predict", str(run_dir), str(folder))
+    assert printed.stdout == files["csv"].read_text("utf-8")
+    (wanted,) = candle_tf.load(run_dir).predict([good])
+    rows = list(csv.DictReader(io.StringIO(printed.stdout)))
+    assert [row["image"] for row in rows] == [f"{folder}/caf\\udce9.png", f"{folder}/\\udce9.png"]
+    assert [row["class_1"] for row in rows] == [wanted.classes[0], ""]
+    assert "not a readable image" in rows[1]["error"]
+    lines = [json.loads(line) for line in files["jsonl"].read_text("utf-8").splitlines()]
+    assert lines[0]["image"] == f"{folder}/{name}"
+    assert lines[0]["classes"] == list(wanted.classes)
+    assert "caf\\udce9.png" in files["html"].read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"), [([], "Give a run's folder"), (["/nowhere", "x.png"], "does not exist")]
 )

@@ -342,7 +342,7 @@ class _Members:
 
     def _canonical(self, raw: str) -> str:
         try:
-            return canonical_name(raw)
+            return canonical_name(raw, self._path)
         except UserError as error:
             name = raw.encode("utf-8", "surrogateescape")
             raise UserError(

@@ -39,6 +39,8 @@ _RATIO_FREE_BYTES = 2**24
 class FileTree:
     """The visible files of a folder or an archive, by relative POSIX path in Unicode's NFC.
 
+    See `folder_tree` of names that are not UTF-8.
+
     Attributes:
         path: Its path, for messages.
         files: Paths of the files, including links to files.
@@ -141,18 +143,25 @@ def _spellings(folder: str) -> dict[str, str]:
     return {nfc: name for name in names if (nfc := unicodedata.normalize("NFC", name)) != name}
 
 
-def folder_tree(root: Path) -> FileTree:
+def folder_tree(root: Path, any_bytes: bool = False) -> FileTree:
     """Lists a folder. Links are followed, except in circles.
 
+    Args:
+        root: The folder.
+        any_bytes: Whether names that are not UTF-8 are kept, as Python spells them on this machine
+            (`os.fsdecode`). They are no ids of a data set, which are the same everywhere.
+
     Raises:
-        UserError: If a folder cannot be listed, or two names are the same in NFC.
+        UserError: If a folder cannot be listed, two names are the same in NFC, or one is not UTF-8
+            and `any_bytes` is not set.
     """
     files: list[str] = []
     folders: set[str] = set()
     on_disk: dict[str, str] = {}  # names that are not NFC on disk
     try:
         for spelling, is_folder in _walk(str(root)):
-            name = canonical_name(spelling)
+            keeps = any_bytes and not is_utf8(spelling)
+            name = spelling if keeps else canonical_name(spelling, str(root))
             if name != spelling:
                 on_disk[name] = spelling
             if is_folder:
@@ -265,18 +274,29 @@ def refuse_repeats(names: list[str], origin: str) -> None:
         )
 
 
-def canonical_name(name: str) -> str:
+def is_utf8(name: str) -> bool:
+    """Whether a name is text: Python has stand-ins for bytes on disk that are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def canonical_name(name: str, origin: str) -> str:
     """A name in NFC, the same on every machine: macOS writes accents with other code points.
+
+    Args:
+        name: Of a file or a folder, or a path of them.
+        origin: Where it is, for the message.
 
     Raises:
         UserError: If the name is not valid UTF-8.
     """
     if name.isascii():
         return name
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"The file name {name!r} is not valid UTF-8. Rename the file.") from error
+    if not is_utf8(name):
+        raise UserError(f"{origin}: the file name {name!r} is not valid UTF-8. Rename the file.")
     return unicodedata.normalize("NFC", name)
 
 

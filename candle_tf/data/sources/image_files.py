@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from candle_tf.data.sources.archives import is_archive, open_tree
-from candle_tf.data.sources.file_tree import is_image, read_file
+from candle_tf.data.sources.file_tree import folder_tree, is_image, read_file
 from candle_tf.errors import UserError
 from candle_tf.files import expand_home
 
@@ -38,6 +38,8 @@ def open_image_files(
 ) -> Iterator[list[ImageFile]]:
     """Lists images; what has no image's extension in folders and archives is passed over.
 
+    In a folder, names may be of any bytes: see `folder_tree`.
+
     Args:
         paths: files, folders and ZIP or TAR archives. A file that is named is an image whatever its
             name is, unless it is an archive.
@@ -54,7 +56,10 @@ def open_image_files(
             if path.is_file() and (is_image(path.name) or not is_archive(path)):
                 files.append(ImageFile(str(path), _reader(read_file, path)))
                 continue
-            tree = open_tree(path, _ADVICE, encoding=archive_encoding)
+            if path.is_dir():
+                tree = folder_tree(path, any_bytes=True)
+            else:
+                tree = open_tree(path, _ADVICE, encoding=archive_encoding)
             opened.callback(tree.close)
             files += [
                 ImageFile(f"{path}/{name}", _reader(tree.read, name))

@@ -392,7 +392,7 @@ def relative_path(image: str, location: str) -> str:
         )
     image = image.replace("\\", "/")  # as written on Windows
     parts = PurePosixPath(image).parts if "./" in image or "//" in image else None
-    name = canonical_name("/".join(parts) if parts and image[0] != "/" else image)
+    name = canonical_name("/".join(parts) if parts and image[0] != "/" else image, location)
     if name.startswith(("/", "~")) or ".." in name.split("/") or name[1:2] == ":":
         raise UserError(
             f"{location}: the path {image!r} is absolute or has '..'. Write it "

@@ -243,6 +243,14 @@ def _(root: Path) -> object:
         return source.read_image(next(i for i in source.train.ids if i.endswith(".heic")))
 
 
+@case("a folder with a name that is not UTF-8")
+def _(root: Path) -> object:
+    data = write_folder(root / "images", tree(*GOOD))
+    with open(os.path.join(os.fsencode(data), b"train/ant/caf\xe9.png"), "wb") as file:
+        file.write(image(1))
+    return open_source("folder", data)
+
+
 def open_table(root: Path, text: str) -> object:
     (root / "train.csv").write_text(text)
     data = write_folder(root / "images", tree("a/1.png", "b/1.png"))
