@@ -32,6 +32,7 @@ from candle_tf.data.sources.file_tree import (
     check_size,
     folder_tree,
     is_visible,
+    leads_out,
     refuse_repeats,
 )
 from candle_tf.data.sources.source import format_names
@@ -326,7 +327,7 @@ class _Members:
         """Adds a member. Returns False if it is hidden or left by a file manager."""
         name = self._canonical(raw)
         parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
+        if leads_out("/".join(parts)):
             raise UserError(
                 f"{self._path}: the member {raw!r} has an absolute name or one with '..'. "
                 "Pack the images again with relative names."

@@ -7,6 +7,7 @@
 """
 
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,8 @@ EXTENSIONS = (
 
 # Left by file managers and packers. Names that start with a dot are skipped too.
 _JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir"})
+# Of Windows, as in C:/images; other colons are characters of a name.
+_DRIVE = re.compile("[A-Za-z]:(/|$)")
 # A larger file is a defect or an attack.
 MAX_FILE_BYTES = 2**28
 # Images hardly compress. A large member that grows more than this is a decompression bomb.
@@ -272,6 +275,11 @@ def refuse_repeats(names: list[str], origin: str) -> None:
         raise UserError(
             f"{origin}: two files are named {twice[0]!r}. Rename or remove one of them."
         )
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path with "/" does not stay in its folder: absolute, with a drive or with ".."."""
+    return path.startswith("/") or ".." in path.split("/") or _DRIVE.match(path) is not None
 
 
 def is_utf8(name: str) -> bool:

@@ -30,6 +30,7 @@ from candle_tf.data.sources.file_tree import (
     file_change_token,
     find_on_disk,
     is_image,
+    leads_out,
     read_file,
     tree_source,
     wrapping_folder,
@@ -391,9 +392,14 @@ def relative_path(image: str, location: str) -> str:
             "to --data_dir."
         )
     image = image.replace("\\", "/")  # as written on Windows
+    if image.startswith("~") and "/" in image:
+        raise UserError(
+            f"{location}: the path {image!r} begins with a home folder. Write it relative to "
+            "--data_dir; if it is a folder there whose name begins with ~, write ./ before it."
+        )
     parts = PurePosixPath(image).parts if "./" in image or "//" in image else None
     name = canonical_name("/".join(parts) if parts and image[0] != "/" else image, location)
-    if name.startswith(("/", "~")) or ".." in name.split("/") or name[1:2] == ":":
+    if leads_out(name):
         raise UserError(
             f"{location}: the path {image!r} is absolute or has '..'. Write it "
             "relative to --data_dir."

@@ -97,6 +97,10 @@ def test_a_validation_list_is_a_subset_of_its_own(tmp_path, images, caplog):
         ("/etc/passwd.png 0\n", "line 1: the path '/etc/passwd.png' is absolute"),
         ("cats\\..\\..\\x.png 0\n", r"absolute or has '..'"),
         ("C:/x.png 0\n", "absolute"),
+        ("c:\\cats\\x.png 0\n", "absolute"),
+        ("./C:/x.png 0\n", "absolute"),
+        ("~/x.png 0\n", "line 1: the path '~/x.png' begins with a home folder. Write it relative"),
+        ("~anna/x.png 0\n", "the path '~anna/x.png' begins with a home folder"),
         ("cats/0.png 0\ncats/1.png\n", "line 2: no label. Expected, in each line, <path> <label>"),
         ("", "the list holds no images"),
         ("cats/0.png 0\ncats/1.png 0\n", "1 class .'0'. where at least 2 are needed"),
@@ -106,6 +110,25 @@ def test_a_validation_list_is_a_subset_of_its_own(tmp_path, images, caplog):
 def test_a_bad_line_is_named(tmp_path, images, text, message):
     with pytest.raises(UserError, match=message):
         open_source("list", images, train_list=write_list(tmp_path, text))
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("~c.png", "~c.png"),
+        ("a:b.png", "a:b.png"),
+        ("notes:/1.png", "notes:/1.png"),
+        ("cats/~1/2.png", "cats/~1/2.png"),
+        ("./~old/1.png", "~old/1.png"),
+    ],
+)
+def test_tildes_and_colons_are_characters_of_names(tmp_path, write, path, name):
+    text = f"{path} ant\ndogs/0.png bee\n"
+    data = write(tmp_path, tree("dogs/0.png", name))
+    with open_source("list", data, train_list=write_list(tmp_path, text)) as source:
+        assert source.train.ids == (name, "dogs/0.png")
+        assert source.read_image(name)[0, 0, 0] == 1
 
 
 @pytest.mark.parametrize(
