@@ -22,6 +22,8 @@ from candle_tf.errors import UserError
 _HOLD_OUT = 1
 # LDAM-DRW's rand_number. Another seed would give another data set than the published one.
 _LDAM_SEED = 0
+# Images of a class from which `hold_out` takes any: of fewer too few would be left.
+MIN_TO_HOLD_OUT = 4
 
 
 def profile_counts(
@@ -194,7 +196,7 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     for c, members in enumerate(_by_class(labels)):
         n = members.size
         count = 0
-        if n >= 4 and fraction > 0:
+        if n >= MIN_TO_HOLD_OUT and fraction > 0:
             count = int(np.clip(_floor(n * fraction + 0.5), 1, n - 1))
         shuffled = _generator(seed, c, _HOLD_OUT).permutation(members)
         held.append(shuffled[:count])

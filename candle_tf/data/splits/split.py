@@ -21,7 +21,13 @@ from absl import logging
 
 from candle_tf.data.sources.registry import LabelledImages, Source
 from candle_tf.data.splits.json_stream import compact_json, indented_json
-from candle_tf.data.splits.longtail import check_counts, hold_out, profile_counts, select
+from candle_tf.data.splits.longtail import (
+    MIN_TO_HOLD_OUT,
+    check_counts,
+    hold_out,
+    profile_counts,
+    select,
+)
 from candle_tf.errors import UserError
 from candle_tf.files import parse_json, write_atomically
 
@@ -133,11 +139,7 @@ def make_split(
     if test is None:
         pool, test = _hold_out_subset(pool, test_fraction, seed)
         if not test.ids:
-            raise UserError(
-                f"The data set {source.name!r} has no test subset, and a test fraction of "
-                f"{test_fraction} holds none out: the largest class has {_largest(source)} images. "
-                "Give it a test subset, more images, or a larger --test_fraction."
-            )
+            raise UserError(_explain_empty_test(source))
     available = np.bincount(pool.labels, minlength=len(source.class_names))
     if profile == "counts":
         if class_counts is None:
@@ -175,7 +177,8 @@ def _validation(
     train, validation = _hold_out_subset(long_tail, fraction, seed)
     if fraction > 0 and not validation.ids:
         logging.warning(
-            "No class has the 4 images that validation needs: the validation subset is empty"
+            "No class has the %d images that validation needs: the validation subset is empty",
+            MIN_TO_HOLD_OUT,
         )
     return train, validation
 
@@ -320,8 +323,17 @@ def _names_by_id(class_names: tuple[str, ...], *subsets: LabelledImages) -> dict
     }
 
 
-def _largest(source: Source) -> int:
-    return int(np.bincount(source.train.labels).max())
+def _explain_empty_test(source: Source) -> str:
+    """Why no image of a data set without a test subset can be held out, and what to do."""
+    begin = f"The data set {source.name!r} has no test subset, and"
+    largest = int(np.bincount(source.train.labels).max())
+    if largest >= MIN_TO_HOLD_OUT:
+        # Flags cannot ask for it, callers of `make_split` can.
+        return f"{begin} a test fraction of 0 holds none out. Give a fraction above 0."
+    return (
+        f"{begin} no class has {MIN_TO_HOLD_OUT} images, of which one can be held out: the largest "
+        f"class has {largest}. Add images, or give a test subset."
+    )
 
 
 def _hold_out_subset(

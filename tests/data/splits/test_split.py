@@ -178,6 +178,18 @@ def test_bad_values_are_refused(one_subset, changes, message):
         split_of(one_subset, **changes)
 
 
+def test_where_no_class_can_give_up_a_test_image_more_images_are_asked_for():
+    source = source_of(subset("all", 3, 1, 2))
+    for fraction in (0.2, 0.9):
+        with pytest.raises(UserError) as caught:
+            split_of(source, test_fraction=fraction)
+        assert str(caught.value) == (
+            "The data set 'folder' has no test subset, and no class has 4 images, of which one can "
+            "be held out: the largest class has 3. Add images, or give a test subset."
+        )
+    assert len(split_of(source_of(subset("all", 4, 1, 2))).test.ids) == 1
+
+
 def test_an_empty_validation_subset_is_said(caplog):
     split = split_of(source_of(subset("train", 3, 3, 3), subset("test", 1, 1, 1)))
     assert split.validation.ids == ()
