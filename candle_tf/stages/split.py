@@ -51,7 +51,7 @@ def draw_split(config: Config, source: Source) -> Split:
     settings = config.data
     if settings.split:
         split = load_split(settings.split)
-        check_split(split, source)
+        check_split(split, source, f"--split={settings.split}")
         natural = split.profile == "natural"
         logging.info(
             "%s: %s profile, %s%s selection, seed %d",

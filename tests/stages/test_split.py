@@ -7,6 +7,7 @@ from candle_tf.data.splits.split import load_split, save_split
 from candle_tf.errors import UserError
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.split import draw_split, open_data, run_split
+from tests.data.sources.test_registry import tree, write_folder
 
 
 def settings(tmp_path, **changes) -> Config:
@@ -44,9 +45,31 @@ def test_a_split_of_other_data_is_refused(tmp_path):
     first = split_of(settings(tmp_path))
     save_split(dataclasses.replace(first, source_hash="0" * 64), tmp_path / "split.json")
     config = Config(run_dir=str(tmp_path / "other"), split=str(tmp_path / "split.json"))
-    with pytest.raises(UserError, match="not the one this run's split was drawn from"):
+    with pytest.raises(UserError, match="was drawn from other data"):
         split_of(config)
     assert not (tmp_path / "other" / "split.json").exists()
+
+
+def test_a_given_split_that_does_not_match_is_named_as_the_cause(tmp_path):
+    names = tuple(f"{label}/{i}.png" for label in ("ant", "bee") for i in range(6))
+    write_folder(tmp_path / "data", tree(*names))
+    config = settings(tmp_path, dataset="folder", data_dir=str(tmp_path / "data"))
+    place = tmp_path / "sp.json"
+    save_split(split_of(config), place)
+    for name in names[:2]:
+        (tmp_path / "data" / name).rename(tmp_path / "data" / f"{name[:-4]}-b.png")
+    (tmp_path / "data" / names[-1]).unlink()
+    with pytest.raises(UserError) as caught:
+        split_of(config.replace(run_dir=str(tmp_path / "new"), split=str(place)))
+    assert str(caught.value) == (
+        f"--split={place} was drawn from other data (3 images of the split were removed or "
+        "renamed; 2 images were added): give the data it was drawn from, or leave --split out."
+    )
+    with pytest.raises(UserError, match=r"--split=.*sp\.json was drawn from the data set 'folder'"):
+        split_of(settings(tmp_path / "digits", split=str(place)))
+    # The split of a run that is resumed is still told as the run's.
+    with pytest.raises(UserError, match=r"this run's split was drawn from.*new run folder"):
+        split_of(config)
 
 
 def test_counts_are_read_for_the_classes_of_the_source(tmp_path):

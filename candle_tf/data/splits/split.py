@@ -264,24 +264,34 @@ def load_split(path: str | os.PathLike[str]) -> Split:
     return split
 
 
-def check_split(split: Split, source: Source) -> None:
+def check_split(split: Split, source: Source, given_as: str = "") -> None:
     """Checks that a data set is still the one that a split was drawn from.
 
     Compares ids, classes and subsets, not the contents of the images.
+
+    Args:
+        split: Of a run folder, or of a file that was given.
+        source: The data set.
+        given_as: How the file was given, e.g. "--split=split.json"; "" for a run folder's split.
 
     Raises:
         UserError: If it has changed; the message says how, as far as the split shows.
     """
     if split.source != source.name:
+        drawn = f"drawn from the data set {split.source!r}, not from {source.name!r}"
         raise UserError(
-            f"The split was drawn from the data set {split.source!r}, not from {source.name!r}: "
-            "open that one, or choose a new run folder."
+            f"{given_as} was {drawn}: give that data set, or leave --split out."
+            if given_as
+            else f"The split was {drawn}: open that one, or choose a new run folder."
         )
     if split.source_hash != _source_hash(source):
+        changes = "; ".join(_changes(split, source))
         raise UserError(
-            "The data set is not the one this run's split was drawn from: "
-            f"{'; '.join(_changes(split, source))}. "
-            "Restore the data, or choose a new run folder to draw a new split."
+            f"{given_as} was drawn from other data ({changes}): give the data it was drawn from, "
+            "or leave --split out."
+            if given_as
+            else "The data set is not the one this run's split was drawn from: "
+            f"{changes}. Restore the data, or choose a new run folder to draw a new split."
         )
 
 
