@@ -21,6 +21,8 @@ CALIBRATION_BINS = 15
 # Mean class accuracy on the validation subset, in the history of a training.
 SCORE = "val_mean_class_accuracy"
 
+# Classes without test images that a sentence names; all are in report.json.
+_NAMED = 10
 _FRACTIONS = ("mean", "overall", "worst_accuracy", "expected_calibration_error")
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -188,6 +190,20 @@ def evaluate_logits(
         images=len(targets),
         untested_classes=tuple(n for n, t in zip(class_names, tested, strict=True) if not t),
     )
+
+
+def untested_sentence(names: Sequence[str]) -> str:
+    """Says which classes are in no mean, as they have no test images; "" where all have some.
+
+    Args:
+        names: of these classes; the first ten are in the sentence.
+    """
+    if not names:
+        return ""
+    has, them = ("class has", "is") if len(names) == 1 else ("classes have", "are")
+    shown = ", ".join(names[:_NAMED])
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f"{len(names):,} {has} no test images and {them} not in the means: {shown}{more}"
 
 
 def softmax(logits: npt.ArrayLike) -> FloatArray:

@@ -8,13 +8,16 @@ The same command resumes an interrupted run.
 
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 from candle_tf import app
 from candle_tf.command_help import TRAINING_HELP
 from candle_tf.config import Config
+from candle_tf.metrics import untested_sentence
+from candle_tf.reporting.results import Results, untested_classes
 from candle_tf.reporting.shipping import shipping_sentence
-from candle_tf.reporting.table import method_table
+from candle_tf.reporting.table import method_table, printable
 
 
 def main(config: Config) -> None:
@@ -23,13 +26,25 @@ def main(config: Config) -> None:
     from candle_tf.stages.run import require_export, run
 
     folder, results = run(config)
+    print(f"\n{closing_text(folder.path, results)}", flush=True)
+    require_export(results)
+
+
+def closing_text(path: Path, results: Results) -> str:
+    """What a run prints at its end.
+
+    Args:
+        path: of the run's folder.
+        results: of the run.
+    """
+    untested = printable(untested_sentence(untested_classes(results)))
     told = [
         method_table(results.rows()),
+        f"{untested}." if untested else "",
         shipping_sentence(results),
-        f"Everything is in {folder.path}; begin with {folder.path / 'report.html'}.",
+        f"Everything is in {path}; begin with {path / 'report.html'}.",
     ]
-    print("\n" + "\n\n".join(filter(None, told)), flush=True)
-    require_export(results)
+    return "\n\n".join(filter(None, told))
 
 
 def command() -> None:

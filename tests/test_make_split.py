@@ -14,6 +14,7 @@ from candle_tf.data.splits.longtail import profile_counts, shot_groups
 from candle_tf.data.splits.split import check_split, load_split
 from candle_tf.errors import UserError
 from tests import command
+from tests.data.sources.test_registry import tree, write_folder
 from tools.make_split import save_new, split_text
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
@@ -93,6 +94,21 @@ def test_given_counts_and_no_validation_subset(tmp_path):
     assert figures["counts"] == {str(c): 100 - 9 * c for c in range(10)}
     assert figures["validation"] == 0
     assert (tmp_path / "mine.png").exists()
+
+
+def test_classes_without_test_images_are_told_below_the_table(tmp_path, drawn):
+    names = [f"{label}/{i}.png" for label, size in (("ant", 9), ("lynx", 3)) for i in range(size)]
+    write_folder(tmp_path / "data", tree(*names))
+    done = start(tmp_path, "--dataset=folder", "--data_dir=data")
+    assert done.returncode == 0, done.stderr
+    table, sentence, place = done.stdout.rstrip().rsplit("\n\n", 2)
+    assert "lynx" in table
+    assert sentence == (
+        "1 class has no test images and is not in the means: lynx (a class of fewer than 4 images "
+        "gives none up)."
+    )
+    assert place.startswith("Saved in")
+    assert "no test images" not in drawn[1]
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,13 @@ def test_class_without_test_images_is_left_out_and_listed():
     assert result.worst_class not in ("b", "e")
 
 
+def test_ten_classes_without_test_images_are_named_and_the_rest_counted():
+    assert metrics.untested_sentence([]) == ""
+    said = metrics.untested_sentence([f"class {c}" for c in range(1012)])
+    assert said.startswith("1,012 classes have no test images and are not in the means: class 0, ")
+    assert said.endswith(", class 9 and 1,002 more")
+
+
 def test_a_mean_of_zero_is_reported_as_zero_not_as_absent():
     result = metrics.evaluate_logits([[0.0, 1.0]], [0], {"many": [0], "few": [1]}, NAMES[:2])
     assert result.groups == {"many": 0.0}

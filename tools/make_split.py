@@ -25,7 +25,7 @@ from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.reporting import plots
 from candle_tf.reporting.table import text_table
-from candle_tf.stages.split import draw_split, open_data
+from candle_tf.stages.split import draw_split, open_data, untested_text
 
 # Of more classes than this, the table shows the head and the tail.
 _SHOWN_CLASSES = 40
@@ -145,6 +145,7 @@ def main(config: Config) -> None:
     out = Path(given.out)
     with open_data(config) as source:
         split = draw_split(config, source)
+        untested = untested_text(split, source)
         near = config.data.near_duplicates
         pairs = find_near_duplicates(source, split, near) if near >= 0 else None
     figures = split_figures(split)
@@ -155,7 +156,12 @@ def main(config: Config) -> None:
         write_atomically(Path(given.json), (json.dumps(figures, indent=2) + "\n").encode())
     if pairs is not None:
         print(f"{near_duplicates_text(pairs)}\n")
-    print(f"{split_text(figures)}\n\nSaved in {out}, drawn in {image}.")
+    told = [
+        split_text(figures),
+        f"{untested}." if untested else "",
+        f"Saved in {out}, drawn in {image}.",
+    ]
+    print("\n\n".join(filter(None, told)))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,11 @@ class Results:
         return {"model": TITLES[name], **measured, "bytes": self.bytes.get(name)}
 
 
+def untested_classes(results: Results) -> tuple[str, ...]:
+    """Names of the classes without test images; all models are measured on the same images."""
+    return next((each.untested_classes for each in results.metrics.values()), ())
+
+
 def accuracies(metrics: Metrics) -> dict[str, float]:
     """The columns of a table's row that are accuracies: mean and shot groups."""
     return {"mean": metrics.mean, **metrics.groups}

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from candle_tf.metrics import confusion_matrix, reliability, softmax
+from candle_tf.metrics import confusion_matrix, reliability, softmax, untested_sentence
 from candle_tf.reporting import html, plots
 from candle_tf.reporting.class_table import class_table
 from candle_tf.reporting.csv_columns import read_columns
 from candle_tf.reporting.data_findings import data_findings
 from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
-from candle_tf.reporting.results import TITLES, Results, accuracies
+from candle_tf.reporting.results import TITLES, Results, accuracies, untested_classes
 from candle_tf.reporting.shipping import (
     SHIPPABLE,
     STUDENT,
@@ -125,9 +125,11 @@ def _shipping(results: Results) -> list[html.Item]:
     every = html.Folded("All models that were measured", [_all_models(results)])
     sentences = (shipping_sentence(results), weaker_teacher_sentence(results))
     told = [sentence for sentence in sentences if sentence]
+    untested = untested_sentence(untested_classes(results))
     return [
         *told,
         html.Table(columns, cells, caption),
+        *([f"{untested}."] if untested else []),
         _GROUPS,
         *_files(results),
         draw(lambda _: plots.accuracy_bars(rows), "Accuracy over all classes and by shot group"),

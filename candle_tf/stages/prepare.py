@@ -17,7 +17,7 @@ from candle_tf.data.subset import Subset
 from candle_tf.distribute import ONE_PROCESS, Workers
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.check_images import check_split
-from candle_tf.stages.split import open_data
+from candle_tf.stages.split import open_data, untested_text
 from candle_tf.stages.unlabelled import open_unlabelled_images
 
 
@@ -70,6 +70,7 @@ def prepare(config: Config, folder: RunFolder, workers: Workers = ONE_PROCESS) -
         split, check = check_split(config, folder, source)
         if workers.is_chief:
             workers.wait_for_all()
+        untested = untested_text(split, source)
         parts = split.subsets.values()
         ids = [image_id for part in parts for image_id in part.ids]
         resize, store = config.data.resize, config.data.store
@@ -99,6 +100,8 @@ def prepare(config: Config, folder: RunFolder, workers: Workers = ONE_PROCESS) -
         len(test),
         ", ".join(f"{len(members)} {name}" for name, members in groups.items()),
     )
+    if untested:
+        logging.warning("%s", untested)
     return Data(split, train, validation, test, split.train_counts, groups, check, unlabelled)
 
 

@@ -5,12 +5,14 @@ Knows nothing of TensorFlow, so that a split is drawn and shown at once.
 
 from collections.abc import Collection
 
+import numpy as np
 from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.catalog import CATALOG
 from candle_tf.data.sources.registry import Source, open_source
 from candle_tf.data.splits.class_counts import read_class_counts
+from candle_tf.data.splits.longtail import MIN_TO_HOLD_OUT
 from candle_tf.data.splits.split import (
     Split,
     check_split,
@@ -20,6 +22,8 @@ from candle_tf.data.splits.split import (
     save_split,
 )
 from candle_tf.errors import UserError
+from candle_tf.metrics import untested_sentence
+from candle_tf.reporting.table import printable
 from candle_tf.run_folder import RunFolder
 
 
@@ -77,6 +81,16 @@ def draw_split(config: Config, source: Source) -> Split:
     )
     _log_images_left_out(split, source)
     return split
+
+
+def untested_text(split: Split, source: Source) -> str:
+    """Says which classes have no test images, and why where these are held out; "" if all have."""
+    tested = np.bincount(split.test.labels, minlength=len(split.class_names))
+    names = [split.class_names[c] for c in np.flatnonzero(tested == 0)]
+    said = printable(untested_sentence(names))
+    if not said or source.test is not None:
+        return said
+    return f"{said} (a class of fewer than {MIN_TO_HOLD_OUT} images gives none up)"
 
 
 def _log_images_left_out(split: Split, source: Source) -> None:

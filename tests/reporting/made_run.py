@@ -15,11 +15,13 @@ def class_names(classes: int) -> list[str]:
     return [special[c] if c < len(special) else f"class {c}" for c in range(classes)]
 
 
-def draw_run(classes: int, seed: int = 0) -> tuple[Results, np.ndarray, np.ndarray]:
-    """Results, labels `[N]` and the student's logits `[N, C]`."""
+def draw_run(
+    classes: int, seed: int = 0, untested: int = 0
+) -> tuple[Results, np.ndarray, np.ndarray]:
+    """Results, labels `[N]` and the student's logits `[N, C]`; the last classes may be untested."""
     rng = np.random.default_rng(seed)
     counts = np.array([int(300 * 100 ** (-c / max(1, classes - 1))) for c in range(classes)])
-    labels = np.repeat(np.arange(classes), 8)
+    labels = np.repeat(np.arange(classes - untested), 8)
     names = class_names(classes)
     groups = {
         "many": np.flatnonzero(counts > 100),
@@ -36,9 +38,9 @@ def draw_run(classes: int, seed: int = 0) -> tuple[Results, np.ndarray, np.ndarr
     return _results(measured, counts, groups, names, len(labels)), labels, logits["student"]
 
 
-def write_made_report(folder: Path, classes: int, seed: int = 0) -> Results:
+def write_made_report(folder: Path, classes: int, seed: int = 0, untested: int = 0) -> Results:
     """Writes report.html, and the logs it reads, into a folder; gives the results."""
-    results, labels, logits = draw_run(classes, seed)
+    results, labels, logits = draw_run(classes, seed, untested)
     rng = np.random.default_rng(seed)
     (folder / "student").mkdir(parents=True, exist_ok=True)
     (folder / "student" / "history.csv").write_text(

@@ -9,6 +9,7 @@ from candle_tf.metrics import confusion_matrix
 from candle_tf.reporting import plots
 from candle_tf.reporting.class_table import class_table, wilson_interval
 from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
+from candle_tf.train import closing_text
 from tests.reporting.browser import BROWSER, check_widths, measure_page
 from tests.reporting.made_run import write_made_report
 
@@ -51,6 +52,18 @@ def test_questions_come_in_the_order_in_which_they_are_asked(made):
 def test_the_page_is_no_larger_than_a_mail_allows(made):
     folder, _, _ = made
     assert (folder / "report.html").stat().st_size < 5_000_000
+
+
+def test_classes_without_test_images_are_named_below_the_table(tmp_path):
+    results = write_made_report(tmp_path, 7, untested=1)
+    text = (tmp_path / "report.html").read_text()
+    sentence = "1 class has no test images and is not in the means: class 6."
+    assert sentence in text
+    assert text.index("</table>") < text.index(sentence) < text.index("All models that were")
+    printed = closing_text(tmp_path, results)
+    assert printed.index("student in Keras") < printed.index(sentence)
+    assert "no test images" not in closing_text(tmp_path, write_made_report(tmp_path, 7))
+    assert "no test images" not in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")

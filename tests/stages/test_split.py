@@ -6,6 +6,7 @@ from candle_tf.config import Config
 from candle_tf.data.splits.split import load_split, save_split
 from candle_tf.errors import UserError
 from candle_tf.run_folder import open_run_folder
+from candle_tf.stages.prepare import prepare
 from candle_tf.stages.split import draw_split, open_data, run_split
 from tests.data.sources.test_registry import tree, write_folder
 
@@ -70,6 +71,49 @@ def test_a_given_split_that_does_not_match_is_named_as_the_cause(tmp_path):
     # The split of a run that is resumed is still told as the run's.
     with pytest.raises(UserError, match=r"this run's split was drawn from.*new run folder"):
         split_of(config)
+
+
+def prepare_with(caplog, config: Config) -> list[str]:
+    """Sentences of the data stage's log on classes without test images."""
+    caplog.clear()
+    with open_data(config) as source:
+        assert (source.test is None) == (config.data.data_dir.endswith("held out"))
+    prepare(config, open_run_folder(config))
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelname == "WARNING" and "no test images" in record.getMessage()
+    ]
+
+
+def test_classes_that_no_test_image_is_held_out_of_are_told_at_each_start(tmp_path, caplog):
+    sizes = {"ant": 6, "bee": 3, "cat": 1, "dog": 4}
+    names = [f"{label}/{i}.png" for label, size in sizes.items() for i in range(size)]
+    write_folder(tmp_path / "held out", tree(*names))
+    config = settings(
+        tmp_path, dataset="folder", data_dir=str(tmp_path / "held out"), image_size=8,
+        calibration_resolutions=(32,),
+    )  # fmt: skip
+    expected = [
+        "2 classes have no test images and are not in the means: bee, cat (a class of fewer than 4 "
+        "images gives none up)"
+    ]
+    assert prepare_with(caplog, config) == expected
+    assert prepare_with(caplog, config) == expected
+
+
+def test_classes_that_a_given_test_subset_lacks_are_told_without_that_reason(tmp_path, caplog):
+    names = [f"train/{label}/{i}.png" for label in ("ant", "bee") for i in range(5)]
+    write_folder(tmp_path / "given", tree(*names, "test/ant/9.png"))
+    config = settings(
+        tmp_path, dataset="folder", data_dir=str(tmp_path / "given"), image_size=8,
+        calibration_resolutions=(32,),
+    )  # fmt: skip
+    assert prepare_with(caplog, config) == [
+        "1 class has no test images and is not in the means: bee"
+    ]
+    write_folder(tmp_path / "given", tree("test/bee/9.png"))
+    assert prepare_with(caplog, config.replace(run_dir=str(tmp_path / "both"))) == []
 
 
 def test_counts_are_read_for_the_classes_of_the_source(tmp_path):
