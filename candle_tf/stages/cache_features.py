@@ -14,6 +14,7 @@ from candle_tf.data.cached_arrays import Shard
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.calibrate import cache_all_features, open_teacher
 from candle_tf.stages.prepare import prepare
+from candle_tf.stages.run_place import refuse_run_among_images
 
 
 def cache_features(config: Config, shard: Shard) -> None:
@@ -29,6 +30,7 @@ def cache_features(config: Config, shard: Shard) -> None:
     Raises:
         UserError: for data or a teacher that cannot be used, or a disk that is too small.
     """
+    refuse_run_among_images(config)
     with TemporaryDirectory() as scratch:
         folder = _copy_of_records(RunFolder(Path(config.run.run_dir)), Path(scratch))
         data = prepare(config, folder)

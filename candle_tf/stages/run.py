@@ -30,6 +30,7 @@ from candle_tf.stages.export_requirements import check_export_requirements
 from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import Data, prepare
 from candle_tf.stages.report import report
+from candle_tf.stages.run_place import refuse_run_among_images
 from candle_tf.stages.train import train_student, train_together, with_epochs
 from candle_tf.stages.training_requirements import (
     check_data,
@@ -54,6 +55,7 @@ def run(config: Config) -> tuple[RunFolder, Results]:
     Raises:
         UserError: for anything that a user can fix; nothing finished is lost.
     """
+    refuse_run_among_images(config)
     # What it refuses is told before anything is computed.
     read_balance_floors(config)
     read_balance_replay(config)
