@@ -2,7 +2,7 @@
 
 runs/digits/
   config.json     the settings; `--config` repeats the run from it
-  data_check.json images left out as they cannot be read, and images in two subsets
+  data_check.json images left out as they cannot be read, and images in two subsets or classes
   split.json      images of train, validation and test
   calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
   student/        the same of the student; classifier.safetensors, the classifier as it was
@@ -103,7 +103,7 @@ class RunFolder:
 
     @property
     def data_check_path(self) -> Path:
-        """Images left out, and images in two subsets."""
+        """Images left out, and images in two subsets or two classes of one."""
         return self.path / "data_check.json"
 
     @property

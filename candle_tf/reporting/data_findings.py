@@ -1,4 +1,4 @@
-"""The section of report.html on unreadable images and images in two subsets."""
+"""The section of report.html on unreadable images, and images in two subsets or two classes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from candle_tf.reporting import html
 _SHOWN = 50
 
 
-def data_findings(data: dict[str, Any]) -> list[html.Figure | str | html.Table | html.Code]:
+def data_findings(data: dict[str, Any]) -> list[html.Item]:
     """Paragraphs and tables.
 
     Args:
@@ -18,7 +18,7 @@ def data_findings(data: dict[str, Any]) -> list[html.Figure | str | html.Table |
         return []
     left_out, duplicates = data["left_out"], data["duplicates"]
     shared = "; ".join(f"{count} in {pair}" for pair, count in data["shared"].items())
-    items: list[html.Figure | str | html.Table | html.Code] = [
+    items: list[html.Item] = [
         f"{data['scanned']} images were read before training; {len(left_out)} are unreadable and "
         f"were left out. Images in two subsets, with the same bytes: {shared or 'none'}."
     ]
@@ -37,13 +37,26 @@ def data_findings(data: dict[str, Any]) -> list[html.Figure | str | html.Table |
         rows = [[e["part"], e["class"], e["id"], e["reason"]] for e in left_out]
         items.append(_table(["subset", "class", "image", "reason"], rows, "Left out"))
     if duplicates:
-        rows = [
-            [" = ".join(f"{subset}: {', '.join(ids)}" for subset, ids in d["ids"].items()),
-             ", ".join(d["classes"])]
-            for d in duplicates
-        ]  # fmt: skip
+        rows = [[_places(d["ids"]), ", ".join(d["classes"])] for d in duplicates]
         items.append(_table(["images", "classes"], rows, "In two subsets"))
-    return items
+    return items + _contradictory_images(data.get("contradictory", []))
+
+
+def _contradictory_images(found: list[dict[str, Any]]) -> list[html.Item]:
+    """A sentence and a table; nothing where there are none."""
+    if not found:
+        return []
+    rows = [[each["subset"], _places(each["ids"])] for each in found]
+    return [
+        f"{len(found)} images have several classes within one subset, with the same bytes: at "
+        "most one of their labels is right. None was left out.",
+        _table(["subset", "images by class"], rows, "In several classes"),
+    ]
+
+
+def _places(ids: dict[str, list[str]]) -> str:
+    """Ids of one image, by subset or by class."""
+    return " = ".join(f"{name}: {', '.join(members)}" for name, members in ids.items())
 
 
 def _table(columns: list[str], rows: list[list[str]], caption: str) -> html.Table:

@@ -37,8 +37,8 @@ class Results:
         metrics: by model; keys as in `TITLES`.
         bytes: sizes by model.
         export: operators of the LCE file, and the agreement of both exports with Keras.
-        data: "scanned", "left_out", "duplicates" and "shared": the result of reading all images;
-            empty in reports of older versions.
+        data: "scanned", "left_out", "duplicates", "shared" and "contradictory": the result of
+            reading all images; empty in reports of older versions.
         refused: why a check refused the export, which is empty then; "" where none did.
         norms: norm of each class's classifier weights, by model; empty in reports of older
             versions.

@@ -1,7 +1,8 @@
 """Reads all images of a split before training.
 
-Unreadable images stop the run, or are left out (--on_bad_image=skip). Images in two subsets are
-reported. The result is in data_check.json of the run folder, which a resumed run uses.
+Unreadable images stop the run, or are left out (--on_bad_image=skip). Images in two subsets, or in
+two classes of one subset, are reported. The result is in data_check.json of the run folder, which a
+resumed run uses.
 """
 
 import json
@@ -14,19 +15,21 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.data.images.scan import reason, scan_images
 from candle_tf.data.sources.registry import Source
-from candle_tf.data.splits.duplicates import count_pairs, find_duplicates
+from candle_tf.data.splits.duplicates import count_pairs, find_contradictions, find_duplicates
 from candle_tf.data.splits.near_duplicates import (
     NearDuplicate,
     find_near_duplicates,
     near_duplicates_text,
 )
-from candle_tf.data.splits.split import Split, leave_out, load_split
+from candle_tf.data.splits.split import SUBSETS, Split, leave_out, load_split
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.split import draw_split, run_split
 from candle_tf.stages.unlabelled import check_record, check_unlabelled_images, log_unlabelled_images
 
+# Not in records of older versions.
+_CONTRADICTORY = "contradictory"
 # In the record only where it was asked for.
 _NEAR = "near_duplicates"
 _UNLABELLED = "unlabelled"
@@ -41,8 +44,9 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
 
     Returns:
         The split, and a JSON-ready record: "scanned" (number of images), "left_out" (of each its
-        "id", "part", "class" and "reason"), "duplicates" (of each "ids" by subset, and "classes")
-        and "shared" (number of duplicates by pair of subsets); with --unlabelled_dir
+        "id", "part", "class" and "reason"), "duplicates" (of each "ids" by subset, and "classes"),
+        "shared" (number of duplicates by pair of subsets) and "contradictory" (of each image with
+        several classes in one subset its "subset", and "ids" by class); with --unlabelled_dir
         "unlabelled", see `unlabelled.check_unlabelled_images`.
 
     Raises:
@@ -89,6 +93,7 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
         "left_out": bad,
         "duplicates": [vars(duplicate) for duplicate in duplicates],
         "shared": count_pairs(duplicates),
+        _CONTRADICTORY: [vars(each) for each in find_contradictions(scan, readable)],
         **near,
     }
 
@@ -138,13 +143,37 @@ def read_data_check(path: Path) -> dict[str, Any]:
         numbers = [record["scanned"], *dict(record["shared"]).values()]
         if not all(isinstance(number, int) for number in numbers):
             raise ValueError("a number of images is none")
-        asked = [name for name in (_NEAR, _UNLABELLED) if name in record]
+        asked = [name for name in (_CONTRADICTORY, _NEAR, _UNLABELLED) if name in record]
+        _check_contradictory(record.get(_CONTRADICTORY, []))
         for pair in record.get(_NEAR, []):
             NearDuplicate(**pair)
         check_record(record.get(_UNLABELLED))
         return {key: record[key] for key in ("scanned", "left_out", "duplicates", "shared", *asked)}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}). {remedy}") from error
+
+
+def _check_contradictory(entries: list[dict[str, Any]]) -> None:
+    """Refuses what `_check` does not write.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: says what is wrong.
+    """
+    texts = [image_id for each in entries for ids in each["ids"].values() for image_id in ids]
+    if not all(isinstance(text, str) for text in [*texts, *(each["subset"] for each in entries)]):
+        raise ValueError("an image with several classes is not described by texts")
+
+
+def _log_contradictory(entries: list[dict[str, Any]], path: Path) -> None:
+    for subset in SUBSETS:
+        found = [each["ids"] for each in entries if each["subset"] == subset]
+        if found:
+            example = " = ".join(f"{ids[0]} ({label})" for label, ids in found[0].items())
+            logging.warning(
+                "%d images have several classes within %s, with the same bytes, e.g. %s; they stay "
+                "in it, see %s",
+                *(len(found), subset, example, path),
+            )
 
 
 def _log(record: dict[str, Any], path: Path) -> None:
@@ -159,6 +188,7 @@ def _log(record: dict[str, Any], path: Path) -> None:
         )
     for pair, count in record["shared"].items():
         logging.warning("%d images are in both %s, with the same bytes; see %s", count, pair, path)
+    _log_contradictory(record.get(_CONTRADICTORY, []), path)
     if _UNLABELLED in record:
         log_unlabelled_images(record[_UNLABELLED], path)
     if record.get(_NEAR):

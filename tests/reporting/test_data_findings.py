@@ -23,6 +23,14 @@ def test_images_in_two_subsets_are_listed():
     assert "train: a/2.png = test: b/9.png" in text
 
 
+def test_images_in_several_classes_are_listed():
+    found = {"subset": "train", "ids": {"cat": ["a/1.png", "a/7.png"], "dog": ["b/<2>.png"]}}
+    text = render(contradictory=[found])
+    assert "1 images have several classes within one subset" in text
+    assert "cat: a/1.png, a/7.png = dog: b/&lt;2&gt;.png" in text
+    assert "several classes" not in render(contradictory=[])
+
+
 def test_long_tables_say_where_the_rest_is():
     text = render(left_out=[{**LEFT_OUT, "id": f"p{i}"} for i in range(51)])
     assert "p49" in text

@@ -147,6 +147,34 @@ def test_duplicates_are_reported_not_removed(config, caplog):
     assert "1 images are in both train and test, with the same bytes" in caplog.text
 
 
+def test_one_image_in_two_classes_of_a_subset_is_reported_and_stays(config, caplog):
+    config = config.replace(on_bad_image="skip")
+    folder = Path(config.data.data_dir)
+    (folder / "test/ant/0.png").write_bytes((folder / "test/bee/2.png").read_bytes())
+    split, record = check(config)
+    assert len(all_ids(split)) == 27
+    assert record["duplicates"] == []
+    both = {"ant": ["test/ant/0.png"], "bee": ["test/bee/2.png"]}
+    assert record["contradictory"] == [{"subset": "test", "ids": both}]
+    message = (
+        "1 images have several classes within test, with the same bytes, e.g. test/ant/0.png (ant) "
+        "= test/bee/2.png (bee)"
+    )
+    assert message in caplog.text
+    caplog.clear()
+    assert check(config)[1] == record
+    assert message in caplog.text
+
+
+def test_a_record_of_an_older_version_has_no_such_images(config):
+    config = config.replace(on_bad_image="skip")
+    _, record = check(config)
+    path = Path(config.run.run_dir) / "data_check.json"
+    older = {name: value for name, value in record.items() if name != "contradictory"}
+    path.write_text(json.dumps(older))
+    assert check(config)[1] == older
+
+
 def test_preparing_a_run_decodes_what_is_left(config):
     config = config.replace(on_bad_image="skip")
     data = prepare(config, open_run_folder(config))
@@ -159,7 +187,10 @@ def test_a_damaged_record_is_named(config):
     path = Path(config.run.run_dir) / "data_check.json"
     config = config.replace(on_bad_image="skip")
     check(config)
-    for damage in ("{", "[]", '{"left_out": [{}]}', '{"left_out": []}'):
+    record = json.loads(path.read_text())
+    wrong = ([{}], [{"subset": "test", "ids": []}], [{"subset": 1, "ids": {}}], [7])
+    damages = [json.dumps({**record, "contradictory": entries}) for entries in wrong]
+    for damage in (*damages, "{", "[]", '{"left_out": [{}]}', '{"left_out": []}'):
         path.write_text(damage)
         with pytest.raises(UserError, match=r"data_check\.json is damaged"):
             check(config)

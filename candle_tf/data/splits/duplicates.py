@@ -1,12 +1,13 @@
-"""Images that are in two subsets of a split under different names.
+"""Images that are in a split more than once, under different names: in two subsets, or two classes.
 
-They make test accuracy too high. They are reported, not removed: published test sets stay as
-published.
+In two subsets they make test accuracy too high; in two classes of one subset, at most one label is
+right. They are reported, not removed: published data sets stay as published.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,11 +28,24 @@ class Duplicate:
     classes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Contradiction:
+    """One image that has several classes within a subset, with the same bytes.
+
+    Attributes:
+        subset: "train", "validation" or "test".
+        ids: its ids, by class name, sorted.
+    """
+
+    subset: str
+    ids: dict[str, tuple[str, ...]]
+
+
 def find_duplicates(scan: Scan, split: Split) -> list[Duplicate]:
     """Finds images with the same stored bytes (SHA-256) in different subsets of a split.
 
     The same pixels in another file format or compression are not found, nor are repeats within one
-    subset.
+    subset: of these see `find_contradictions`.
 
     Args:
         scan: Covers the images of the split, in the order train, validation, test.
@@ -40,21 +54,39 @@ def find_duplicates(scan: Scan, split: Split) -> list[Duplicate]:
     Returns:
         Duplicates, sorted by their ids.
     """
-    rows = dict(zip(scan.ids, range(len(scan.ids)), strict=True))
-    subsets = split.subsets
-    where = [(name, i) for name, subset in subsets.items() for i in range(len(subset.ids))]
-    hashes = scan.hashes[[rows[subsets[name].ids[i]] for name, i in where]]
     found = []
-    for members in _group_equal_rows(hashes):
+    for images in _equal_images(scan, split):
         ids: dict[str, list[str]] = {}
-        classes = set()
-        for name, i in (where[member] for member in members):
-            ids.setdefault(name, []).append(subsets[name].ids[i])
-            classes.add(split.class_names[subsets[name].labels[i]])
+        for image in images:
+            ids.setdefault(image.subset, []).append(image.image_id)
         if len(ids) > 1:
-            by_part = {name: tuple(sorted(members)) for name, members in ids.items()}
-            found.append(Duplicate(by_part, tuple(sorted(classes))))
+            by_subset = {name: tuple(sorted(members)) for name, members in ids.items()}
+            classes = {image.class_name for image in images}
+            found.append(Duplicate(by_subset, tuple(sorted(classes))))
     return sorted(found, key=lambda duplicate: tuple(duplicate.ids.values()))
+
+
+def find_contradictions(scan: Scan, split: Split) -> list[Contradiction]:
+    """Finds images with the same stored bytes (SHA-256) under several classes of one subset.
+
+    Args:
+        scan: Covers the images of the split.
+        split: Without the images that cannot be read.
+
+    Returns:
+        Sorted by subset, in the order train, validation, test, and then by their ids.
+    """
+    found = []
+    for images in _equal_images(scan, split):
+        for subset in SUBSETS:
+            ids: dict[str, list[str]] = {}
+            for image in images:
+                if image.subset == subset:
+                    ids.setdefault(image.class_name, []).append(image.image_id)
+            if len(ids) > 1:
+                by_class = {name: tuple(sorted(ids[name])) for name in sorted(ids)}
+                found.append(Contradiction(subset, by_class))
+    return sorted(found, key=lambda each: (SUBSETS.index(each.subset), *each.ids.values()))
 
 
 def count_pairs(duplicates: list[Duplicate]) -> dict[str, int]:
@@ -71,6 +103,28 @@ def shared_ids(scan: Scan, other: Scan) -> tuple[str, ...]:
     known = {row.tobytes() for row in other.hashes[other.readable]}
     rows = zip(scan.ids, scan.readable, scan.hashes, strict=True)
     return tuple(image_id for image_id, ok, row in rows if ok and row.tobytes() in known)
+
+
+class _Image(NamedTuple):
+    """Where an image of a split is."""
+
+    subset: str
+    class_name: str
+    image_id: str
+
+
+def _equal_images(scan: Scan, split: Split) -> Iterator[list[_Image]]:
+    """Groups of images of a split with the same stored bytes, each of two or more."""
+    rows = dict(zip(scan.ids, range(len(scan.ids)), strict=True))
+    subsets = split.subsets
+    where = [(name, i) for name, subset in subsets.items() for i in range(len(subset.ids))]
+    hashes = scan.hashes[[rows[subsets[name].ids[i]] for name, i in where]]
+    for members in _group_equal_rows(hashes):
+        places = [where[member] for member in members]
+        yield [
+            _Image(name, split.class_names[subsets[name].labels[i]], subsets[name].ids[i])
+            for name, i in places
+        ]
 
 
 def _group_equal_rows(hashes: np.ndarray) -> Iterator[list[int]]:

@@ -4,7 +4,13 @@ import numpy as np
 
 from candle_tf.data.images.scan import Scan
 from candle_tf.data.sources.registry import LabelledImages
-from candle_tf.data.splits.duplicates import Duplicate, count_pairs, find_duplicates
+from candle_tf.data.splits.duplicates import (
+    Contradiction,
+    Duplicate,
+    count_pairs,
+    find_contradictions,
+    find_duplicates,
+)
 from candle_tf.data.splits.split import Split
 
 
@@ -47,6 +53,21 @@ def test_duplicates_across_subsets_are_found_with_their_classes():
 def test_repeats_within_one_subset_are_none():
     split = split_of(train={"t1": 0, "t2": 1}, validation={}, test={"e1": 0, "e2": 1})
     assert find_duplicates(scan_of({"t1": "A", "t2": "A", "e1": "B", "e2": "B"}), split) == []
+
+
+def test_images_in_several_classes_of_one_subset_are_found():
+    split = split_of(
+        train={"t1": 1, "t2": 0, "t3": 0, "t4": 0, "t5": 0},
+        validation={"v1": 1},
+        test={"e1": 0, "e2": 1, "e3": 1},
+    )
+    # A: two classes within train and one in test; B: one class within train, another in validation.
+    contents = {"t1": "A", "t2": "A", "t3": "A", "t4": "B", "t5": "B", "v1": "B",
+                "e1": "C", "e2": "C", "e3": "A"}  # fmt: skip
+    assert find_contradictions(scan_of(contents), split) == [
+        Contradiction("train", {"cat": ("t2", "t3"), "dog": ("t1",)}),
+        Contradiction("test", {"cat": ("e1",), "dog": ("e2",)}),
+    ]
 
 
 def test_hashes_that_only_begin_alike_are_not_taken_for_the_same():
