@@ -3,6 +3,7 @@
 runs/digits/
   config.json     the settings; `--config` repeats the run from it
   data_check.json images left out as they cannot be read, and images in two subsets or classes
+  image_contents.json  hashes of the images' bytes, which a resumed run compares
   split.json      images of train, validation and test
   calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
   student/        the same of the student; classifier.safetensors, the classifier as it was
@@ -107,6 +108,11 @@ class RunFolder:
         return self.path / "data_check.json"
 
     @property
+    def image_contents_path(self) -> Path:
+        """Hashes of the bytes of the split's images."""
+        return self.path / "image_contents.json"
+
+    @property
     def classifier_path(self) -> Path:
         """The student's classifier as it was measured, of methods that change it after training."""
         return self.path / "student" / "classifier.safetensors"
@@ -146,7 +152,12 @@ class RunFolder:
 
     def forget_data(self) -> None:
         """Removes what was drawn by other settings, before anything was trained on it."""
-        for path in (self.split_path, self.data_check_path, self.manifest_path):
+        for path in (
+            self.split_path,
+            self.data_check_path,
+            self.image_contents_path,
+            self.manifest_path,
+        ):
             path.unlink(missing_ok=True)
 
     def record(self, stage: str, files: Iterable[Path], **facts: str) -> None:

@@ -15,6 +15,7 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.data.images.scan import reason, scan_images
 from candle_tf.data.sources.registry import Source
+from candle_tf.data.sources.source import format_names
 from candle_tf.data.splits.duplicates import count_pairs, find_contradictions, find_duplicates
 from candle_tf.data.splits.near_duplicates import (
     NearDuplicate,
@@ -25,6 +26,7 @@ from candle_tf.data.splits.split import SUBSETS, Split, leave_out, load_split
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.run_folder import RunFolder
+from candle_tf.stages.image_contents import changed_images, record_contents
 from candle_tf.stages.split import draw_split, run_split
 from candle_tf.stages.unlabelled import check_record, check_unlabelled_images, log_unlabelled_images
 
@@ -51,13 +53,16 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
 
     Raises:
         UserError: if images cannot be read and are not to be skipped, naming all of them; or
-            as `run_split`.
+            as `run_split`; if images have other bytes than when the training began.
     """
     path = folder.data_check_path
     if not path.exists():
         _write(_check(config, folder, source), path)
     record = read_data_check(path)
     split = run_split(config, folder, source, [entry["id"] for entry in record["left_out"]])
+    if _must_check_again(config, folder, source, split):
+        folder.forget_data()
+        return check_split(config, folder, source)
     if folder.writes and not folder.has_begun:
         record = {name: value for name, value in record.items() if name != _UNLABELLED}
         if config.unlabelled.unlabelled_dir:
@@ -65,6 +70,26 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
         _write(record, path)
     _log(record, path)
     return split, record
+
+
+def _must_check_again(config: Config, folder: RunFolder, source: Source, split: Split) -> bool:
+    """Whether images of a run that nothing was trained on yet have other bytes than recorded.
+
+    Raises:
+        UserError: where something was, with the images.
+    """
+    if not folder.writes:
+        return False  # the chief compares them
+    contents = folder.image_contents_path
+    changed = changed_images(contents, source, split, config.run.cache_path)
+    if changed and folder.has_begun:
+        raise UserError(
+            f"{len(changed)} images have other contents than when the run in {folder.path} began: "
+            f"{format_names(changed)}. Restore them, or choose a new run folder."
+        )
+    if changed:
+        logging.info("%d images changed since they were read: all are read again", len(changed))
+    return bool(changed)
 
 
 def _write(record: dict[str, Any], path: Path) -> None:
@@ -83,6 +108,7 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
         readable = leave_out(split, scan.bad)
     except UserError as error:
         raise UserError(f"{error}\n{_list_images(bad)}") from error
+    record_contents(folder.image_contents_path, source, readable, scan)
     duplicates = find_duplicates(scan, readable)
     near = {}
     if config.data.near_duplicates >= 0:

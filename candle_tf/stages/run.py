@@ -104,9 +104,12 @@ def _run_stages(
     check_earlier_runs(config, data.split)
     check_data(config, data)
     config = with_epochs(config, len(data.train))
+    records = (folder.config_path, folder.data_check_path, folder.split_path)
+    # Runs of older versions have none of the images' contents.
+    contents = [path for path in (folder.image_contents_path,) if path.exists()]
     folder.record(
         "data",
-        [folder.config_path, folder.data_check_path, folder.split_path],
+        [*records, *contents],
         split=data.split.hash,
         precision=policy.dtype,
     )

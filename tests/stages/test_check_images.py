@@ -1,6 +1,9 @@
 """Images that cannot be read, and images in two subsets, before anything is learned."""
 
 import json
+import os
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +167,95 @@ def test_one_image_in_two_classes_of_a_subset_is_reported_and_stays(config, capl
     caplog.clear()
     assert check(config)[1] == record
     assert message in caplog.text
+
+
+def begin(config) -> None:
+    """Makes a run folder one in which an epoch was trained, as far as can be seen from outside."""
+    checkpoints = Path(config.run.run_dir) / "student" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "progress.json").write_text("{}")
+
+
+@pytest.fixture
+def begun(config):
+    config = config.replace(on_bad_image="skip")
+    check(config)
+    begin(config)
+    return config
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_images_with_other_contents_are_named_when_a_run_is_resumed(begun, cached):
+    split, record = check(begun)
+    folder = Path(begun.data.data_dir)
+    before = (folder / split.test.ids[0]).read_bytes()
+    (folder / split.test.ids[0]).write_bytes((folder / split.test.ids[1]).read_bytes())
+    (folder / split.train.ids[0]).write_bytes(b"no image")
+    if not cached:
+        shutil.rmtree(begun.run.cache_dir)
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            check(begun)
+        message = str(caught.value)
+        assert message.startswith("2 images have other contents than when the run in ")
+        assert f": '{split.test.ids[0]}', '{split.train.ids[0]}'. Restore them" in message
+    (folder / split.test.ids[0]).write_bytes(before)
+    with pytest.raises(UserError, match="1 images have other contents"):
+        check(begun)
+    (folder / split.train.ids[0]).write_bytes(tree(*TRAIN)[split.train.ids[0]])
+    again, same = check(begun)
+    assert again.hash == split.hash
+    assert same == record
+
+
+def test_copied_images_are_no_other_ones(begun, caplog, tmp_path):
+    caplog.set_level("INFO", logger="absl")
+    first, record = check(begun)
+    assert "their bytes are compared" not in caplog.text
+    for path in Path(begun.data.data_dir).rglob("*.png"):
+        os.utime(path, (1e9, 1e9))
+    again, same = check(begun)
+    assert "their bytes are compared" in caplog.text
+    assert (again.hash, same) == (first.hash, record)
+    names = sorted({*TRAIN, *TEST})
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as packed:
+        for name in names:
+            packed.write(Path(begun.data.data_dir) / name, name)
+    assert check(begun.replace(data_dir=str(tmp_path / "data.zip")))[1] == record
+
+
+def test_images_that_changed_before_anything_was_trained_are_checked_again(config):
+    config = config.replace(on_bad_image="skip")
+    first, _ = check(config)
+    (Path(config.data.data_dir) / first.test.ids[0]).write_bytes(b"no image")
+    (Path(config.data.data_dir) / "train/ant/03.png").write_bytes(tree(*TRAIN)["train/ant/03.png"])
+    split, record = check(config)
+    assert {entry["id"] for entry in record["left_out"]} == {
+        "train/bee/07.png", "test/ant/1.png", first.test.ids[0],
+    }  # fmt: skip
+    assert "train/ant/03.png" in all_ids(split)
+    assert check(config)[0].hash == split.hash
+
+
+def test_a_run_without_a_record_of_contents_is_resumed(begun):
+    path = Path(begun.run.run_dir) / "image_contents.json"
+    path.unlink()
+    first, _ = check(begun)
+    (Path(begun.data.data_dir) / first.test.ids[0]).write_bytes(b"other")
+    assert check(begun)[0].hash == first.hash
+    assert not path.exists()
+
+
+def test_a_damaged_record_of_contents_is_named(begun):
+    path = Path(begun.run.run_dir) / "image_contents.json"
+    record = json.loads(path.read_text())
+    short = {**record, "hashes": record["hashes"][:8]}
+    no_text = {**record, "hashes": 7}
+    no_tokens = {name: value for name, value in record.items() if name != "tokens"}
+    for damage in ("{", "[]", *map(json.dumps, (short, no_text, no_tokens))):
+        path.write_text(damage)
+        with pytest.raises(UserError, match=r"image_contents\.json is damaged"):
+            check(begun)
 
 
 def test_a_record_of_an_older_version_has_no_such_images(config):

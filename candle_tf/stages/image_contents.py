@@ -1,0 +1,93 @@
+"""What the images of a run's split were when they were first read.
+
+record_contents(path, source, split, scan)
+changed_images(path, source, split, cache)      # later: ids of the images with other bytes
+
+The record has a hash of each image's bytes, and the split's change tokens (sizes and modification
+times; checksums in a ZIP). While these are the same no image is read. Where they differ, as copies
+of the images have other times, the images are read again and their bytes decide.
+"""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from candle_tf.data.images.scan import Scan, scan_images
+from candle_tf.data.sources.registry import Source
+from candle_tf.data.splits.split import Split
+from candle_tf.errors import UserError
+from candle_tf.files import read_json_object, write_atomically
+
+# Of each image's SHA-256: enough to tell that it changed, in a file smaller than the split's.
+_BYTES = 8
+_REMEDY = "Restore it, or choose a new run folder."
+
+
+def record_contents(path: Path, source: Source, split: Split, scan: Scan) -> None:
+    """Writes the record; one of the same split stays as it is.
+
+    Args:
+        path: of the JSON file.
+        source: of the images.
+        split: without images that cannot be read.
+        scan: covers the images of the split.
+    """
+    if path.exists() and _read(path).get("split") == split.hash:
+        return
+    ids = _ids(split)
+    record = {
+        "split": split.hash,
+        "tokens": source.content_hash(ids, missing="missing"),
+        "hashes": base64.b64encode(_hashes(scan, ids).tobytes()).decode(),
+    }
+    write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def changed_images(path: Path, source: Source, split: Split, cache: Path) -> list[str]:
+    """Ids of the images of a split whose bytes are not the recorded ones.
+
+    None where there is no record of this split, as in runs of older versions.
+
+    Args:
+        path: of the JSON file.
+        source: of the images.
+        split: of the run.
+        cache: folder of a scan, where one is needed.
+
+    Raises:
+        UserError: where the record is damaged.
+    """
+    record = _read(path) if path.exists() else {}
+    if record.get("split") != split.hash:
+        return []
+    ids = _ids(split)
+    try:
+        stored = base64.b64decode(record["hashes"], validate=True)
+        before = np.frombuffer(stored, np.uint8).reshape(len(ids), _BYTES)
+        tokens = record["tokens"]
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is damaged ({reason}). {_REMEDY}") from error
+    if source.content_hash(ids, missing="missing") == tokens:
+        return []
+    logging.info("files of images have other sizes or times than before: their bytes are compared")
+    now = _hashes(scan_images(source, ids, cache), ids)
+    return [ids[i] for i in np.flatnonzero((now != before).any(axis=1))]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json_object(path, _REMEDY)
+
+
+def _ids(split: Split) -> list[str]:
+    return [image_id for subset in split.subsets.values() for image_id in subset.ids]
+
+
+def _hashes(scan: Scan, ids: list[str]) -> np.ndarray:
+    """Beginnings of the hashes of some images of a scan, uint8 `[N, 8]`."""
+    rows = dict(zip(scan.ids, range(len(scan.ids)), strict=True))
+    return scan.hashes[[rows[image_id] for image_id in ids], :_BYTES]
