@@ -31,6 +31,7 @@ from candle_tf.files import expand_home
 from candle_tf.metrics import Metrics, evaluate_logits
 from candle_tf.progress import Progress
 from candle_tf.reporting.results import Results, read_results
+from candle_tf.stages.data_paths import require_data_paths
 from candle_tf.stages.predict import BATCH_SIZE, Prediction, classify, predict
 
 # Of a decoded image.
@@ -231,14 +232,15 @@ def train(**settings: Any) -> Model:
         UserError: for settings and data that cannot be used, and for an export that a check
             refuses, after the run was reported.
     """
-    from candle_tf.stages.run import require_export, run
-
     config = Config.from_dict(_as_json(settings), "The call of train()")
     if config.student.export_student == "off":
         raise UserError(
             "export_student='off' leaves nothing that train() could give back: leave it out, or "
             "run python -m candle_tf.train, whose report.json holds the figures."
         )
+    require_data_paths(config)
+    from candle_tf.stages.run import require_export, run
+
     folder, results = run(config)
     require_export(results)
     return load(folder.path)

@@ -19,10 +19,12 @@ from candle_tf.command_help import TRAINING_HELP
 from candle_tf.config import Config
 from candle_tf.data.cached_arrays import Shard
 from candle_tf.errors import UserError
+from candle_tf.stages.data_paths import require_data_paths
 
 
 def main(config: Config, shard: Shard) -> None:
     """Computes one shard."""
+    require_data_paths(config)
     # Imported here, so that a mistyped flag is refused at once and not after TensorFlow's start.
     from candle_tf.stages.cache_features import cache_features
 

@@ -18,10 +18,12 @@ from candle_tf.metrics import untested_sentence
 from candle_tf.reporting.results import Results, untested_classes
 from candle_tf.reporting.shipping import shipping_sentence
 from candle_tf.reporting.table import method_table, printable
+from candle_tf.stages.data_paths import require_data_paths
 
 
 def main(config: Config) -> None:
     """Runs everything and prints the table."""
+    require_data_paths(config)
     # Imported here, so that a mistyped flag is refused at once and not after TensorFlow's start.
     from candle_tf.stages.run import require_export, run
 
