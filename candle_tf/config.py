@@ -12,6 +12,7 @@ write its field in its group: flag, help and JSON follow. To add a group, give i
 
 import dataclasses
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
@@ -133,6 +134,23 @@ class Config:
     def replace(self, **changes: Any) -> "Config":
         """The same settings with some of them changed, by flag name; a recipe changes its own."""
         return Config(**(self._values() | recipe_settings(changes.get("recipe", "")) | changes))
+
+    def without_effect(self) -> dict[str, str]:
+        """Settings that are not at their default and have no effect, each with what it is for.
+
+        Of settings for a method none where plugins are used: one of theirs may read them.
+        """
+        fields, found = self.fields(), {}
+        for name, field in fields.items():
+            other, _, wanted = field.metadata["only_for"].partition("=")
+            if not other or self[name] == field.default:
+                continue
+            if other == "method" and self.run.plugin:
+                continue
+            value = self[other]
+            if not (fnmatch(str(value), wanted) if wanted else value != fields[other].default):
+                found[name] = field.metadata["only_for"]
+        return found
 
     @property
     def labelled_batch_size(self) -> int:

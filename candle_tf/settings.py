@@ -31,6 +31,7 @@ def setting(
     above: float = -math.inf,
     at_most: float = math.inf,
     below: float = math.inf,
+    only_for: str = "",
 ) -> Any:
     """A field of a settings group.
 
@@ -39,9 +40,12 @@ def setting(
         help: for the flag.
         choices: the values it may take, e.g. a `Registry`; empty for any.
         at_least, above, at_most, below: bounds of a number, or of each number of a tuple.
+        only_for: another setting and its value, "balance=fixed" or "sampler=deferred_*", without
+            which this one has no effect; "mix" for any but its default. The help begins with it.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    metadata = {"help": help, "choices": choices, "bounds": bounds}
+    text = f"for --{only_for}: {help}" if only_for else help
+    metadata = {"help": text, "choices": choices, "bounds": bounds, "only_for": only_for}
     return dataclasses.field(default=default, metadata=metadata)
 
 

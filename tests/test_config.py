@@ -1,4 +1,5 @@
 import dataclasses
+import fnmatch
 import json
 import math
 
@@ -6,6 +7,7 @@ import pytest
 
 from candle_tf.config import Config
 from candle_tf.errors import UserError
+from candle_tf.recipes import RECIPES
 from candle_tf.students.architectures.registry import STUDENTS
 
 FIELDS = Config.fields()
@@ -490,3 +492,36 @@ def test_settings_of_brackets_without_end_are_refused(tmp_path):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UserError):
             Config.from_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"fixed_lambda": 0.7}, {"fixed_lambda": "balance=fixed"}),
+        ({"fixed_lambda": 0.7, "balance": "fixed"}, {}),
+        ({"fixed_lambda": 0.5}, {}),
+        ({"mix_alpha": 0.2, "mix": "cutmix", "method": "cross_entropy"}, {}),
+        ({"sampler_start": 0.8, "sampler": "square_root"}, {"sampler_start": "sampler=deferred_*"}),
+        ({"sampler_start": 0.8, "sampler": "deferred_square_root"}, {}),
+        ({"balance_tau": 1.0, "ldam_scale": 20.0, "method": "focal"},
+         {"balance_tau": "balance=class_adversarial", "ldam_scale": "method=ldam_drw"}),
+        # A loss of the plugin may read it.
+        ({"ldam_scale": 20.0, "method": "focal", "plugin": "tests.command"}, {}),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_are_known(settings, told):
+    assert Config(**settings).without_effect() == told
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_recipe_has_a_setting_without_effect(recipe):
+    assert Config(recipe=recipe).without_effect() == {}
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if FIELDS[name].metadata["only_for"]])
+def test_what_a_setting_is_for_is_a_setting_with_that_value(name):
+    """Help, warning and settings cannot name different things."""
+    other, _, wanted = FIELDS[name].metadata["only_for"].partition("=")
+    assert FIELDS[name].metadata["help"].startswith(f"for --{FIELDS[name].metadata['only_for']}: ")
+    choices = [str(choice) for choice in FIELDS[other].metadata["choices"]]
+    assert not wanted or fnmatch.filter(choices, wanted)

@@ -122,10 +122,10 @@ class DataSettings(SettingsGroup):
     )
     sampler_start: float = setting(
         0.5,
-        "for --sampler=deferred_*: fraction of the epochs in which classes are shown as often as "
-        "they have images",
+        "fraction of the epochs in which classes are shown as often as they have images",
         at_least=0,
         at_most=1,
+        only_for="sampler=deferred_*",
     )
 
     @property
@@ -211,9 +211,10 @@ class UnlabelledSettings(SettingsGroup):
     )
     unlabelled_fraction: float = setting(
         0.5,
-        "for --unlabelled_dir: fraction of each batch that is images without labels",
+        "fraction of each batch that is images without labels",
         above=0,
         below=1,
+        only_for="unlabelled_dir",
     )
     unlabelled_views: int = setting(
         0,

@@ -183,7 +183,11 @@ class OptimizerSettings(SettingsGroup):
         at_most=1e3,
     )
     bop_threshold: float = setting(
-        1e-8, "for --optimizer=bop: mean gradient beyond which a weight flips", above=0, at_most=1e3
+        1e-8,
+        "mean gradient beyond which a weight flips",
+        above=0,
+        at_most=1e3,
+        only_for="optimizer=bop",
     )
     weight_decay: float = setting(
         0.0,
@@ -248,19 +252,25 @@ class BalanceSettings(SettingsGroup):
         choices=BALANCES,
     )
     fixed_lambda: float = setting(
-        0.5, "for --balance=fixed: weight of the KL loss", at_least=0, at_most=1
+        0.5,
+        "weight of the KL loss",
+        at_least=0,
+        at_most=1,
+        only_for="balance=fixed",
     )
     first_lambda: float = setting(
         0.1,
-        "for --balance=schedule: weight of the KL loss at the first step",
+        "weight of the KL loss at the first step",
         at_least=0,
         at_most=1,
+        only_for="balance=schedule",
     )
     last_lambda: float = setting(
         0.3,
-        "for --balance=schedule: weight of the KL loss at the last step, along a cosine",
+        "weight of the KL loss at the last step, along a cosine",
         at_least=0,
         at_most=1,
+        only_for="balance=schedule",
     )
     balance_entropy: float = setting(
         0.2,
@@ -270,12 +280,17 @@ class BalanceSettings(SettingsGroup):
     )
     balance_tau: float = setting(
         0.25,
-        "for --balance=class_adversarial: weight of the barrier around lambda_0",
+        "weight of the barrier around lambda_0",
         above=0,
         at_most=1e3,
+        only_for="balance=class_adversarial",
     )
     balance_prior: float = setting(
-        0.5, "for --balance=class_adversarial: lambda_0, where lambda starts", above=0, below=1
+        0.5,
+        "lambda_0, where lambda starts",
+        above=0,
+        below=1,
+        only_for="balance=class_adversarial",
     )
     balance_floors: str = setting(
         "",

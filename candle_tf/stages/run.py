@@ -72,6 +72,8 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         )
         check_training_requirements(config, workers.replicas)
         folder = _open_folder(config, workers)
+        for name, wanted in config.without_effect().items():
+            logging.warning("--%s=%s has no effect: it is for --%s", name, config[name], wanted)
         try:
             results = _run_stages(config, folder, policy, workers)
         except (OSError, tf.errors.OpError) as error:

@@ -128,9 +128,10 @@ class TeacherSettings(SettingsGroup):
     )
     views: int = setting(
         4,
-        "for --teacher_view=same: precomputed views of each image, used one after the other",
+        "precomputed views of each image, used one after the other",
         at_least=1,
         at_most=10_000,
+        only_for="teacher_view=same",
     )
     tail_views: int = setting(
         0,

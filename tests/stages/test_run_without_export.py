@@ -28,11 +28,12 @@ def times_of(run_dir: Path) -> dict[Path, int]:
     return times
 
 
-def test_files_are_written_when_they_are_asked_for_without_training_again(tmp_path):
+def test_files_are_written_when_they_are_asked_for_without_training_again(tmp_path, caplog):
     import tests.tiny_parts  # noqa: F401
 
-    config = Config(**SETTINGS, run_dir=str(tmp_path), export_student="off")
+    config = Config(**SETTINGS, run_dir=str(tmp_path), export_student="off", sampler_start=0.8)
     _, without = run(config)
+    assert "--sampler_start=0.8 has no effect: it is for --sampler=deferred_*" in caplog.text
     assert not (tmp_path / "export").exists()
     assert without.export == {}
     assert set(without.metrics) == {"student", "student_last_epoch"}

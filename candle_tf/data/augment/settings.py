@@ -52,24 +52,34 @@ class AugmentSettings(SettingsGroup):
         0.0, "strength of RandAugment's operations on the views; 0 for none", at_least=0, at_most=10
     )
     randaugment_layers: int = setting(
-        2, "for --randaugment_magnitude: operations on each view", at_least=1, at_most=14
+        2,
+        "operations on each view",
+        at_least=1,
+        at_most=14,
+        only_for="randaugment_magnitude",
     )
     mix: str = setting(
         "none", "whether a second image is mixed into each training view, and how", choices=MIXES
     )
     mix_alpha: float = setting(
-        1.0, "for --mix: the ratio is drawn from Beta(alpha, alpha)", at_least=1e-3, at_most=1e3
+        1.0,
+        "the ratio is drawn from Beta(alpha, alpha)",
+        at_least=1e-3,
+        at_most=1e3,
+        only_for="mix",
     )
     mix_views: str = setting(
         "all",
-        "for --mix: which views are mixed; half: by their numbers, the last two of each four",
+        "which views are mixed; half: by their numbers, the last two of each four",
         choices=MIX_VIEWS,
+        only_for="mix",
     )
     unmixed_from: float = setting(
         1.0,
-        "for --mix_views=half: fraction of the epochs after which only unmixed views are shown",
+        "fraction of the epochs after which only unmixed views are shown",
         at_least=0,
         at_most=1,
+        only_for="mix_views=half",
     )
 
     def check(self) -> None:
