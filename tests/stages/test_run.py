@@ -367,10 +367,10 @@ def test_the_teacher_stays_as_it_was_through_both_stages(tmp_path):
     sorted((Path(__file__).parents[2] / "configs").glob("*.cfg")),
     ids=lambda path: path.name,
 )
-def test_every_flagfile_is_accepted(path):
+def test_every_flagfile_is_accepted(path, tmp_path):
     """Down to the first thing only a user can give: the images."""
     process = start(
-        "candle_tf.train", f"--flagfile={path}", "--dataset=folder", "--data_dir=no/such/folder",
+        "candle_tf.train", f"--flagfile={path}", "--dataset=folder", f"--data_dir={tmp_path}",
         "--run_dir=/dev/null/no",
     )  # fmt: skip
     assert process.returncode == 2
