@@ -24,6 +24,6 @@ def require_data_paths(config: Config) -> None:
         given = config[name]
         if not given or (name == "data_dir" and config.data.kind.startswith("tfds")):
             continue
-        if not Path(given).expanduser().exists():
+        if not Path(given).exists():
             here = "" if Path(given).is_absolute() else f" in {Path.cwd()}"
             raise UserError(f"--{name}={given} does not exist{here}. Give another path.")

@@ -20,11 +20,11 @@ def refuse_run_among_images(config: Config) -> None:
     Raises:
         UserError: with both paths, and what to do.
     """
-    images = Path(config.data.data_dir).expanduser()
+    images = Path(config.data.data_dir)
     if config.data.kind != "folder" or not images.is_dir():
         return
     for name, place in (("run_dir", config.run.run_dir), ("cache_dir", config.run.cache_dir)):
-        folder = Path(place).expanduser()
+        folder = Path(place)
         if place and _lists(images, folder):
             raise UserError(
                 f"--{name}={place} ({folder.resolve()}) is inside "
