@@ -19,18 +19,18 @@ from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
+from candle_tf.metrics import Metrics, untested_sentence
 from candle_tf.reporting.table import method_table, percent, text_table
 
 if TYPE_CHECKING:
     from candle_tf.api import Model
-    from candle_tf.metrics import Metrics
 
 # Flags of a training that say where labelled images are.
 _OF_DATA = ("data_dir", "test_list", "class_names", "archive_encoding", "on_bad_image")
 _SHOWN_CLASSES = 10
 
 
-def class_rows(model: "Model", metrics: "Metrics") -> list[dict[str, str]]:
+def class_rows(model: "Model", metrics: Metrics) -> list[dict[str, str]]:
     """Of each measured class "class", "shots" and "%", the least accurate first."""
     groups = {}
     if model.results:
@@ -47,13 +47,13 @@ def class_rows(model: "Model", metrics: "Metrics") -> list[dict[str, str]]:
     ]
 
 
-def metrics_text(model: "Model", metrics: "Metrics") -> str:
+def metrics_text(model: "Model", metrics: Metrics) -> str:
     """The printed form: means, then the least accurate classes, then what was not measured."""
     row = {"model": model.student.source, "mean": metrics.mean, **metrics.groups}
     rows = class_rows(model, metrics)
     measured = f"{metrics.images:,} images of {len(rows):,} classes"
-    if metrics.untested_classes:
-        measured += f"; no image of {len(metrics.untested_classes):,} others"
+    if untested := untested_sentence(metrics.untested_classes):
+        measured += f"; {untested}"
     return "\n\n".join(
         [
             method_table([row]),

@@ -191,6 +191,10 @@ def test_the_command_prints_and_writes_what_is_measured(run_dir, labelled, tmp_p
         assert row["shots"] in metrics.groups
     assert f"{100 * metrics.mean:.1f}" in done.stdout
     assert "39 images of 10 classes" in done.stdout
+    for label in "37":
+        shutil.rmtree(folder / label)
+    done = start("candle_tf.evaluate", str(run_dir), f"--data_dir={folder}", "--on_bad_image=skip")
+    assert "2 classes have no test images and are not in the means: 3, 7" in done.stdout
     none = start("candle_tf.evaluate", str(run_dir), str(folder))
     assert none.returncode == 2
     assert "Give one run's folder or its export" in none.stderr

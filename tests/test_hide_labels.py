@@ -6,8 +6,8 @@ from candle_tf.errors import UserError
 from tools.hide_labels import draw_images, hide_labels
 
 
-def _archive(path, counts: dict[str, int], subset: str = "train"):
-    with zipfile.ZipFile(path, "a") as archive:
+def _archive(path, counts: dict[str, int], subset: str = "train", packed=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "a", packed) as archive:
         for name, count in counts.items():
             for number in range(count):
                 # Not images: nothing is decoded. The bytes tell one from another.
@@ -96,3 +96,18 @@ def test_a_damaged_member_is_named_and_leaves_what_was_there(tmp_path):
     with pytest.raises(UserError, match=r"train/cat/4\.jpg cannot be read: Bad CRC"):
         hide_labels(source, out, 0.5, seed=0)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_that_do_not_unpack_are_errors_of_the_user(tmp_path, packed):
+    source = tmp_path / "all.zip"
+    _archive(source, {"cat": 6}, packed=packed)
+    with zipfile.ZipFile(source) as archive:
+        member = archive.infolist()[0]
+    content = bytearray(source.read_bytes())
+    begin = member.header_offset + 30 + len(member.filename)
+    content[begin : begin + member.compress_size] = b"\xff" * member.compress_size
+    source.write_bytes(content)
+    with pytest.raises(UserError, match=r"train/cat/0\.jpg cannot be read"):
+        hide_labels(source, tmp_path / "hidden", 0.5, seed=0)
+    assert not list((tmp_path / "hidden").iterdir())

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from absl import flags
 
 from candle_tf import app
+from candle_tf.data.sources.archives import DAMAGE
 from candle_tf.data.sources.file_tree import is_image
 from candle_tf.data.sources.zip_members import read_member
 from candle_tf.errors import UserError
@@ -80,7 +81,7 @@ def _copy_members(
         for new, name in members.items():
             try:
                 content = read_member(archive, archive.getinfo(name), f"{source}: {name}")
-            except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+            except (*DAMAGE, RuntimeError) as error:
                 raise UserError(f"--data_dir={source}: {name} cannot be read: {error}.") from error
             written.writestr(new, content)
 

@@ -56,13 +56,10 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
             as `run_split`; if images have other bytes than when the training began.
     """
     path = folder.data_check_path
-    if not path.exists():
-        _write(_check(config, folder, source), path)
-    record = read_data_check(path)
-    split = run_split(config, folder, source, [entry["id"] for entry in record["left_out"]])
+    record, split = _read_or_check(config, folder, source)
     if _must_check_again(config, folder, source, split):
         folder.forget_data()
-        return check_split(config, folder, source)
+        record, split = _read_or_check(config, folder, source)
     if folder.writes and not folder.has_begun:
         record = {name: value for name, value in record.items() if name != _UNLABELLED}
         if config.unlabelled.unlabelled_dir:
@@ -70,6 +67,17 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
         _write(record, path)
     _log(record, path)
     return split, record
+
+
+def _read_or_check(
+    config: Config, folder: RunFolder, source: Source
+) -> tuple[dict[str, Any], Split]:
+    """The run's record, made where it has none, and its split without the images left out."""
+    path = folder.data_check_path
+    if not path.exists():
+        _write(_check(config, folder, source), path)
+    record = read_data_check(path)
+    return record, run_split(config, folder, source, [entry["id"] for entry in record["left_out"]])
 
 
 def _must_check_again(config: Config, folder: RunFolder, source: Source, split: Split) -> bool:

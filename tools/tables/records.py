@@ -22,10 +22,10 @@ from candle_tf.files import read_json_object, write_atomically
 from tools.tables.cells import Cell, setting_text
 from tools.tables.definition import TableDefinition
 
-# Settings that differ from one machine to the next; of files the name counts, and no folder.
-_FOLDERS = ("run_dir", "cache_dir")
 # Settings that change no figure of a student.
 _OF_FILES = ("export_student",)
+# Settings that differ from one machine to the next; of files the name counts, and no folder.
+_FOLDERS = ("run_dir", "cache_dir")
 _FILES = (
     "data_dir",
     "teacher",

@@ -41,7 +41,7 @@ from candle_tf.errors import UserError
 
 _KINDS = "ZIP or TAR file (.zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz)"
 # What the standard library raises on damaged archives and on compression it does not support.
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
     OSError,
@@ -120,7 +120,7 @@ def _damage_error(path: Path, error: object, advice: str) -> UserError:
 def _zip_tree(path: Path, advice: str, encoding: str) -> FileTree:
     try:
         archive = zipfile.ZipFile(path)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damage_error(path, error, advice) from error
     names = _Members(str(path))
     try:
@@ -147,7 +147,7 @@ def _zip_tree(path: Path, advice: str, encoding: str) -> FileTree:
         try:
             with lock:
                 return read_member(archive, member, f"{path}: {member.filename}")
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise UserError(
                 f"{path}: the member {member.filename!r} cannot be unpacked ({error}). "
                 "Fetch or pack the file again."
@@ -267,7 +267,7 @@ def _list_tar(path: Path, file: IO[bytes], names: "_Members", advice: str, encod
         # tarfile treats a damaged header, and a file cut between members, as the end.
         if file.read(512) != bytes(512):
             raise tarfile.ReadError(f"no member and no end of the archive at byte {end:,}")
-    except (*_DAMAGE, ValueError, OverflowError) as error:
+    except (*DAMAGE, ValueError, OverflowError) as error:
         raise _damage_error(path, error, advice) from error
 
 
@@ -306,7 +306,7 @@ def _unpack(path: Path, opener: Callable[[Path], Any], advice: str, scratch: str
 def _read_block(stream: Any, path: Path, advice: str) -> bytes:
     try:
         return stream.read(2**20)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damage_error(path, error, advice) from error
 
 
