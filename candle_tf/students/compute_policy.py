@@ -104,35 +104,43 @@ def resolve_compute_policy(
 
     Args:
         precision: "auto", "float32" or "bfloat16"; see `resolve_precision`.
-        xla: "on", "off" or "auto": on where there is a GPU, unless bfloat16 is asked for.
+        xla: "on", "off" or "auto": on where there is a GPU.
         cpuinfo: as of `resolve_precision`.
         kernels: "plain", "auto" or "native"; see `native_operators`. With XLA or a GPU they are
             never used.
         replicas: devices that train together; several go without XLA.
 
     Raises:
-        UserError: for "native" where there are none, or where they are not used; for bfloat16 with
-            "plain"; for XLA on several devices.
+        UserError: for "native" where there are none; for "native" and for bfloat16 where they are
+            not used; for XLA on several devices.
     """
     if replicas > 1:
         if xla == "on":
             raise UserError("--xla=on is for one device: give --strategy=one, or --xla=auto.")
         xla = "off"
-    pays = xla == "auto" and precision != "bfloat16" and _has_gpu()
-    if pays or xla == "on":
+    if xla == "on" or (xla == "auto" and _has_gpu()):
         _refuse_native(kernels, "XLA, which compiles TensorFlow's own operators: give --xla=off")
+        _refuse_bfloat16(precision, "with XLA: give --xla=off on a CPU")
         return ComputePolicy(xla=True)
     if _has_gpu():
         _refuse_native(kernels, "a GPU: they are for CPUs")
-        kernels = PLAIN_KERNELS
-    if kernels == PLAIN_KERNELS and precision == "bfloat16" and not _has_gpu():
-        raise UserError(
-            "--precision=bfloat16: only the native operators compute in bfloat16. Give "
-            "--kernels=auto, or --precision=auto."
-        )
+        _refuse_bfloat16(precision, "with a GPU")
+        return PLAIN
     if native_operators(kernels) is None:
+        found = "for --kernels=plain: give --kernels=auto"
+        if kernels != PLAIN_KERNELS:
+            found = "as they cannot be built or loaded on this machine (the log says why)"
+        _refuse_bfloat16(precision, found)
         return PLAIN
     return ComputePolicy(native=True, dtype=resolve_precision(precision, cpuinfo))
+
+
+def _refuse_bfloat16(precision: str, reason: str) -> None:
+    if precision == "bfloat16":
+        raise UserError(
+            "--precision=bfloat16: only the native operators compute in bfloat16, and they are not "
+            f"used {reason}, or give --precision=auto."
+        )
 
 
 def _refuse_native(kernels: str, reason: str) -> None:

@@ -21,6 +21,7 @@ from candle_tf.teachers.feature_parts import FeaturePart
 PROTOTYPES = 512
 # Rows of features that prototypes are made from.
 _ROWS = 50_000
+_SHARPNESS_ROWS = 5_000
 # Mean probability of the likeliest prototype, which decides how sharp the classifier is.
 _CONFIDENCE = 0.5
 _ROWS_READ = 4096
@@ -124,7 +125,9 @@ def prototypes(
     count = min(count, len(sample) // 4)
     means = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=4096).fit(sample)
     centres = means.cluster_centers_.astype(np.float64)
-    logits = sample[:5000] @ centres.T - 0.5 * np.sum(centres**2, axis=1)
+    # Of all images: rows are sorted, so that the first ones are of the first classes alone.
+    spread = sample[:: -(-len(sample) // _SHARPNESS_ROWS)]
+    logits = spread @ centres.T - 0.5 * np.sum(centres**2, axis=1)
     sharpness = _sharpness(logits)
     kernel, bias = sharpness * centres.T, -0.5 * sharpness * np.sum(centres**2, axis=1)
     return kernel.astype(np.float32), bias.astype(np.float32)

@@ -2,6 +2,7 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.errors import UserError
+from candle_tf.students import compute_policy
 from candle_tf.students.architectures.reactnet import reactnet_a
 from candle_tf.students.compute_policy import (
     PLAIN,
@@ -69,6 +70,23 @@ def test_plain_kernels_compute_in_float32(tmp_path):
     assert resolve_compute_policy("auto", "off", cpuinfo, kernels="plain") == PLAIN
     with pytest.raises(UserError, match=r"--precision=bfloat16: .*--kernels=auto"):
         resolve_compute_policy("bfloat16", "off", cpuinfo, kernels="plain")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "xla", "reason"),
+    [(True, "auto", "with XLA"), (True, "off", "with a GPU"), (False, "on", "with XLA")],
+)
+def test_bfloat16_is_refused_where_it_would_not_be_used(monkeypatch, gpu, xla, reason):
+    monkeypatch.setattr(compute_policy, "_has_gpu", lambda: gpu)
+    assert resolve_compute_policy("auto", xla, kernels="auto").dtype == "float32"
+    with pytest.raises(UserError, match=f"--precision=bfloat16: .* {reason}"):
+        resolve_compute_policy("bfloat16", xla, kernels="auto")
+
+
+def test_bfloat16_is_refused_where_the_operators_cannot_be_built(monkeypatch):
+    monkeypatch.setattr(compute_policy, "native_operators", lambda _: None)
+    with pytest.raises(UserError, match=r"--precision=bfloat16: .* cannot be built or loaded"):
+        resolve_compute_policy("bfloat16", "off", kernels="auto")
 
 
 def test_a_policy_reaches_every_layer_that_has_one():

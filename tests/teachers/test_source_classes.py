@@ -77,6 +77,18 @@ def test_prototypes_are_neither_sure_nor_blind():
     assert (e.max(axis=1) / e.sum(axis=1)).mean() == pytest.approx(0.5, abs=0.01)
 
 
+def test_the_first_classes_alone_do_not_decide_how_sure_prototypes_are():
+    """Features are in order of their images' paths: the first ones are of a few classes."""
+    rng = np.random.default_rng(4)
+    # Alike: a seventh of the spread of the others.
+    features = rng.normal(size=(12_000, 8)).astype(np.float32)
+    features[:5000] /= 7
+    kernel, bias = prototypes(features, count=32)
+    logits = features @ kernel + bias
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert (e.max(axis=1) / e.sum(axis=1)).mean() == pytest.approx(0.5, abs=0.02)
+
+
 def test_the_seed_decides():
     features = groups(2)
     same = [prototypes(features, seed=3, count=7)[0] for _ in range(2)]

@@ -147,7 +147,7 @@ def _cost(
     problem = problems.get(layer.name)
     one_bit = is_binary_conv(layer)
     binary = one_bit and problem is None
-    kernel = layer.kernel if one_bit else None
+    kernel = layer.kernel if binary else None
     trained = [weight for weight in layer.trainable_weights if weight is not kernel]
     frozen = [weight for weight in layer.non_trainable_weights if weight is not kernel]
     return LayerCost(
@@ -155,7 +155,7 @@ def _cost(
         kind=type(layer).__name__,
         output=_output_shape(layer),
         receptive_field=receptive_field,
-        binary_parameters=_size(kernel) if one_bit else 0,
+        binary_parameters=_size(kernel) if binary else 0,
         float_parameters=sum(map(_size, trained)),
         frozen_parameters=sum(map(_size, frozen)),
         binary_multiply_adds=multiply_adds if binary else 0,

@@ -170,12 +170,17 @@ def _h5_classes(path: str) -> int:
 
 
 def _v3_classes(file: h5py.File) -> int:
-    """Of the newer layout, in no order of use: of the one array of rank 2, the classifier's."""
+    """Of the newer layout, in no order of use: of the one dense layer with a bias, the classifier.
+
+    The gates of real_to_binary are dense layers without one.
+    """
     found: list[int] = []
 
     def visit(_: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim == 2:
-            found.append(int(item.shape[1]))
+        if isinstance(item, h5py.Group):
+            arrays = [value for value in item.values() if isinstance(value, h5py.Dataset)]
+            if sorted(array.ndim for array in arrays) == [1, 2]:
+                found.extend(int(array.shape[0]) for array in arrays if array.ndim == 1)
 
     file.visititems(visit)
     return found[0]

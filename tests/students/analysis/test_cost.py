@@ -130,6 +130,8 @@ def test_binary_layer_that_will_not_convert_costs_what_a_float_one_does():
     assert layer.binary_multiply_adds == 0
     assert layer.ops == layer.float_multiply_adds == 8 * 8 * 3 * 3 * 40 * 16
     assert layer.bytes > 4 * 3 * 3 * 40 * 16
+    assert layer.binary_parameters == summary.binary_parameters == 0
+    assert layer.float_parameters == 3 * 3 * 40 * 16
     assert layer_of(summary, "stem").converts is None
 
 

@@ -63,6 +63,14 @@ def test_a_keras_file_of_any_number_of_classes_is_read(tmp_path, student, name):
     assert start.class_names is None
 
 
+@pytest.mark.parametrize("name", ["student.h5", "student.weights.h5"])
+def test_gates_are_not_taken_for_the_classifier(tmp_path, name):
+    spec = StudentSpec("real_to_binary", 0.125)
+    student = random_student(spec, seed=5)
+    student.save_weights(str(tmp_path / name))
+    assert agree(load_weights_file(tmp_path / name, spec, SIZE).network, student, rtol=0)
+
+
 def test_a_sha256_is_compared(packed_file):
     right = hashlib.sha256(packed_file.read_bytes()).hexdigest()
     load_weights_file(packed_file, SPEC, SIZE, right)
