@@ -258,6 +258,12 @@ def test_a_config_calibrates_and_distills_as_it_says(tmp_path):
         assert np.isfinite(weight.numpy()).all(), weight.name
 
 
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    """Of all configs on one file: its images are read once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [
@@ -267,7 +273,7 @@ def test_a_config_calibrates_and_distills_as_it_says(tmp_path):
     ],
 )
 @pytest.mark.usefixtures("eagerly")
-def test_a_config_runs_on_the_shared_images(tmp_path, name, file, encoder):
+def test_a_config_runs_on_the_shared_images(tmp_path, cache_dir, name, file, encoder):
     path = (SHARED / file).resolve()
     if not path.exists():
         pytest.skip(f"{path.name} is not at hand")
@@ -275,7 +281,7 @@ def test_a_config_runs_on_the_shared_images(tmp_path, name, file, encoder):
     held = list(json.loads(path.with_suffix(".counts.json").read_text())["train"].values())
     # The shared CIFAR-100 is LDAM-DRW's by the first-n rule: rank is part of the file's name.
     more = {"selection": "first"} if entry.selection == "ldam" else {}
-    config = config_of(entry, tmp_path / "run", data_dir=path, **more)
+    config = config_of(entry, tmp_path / "run", data_dir=path, cache_dir=cache_dir, **more)
     data = prepare(config, open_run_folder(config))
     expected = profile_counts("exponential", np.array(held), entry.imbalance_factor)
     assert data.counts.tolist() == expected.tolist()

@@ -52,7 +52,7 @@ def earlier(tmp_path_factory):
     """The folder of a finished run of a float network."""
     folder = tmp_path_factory.mktemp("earlier") / "run"
     network = {"student": "float_resnet18", "learning_rate": 1e-3, "batch_size": 32}
-    run(configure(folder, method="cross_entropy", epochs=2, **network))
+    run(configure(folder, method="cross_entropy", epochs=2, export_student="off", **network))
     return folder
 
 
@@ -122,8 +122,9 @@ def test_layers_before_the_last_are_refused_before_anything_is_computed(
 @pytest.mark.usefixtures("tiny_plugin")
 def test_a_run_is_not_resumed_with_other_weights_of_its_teacher(tmp_path, monkeypatch):
     config = configure(
-        tmp_path, student="tiny_student", teacher="tiny_teacher", epochs=1, calibration_epochs=2
-    )
+        tmp_path, student="tiny_student", teacher="tiny_teacher", epochs=1, calibration_epochs=2,
+        export_student="off",
+    )  # fmt: skip
     folder, _ = run(config)
     weights = folder.manifest()["teacher"]
 
