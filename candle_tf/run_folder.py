@@ -23,7 +23,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -253,6 +253,7 @@ def open_run_folder(config: Config) -> RunFolder:
         if _continues(begun.training.epochs, config.training.epochs):
             changeable = (*changeable, "epochs")
     lock, before = claim_folder(folder.path, settings, changeable, read)
+    write_settings(folder.path, settings)
     if before is not None and folder.has_begun and before["epochs"] != settings["epochs"]:
         _log_more_epochs(before["epochs"], settings["epochs"], config.optimizer.rate_decay)
     return RunFolder(folder.path, lock)
@@ -275,9 +276,10 @@ def claim_folder(
     changeable: Collection[str],
     read: Callable[[Path], dict[str, Any]],
 ) -> tuple[IO[str] | None, dict[str, Any] | None]:
-    """Makes a folder for work that can be resumed, or opens it again; writes config.json.
+    """Makes a folder for work that can be resumed, or opens it again.
 
-    What killed processes were writing there is removed.
+    What killed processes were writing there is removed. config.json stays as it is, until
+    `write_settings`.
 
     Args:
         path: of the folder.
@@ -293,17 +295,36 @@ def claim_folder(
             or cannot be written.
     """
     config_path = path / _CONFIG
-    try:
+    with _explain_unwritable(path):
         path.mkdir(parents=True, exist_ok=True)
         lock = lock_folder(path)
         _remove_leftovers(path)
         before = read(config_path) if config_path.exists() else None
         if before is not None:
             _require_same(before, settings, changeable, path)
-        write_atomically(config_path, (json.dumps(settings, indent=2) + "\n").encode())
+    return lock, before
+
+
+def write_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Writes config.json into a folder that this process has claimed.
+
+    Args:
+        path: of the folder.
+        settings: as of `claim_folder`.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    with _explain_unwritable(path):
+        write_atomically(path / _CONFIG, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def _explain_unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"--run_dir={path} cannot be written: {error}.") from error
-    return lock, before
 
 
 def join_run_folder(config: Config) -> RunFolder:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation, make_augmentation
 from candle_tf.data.augment.precomputed_views import same_for_all
@@ -30,7 +29,6 @@ from candle_tf.data.pipeline import (
 )
 from candle_tf.data.subset import Subset
 from candle_tf.distribute import Workers, open_workers
-from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.pretraining import (
@@ -44,9 +42,18 @@ from candle_tf.methods.training_loop import fit
 from candle_tf.metrics import SCORE
 from candle_tf.run_folder import versions
 from candle_tf.stages.pretrain_data import PretrainingData, open_images
-from candle_tf.stages.pretrain_settings import Pretraining, open_pretraining
+from candle_tf.stages.pretrain_epochs import refuse_epochs, rewind, student_folder
+from candle_tf.stages.pretrain_settings import (
+    Pretraining,
+    open_pretraining,
+    write_pretraining,
+)
 from candle_tf.students.analysis.preflight import refuse_unconvertible
-from candle_tf.students.compute_policy import resolve_compute_policy, set_compute_policy
+from candle_tf.students.compute_policy import (
+    ComputePolicy,
+    resolve_compute_policy,
+    set_compute_policy,
+)
 from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 from candle_tf.students.weights.packed import pack
 from candle_tf.students.weights.spec import StudentSpec
@@ -88,23 +95,32 @@ def pretrain(settings: Pretraining) -> Pretrained:
     # As in `stages.run`: a resumed training is the one that was not interrupted.
     tf.config.experimental.enable_op_determinism()
     with workers.end_together():
-        if workers.replicas > 1:
-            # The check reads variables that are in one place.
-            refuse_unconvertible(_build_student(settings))
-            tf.keras.utils.set_random_seed(settings.seed)
+        policy = resolve_compute_policy(
+            settings.precision, settings.xla, kernels=settings.kernels, replicas=workers.replicas
+        )
+        # Before all images are decoded; and here, as the check reads variables of one device.
+        refuse_unconvertible(_build_student(settings))
+        teacher = load_teacher(
+            settings.teacher, settings.teacher_weights, settings.teacher_weights_sha256
+        )
+        tf.keras.utils.set_random_seed(settings.seed)
         lock, before = open_pretraining(settings) if workers.is_chief else (None, None)
         with lock or contextlib.nullcontext():
             workers.refuse_other_folder(Path(settings.run_dir))
-            return _pretrain(settings, before, workers)
+            refuse_epochs(settings, before)
+            return _pretrain(settings, before, teacher, policy, workers)
 
 
-def _pretrain(settings: Pretraining, before: Pretraining | None, workers: Workers) -> Pretrained:
+def _pretrain(
+    settings: Pretraining,
+    before: Pretraining | None,
+    teacher: Teacher,
+    policy: ComputePolicy,
+    workers: Workers,
+) -> Pretrained:
     data = open_images(settings)
-    teacher = load_teacher(
-        settings.teacher, settings.teacher_weights, settings.teacher_weights_sha256
-    )
     teacher = scale_parts(teacher, data.train, settings.teacher_size, settings.cache_path)
-    trainer, checkpoints = _train(settings, data, teacher, before, workers)
+    trainer, checkpoints = _train(settings, data, teacher, before, policy, workers)
     checkpoints.restore(checkpoints.best_epoch)
     student = trainer.network
     if workers.replicas > 1:
@@ -120,15 +136,18 @@ def _train(
     data: PretrainingData,
     teacher: Teacher,
     before: Pretraining | None,
+    policy: ComputePolicy,
     workers: Workers,
 ) -> tuple[PretrainingTrainer, Checkpoints]:
     augmentation = make_augmentation(AugmentSettings(settings.augmentation), settings.seed)
     targets, heldout = _targets(settings, data, teacher, augmentation)
     steps = steps_per_epoch(len(data.train), settings.batch_size)
     with workers.scope():
-        trainer = _build_trainer(settings, targets, steps, workers)
-    folder = Path(settings.run_dir) / "student"
-    _rewind(settings, before, folder)
+        trainer = _build_trainer(settings, targets, steps, policy, workers)
+    if workers.is_chief:
+        rewind(settings, before)
+        # Only now: killed before it, the same command goes back all the same.
+        write_pretraining(settings)
     workers.wait_for_all()
     from_epoch = partial(
         training_batches,
@@ -146,7 +165,7 @@ def _train(
         lambda first_epoch: workers.distribute(partial(from_epoch, first_epoch=first_epoch)),
         steps=steps,
         epochs=settings.epochs,
-        folder=folder,
+        folder=student_folder(settings),
         validation=workers.distribute(
             partial(evaluation_batches, heldout, image_size=settings.image_size)
         ),
@@ -162,17 +181,16 @@ def _build_student(settings: Pretraining) -> tf.keras.Model:
 
 
 def _build_trainer(
-    settings: Pretraining, targets: SourceTargets, steps: int, workers: Workers
+    settings: Pretraining,
+    targets: SourceTargets,
+    steps: int,
+    policy: ComputePolicy,
+    workers: Workers,
 ) -> PretrainingTrainer:
-    policy = resolve_compute_policy(
-        settings.precision, settings.xla, kernels=settings.kernels, replicas=workers.replicas
-    )
     student = _build_student(settings)
     set_compute_policy(student, policy)
     if workers.replicas > 1:
         synchronize_batch_norm(student)
-    else:
-        refuse_unconvertible(student)
     mean, variance = feature_moments(targets.features)
     projector = FeatureProjector(mean, variance, settings.seed)
     projector.build(student.output["features"].shape)
@@ -214,27 +232,6 @@ def _rate(settings: Pretraining, steps: int) -> WarmupConstantDecay:
         settings.constant_epochs * steps,
         settings.epochs * steps,
     )
-
-
-def _rewind(settings: Pretraining, before: Pretraining | None, folder: Path) -> None:
-    """Goes back to before the fall of the rate, where the number of epochs has changed since.
-
-    Raises:
-        UserError: for fewer epochs, where the rate should have begun to fall before the last one.
-    """
-    if before is None or before.epochs == settings.epochs:
-        return
-    checkpoints = Checkpoints(folder / "checkpoints", tf.Module(), [before.constant_epochs])
-    begin = min(checkpoints.epochs_done, before.constant_epochs)
-    if begin > settings.constant_epochs:
-        raise UserError(
-            f"--epochs={settings.epochs} lowers the learning rate from epoch "
-            f"{settings.constant_epochs} on, but {begin} epochs were trained at the full rate. "
-            "Give more epochs."
-        )
-    if checkpoints.epochs_done > begin:
-        logging.info("continued from epoch %d, before the learning rate fell", begin)
-        checkpoints.rewind(begin)
 
 
 def _write(

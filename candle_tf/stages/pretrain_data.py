@@ -48,11 +48,13 @@ def open_images(settings: Pretraining) -> PretrainingData:
     """
     with ExitStack() as opened:
         source = opened.enter_context(_open(settings))
+        # Before any image is read: its path may be wrong.
+        tests = opened.enter_context(_open_tests(settings)) if settings.test_data_dir else None
         ids = list(source.train.ids)
         if settings.on_bad_image == "skip":
             ids = _readable(source, ids, settings)
-        if settings.test_data_dir:
-            _refuse_test_images(source, ids, settings)
+        if tests:
+            _refuse_test_images(source, ids, tests, settings)
         side = min(max(settings.image_size, settings.teacher_size), _largest_side(source, ids))
         images = open_image_store(source, ids, side, settings.cache_path, store="auto")
         content = source.content_hash(ids)
@@ -84,6 +86,13 @@ def _open(settings: Pretraining) -> Source:
     )
 
 
+def _open_tests(settings: Pretraining) -> Source:
+    try:
+        return open_unlabelled(settings.test_data_dir, str(settings.cache_path))
+    except UserError as error:
+        raise UserError(f"--test_data_dir={settings.test_data_dir}: {error}") from error
+
+
 def _readable(source: Source, ids: Sequence[str], settings: Pretraining) -> list[str]:
     bad = set(scan_images(source, ids, settings.cache_path).bad)
     for image_id in sorted(bad):
@@ -97,11 +106,12 @@ def _largest_side(source: Source, ids: Sequence[str]) -> int:
     return max(max(source.read_image(image_id).shape[:2]) for image_id in ids[::step])
 
 
-def _refuse_test_images(source: Source, ids: Sequence[str], settings: Pretraining) -> None:
+def _refuse_test_images(
+    source: Source, ids: Sequence[str], tests: Source, settings: Pretraining
+) -> None:
     """A student must not learn from what it will be tested on, not even without labels."""
     ours = scan_images(source, ids, settings.cache_path)
-    with open_unlabelled(settings.test_data_dir, str(settings.cache_path)) as other:
-        tested = scan_images(other, other.train.ids, settings.cache_path)
+    tested = scan_images(tests, tests.train.ids, settings.cache_path)
     shared = shared_ids(ours, tested)
     if shared:
         raise UserError(

@@ -12,8 +12,8 @@ from candle_tf.data.augment.settings import AUGMENTATIONS
 from candle_tf.data.settings import ON_BAD_IMAGE
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object
-from candle_tf.run_folder import claim_folder
-from candle_tf.settings import SettingsGroup, convert_setting, setting
+from candle_tf.run_folder import claim_folder, write_settings
+from candle_tf.settings import SettingsGroup, check_setting, convert_setting, setting
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.settings import KERNELS, PRECISIONS, STRATEGIES, XLA
 from candle_tf.teachers.settings import check_teachers
@@ -118,12 +118,14 @@ class Pretraining(SettingsGroup):
 
 
 def open_pretraining(settings: Pretraining) -> tuple[IO[str] | None, Pretraining | None]:
-    """Makes the folder of a pretraining, or opens it to resume or continue; writes config.json.
+    """Makes the folder of a pretraining, or opens it to resume or continue.
+
+    config.json stays as it is, until `write_pretraining`: it says how many epochs the checkpoints
+    are of.
 
     Returns:
-        The folder's lock, held until it is closed, as `run_folder.claim_folder`; and the settings
-        of an earlier call that were there, with which these agree but for the number of epochs and
-        places, or None in a new folder.
+        The folder's lock, held until it is closed, as `run_folder.claim_folder`; and these settings
+        with the number of epochs of an earlier call in the folder, or None in a new folder.
 
     Raises:
         UserError: where the folder holds a pretraining with other settings, is no such folder, or
@@ -131,7 +133,18 @@ def open_pretraining(settings: Pretraining) -> tuple[IO[str] | None, Pretraining
     """
     now = dataclasses.asdict(settings)
     lock, before = claim_folder(Path(settings.run_dir), now, _CHANGEABLE, _read)
-    return lock, None if before is None else Pretraining(**before)
+    if before is None:
+        return lock, None
+    return lock, dataclasses.replace(settings, epochs=before["epochs"])
+
+
+def write_pretraining(settings: Pretraining) -> None:
+    """Writes config.json into the opened folder; its checkpoints are those of this training now.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    write_settings(Path(settings.run_dir), dataclasses.asdict(settings))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -142,9 +155,12 @@ def _read(path: Path) -> dict[str, Any]:
         converted = {
             name: convert_setting(fields[name], value, str(path)) for name, value in values.items()
         }
+        for name, value in converted.items():
+            check_setting(fields[name], value)
     except KeyError as error:
         raise UserError(
             f"{path} is not the settings file of a pretraining: {error} is none of its settings. "
             f"{remedy}"
         ) from error
-    return dataclasses.asdict(Pretraining(**converted))
+    # Settings that contradict each other are no damage: some may change from call to call.
+    return dataclasses.asdict(Pretraining()) | converted

@@ -30,7 +30,7 @@ from candle_tf.reporting.table import method_table
 from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.check_images import read_data_check
 from candle_tf.stages.earlier_run import EarlierRun
-from candle_tf.stages.pretrain_settings import Pretraining, open_pretraining
+from candle_tf.stages.pretrain_settings import Pretraining, open_pretraining, write_pretraining
 from candle_tf.students.weights.packed import describe, pack, unpack
 from candle_tf.weight_files.keras_h5 import load_h5
 from candle_tf.weight_files.torch_pickle import read_state_dict
@@ -101,6 +101,7 @@ def record_targets(folder: Path) -> Iterator[Target]:
                        lambda path: open_run_folder_again(path.parent))  # fmt: skip
     pretraining = folder / "pretraining"
     open_pretraining(Pretraining(run_dir=str(pretraining)))
+    write_pretraining(Pretraining(run_dir=str(pretraining)))
     yield _target("config.json of a pretraining", pretraining / "config.json",
                   lambda path: open_pretraining(Pretraining(run_dir=str(path.parent))))  # fmt: skip
     yield _target("config.json of starting weights", pretraining / "config.json",

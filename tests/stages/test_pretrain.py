@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import zipfile
+from pathlib import Path
 
+import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,6 +15,9 @@ from PIL import Image
 
 from candle_tf.errors import UserError
 from candle_tf.methods import training_loop
+from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.metrics import SCORE
+from candle_tf.stages import pretrain as pretrain_module
 from candle_tf.stages.pretrain import pretrain
 from candle_tf.stages.pretrain_data import open_images
 from candle_tf.stages.pretrain_settings import Pretraining
@@ -23,6 +28,7 @@ from candle_tf.students.settings import StudentSettings
 from candle_tf.students.weights import spec
 from candle_tf.students.weights.packed import describe
 from candle_tf.teachers.registry import TEACHERS
+from tests import tiny_parts  # noqa: F401  (registers the two)
 from tests.teachers.test_feature_parts import random_backbone
 
 SIDE = 24
@@ -84,6 +90,25 @@ def whole(images, tmp_path_factory):
     done = pretrain(settings)
     patch.undo()
     return settings, done
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def config(settings):
+    with open(f"{settings.run_dir}/config.json") as file:
+        return json.load(file)
+
+
+def write_folder(settings, epochs):
+    """The folder of a pretraining after so many epochs, without a network."""
+    folder = Path(settings.run_dir) / "student" / "checkpoints"
+    checkpoints = Checkpoints(folder, tf.Module(), [settings.constant_epochs])
+    for epoch in range(1, epochs + 1):
+        checkpoints.save({"epoch": epoch, "seconds": 1.0, SCORE: 0.1 * epoch})
+    values = json.dumps(dataclasses.asdict(settings))
+    (Path(settings.run_dir) / "config.json").write_text(values)
 
 
 def history(settings):
@@ -150,11 +175,18 @@ def test_an_interrupted_training_ends_as_the_uninterrupted_one(
     assert pretrain(settings).weights.read_bytes() == whole[1].weights.read_bytes()
 
 
-def test_a_longer_training_continues_from_before_the_rate_fell(images, whole, tmp_path):
+def test_a_longer_training_continues_from_before_the_rate_fell(
+    images, whole, tmp_path, monkeypatch
+):
     short = settings_for(images, tmp_path / "run", epochs=3)
     pretrain(short)
     first = history(short)
     longer = dataclasses.replace(short, epochs=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain_module, "open_images", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(longer)
+    # Interrupted before it went back to that epoch, the same call does all the same.
     assert pretrain(longer).weights.read_bytes() == whole[1].weights.read_bytes()
     kept = short.constant_epochs
     assert kept == 1
@@ -163,6 +195,54 @@ def test_a_longer_training_continues_from_before_the_rate_fell(images, whole, tm
     ]
     with pytest.raises(UserError, match=r"--epochs=2 lowers.*but 2 epochs"):
         pretrain(dataclasses.replace(short, epochs=2))
+    # What is refused changes nothing.
+    assert config(longer)["epochs"] == 4
+    assert len(history(longer)) == 4
+
+
+def test_without_an_epoch_at_the_full_rate_nothing_can_be_continued(images, tmp_path):
+    settings = settings_for(images, tmp_path / "run", decay_fraction=1.0, teacher="tiny_teacher")
+    write_folder(settings, epochs=4)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"nothing in .* can be continued.*new --run_dir"):
+            pretrain(dataclasses.replace(settings, epochs=8))
+    assert config(settings)["epochs"] == 4
+    assert len(history(settings)) == 4
+
+
+def test_a_number_of_epochs_that_an_older_version_wrote_by_mistake_is_told(images, tmp_path):
+    settings = settings_for(images, tmp_path / "run", teacher="tiny_teacher")
+    write_folder(dataclasses.replace(settings, epochs=2), epochs=4)
+    with pytest.raises(UserError, match=r"4 epochs are done .*config\.json says --epochs=2"):
+        pretrain(settings)
+    assert len(history(settings)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "bfloat16", "kernels": "plain"}, "only the native operators compute"),
+        ({"teacher": "keras_applications:NoSuchNet"}, "NoSuchNet"),
+        ({"student": "birealnet18"}, "would not keep layer conv of student binary"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_anything_is_read(
+    images, tmp_path, monkeypatch, changes, message
+):
+    def build_unconvertible(*_, **__):
+        pixels = tf.keras.Input((16, 16, 3))
+        conv = lq.layers.QuantConv2D(4, 3, kernel_quantizer="ste_sign", name="conv")
+        features = tf.keras.layers.GlobalAveragePooling2D(name="features")(conv(pixels))
+        logits = tf.keras.layers.Dense(2, name="logits")(features)
+        outputs = {"features": features, "logits": logits}
+        return tf.keras.Model(pixels, outputs, name="student")
+
+    if "student" in changes:
+        monkeypatch.setattr(spec, "build_student", build_unconvertible)
+    given = {"teacher": "tiny_teacher", "cache_dir": str(tmp_path / "cache"), **changes}
+    with pytest.raises(UserError, match=message):
+        pretrain(settings_for(images, tmp_path / "run", **given))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_settings_in_the_same_folder_are_refused(whole):
@@ -179,6 +259,16 @@ def test_images_of_a_test_set_are_refused(images, tmp_path):
     (tests / "renamed.png").write_bytes(png(7))
     with pytest.raises(UserError, match=r"1 of the images are also in.*some/where/7\.png"):
         open_images(settings)
+
+
+def test_a_test_set_that_is_not_there_is_told_before_images_are_read(images, tmp_path):
+    settings = settings_for(
+        images, tmp_path / "run", test_data_dir=str(tmp_path / "none"), on_bad_image="skip",
+        cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"--test_data_dir=.*none"):
+        open_images(settings)
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_images_that_cannot_be_read_are_refused_or_skipped(tmp_path):
