@@ -158,7 +158,7 @@ class PretrainingTrainer(Trainer):
 
     def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The total loss, "kl" and "fs", 1 - R^2."""
-        projected = self.projector(self.network(batch["inputs"], training=training)["features"])
+        projected = self.projector(self.forward(batch["inputs"], training)["features"])
         kl = tf.reduce_mean(
             losses.kl_divergence(
                 batch["teacher_logits"], self.source_logits(projected), self._temperature

@@ -1,5 +1,7 @@
 """Pretraining's losses against NumPy, what is trained and what is not, and the learning rate."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,7 +13,9 @@ from candle_tf.methods.pretraining import (
     build_pretraining_groups,
     feature_moments,
 )
+from candle_tf.students.compute_policy import PLAIN, ComputePolicy, set_compute_policy
 from tests.methods.test_distillation import binary_student, float_student
+from tests.native.availability import needs_native
 
 SIZE, SOURCE_CLASSES, T = 6, 9, 2.0
 
@@ -104,6 +108,25 @@ def test_student_and_projector_learn_and_nothing_else_moves():
     assert np.abs(projector.kernel.numpy() - kernel).max() > 0
     for before, after in zip(classifier, network.get_layer("logits").weights, strict=True):
         np.testing.assert_array_equal(before, after.numpy())
+
+
+@needs_native
+def test_native_operators_train_as_the_plain_composition():
+    """The same losses and moving statistics, and batch norm runs in the fused operators."""
+    losses, statistics, operators = [], [], []
+    for policy in (PLAIN, ComputePolicy(native=True)):
+        student = binary_student()
+        set_compute_policy(student, policy)
+        trainer, batch, _, _ = build_trainer(student)
+        step = tf.function(partial(trainer.train_step, batch), autograph=False)
+        graph = step.get_concrete_function().graph
+        operators.append({operator.type for operator in graph.get_operations()})
+        losses.append({name: float(value) for name, value in step().items()})
+        statistics.append([variable.numpy() for variable in student.non_trainable_variables])
+    assert [any("FusedBatchNorm" in name for name in each) for each in operators] == [True, False]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for plain, native in zip(*statistics, strict=True):
+        np.testing.assert_allclose(native, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_validation_counts_the_teachers_own_classes():
