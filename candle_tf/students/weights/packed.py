@@ -5,7 +5,8 @@ spec, class_names, facts = describe(data, "weights.safetensors")
 unpack(data, student, "weights.safetensors")
 
 A binary kernel [h, w, in, out] is stored as its signs (uint8, 8 of them a byte, the kernel in C
-order) and the mean magnitude of each output channel (float16 [out]); all other weights are float16.
+order) and the mean magnitude of each output channel (float16 [out]); moving means and variances of
+batch norm, which may be large, are float32, in format 1 float16; all other weights are float16.
 Every name is `<layer>/<weight>`. The classifier is left out where there are no class names. The
 file's metadata say which student it is of. safetensors holds arrays and text alone, so nothing in a
 file can run.
@@ -31,10 +32,12 @@ from candle_tf.students.weights.copying import (
 )
 from candle_tf.students.weights.spec import StudentSpec, parse_spec
 
-FORMAT = "candle_tf student weights 1"
+FORMAT = "candle_tf student weights 2"
+_READ = ("candle_tf student weights 1", FORMAT)
 _ENTRY = "candle_tf"
 _SPEC = ("name", "width", "stem_stride")
 _SIGNS, _MAGNITUDE = ":signs", ":magnitude"
+_STATISTICS = ("moving_mean", "moving_variance")
 # The smallest normal number of float16. Magnitude 0 would make all signs of a channel +1.
 _LEAST = 2.0**-14
 
@@ -54,7 +57,7 @@ def pack(
         facts: what else the file is to say of itself.
 
     Raises:
-        UserError: where a weight is not finite in float16.
+        UserError: where a weight is not finite, or too large for float16.
     """
     arrays: dict[str, np.ndarray] = {}
     for layer in student.layers:
@@ -68,6 +71,9 @@ def pack(
                 arrays[name + _SIGNS] = np.packbits(value.reshape(-1) >= 0)
                 magnitude = np.abs(value.astype(np.float64)).mean(axis=(0, 1, 2))
                 arrays[name + _MAGNITUDE] = _as_float16(np.maximum(magnitude, _LEAST), name)
+            elif _is_statistic(variable):
+                check_finite(value, name)
+                arrays[name] = value.astype(np.float32)
             else:
                 arrays[name] = _as_float16(value, name)
     described = {
@@ -93,7 +99,7 @@ def describe(data: bytes, origin: str) -> tuple[StudentSpec, list[str] | None, d
     size = int.from_bytes(data[:8], "little")
     try:
         described = parse_json(parse_json(data[8 : 8 + size])["__metadata__"][_ENTRY])
-        if described["format"] != FORMAT:
+        if described["format"] not in _READ:
             raise ValueError(f"its format is {described['format']!r}, not {FORMAT!r}")
         spec = parse_spec(*(described["student"][name] for name in _SPEC))
         names, facts = described["class_names"], dict(described["facts"])
@@ -139,6 +145,8 @@ def _take(
 ) -> np.ndarray:
     """One weight, float32, taken out of the arrays."""
     shape = tuple(variable.shape)
+    if _is_statistic(variable) and getattr(arrays.get(name), "dtype", None) == "float32":
+        return _array(arrays, name, shape, "float32", origin)
     if not _is_binary_kernel(layer, variable):
         return _array(arrays, name, shape, "float16", origin).astype(np.float32)
     size = int(np.prod(shape))
@@ -187,8 +195,16 @@ def _is_binary_kernel(layer: Any, variable: tf.Variable) -> bool:
     return is_binary_conv(layer) and variable is layer.kernel
 
 
+def _is_statistic(variable: tf.Variable) -> bool:
+    return weight_name(variable) in _STATISTICS
+
+
 def _as_float16(value: np.ndarray, name: str) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        stored = value.astype(np.float16)
-    check_finite(stored, name)
-    return stored
+    check_finite(value, name)
+    largest = float(np.abs(value).max(initial=0.0))
+    if largest > np.finfo(np.float16).max:
+        raise UserError(
+            f"The weight {name} is as large as {largest:g}, and packed weights hold numbers up to "
+            "65,504: the training diverged. Train with a lower learning rate."
+        )
+    return value.astype(np.float16)

@@ -1,5 +1,7 @@
 """Packed weights: the function survives, the size is small, damage is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -73,7 +75,9 @@ def test_a_binary_weight_takes_one_bit():
     others = sum(w.shape.num_elements() for w in student.weights) - binary
     channels = sum(layer.kernel.shape[-1] for layer in binary_layers(student))
     arrays = safetensors.numpy.load(pack(student, SPEC, ["a", "b", "c"]))
-    assert sum(a.nbytes for a in arrays.values()) == binary // 8 + 2 * (others + channels)
+    statistics = sum(a.size for name, a in arrays.items() if "moving_" in name)
+    packed = binary // 8 + 2 * (others + channels + statistics)
+    assert sum(a.nbytes for a in arrays.values()) == packed
 
 
 def test_without_class_names_the_classifier_is_left_alone():
@@ -132,9 +136,40 @@ def test_arrays_that_do_not_fit_are_refused_and_nothing_is_changed(arrays, messa
 
 def test_what_float16_cannot_hold_is_refused():
     student = SPEC.build(32, 3)
-    student.get_layer("stem_bn").moving_variance.assign(tf.fill([8], 1e6))
-    with pytest.raises(UserError, match="stem_bn/moving_variance"):
+    student.get_layer("stem_bn").gamma.assign(tf.fill([8], 1e6))
+    with pytest.raises(UserError, match=r"stem_bn/gamma is as large as 1e\+06"):
         pack(student, SPEC)
+
+
+def test_statistics_that_float16_cannot_hold_are_kept():
+    student = SPEC.build(32, 3)
+    norm = student.get_layer("stem_bn")
+    norm.moving_variance.assign(tf.fill([8], 7e4))
+    norm.moving_mean.assign(tf.fill([8], -1e5))
+    data = pack(student, SPEC)
+    for variable in (norm.moving_variance, norm.moving_mean):
+        variable.assign(tf.ones([8]))
+    unpack(data, student, "test")
+    assert norm.moving_variance.numpy().tolist() == [7e4] * 8
+    assert norm.moving_mean.numpy().tolist() == [-1e5] * 8
+
+
+def test_files_of_the_first_format_are_read():
+    """Its moving statistics are float16."""
+    student = random_student(SPEC)
+    data, before = pack(student, SPEC), student.get_layer("stem_bn").get_weights()
+    size = int.from_bytes(data[:8], "little")
+    text = json.loads(data[8 : 8 + size])["__metadata__"]["candle_tf"]
+    arrays = {
+        name: array.astype(np.float16) if "moving_" in name else array
+        for name, array in safetensors.numpy.load(data).items()
+    }
+    first = safetensors.numpy.save(arrays, {"candle_tf": text.replace("weights 2", "weights 1")})
+    assert describe(first, "test")[0] == SPEC
+    student.get_layer("stem_bn").set_weights([np.ones_like(value) for value in before])
+    unpack(first, student, "test")
+    for ours, theirs in zip(before, student.get_layer("stem_bn").get_weights(), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-7)
 
 
 def test_a_vanished_channel_keeps_its_signs():
