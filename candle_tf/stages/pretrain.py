@@ -30,6 +30,8 @@ from candle_tf.data.pipeline import (
 from candle_tf.data.subset import Subset
 from candle_tf.distribute import Workers, open_workers
 from candle_tf.files import write_atomically
+from candle_tf.errors import UserError
+from candle_tf.methods.annealing import find_annealed_quantizers
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.pretraining import (
     FeatureProjector,
@@ -99,7 +101,7 @@ def pretrain(settings: Pretraining) -> Pretrained:
             settings.precision, settings.xla, kernels=settings.kernels, replicas=workers.replicas
         )
         # Before all images are decoded; and here, as the check reads variables of one device.
-        refuse_unconvertible(_build_student(settings))
+        _refuse_student(settings)
         teacher = load_teacher(
             settings.teacher, settings.teacher_weights, settings.teacher_weights_sha256
         )
@@ -174,6 +176,17 @@ def _train(
         workers=workers,
     )
     return trainer, checkpoints
+
+
+def _refuse_student(settings: Pretraining) -> None:
+    student = _build_student(settings)
+    if find_annealed_quantizers(student):
+        raise UserError(
+            f"--student={settings.student} cannot be pretrained: its binary weights are annealed "
+            "over the epochs, which a training that can be continued with more --epochs has no "
+            "fixed number of. Give another --student; candle_tf.train trains this one."
+        )
+    refuse_unconvertible(student)
 
 
 def _build_student(settings: Pretraining) -> tf.keras.Model:
