@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation, make_augmentation
 from candle_tf.data.augment.precomputed_views import same_for_all
@@ -144,6 +145,12 @@ def _train(
     augmentation = make_augmentation(AugmentSettings(settings.augmentation), settings.seed)
     targets, heldout = _targets(settings, data, teacher, augmentation)
     steps = steps_per_epoch(len(data.train), settings.batch_size)
+    if settings.warmup_steps > settings.epochs * steps:
+        logging.warning(
+            "--warmup_steps=%d is more than the %d steps of the whole training: the learning rate "
+            "never reaches --learning_rate",
+            *(settings.warmup_steps, settings.epochs * steps),
+        )
     with workers.scope():
         trainer = _build_trainer(settings, targets, steps, policy, workers)
     if workers.is_chief:

@@ -15,7 +15,7 @@ from candle_tf.files import read_json_object
 from candle_tf.run_folder import claim_folder, write_settings
 from candle_tf.settings import SettingsGroup, check_setting, convert_setting, setting
 from candle_tf.students.architectures.registry import STUDENTS
-from candle_tf.students.settings import KERNELS, PRECISIONS, STRATEGIES, XLA
+from candle_tf.students.settings import KERNELS, PRECISIONS, STRATEGIES, XLA, ComputeSettings
 from candle_tf.teachers.settings import check_teachers
 
 # May differ between two calls that work on one folder.
@@ -105,6 +105,15 @@ class Pretraining(SettingsGroup):
 
     def check(self) -> None:
         check_teachers(self.teacher, self.teacher_weights, self.teacher_weights_sha256)
+        # Refuses values that contradict each other.
+        ComputeSettings(
+            precision=self.precision, xla=self.xla, kernels=self.kernels, strategy=self.strategy
+        )
+        if self.train_list and self.dataset == "folder":
+            raise UserError(
+                f"--train_list={self.train_list} contradicts --dataset=folder, which takes all "
+                "images of --data_dir. Give --dataset=list, or leave --train_list out."
+            )
 
     @property
     def cache_path(self) -> Path:
