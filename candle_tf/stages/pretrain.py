@@ -30,8 +30,8 @@ from candle_tf.data.pipeline import (
 )
 from candle_tf.data.subset import Subset
 from candle_tf.distribute import Workers, open_workers
-from candle_tf.files import write_atomically
 from candle_tf.errors import UserError
+from candle_tf.files import write_atomically
 from candle_tf.methods.annealing import find_annealed_quantizers
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.pretraining import (
@@ -46,6 +46,13 @@ from candle_tf.metrics import SCORE
 from candle_tf.run_folder import versions
 from candle_tf.stages.pretrain_data import PretrainingData, open_images
 from candle_tf.stages.pretrain_epochs import refuse_epochs, rewind, student_folder
+from candle_tf.stages.pretrain_record import (
+    Beginning,
+    keep_precision,
+    read_beginning,
+    refuse_other_teacher,
+    write_beginning,
+)
 from candle_tf.stages.pretrain_settings import (
     Pretraining,
     open_pretraining,
@@ -121,7 +128,10 @@ def _pretrain(
     policy: ComputePolicy,
     workers: Workers,
 ) -> Pretrained:
-    data = open_images(settings)
+    begun = read_beginning(settings)
+    refuse_other_teacher(settings, teacher.fingerprint, begun)
+    policy = keep_precision(settings, policy, begun)
+    data = open_images(settings, begun)
     teacher = scale_parts(teacher, data.train, settings.teacher_size, settings.cache_path)
     trainer, checkpoints = _train(settings, data, teacher, before, policy, workers)
     checkpoints.restore(checkpoints.best_epoch)
@@ -157,6 +167,8 @@ def _train(
         rewind(settings, before)
         # Only now: killed before it, the same command goes back all the same.
         write_pretraining(settings)
+        begun = Beginning(data.contents, teacher.fingerprint, policy.dtype)
+        write_beginning(settings, begun)
     workers.wait_for_all()
     from_epoch = partial(
         training_batches,
@@ -304,7 +316,7 @@ def _describe(settings: Pretraining, data: PretrainingData, teacher: Teacher) ->
             "name": Path(settings.data_dir).name or settings.dataset,
             "images": len(data.train) + len(data.heldout),
             "heldout": len(data.heldout),
-            "content_sha256": data.content,
+            "content_sha256": data.contents.tokens,
             "license": settings.data_license,
         },
         "teacher": {"name": settings.teacher, "fingerprint": teacher.fingerprint},

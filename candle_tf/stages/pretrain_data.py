@@ -9,17 +9,20 @@ from absl import logging
 
 from candle_tf.data.catalog import kind_of
 from candle_tf.data.images.scan import reason, scan_images
-from candle_tf.data.images.store import open_image_store
+from candle_tf.data.images.store import image_key, open_image_store
 from candle_tf.data.sources.registry import open_source
 from candle_tf.data.sources.source import Source
 from candle_tf.data.sources.unlabelled import open_unlabelled
 from candle_tf.data.splits.duplicates import shared_ids
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
+from candle_tf.stages.pretrain_record import Beginning, Contents, compare_contents
 from candle_tf.stages.pretrain_settings import Pretraining
 
 # Images whose size is read before all are stored.
 _SAMPLE = 256
+# An image's key is uniform below it.
+_UNIFORM = 2**32
 
 
 @dataclass(frozen=True)
@@ -29,22 +32,27 @@ class PretrainingData:
     Attributes:
         train: learned from.
         heldout: not learned from; they choose the epoch.
-        content: SHA-256 over ids and contents of all images (`Source.content_hash`).
+        contents: of all images.
     """
 
     train: Subset
     heldout: Subset
-    content: str
+    contents: Contents
 
 
-def open_images(settings: Pretraining) -> PretrainingData:
+def open_images(settings: Pretraining, begun: Beginning | None = None) -> PretrainingData:
     """Opens and decodes the images.
 
     They are stored at the side of the larger network's input, but not larger than the largest of
     them. Which ones are held out is decided by a hash of each id, whatever other images there are.
 
+    Args:
+        settings: of the pretraining.
+        begun: what it was begun with, where an epoch is done.
+
     Raises:
-        UserError: where there are no images, one cannot be read, or one is also in the test set.
+        UserError: where there are no images, one cannot be read, one is also in the test set, or
+            they are not those of the beginning.
     """
     with ExitStack() as opened:
         source = opened.enter_context(_open(settings))
@@ -53,19 +61,14 @@ def open_images(settings: Pretraining) -> PretrainingData:
         ids = list(source.train.ids)
         if settings.on_bad_image == "skip":
             ids = _readable(source, ids, settings)
+        held = _held_out(ids, settings)
         if tests:
             _refuse_test_images(source, ids, tests, settings)
+        contents = compare_contents(settings, source, ids, begun)
         side = min(max(settings.image_size, settings.teacher_size), _largest_side(source, ids))
         images = open_image_store(source, ids, side, settings.cache_path, store="auto")
-        content = source.content_hash(ids)
         if images.streamed:
             opened.pop_all()  # read from until the process ends
-    held = images.keys % round(1 / settings.heldout_fraction) == 0
-    if held.all() or not held.any():
-        raise UserError(
-            f"--heldout_fraction={settings.heldout_fraction:g} of {len(ids)} images leaves none to "
-            "hold out, or none to learn from. Give more images, or another fraction."
-        )
     train, heldout = (
         Subset(images, rows, np.zeros(len(rows), np.int32))
         for rows in (np.flatnonzero(~held), np.flatnonzero(held))
@@ -73,7 +76,27 @@ def open_images(settings: Pretraining) -> PretrainingData:
     logging.info(
         "%d images to learn from, %d held out, stored at %d px", len(train), len(heldout), side
     )
-    return PretrainingData(train, heldout, content)
+    return PretrainingData(train, heldout, contents)
+
+
+def _held_out(ids: Sequence[str], settings: Pretraining) -> np.ndarray:
+    """Whether each image is held out, bool `[N]`.
+
+    Raises:
+        UserError: where all are, or none.
+    """
+    keys = np.array([image_key(image_id) for image_id in ids], np.int64)
+    if settings.heldout_parts:
+        # For such fractions alone: older versions held out the same images.
+        held = keys % settings.heldout_parts == 0
+    else:
+        held = keys % _UNIFORM < settings.heldout_fraction * _UNIFORM
+    if held.all() or not held.any():
+        raise UserError(
+            f"--heldout_fraction={settings.heldout_fraction:g} of {len(ids)} images leaves none to "
+            "hold out, or none to learn from. Give more images, or another fraction."
+        )
+    return held
 
 
 def _open(settings: Pretraining) -> Source:

@@ -4,6 +4,7 @@ settings = Pretraining(data_dir="images.zip", width=0.5, run_dir="runs/pretraine
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -119,6 +120,12 @@ class Pretraining(SettingsGroup):
     def cache_path(self) -> Path:
         """Folder of decoded images and teacher features."""
         return Path(self.cache_dir) if self.cache_dir else Path(self.run_dir) / "cache"
+
+    @property
+    def heldout_parts(self) -> int:
+        """n where --heldout_fraction is 1/n, else 0."""
+        parts = round(1 / self.heldout_fraction)
+        return parts if math.isclose(parts * self.heldout_fraction, 1) else 0
 
     @property
     def constant_epochs(self) -> int:

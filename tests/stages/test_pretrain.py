@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -13,17 +15,22 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from candle_tf.data.images.store import image_key
 from candle_tf.errors import UserError
 from candle_tf.methods import training_loop
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.metrics import SCORE
 from candle_tf.stages import pretrain as pretrain_module
 from candle_tf.stages.pretrain import pretrain
-from candle_tf.stages.pretrain_data import open_images
+from candle_tf.stages.pretrain_data import _held_out, open_images
+from candle_tf.stages.pretrain_record import keep_precision, read_beginning, write_beginning
 from candle_tf.stages.pretrain_settings import Pretraining
 from candle_tf.stages.student_weights import starting_weights
+from candle_tf.students.architectures.bnext import annealed_conv
 from candle_tf.students.architectures.reactnet import _block
+from candle_tf.students.compute_policy import DTYPES, PLAIN, ComputePolicy
 from candle_tf.students.layers.blocks import batch_norm
+from candle_tf.students.layers.quantizers import SteSign
 from candle_tf.students.settings import StudentSettings
 from candle_tf.students.weights import spec
 from candle_tf.students.weights.packed import describe
@@ -131,12 +138,17 @@ def test_weights_and_card_are_written(whole):
     assert settings.data_dir not in json.dumps(card)
 
 
-def test_several_teachers_teach_the_classes_of_the_one_that_has_some(images, tmp_path, monkeypatch):
+def test_several_teachers_teach_the_classes_of_the_one_that_has_some(
+    images, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setitem(TEACHERS._targets, "small", lambda *_: random_backbone(5, 1))
     settings = settings_for(
-        images, tmp_path / "run", teacher="small+efficientnet_lite0", epochs=1, views=1
-    )
-    done = pretrain(settings)
+        images, tmp_path / "run", teacher="small+efficientnet_lite0", epochs=1, views=1,
+        warmup_steps=500,
+    )  # fmt: skip
+    with caplog.at_level("WARNING", logger="absl"):
+        done = pretrain(settings)
+    assert re.search(r"--warmup_steps=500 is more than the \d steps", caplog.text)
     card = json.loads(done.card.read_text())
     assert card["teacher"]["name"] == "small+efficientnet_lite0"
     assert np.isfinite(list(card["figures"].values())).all()
@@ -172,7 +184,12 @@ def test_an_interrupted_training_ends_as_the_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             pretrain(settings)
     assert len(history(settings)) == 2
+    # As a folder of an older version, which has no record; it has one from here on.
+    record = Path(settings.run_dir) / "student" / "begun_with.json"
+    record.unlink()
     assert pretrain(settings).weights.read_bytes() == whole[1].weights.read_bytes()
+    of_whole = Path(whole[0].run_dir) / "student" / "begun_with.json"
+    assert record.read_bytes() == of_whole.read_bytes()
 
 
 def test_a_longer_training_continues_from_before_the_rate_fell(
@@ -224,21 +241,25 @@ def test_a_number_of_epochs_that_an_older_version_wrote_by_mistake_is_told(image
         ({"precision": "bfloat16", "kernels": "plain"}, "only the native operators compute"),
         ({"teacher": "keras_applications:NoSuchNet"}, "NoSuchNet"),
         ({"student": "birealnet18"}, "would not keep layer conv of student binary"),
+        ({"student": "bnext_t"}, "--student=bnext_t cannot be pretrained.*annealed"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_read(
     images, tmp_path, monkeypatch, changes, message
 ):
-    def build_unconvertible(*_, **__):
+    def build_unsuitable(name, *_, **__):
         pixels = tf.keras.Input((16, 16, 3))
         conv = lq.layers.QuantConv2D(4, 3, kernel_quantizer="ste_sign", name="conv")
-        features = tf.keras.layers.GlobalAveragePooling2D(name="features")(conv(pixels))
+        x = conv(pixels)
+        if name == "bnext_t":
+            x = annealed_conv(SteSign()(pixels), 4, 3, 1, "conv")
+        features = tf.keras.layers.GlobalAveragePooling2D(name="features")(x)
         logits = tf.keras.layers.Dense(2, name="logits")(features)
         outputs = {"features": features, "logits": logits}
         return tf.keras.Model(pixels, outputs, name="student")
 
     if "student" in changes:
-        monkeypatch.setattr(spec, "build_student", build_unconvertible)
+        monkeypatch.setattr(spec, "build_student", build_unsuitable)
     given = {"teacher": "tiny_teacher", "cache_dir": str(tmp_path / "cache"), **changes}
     with pytest.raises(UserError, match=message):
         pretrain(settings_for(images, tmp_path / "run", **given))
@@ -248,6 +269,103 @@ def test_what_cannot_be_used_is_refused_before_anything_is_read(
 def test_other_settings_in_the_same_folder_are_refused(whole):
     with pytest.raises(UserError, match=r"--learning_rate was 0\.02 and is now 0.1"):
         pretrain(dataclasses.replace(whole[0], learning_rate=0.1))
+
+
+def copy_of(settings, folder):
+    shutil.copytree(settings.run_dir, folder)
+    return dataclasses.replace(settings, run_dir=str(folder))
+
+
+def unpack_images(images, folder):
+    with zipfile.ZipFile(images / "images.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_other_images_or_another_teacher_cannot_continue_a_training(
+    images, whole, tmp_path, monkeypatch
+):
+    settings = copy_of(whole[0], tmp_path / "run")
+    other = unpack_images(images, tmp_path / "other")
+    (other / "2.png").write_bytes(png(1000))
+    with pytest.raises(UserError, match=r"images are not those .*run was begun: 60 then and 60"):
+        pretrain(dataclasses.replace(settings, data_dir=str(other)))
+    backbone = random_backbone(5, 1)
+    monkeypatch.setitem(TEACHERS._targets, "efficientnet_lite0", lambda *_: backbone)
+    with pytest.raises(UserError, match=r"--teacher=efficientnet_lite0 has other weights than"):
+        pretrain(settings)
+
+
+def test_copies_of_the_images_are_the_same_images(images, whole, tmp_path):
+    settings = copy_of(whole[0], tmp_path / "run")
+    begun = read_beginning(settings)
+    copies = unpack_images(images, tmp_path / "copies")
+    moved = dataclasses.replace(settings, data_dir=str(copies), cache_dir=str(tmp_path / "cache"))
+    found = open_images(moved, begun).contents
+    assert found.tokens != begun.contents.tokens
+    assert found.sha256 == begun.contents.sha256
+
+
+@pytest.mark.parametrize("kept", DTYPES)
+def test_a_pretraining_that_has_begun_keeps_its_precision(whole, tmp_path, kept):
+    settings = copy_of(whole[0], tmp_path / "run")
+    begun = dataclasses.replace(read_beginning(settings), precision=kept)
+    write_beginning(settings, begun)
+    assert read_beginning(settings) == begun
+    named = dataclasses.replace(settings, precision="float32")
+    policies = {dtype: ComputePolicy(native=True, dtype=dtype) for dtype in DTYPES}
+    for policy in policies.values():
+        assert keep_precision(settings, policy, begun) == policies[kept]
+        assert keep_precision(settings, policy, None) == policy
+        assert keep_precision(named, policy, begun) == policy
+    assert keep_precision(settings, PLAIN, begun) == PLAIN
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"images": 1}'])
+def test_a_damaged_record_of_the_beginning_is_told(whole, tmp_path, text):
+    settings = copy_of(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "student" / "begun_with.json").write_text(text)
+    with pytest.raises(UserError, match=r"begun_with\.json is damaged"):
+        read_beginning(settings)
+
+
+@pytest.mark.parametrize("fraction", [0.03, 0.4, 0.7])
+def test_the_fraction_that_is_asked_for_is_held_out(tmp_path, fraction):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(400):
+        (folder / f"{number}.png").write_bytes(png(0))
+    settings = settings_for(tmp_path, tmp_path / "run", data_dir=str(folder))
+    data = open_images(dataclasses.replace(settings, heldout_fraction=fraction))
+    # Three standard errors of a draw.
+    error = 3 * np.sqrt(fraction * (1 - fraction) / 400)
+    assert len(data.heldout) / 400 == pytest.approx(fraction, abs=error)
+
+
+@pytest.mark.parametrize("parts", [2, 10, 20, 50, 100])
+def test_of_one_over_n_the_same_images_are_held_out_as_ever(parts):
+    ids = [f"{number}.png" for number in range(1000)]
+    held = _held_out(ids, Pretraining(heldout_fraction=1 / parts))
+    assert held.tolist() == [image_key(name) % parts == 0 for name in ids]
+
+
+def test_a_folder_whose_held_out_images_were_others_is_refused(images, tmp_path):
+    settings = settings_for(images, tmp_path / "run", heldout_fraction=0.4, teacher="tiny_teacher")
+    write_folder(settings, epochs=2)
+    with pytest.raises(UserError, match=r"older version.*--heldout_fraction=0\.4"):
+        pretrain(settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"xla": "on", "precision": "bfloat16"}, "contradicts --xla=on"),
+        ({"train_list": "a.csv"}, "--train_list=a.csv contradicts --dataset=folder"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        Pretraining(**changes)
 
 
 def test_images_of_a_test_set_are_refused(images, tmp_path):
