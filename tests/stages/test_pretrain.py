@@ -35,7 +35,6 @@ from candle_tf.students.settings import StudentSettings
 from candle_tf.students.weights import spec
 from candle_tf.students.weights.packed import describe
 from candle_tf.teachers.registry import TEACHERS
-from tests import tiny_parts  # noqa: F401  (registers the two)
 from tests.teachers.test_feature_parts import random_backbone
 
 SIDE = 24
@@ -97,6 +96,11 @@ def whole(images, tmp_path_factory):
     done = pretrain(settings)
     patch.undo()
     return settings, done
+
+
+@pytest.fixture
+def tiny_plugin():
+    import tests.tiny_parts  # noqa: F401
 
 
 def interrupt(*_, **__):
@@ -217,6 +221,7 @@ def test_a_longer_training_continues_from_before_the_rate_fell(
     assert len(history(longer)) == 4
 
 
+@pytest.mark.usefixtures("tiny_plugin")
 def test_without_an_epoch_at_the_full_rate_nothing_can_be_continued(images, tmp_path):
     settings = settings_for(images, tmp_path / "run", decay_fraction=1.0, teacher="tiny_teacher")
     write_folder(settings, epochs=4)
@@ -227,6 +232,7 @@ def test_without_an_epoch_at_the_full_rate_nothing_can_be_continued(images, tmp_
     assert len(history(settings)) == 4
 
 
+@pytest.mark.usefixtures("tiny_plugin")
 def test_a_number_of_epochs_that_an_older_version_wrote_by_mistake_is_told(images, tmp_path):
     settings = settings_for(images, tmp_path / "run", teacher="tiny_teacher")
     write_folder(dataclasses.replace(settings, epochs=2), epochs=4)
@@ -244,6 +250,7 @@ def test_a_number_of_epochs_that_an_older_version_wrote_by_mistake_is_told(image
         ({"student": "bnext_t"}, "--student=bnext_t cannot be pretrained.*annealed"),
     ],
 )
+@pytest.mark.usefixtures("tiny_plugin")
 def test_what_cannot_be_used_is_refused_before_anything_is_read(
     images, tmp_path, monkeypatch, changes, message
 ):
@@ -349,6 +356,7 @@ def test_of_one_over_n_the_same_images_are_held_out_as_ever(parts):
     assert held.tolist() == [image_key(name) % parts == 0 for name in ids]
 
 
+@pytest.mark.usefixtures("tiny_plugin")
 def test_a_folder_whose_held_out_images_were_others_is_refused(images, tmp_path):
     settings = settings_for(images, tmp_path / "run", heldout_fraction=0.4, teacher="tiny_teacher")
     write_folder(settings, epochs=2)
