@@ -80,6 +80,9 @@ def read_beginning(settings: Pretraining) -> Beginning | None:
         found = Beginning(contents, values["teacher"], values["precision"])
         if found.precision not in DTYPES:
             raise ValueError(f"its precision is {found.precision!r}")
+        hashes = (contents.tokens, contents.sha256, found.teacher)
+        if type(contents.images) is not int or not all(isinstance(text, str) for text in hashes):
+            raise ValueError("a number of images and three hashes are expected")
     except (KeyError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is damaged ({reason}). {remedy}") from error

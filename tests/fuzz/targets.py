@@ -30,6 +30,12 @@ from candle_tf.reporting.table import method_table
 from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.check_images import read_data_check
 from candle_tf.stages.earlier_run import EarlierRun
+from candle_tf.stages.pretrain_record import (
+    Beginning,
+    Contents,
+    read_beginning,
+    write_beginning,
+)
 from candle_tf.stages.pretrain_settings import Pretraining, open_pretraining, write_pretraining
 from candle_tf.students.weights.packed import describe, pack, unpack
 from candle_tf.weight_files.keras_h5 import load_h5
@@ -104,6 +110,8 @@ def record_targets(folder: Path) -> Iterator[Target]:
     write_pretraining(Pretraining(run_dir=str(pretraining)))
     yield _target("config.json of a pretraining", pretraining / "config.json",
                   lambda path: open_pretraining(Pretraining(run_dir=str(path.parent))))  # fmt: skip
+    yield _target("begun_with.json of a pretraining", _write_beginning(pretraining),
+                  lambda _: read_beginning(Pretraining(run_dir=str(pretraining))))  # fmt: skip
     yield _target("config.json of starting weights", pretraining / "config.json",
                   lambda path: EarlierRun(path.parent, "--student_weights").spec)  # fmt: skip
     yield _json_target(folder, "report.json", _write_report,
@@ -206,6 +214,14 @@ def _json_target(
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / name)
     return _target(name, folder / name, read)
+
+
+def _write_beginning(run_dir: Path) -> Path:
+    """The record of a pretraining of which an epoch is done."""
+    settings = Pretraining(run_dir=str(run_dir))
+    write_beginning(settings, Beginning(Contents(60, "ab", "cd"), "ef", "float32"))
+    Checkpoints(run_dir / "student" / "checkpoints", tf.Module()).save({"epoch": 1})
+    return run_dir / "student" / "begun_with.json"
 
 
 def _write_report(path: Path) -> None:
