@@ -50,7 +50,11 @@ class CalibrationSettings(SettingsGroup):
         1e-3, "Adam's peak rate in calibration", above=0, at_most=1e3
     )
     logit_adjustment_tau: float = setting(
-        1.0, "tau of the logit adjustment", at_least=0, at_most=100
+        1.0,
+        "tau of the logit adjustment",
+        at_least=0,
+        at_most=100,
+        only_for="calibration_loss=logit_adjustment",
     )
     smoothing_head: float = setting(
         0.2, "label_aware_smoothing of the largest class", at_least=0, below=1
@@ -319,7 +323,9 @@ class BalanceSettings(SettingsGroup):
         at_most=1e3,
     )
     center_features: bool = setting(
-        True, "subtract the training mean from the teacher's features before the cosine"
+        True,
+        "subtract the training mean from the teacher's features before the cosine",
+        only_for="feature_loss=cosine",
     )
     logit_loss: str = setting(
         "kl",
@@ -334,7 +340,11 @@ class BalanceSettings(SettingsGroup):
         choices=FEATURE_LOSSES,
     )
     source_temperature: float = setting(
-        2.0, "T of --feature_loss=source_kl", at_least=0.01, at_most=1e3
+        2.0,
+        "T of --feature_loss=source_kl",
+        at_least=0.01,
+        at_most=1e3,
+        only_for="feature_loss=source_kl",
     )
     label_weight: str = setting(
         "auto",

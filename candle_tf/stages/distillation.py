@@ -7,7 +7,6 @@ trainer = build_distillation_trainer(
 """
 
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 import tensorflow as tf
@@ -37,11 +36,11 @@ from candle_tf.stages.balance_replay import keep_balance_replay
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.label_shares import label_shares
 from candle_tf.stages.prepare import Data
-from candle_tf.teachers.source_classes import source_classifier
+from candle_tf.teachers.source_classes import draw_rows, source_classifier
 
-# Blocks of features that prototypes are made from: some ten thousand rows, and fewer of more
-# features than these, as all are in memory.
-_PROTOTYPE_BLOCKS = 12
+# Rows of features that prototypes are made from, and fewer of more features than these, as all are
+# in memory.
+_PROTOTYPE_ROWS = 49_152
 _PROTOTYPE_FEATURES = 2048
 
 
@@ -253,8 +252,8 @@ def _build_feature_loss(
         return (block["teacher_features"] for block in targets.blocks())
 
     def sample() -> np.ndarray:
-        most = max(1, _PROTOTYPE_BLOCKS * _PROTOTYPE_FEATURES // max(targets.feature_size, 1))
-        return np.concatenate(list(islice(blocks(), min(most, _PROTOTYPE_BLOCKS))))
+        most = _PROTOTYPE_ROWS * _PROTOTYPE_FEATURES // max(targets.feature_size, 1)
+        return draw_rows(blocks(), min(most, _PROTOTYPE_ROWS), config.run.seed)
 
     def classifier() -> tuple[np.ndarray, np.ndarray]:
         if calibrated is None:

@@ -87,6 +87,11 @@ def check_data(config: Config, data: Data) -> None:
             "--logit_loss=standardized is for more than two classes: of two, logits with mean 0 "
             "and variance 1 are 1 and -1 whatever the student says. Give --logit_loss=kl."
         )
+    if config.balance.logit_loss == "dist" and data.classes == 2:
+        raise UserError(
+            "--logit_loss=dist is for more than two classes: of two, its correlations do not tell "
+            "where the student decides between them. Give --logit_loss=kl."
+        )
 
 
 def _is_begun(config: Config) -> bool:

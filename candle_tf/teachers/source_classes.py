@@ -5,7 +5,7 @@ targets = SourceTargets(features, kernel, bias, precomputed)       # `data.targe
 targets.batch(views)["teacher_logits"]                             # float32 [B, C_0]
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +97,27 @@ def source_classifier(
         for part in parts
     ]
     return np.concatenate(rows), bias
+
+
+def draw_rows(blocks: Iterable[np.ndarray], most: int, seed: int = 0) -> np.ndarray:
+    """Rows of features drawn from all blocks alike, in their order; all where there are few.
+
+    Args:
+        blocks: float [B, d] each; gone through once.
+        most: how many rows at most; about half of them are drawn at least, where there are so many.
+        seed: of the draw.
+    """
+    rng, share = np.random.default_rng(seed), 1.0
+    rows, draws = [], []
+    for block in blocks:
+        draw = rng.random(len(block))
+        rows.append(block[draw < share])
+        draws.append(draw[draw < share])
+        while sum(map(len, rows)) > most:
+            share /= 2
+            rows = [each[draw < share] for each, draw in zip(rows, draws, strict=True)]
+            draws = [draw[draw < share] for draw in draws]
+    return np.concatenate(rows)
 
 
 def prototypes(

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from candle_tf.data.augment.precomputed_views import PrecomputedViews
-from candle_tf.data.augment.views import Views, first_views
+from candle_tf.data.augment.views import Views
 from candle_tf.data.cached_arrays import stored_array
 from candle_tf.teachers.feature_parts import StoredFeatures
 from candle_tf.teachers.features import OnlineFeatures, as_float16, average_features
@@ -111,11 +111,16 @@ class OnlineTargets:
         return {"teacher_features": averaged, "teacher_logits": logits}
 
     def blocks(self) -> Iterator[dict[str, np.ndarray]]:
-        """Outputs of the first view of a sample of at most 2,048 images, the same every time."""
+        """Outputs of one view of each of at most 2,048 images, the same every time.
+
+        Where numbers of views decide their kinds, of all kinds, as in an epoch.
+        """
         count = len(self.features.subset)
         order = np.random.default_rng([self.features.augmentation.seed, count]).permutation(count)
         for start in range(0, min(count, _ONLINE_SAMPLE), _ONLINE_BATCH):
-            yield self.batch(first_views(order[start : min(start + _ONLINE_BATCH, _ONLINE_SAMPLE)]))
+            images = order[start : min(start + _ONLINE_BATCH, _ONLINE_SAMPLE)]
+            numbers = self.features.augmentation.numbers_at(images, epoch=0)
+            yield self.batch(Views(images, numbers))
 
 
 def cached_targets(

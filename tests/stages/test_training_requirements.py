@@ -35,6 +35,8 @@ def test_options_of_binary_kernels_are_refused_for_a_network_without_any(setting
         ({"prior_correction": "auto"}, 0, 3, "--prior_correction=auto is decided on validation"),
         ({"logit_loss": "standardized"}, 1, 2, "standardized is for more than two classes"),
         ({"logit_loss": "standardized"}, 1, 3, ""),
+        ({"logit_loss": "dist"}, 1, 2, "dist is for more than two classes"),
+        ({"logit_loss": "dist"}, 1, 3, ""),
         ({"logit_loss": "kl"}, 0, 2, ""),
     ],
 )

@@ -96,6 +96,20 @@ def test_new_views_have_other_targets(examples, classifier):
     assert np.abs(first["teacher_features"] - later["teacher_features"]).max() > 0.01
 
 
+def test_reference_values_are_of_all_kinds_of_view(examples, classifier):
+    """As an epoch of the student is: kinds alternate by number, and images begin at several."""
+    kinds = AugmentSettings("alternating_crop_flip", mix="mixup", mix_views="half")
+    augmentation = make_augmentation(kinds, seed=4)
+    features = OnlineFeatures(make_teacher(), examples, augmentation, RESOLUTIONS)
+    targets = OnlineTargets(features, classifier)
+    images = np.random.default_rng([4, COUNT]).permutation(COUNT)
+    epoch = targets.batch(Views(images, augmentation.numbers_at(images, 0)))
+    (found,) = targets.blocks()
+    assert_close(found, epoch)
+    alike = targets.batch(first_views(images))
+    assert np.abs(found["teacher_features"] - alike["teacher_features"]).max() > 0.01
+
+
 def test_the_cache_asks_once_and_online_asks_every_time(tmp_path, examples, classifier):
     teacher = make_teacher()
     for _ in range(3):

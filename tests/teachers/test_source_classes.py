@@ -6,7 +6,7 @@ import pytest
 from candle_tf.errors import UserError
 from candle_tf.teachers.efficientnet_lite import imagenet_head
 from candle_tf.teachers.feature_parts import FeaturePart, at_resolutions
-from candle_tf.teachers.source_classes import prototypes, source_classifier
+from candle_tf.teachers.source_classes import draw_rows, prototypes, source_classifier
 
 
 def groups(seed=0):
@@ -87,6 +87,19 @@ def test_the_first_classes_alone_do_not_decide_how_sure_prototypes_are():
     logits = features @ kernel + bias
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert (e.max(axis=1) / e.sum(axis=1)).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_rows_are_drawn_from_all_blocks_alike():
+    rows = np.arange(9000, dtype=np.float32)[:, None]
+    blocks = [rows[start : start + 64] for start in range(0, len(rows), 64)]
+    drawn = draw_rows(blocks, 1000, seed=1)
+    assert 400 < len(drawn) <= 1000
+    assert (np.diff(drawn[:, 0]) > 0).all()
+    # Of each tenth of all rows as many as of another; four standard errors.
+    counts = np.histogram(drawn, 10, (0, 9000))[0]
+    assert np.abs(counts - len(drawn) / 10).max() < 4 * np.sqrt(len(drawn) / 10)
+    np.testing.assert_array_equal(drawn, draw_rows(blocks, 1000, seed=1))
+    np.testing.assert_array_equal(draw_rows(blocks, 9000), rows)
 
 
 def test_the_seed_decides():

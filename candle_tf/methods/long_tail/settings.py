@@ -39,7 +39,10 @@ class BaselineSettings(SettingsGroup):
         only_for="method=ldam_drw",
     )
     method_tau: float = setting(
-        1.0, "tau of --method=logit_adjustment and post_hoc_logit_adjustment", at_least=0
+        1.0,
+        "tau of --method=logit_adjustment and post_hoc_logit_adjustment",
+        at_least=0,
+        only_for="method=*logit_adjustment",
     )
     distillation_label_weight: float = setting(
         0.5,
