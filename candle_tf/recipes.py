@@ -17,6 +17,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     DEFAULT: {},
     "paper": {
         "calibration_loss": "label_aware_smoothing",
+        "calibration_sampler": "class_balanced",
         "calibration_resolutions": (128, 224, 480),
         "combine_resolutions": "mean",
         "image_size": 224,

@@ -36,7 +36,7 @@ _KEPT = (
 EVALUATION_BATCH = 128
 
 # Offset of the view numbers of images that an epoch repeats: above the number of any epoch.
-_REPEATED = 2**32
+REPEATED = 2**32
 # Offset of second views of the same images: also above any epoch, and below what is repeated. Where
 # numbers decide the kind of a view (`view_kinds`), the second is of the next kind.
 _SECOND = 2**31 + 1
@@ -255,7 +255,7 @@ def _views(
     number = augmentation.numbers_at(images, epoch)
     if precomputed:
         return precomputed.at_epoch(images, number + repeats, unmixed)
-    numbers = number + _REPEATED * repeats
+    numbers = number + REPEATED * repeats
     return Views(images, unmixed_numbers(numbers) if unmixed else numbers)
 
 

@@ -14,7 +14,8 @@ import tensorflow as tf
 from candle_tf.data.augment.views import Views
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.epoch_steps import steps_per_epoch
-from candle_tf.data.samplers import epoch_order
+from candle_tf.data.pipeline import REPEATED
+from candle_tf.data.samplers import epoch_index, occurrences
 from candle_tf.distribute import ALONE, BatchShare
 from candle_tf.methods import losses
 from candle_tf.methods.parameter_groups import ParameterGroup
@@ -151,9 +152,10 @@ def feature_batches(
     seed: int,
     first_epoch: int,
     epochs: int,
+    sampler: str = "instance",
     share: BatchShare = ALONE,
 ) -> tf.data.Dataset:
-    """Batches of stored features; an epoch takes each of some rows at every resolution once.
+    """Batches of stored features; an epoch has as many as some rows at every resolution.
 
     Args:
         features: one array float16 `[R, d_T]` per resolution, memory-mapped or not; or all side by
@@ -164,6 +166,7 @@ def feature_batches(
         seed: of the order.
         first_epoch: where to begin.
         epochs: where to stop.
+        sampler: as of `samplers.epoch_index`; "instance" takes each row at each resolution once.
         share: the replicas whose shares of each batch are given, one after the other.
 
     Returns:
@@ -173,10 +176,11 @@ def feature_batches(
     total = len(features) * len(rows)
     size = min(batch_size, total)
     shares = share.slices(size)
+    labels_of_all = np.tile(labels, len(features))
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(first_epoch, epochs):
-            order = epoch_order(seed, epoch, total)
+            order = epoch_index(sampler, labels_of_all, seed=seed, epoch=epoch, epochs=epochs)
             for step in range(steps_per_epoch(total, batch_size)):
                 batch = order[step * size : (step + 1) * size]
                 for places in shares:
@@ -198,11 +202,12 @@ def online_feature_batches(
     seed: int,
     first_epoch: int,
     epochs: int,
+    sampler: str = "instance",
     share: BatchShare = ALONE,
 ) -> tf.data.Dataset:
-    """Batches of features of new views; an epoch takes every image at every resolution once.
+    """Batches of features of new views; an epoch has as many as images, at every resolution.
 
-    Or once, at all resolutions side by side.
+    Or as many as images, at all resolutions side by side.
 
     The backbone runs on each batch of images at all resolutions. Their features are then dealt
     out, so that every batch has all resolutions, as those of `feature_batches` do.
@@ -210,7 +215,8 @@ def online_feature_batches(
     Args:
         features: of the training images.
         labels: of each image, int32 `[N]`.
-        batch_size, seed, first_epoch, epochs, share: as in `feature_batches`.
+        batch_size, seed, first_epoch, epochs, sampler, share: as in `feature_batches`; an image
+            that is sampled again has another view.
 
     Returns:
         As `feature_batches`; `steps_per_epoch(N, batch_size)` batches of each resolution (or of all
@@ -222,10 +228,13 @@ def online_feature_batches(
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(first_epoch, epochs):
-            order = epoch_order(seed, epoch, count)
+            order = epoch_index(sampler, labels, seed=seed, epoch=epoch, epochs=epochs)
+            repeats = occurrences(order)
             for step in range(steps_per_epoch(count, batch_size)):
-                index = order[step * size : (step + 1) * size]
-                views = Views(index, features.augmentation.numbers_at(index, epoch))
+                taken = slice(step * size, (step + 1) * size)
+                index = order[taken]
+                numbers = features.augmentation.numbers_at(index, epoch)
+                views = Views(index, numbers + REPEATED * repeats[taken])
                 deal = np.random.default_rng([seed, epoch, step]).permutation(resolutions * size)
                 parts = [part[places] for part in np.split(deal, resolutions) for places in shares]
                 inputs = features.at(views, np.concatenate(parts))

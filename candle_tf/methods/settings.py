@@ -24,6 +24,7 @@ STUDENT_HEADS = ("free", "tied")
 AUTO = "auto"
 ADAPTIVE = "adaptive"
 COMBINE_RESOLUTIONS = ("mean", "concatenate")
+CALIBRATION_SAMPLERS = ("instance", "class_balanced", "square_root")
 OPTIMIZERS = ("adam", "adam_sgd", "bop")
 DECAYS = ("cosine", "linear")
 
@@ -43,6 +44,11 @@ class CalibrationSettings(SettingsGroup):
     )
     calibration_loss: str = setting(
         "balanced_softmax", "loss of the teacher's new classifier", choices=CALIBRATION_LOSSES
+    )
+    calibration_sampler: str = setting(
+        "instance",
+        "how calibration samples classes, as --sampler; the loss's prior follows it",
+        choices=CALIBRATION_SAMPLERS,
     )
     calibration_epochs: int = setting(30, "epochs of calibration", at_least=1)
     calibration_batch_size: int = setting(256, "batch size of calibration", at_least=1)

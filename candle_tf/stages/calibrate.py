@@ -15,6 +15,7 @@ from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_
 from candle_tf.data.batches import dataset_from_generator
 from candle_tf.data.cached_arrays import Shard
 from candle_tf.data.epoch_steps import steps_per_epoch
+from candle_tf.data.samplers import class_probabilities
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
 from candle_tf.distribute import ALONE, ONE_PROCESS, BatchShare, Workers
@@ -247,7 +248,7 @@ def _train_on_cache(
         rows = images = np.arange(len(data.train))
     steps = steps_per_epoch(len(features) * len(rows), config.calibration.calibration_batch_size)
     batches = partial(feature_batches, features, rows, data.train.labels[images])
-    shown = _shown_counts(data, images)
+    shown = _shown_counts(config, data, images)
     classifier = _train_classifier(config, teacher, data, shown, batches, steps, folder, workers)
     return classifier, _classify(config, cached, precomputed, classifier)
 
@@ -261,18 +262,20 @@ def _train_online(
     unmixed = replace(features, augmentation=features.augmentation.without_mixing())
     batches = partial(online_feature_batches, unmixed, data.train.labels)
     steps *= features.rows_per_view
-    shown = _shown_counts(data, np.arange(len(data.train)))
+    shown = _shown_counts(config, data, np.arange(len(data.train)))
     classifier = _train_classifier(config, teacher, data, shown, batches, steps, folder, workers)
     return classifier, OnlineTargets(features, classifier)
 
 
-def _shown_counts(data: Data, images: np.ndarray) -> np.ndarray:
+def _shown_counts(config: Config, data: Data, images: np.ndarray) -> np.ndarray:
     """How often an epoch of calibration shows each class, up to a factor, float64 [C].
 
-    The class counts, times the views of an image of the class over the fewest of any class: the
-    class counts themselves where all images have as many.
+    Where each view is shown once: the class counts, times the views of an image of the class over
+    the fewest of any class: the class counts themselves where all images have as many. With another
+    --calibration_sampler the probabilities that it gives such classes.
 
     Args:
+        config: the run's settings.
         data: the prepared split.
         images: the training image of each view that is shown, int64 [U]; all images of a class
             have as many.
@@ -280,7 +283,9 @@ def _shown_counts(data: Data, images: np.ndarray) -> np.ndarray:
     labels = data.train.labels
     once = np.bincount(labels, minlength=data.classes)
     views = np.bincount(labels[images], minlength=data.classes) / np.maximum(once, 1)
-    return data.counts * np.where(once > 0, views / views[once > 0].min(), 1.0)
+    counts = data.counts * np.where(once > 0, views / views[once > 0].min(), 1.0)
+    sampler = config.calibration.calibration_sampler
+    return counts if sampler == "instance" else class_probabilities(sampler, counts, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -378,6 +383,7 @@ def _train_classifier(
         batch_size=settings.calibration_batch_size,
         seed=config.run.seed,
         epochs=settings.calibration_epochs,
+        sampler=settings.calibration_sampler,
     )
     checkpoints = fit(
         trainer,

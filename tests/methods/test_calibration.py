@@ -186,6 +186,25 @@ def test_an_epoch_takes_the_rows_that_are_asked_for_and_no_others():
     np.testing.assert_array_equal(found[:, 3], found[:, 2] + 100)
 
 
+def test_classes_are_sampled_alike_at_every_resolution():
+    features, _ = _features_and_labels()
+    # 24 rows of class 0, and 6 of class 1.
+    labels = np.repeat(np.array([0, 1], np.int32), [24, 6])
+    counts = np.zeros((2, 2))
+    for batch in feature_batches(
+        features, np.arange(30), labels, batch_size=10, seed=0, first_epoch=0, epochs=20,
+        sampler="class_balanced",
+    ).as_numpy_iterator():  # fmt: skip
+        resolutions = batch["inputs"][:, 0].astype(int)
+        rows = (batch["inputs"][:, 1] * IMAGES + batch["inputs"][:, 2]).astype(int)
+        np.testing.assert_array_equal(batch["labels"], labels[rows])
+        np.add.at(counts, (resolutions, batch["labels"]), 1)
+    assert counts.sum() == 20 * 60
+    # Of 1,200 draws; four standard errors of a half and of a quarter.
+    assert abs(counts[:, 0].sum() / 1200 - 0.5) < 4 * np.sqrt(0.25 / 1200)
+    assert np.abs(counts / 1200 - 0.25).max() < 4 * np.sqrt(0.1875 / 1200)
+
+
 def test_an_epoch_takes_nothing_twice_and_leaves_less_than_a_batch():
     (epoch,) = _epochs(batch_size=16, first_epoch=0, epochs=1)
     assert epoch.shape == (3, 16, 4)

@@ -107,8 +107,14 @@ def test_a_classifier_is_calibrated_on_images_that_are_not_mixed(tmp_path, mixed
         # Of 4 views 2 are unmixed, and of 9 views 5.
         {"views": 4, "tail_views": 9, "mix": "mixup", "mix_views": "half"},
         {"tail_views": 0, "teacher_mode": "online"},
+        {"tail_views": 8, "calibration_sampler": "square_root"},
+        {"calibration_loss": "cross_entropy", "calibration_sampler": "class_balanced"},
+        {
+            "tail_views": 0, "teacher_mode": "online",
+            "calibration_loss": "cross_entropy", "calibration_sampler": "class_balanced",
+        },
     ],
-)
+)  # fmt: skip
 def test_rare_classes_with_more_views_are_not_preferred(teacher, tmp_path, settings):
     """Of features that tell nothing the classifier learns how often classes are shown, less the
     prior of its loss: nothing is left."""
