@@ -11,7 +11,8 @@ from candle_tf.recipes import RECIPES
 
 # Of arXiv 2404.00285 and its authors' scripts; defaults may change, these may not.
 PAPER = {
-    "calibration_loss": "label_aware_smoothing", "calibration_resolutions": (128, 224, 480),
+    "calibration_loss": "label_aware_smoothing", "calibration_sampler": "class_balanced",
+    "calibration_resolutions": (128, 224, 480),
     "image_size": 224, "augmentation": "random_resized_crop_flip", "resize": "crop",
     "color_jitter": 0.4, "randaugment_magnitude": 0.0, "mix": "none", "teacher_view": "same",
     "method": "candle", "binary_steps": 1, "batch_size": 128, "optimizer": "adam",
