@@ -1,15 +1,21 @@
 """The wheel and the source archive: whole, in step with the pinned requirements, and usable."""
 
+import csv
 import json
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 import zipfile
+from collections import defaultdict
+from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import candle_tf
 
@@ -80,15 +86,68 @@ def test_the_source_archive_holds_what_building_takes(built):
     assert {"pyproject.toml", "setup.py", "README.md", "LICENSE", "configs/quickstart.cfg"} <= names
 
 
+def needed(names: set[str]) -> dict[str, Distribution]:
+    """Installed distributions that the named ones need, and those, by normalized name."""
+    found: dict[str, Distribution] = {}
+    waiting = {(canonicalize_name(name), "") for name in names}
+    seen: set[tuple[str, str]] = set()
+    while waiting:
+        name, extra = waiting.pop()
+        seen.add((name, extra))
+        found[name] = distribution(name)
+        for requirement in map(Requirement, found[name].requires or []):
+            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            extras = {"", *requirement.extras}
+            waiting |= {(canonicalize_name(requirement.name), each) for each in extras} - seen
+    return found
+
+
+def link(found: dict[str, Distribution], site_packages: Path) -> None:
+    """Links the files of distributions, a folder as a whole where no other one has files in it."""
+    records = {canonicalize_name(each.name): each.read_text("RECORD") for each in distributions()}
+    files = [
+        (name, row[0])
+        for name, record in records.items()
+        for row in csv.reader((record or "").splitlines())
+        if not row[0].startswith(("/", "../"))
+    ]
+    owners: dict[str, set[str]] = defaultdict(set)
+    for name, path in files:
+        owners[path.partition("/")[0]].add(name)
+    shared = {top for top, names in owners.items() if len(names) > 1}
+    linked = {
+        (name, path if top in shared else top)
+        for name, path in files
+        for top in [path.partition("/")[0]]
+        if name in found
+    }
+    for name, entry in linked:
+        target = site_packages / entry
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(Path(str(found[name].locate_file(entry))).resolve())
+
+
 def test_an_installed_wheel_trains(built, tmp_path):
-    """A new environment from the index, outside of the checkout; one epoch of the quickstart."""
+    """Outside of the checkout, beside what it says it needs alone; an epoch of the quickstart.
+
+    Of this environment's packages, its environment has those that the wheel's metadata and theirs
+    name: one that is missing there is missing here.
+    """
     environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    pip = [environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check",
-           "--no-compile"]  # fmt: skip
-    subprocess.run(
-        [*pip, "--constraint", str(ROOT / "requirements.txt"), str(built[0])], check=True
-    )
+    venv.create(environment, symlinks=True)
+    python = environment / "bin" / "python"
+    site_packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    found = needed({Requirement(each).name for each in PROJECT["dependencies"]})
+    assert not {"pytest", "mypy", "mkdocs"} & set(found)
+    link(found, site_packages)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet",
+           "--disable-pip-version-check"]  # fmt: skip
+    wheel = ["install", "--no-index", "--no-deps", "--no-compile", str(built[0])]
+    subprocess.run([*pip, *wheel], check=True)
+    # The versions that the metadata asks for are there, of the wheel and of what it needs.
+    checked = subprocess.run([*pip, "check"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
     train = [environment / "bin" / "candle-train", "--flagfile=configs/quickstart.cfg",
              "--epochs=1", "--calibration_epochs=1", "--export_teacher=off",
              f"--run_dir={tmp_path / 'run'}"]  # fmt: skip
