@@ -8,7 +8,8 @@ from tests.native.availability import needs_native
 pytestmark = needs_native
 
 # Batch, height, width, channels, filters, kernel, stride: sides below the kernel, odd channel
-# counts, kernel positions that miss some or all pixels, more channels than are packed at a time.
+# counts, kernel positions that miss some or all pixels, more channels than are packed at a time,
+# small maps of so many images that several tasks share them.
 CASES = [
     (2, 5, 6, 3, 7, 3, 1),
     (1, 1, 1, 1, 1, 3, 1),
@@ -21,6 +22,8 @@ CASES = [
     (3, 2, 2, 256, 64, 3, 1),
     (1, 4, 4, 700, 50, 3, 2),
     (40, 32, 32, 3, 8, 3, 2),
+    (256, 8, 8, 16, 16, 3, 2),
+    (460, 6, 6, 8, 8, 3, 2),
 ]
 # Largest error over the largest value: of float32 sums, and of operands and results in bfloat16.
 BOUNDS = {tf.float32: 2e-5, tf.bfloat16: 2**-7}

@@ -523,7 +523,10 @@ class KernelGradOp : public ConvOp {
       const int64_t y_step = rounded_up(filters, gemm_kernels().columns);
       const auto y = products(x, dy, of_tap, begin, end, inputs, outputs, channels, first, count,
                               filters, outside.data(), zeros.data());
-      if (!sums.empty()) add_padding(of_tap, sums, filters, count, y_step, y.get());
+      // Of all images, so one of the splits has it.
+      if (split == 0 && !sums.empty()) {
+        add_padding(of_tap, sums, filters, count, y_step, y.get());
+      }
       for (int64_t c = 0; c < count; ++c) {
         const int64_t to = (tap * channels + first + c) * filters;
         if (splits == 1) {
@@ -618,7 +621,7 @@ class KernelGradOp : public ConvOp {
     return sums;
   }
 
-  // What padding adds to every channel. Only where there is one split.
+  // What padding adds to every channel.
   void add_padding(const Pairs& pairs, const std::vector<float>& sums, int64_t filters,
                    int64_t count, int64_t y_step, float* y) const {
     std::vector<float> constant(filters, 0.0f);
