@@ -4,10 +4,13 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from candle_tf.errors import UserError
 
@@ -20,7 +23,8 @@ _NO_SPACE = os.strerror(errno.ENOSPC)
 def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Writes `data` to `path` so that no reader and no crash ever sees half of it.
 
-    The file's folder is made where it is missing.
+    The file's folder is made where it is missing. A link is followed, and stays one. What is no
+    file, such as a pipe, a terminal or /dev/null, is written to.
 
     Args:
         path: of the file.
@@ -29,18 +33,14 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
     Raises:
         UserError: where the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    pieces = [data] if isinstance(data, bytes) else data
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.writelines([data] if isinstance(data, bytes) else data)
-                file.flush()
-                # Else a power cut could leave the name on a file without contents.
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        stream = _stream_at(path)
+        if stream is None:
+            _write_and_rename(Path(os.path.realpath(path)), pieces)
+        else:
+            with stream:
+                stream.writelines(pieces)
     except OSError as error:
         size = len(data) if isinstance(data, bytes) else 0
         if full := explain_full_disk(error, path.parent, f"{path}", size):
@@ -48,6 +48,41 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
         raise UserError(
             f"{path} cannot be written ({error}). Make it writable, or choose another folder."
         ) from error
+
+
+def _write_and_rename(path: Path, pieces: Iterable[bytes]) -> None:
+    # The process id tells whether its writer still runs; in containers many have the same.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.unfinished")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(pieces)
+            file.flush()
+            # Else a power cut could leave the name on a file without contents.
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _stream_at(path: Path) -> IO[bytes] | None:
+    """What to write to where a path has no file that could be replaced; None where it has, or none.
+
+    A file that this process prints to is such a stream too: it would go on to print to the old one.
+    """
+    try:
+        there = path.stat()
+    except OSError:
+        return None
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            same = os.path.samestat(there, os.fstat(number))
+        except OSError:  # it is closed
+            continue
+        if same:
+            stream.flush()
+            return open(number, "ab", closefd=False)
+    return None if stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode) else path.open("wb")
 
 
 def sha256_of_file(path: Path) -> str:

@@ -8,10 +8,13 @@ import os
 import socket
 from pathlib import Path
 from typing import IO
+from weakref import WeakKeyDictionary
 
 from candle_tf.errors import UserError
 
 NAME = ".lock"
+# Lock files that were opened here, and the process that did: a fork of it has them too.
+_LOCKS: WeakKeyDictionary[IO[str], int] = WeakKeyDictionary()
 
 
 def lock_folder(folder: Path) -> IO[str] | None:
@@ -28,14 +31,15 @@ def lock_folder(folder: Path) -> IO[str] | None:
         UserError: where another process holds it; names host and process.
     """
     file = (folder / NAME).open("a+")
+    if _is_held_here(file):
+        file.close()
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
         holder = file.read(200).strip()
         file.close()
-        if holder == _name_of_this_process():
-            return None
         raise UserError(
             f"{folder} is in use by {holder or 'another process'}. Wait until it ends, stop it, or "
             "give another --run_dir."
@@ -44,10 +48,18 @@ def lock_folder(folder: Path) -> IO[str] | None:
         file.close()
         return None
     file.truncate(0)
-    file.write(f"{_name_of_this_process()}\n")
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
+    _LOCKS[file] = os.getpid()
     return file
 
 
-def _name_of_this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
+def _is_held_here(file: IO[str]) -> bool:
+    """Whether this process has the lock: by its files, as containers have equal process ids."""
+    wanted = os.fstat(file.fileno())
+    return any(
+        process == os.getpid()
+        and not lock.closed
+        and os.path.samestat(os.fstat(lock.fileno()), wanted)
+        for lock, process in _LOCKS.items()
+    )

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,50 @@ def test_a_failing_replacement_leaves_no_litter(tmp_path):
         write_atomically(taken, b"new")
     assert os.listdir(tmp_path) == ["taken"]
     assert os.listdir(taken) == ["inside"]
+
+
+def test_a_link_stays_one_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "report.json"
+    link.symlink_to(tmp_path / "disk" / "report.json")
+    for data in (b"first", b"second"):
+        write_atomically(link, data)
+        assert link.is_symlink()
+        assert (tmp_path / "disk" / "report.json").read_bytes() == data
+    assert sorted(os.listdir(tmp_path)) == ["disk", "report.json"]
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        write_atomically(pipe, [b"two ", b"pieces"])
+        assert read.result(60) == b"two pieces"
+    assert pipe.is_fifo()
+
+
+_TO_STANDARD_OUTPUT = """
+from pathlib import Path
+from candle_tf.files import write_atomically
+
+print("before")
+write_atomically(Path("/dev/stdout"), b"figures\\n")
+print("after")
+"""
+
+
+@pytest.mark.parametrize("to", ["a pipe", "a file"])
+def test_standard_output_is_written_to(tmp_path, to):
+    command = [sys.executable, "-c", _TO_STANDARD_OUTPUT]
+    if to == "a pipe":
+        printed = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=True).stdout
+    else:
+        with (tmp_path / "out").open("wb") as out:
+            subprocess.run(command, cwd=_ROOT, stdout=out, check=True)
+        printed = (tmp_path / "out").read_bytes()
+        assert os.listdir(tmp_path) == ["out"]
+    assert printed == b"before\nfigures\nafter\n"
 
 
 _ON_A_FULL_DISK = """

@@ -66,3 +66,24 @@ def test_the_same_process_opens_it_again(tmp_path):
     assert lock_folder(tmp_path) is None
     first.close()
     assert lock_folder(tmp_path) is not None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes a namespace of process ids")
+def test_a_process_with_the_same_number_is_refused(tmp_path):
+    """As in containers, where a program's number is often 1."""
+    namespace = ["unshare", "--pid", "--fork"]
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine makes no namespaces of process ids")
+    root = Path(candle_tf.__file__).parents[1]
+    command = [*namespace, "--kill-child", sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        try:
+            second = subprocess.run(
+                command, cwd=root, capture_output=True, text=True, timeout=60, check=False
+            )
+        finally:
+            first.kill()
+    assert second.returncode == 1
+    assert f"{tmp_path} is in use by process 1 on " in second.stderr
