@@ -5,12 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from candle_tf.config import Config
 from candle_tf.errors import UserError
 from tests.test_run_table import definition_file
 from tools import run_table
 from tools.tables.cells import settings_of_all_cells
 from tools.tables.definition import TableDefinition, read_definition
-from tools.tables.records import cell_config, find_record, kept_path, take_records
+from tools.tables.records import (
+    cell_config,
+    changed_settings,
+    drop_copies,
+    find_record,
+    keep_records,
+    kept_path,
+    take_records,
+)
 from tools.tables.summary import write_summary
 
 
@@ -54,6 +63,64 @@ def test_a_record_that_a_cell_of_another_command_needs_is_shown(tmp_path):
     assert not first.record_path(folder).exists()
     take_records(definition, folder, records, {}, wanted=set())
     assert first.record_path(folder).exists()
+
+
+def mean(path: Path) -> float:
+    return json.loads(path.read_text())["figures"]["student"]["mean"]
+
+
+def test_a_kept_record_that_was_replaced_is_the_one_that_counts(tmp_path):
+    definition = taught_table(tmp_path)
+    records, folder = tmp_path / "records", tmp_path / "out"
+    keep(definition, records)
+    cell = definition.cells[0]
+    kept = kept_path(records, cell)
+    before = {**json.loads(kept.read_text()), "figures": {"student": {"mean": 0.25}}}
+    kept.write_text(json.dumps(before))
+    take_records(definition, folder, records, {})
+    assert mean(cell.record_path(folder)) == 0.25
+    after = {**before, "figures": {"student": {"mean": 0.5}}}
+    kept.write_text(json.dumps(after))
+    # What was copied is no figure of this run: it does not go back.
+    keep_records(definition, folder, records)
+    assert mean(kept) == 0.5
+    drop_copies(definition, folder)
+    take_records(definition, folder, records, {})
+    assert mean(cell.record_path(folder)) == 0.5
+    # What was run here stays, and is kept.
+    cell.record_path(folder).write_text(json.dumps(before))
+    drop_copies(definition, folder)
+    keep_records(definition, folder, records)
+    assert mean(kept) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "same", "other"),
+    [
+        ("teacher", "efficientnet_lite0+run:a/first-3", "efficientnet_lite0+run:b/first-3",
+         "efficientnet_lite2+run:a/first-3"),
+        ("teacher", "efficientnet_lite0+run:a/first-3", "efficientnet_lite0+run:first-3",
+         "run:a/first-3"),
+        ("teacher_weights", "a/x.h5,b/y.h5", "x.h5,y.h5", "a/z.h5,b/y.h5"),
+    ],
+)  # fmt: skip
+def test_each_of_several_teachers_counts(setting, value, same, other):
+    record = {"config": {**Config().to_dict(), setting: value}}
+    for text, changes in ((same, []), (other, [setting])):
+        assert changed_settings(record, Config(**{setting: text})) == changes
+
+
+@pytest.mark.parametrize("joined", ["efficientnet_lite0+{}", "{}+efficientnet_lite0"])
+def test_a_cell_with_joined_teachers_needs_the_run_of_one(tmp_path, joined):
+    methods = {
+        "first": {"method": "cross_entropy"},
+        "second": {
+            "method": "plain_distillation",
+            "teacher": joined.format("run:{runs}/first-{seed}"),
+        },
+    }
+    path = definition_file(tmp_path, axes={"method": methods}, compare=[], choose=True)
+    assert read_definition(path).cells[1].needed_cells == ["first-3"]
 
 
 def test_a_training_that_was_stopped_is_not_resumed_under_other_settings(tmp_path):

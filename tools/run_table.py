@@ -29,6 +29,7 @@ from tools.tables.definition import TableDefinition, read_definition
 from tools.tables.processes import run_commands
 from tools.tables.records import (
     cell_config,
+    drop_copies,
     keep_records,
     kept_folder,
     refuse_begun_with_other_settings,
@@ -68,6 +69,7 @@ def main(
     """
     if not any(only in cell.name for cell in definition.cells):
         raise UserError(f"--only={only} is in no cell's name, such as {definition.cells[0].name}.")
+    drop_copies(definition, folder)
     refuse_other_settings(definition, folder, settings)
     if records:
         wanted = {cell.name for cell in definition.cells if most and only in cell.name}

@@ -62,8 +62,13 @@ class Cell:
     @property
     def needed_cells(self) -> list[str]:
         """The names of cells whose runs this one reads: its teacher's, or that of a replay."""
-        parts = [str(value).partition(f"{RUNS}/") for value in self.settings.values()]
-        return [name.replace(SEED, str(self.seed)) for _, found, name in parts if found]
+        # Joined teachers have a "+" between them.
+        names = [
+            name.partition("+")[0]
+            for value in self.settings.values()
+            for name in str(value).split(f"{RUNS}/")[1:]
+        ]
+        return [name.replace(SEED, str(self.seed)) for name in names]
 
     def settings_in(self, folder: Path) -> dict[str, Any]:
         """The settings, where the table is run in a folder."""

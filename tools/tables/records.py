@@ -24,17 +24,20 @@ from tools.tables.definition import TableDefinition
 
 # Settings that change no figure of a student.
 _OF_FILES = ("export_student",)
-# Settings that differ from one machine to the next; of files the name counts, and no folder.
+# Settings that differ from one machine to the next; of files the name counts, and no folder. With
+# what several of them are joined by: a character that no path has, where there is one alone.
 _FOLDERS = ("run_dir", "cache_dir")
-_FILES = (
-    "data_dir",
-    "teacher",
-    "teacher_weights",
-    "student_weights",
-    "unlabelled_dir",
-    "balance_floors",
-    "balance_replay",
-)
+_FILES = {
+    "data_dir": "\0",
+    "teacher": "+",
+    "teacher_weights": ",",
+    "student_weights": "\0",
+    "unlabelled_dir": "\0",
+    "balance_floors": "\0",
+    "balance_replay": "\0",
+}
+# In a record in the folder of a run of a table: it was kept before, and is no cell of this run.
+_COPY = "copy_of_a_kept_record"
 
 _REMEDY = "Restore the file, or delete it to run the cell again."
 
@@ -117,9 +120,25 @@ def take_records(
     }
     taken = {name: kept for name, kept in usable.items() if name not in needed}
     for name, kept in taken.items():
-        write_atomically(cells[name].record_path(folder), kept.read_bytes())
+        copy = {**read_json_object(kept, _REMEDY), _COPY: True}
+        write_atomically(cells[name].record_path(folder), (json.dumps(copy) + "\n").encode())
     if taken:
         logging.info("%d cells were finished before: %s", len(taken), records)
+
+
+def drop_copies(definition: TableDefinition, folder: Path) -> None:
+    """Removes copies of kept records, which others may have taken the place of since.
+
+    Args:
+        definition: the table.
+        folder: of the run of the table.
+
+    Raises:
+        UserError: for a record that is damaged.
+    """
+    for path in [cell.record_path(folder) for cell in definition.cells]:
+        if path.exists() and _COPY in read_json_object(path, _REMEDY):
+            path.unlink()
 
 
 def cells_by_name(definition: TableDefinition) -> dict[str, Cell]:
@@ -253,7 +272,11 @@ def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without folders of this machine."""
-    names = {name: Path(settings[name]).name for name in _FILES if settings.get(name)}
+    names = {
+        name: mark.join(Path(piece).name for piece in str(settings[name]).split(mark))
+        for name, mark in _FILES.items()
+        if settings.get(name)
+    }
     return {**settings, **names, **dict.fromkeys(_FOLDERS, "")}
 
 
@@ -264,7 +287,8 @@ def keep_records(definition: TableDefinition, folder: Path, records: Path) -> No
         UserError: before any is written, where a kept record is of other settings.
     """
     cells = [cell for cell in definition.cells if cell.record_path(folder).exists()]
-    found = [(cell, read_json_object(cell.record_path(folder), _REMEDY)) for cell in cells]
+    read = [(cell, read_json_object(cell.record_path(folder), _REMEDY)) for cell in cells]
+    found = [(cell, record) for cell, record in read if _COPY not in record]
     for cell, record in found:
         _refuse_to_replace(kept_path(records, cell), record["config"])
     for cell, record in found:
