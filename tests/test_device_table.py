@@ -1,6 +1,7 @@
 """The table of files to ship, of made runs with small files."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import tensorflow as tf
 
 from candle_tf.deploy.tflite.converter import convert, convert_float
 from candle_tf.errors import UserError
+from candle_tf.files import sha256_of_file
 from candle_tf.metrics import evaluate_logits
-from candle_tf.reporting.results import Results, write_results
+from candle_tf.reporting.results import Results, read_results, write_results
 from tests.command import start
 from tests.deploy.test_binarize import SIZE, small_student
 from tools.device_table import files_of
@@ -53,6 +55,25 @@ def runs(tmp_path_factory) -> list[Path]:
     alone = Results(settings, {}, 1, 1, metrics, {}, told)
     write_results(alone, base / "alone" / "report.json")
     return [base / "whole", base / "alone"]
+
+
+@pytest.mark.parametrize("changed", ["sha256", "accuracy"])
+def test_a_file_that_was_replaced_after_the_report_is_refused(runs, tmp_path, changed):
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    measured = read_results(run / "report.json").metrics["tflite"]
+    path = run / "export" / "student.lce.tflite"
+    told = {
+        "sha256": sha256_of_file(path),
+        "accuracy": {"mean": measured.mean, **measured.groups},
+    }
+    sidecar = path.with_name("student.json")
+    sidecar.write_text(json.dumps({"files": {path.name: told}}))
+    assert len(files_of([run])) == 2
+    other = {"sha256": "0" * 64, "accuracy": {"mean": 0.5, "many": 0.5, "few": 0.5}}
+    sidecar.write_text(json.dumps({"files": {path.name: {**told, changed: other[changed]}}}))
+    with pytest.raises(UserError, match="the run was continued"):
+        files_of([run])
 
 
 def test_every_file_is_told_once_with_its_own_accuracy_size_and_time(runs, tmp_path):

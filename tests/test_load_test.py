@@ -1,11 +1,13 @@
 """What the load run counts as wrong."""
 
 import dataclasses
+import os
+from collections import Counter
 
 import tensorflow as tf
 
 from tests.deploy.preprocessing.test_preprocessing import in_graph
-from tools.load_test import Best, bad_images, good_images
+from tools.load_test import Ask, Best, _figures, _load, _Memory, _Size, bad_images, good_images
 
 
 def test_another_class_name_or_score_is_wrong():
@@ -19,6 +21,32 @@ def test_another_class_name_or_score_is_wrong():
         {"scores": [float("nan"), 0.3, 0.1]},
     ):
         assert not dataclasses.replace(best, **wrong).agrees(best), wrong
+
+
+def test_every_image_goes_over_both_protocols():
+    """An image is its number, and so is the response."""
+    good = [b"%d" % number for number in range(6)]
+    asked: dict[str, set[bytes]] = {"gRPC": set(), "REST": set()}
+
+    def ask(protocol: str) -> Ask:
+        def answer(images: list[bytes]) -> list[Best]:
+            asked[protocol].add(images[0])
+            return [Best(["a"], [int(images[0])], [0.5])]
+
+        return answer
+
+    with _Memory(os.getpid()) as memory:
+        expected = [Best(["a"], [number], [0.5]) for number in range(6)]
+        _load(
+            _Size(200, 2, 60), {name: ask(name) for name in asked}, good, [b"0"], expected, memory
+        )
+    assert asked == {"gRPC": set(good), "REST": set(good)}
+
+
+def test_growth_without_a_sample_in_both_quarters_is_not_told_as_none():
+    for quarters, growth in (([5, 0, 0, 9], None), ([5, 4, 4, 0], None), ([5, 4, 4, 5], 0.25)):
+        figures = _figures(_Size(8, 1, 1), Counter(), quarters, 1.0, 0)
+        assert figures["memory_growth"] == growth
 
 
 def test_its_good_images_are_read_and_its_bad_ones_are_not():

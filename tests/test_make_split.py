@@ -51,6 +51,21 @@ def test_the_split_is_the_one_that_the_source_gives(drawn):
         assert list(figures[f"{subset}_counts"].values()) == np.bincount(labels).tolist()
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--json=split.json"], "--out and --json are both split.json"),
+        (["--out=a.png"], "--out and --histogram are both a.png"),
+        (["--histogram=b", "--json=./b"], "--histogram and --json are both b"),
+    ],
+)
+def test_outputs_that_would_replace_each_other_are_refused(tmp_path, flags, told):
+    done = start(tmp_path, *flags)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_table_says_what_the_figures_say(drawn):
     _, printed, figures = drawn
     assert f"hash {figures['hash']}" in printed

@@ -86,7 +86,7 @@ def test_the_source_archive_holds_what_building_takes(built):
     assert {"pyproject.toml", "setup.py", "README.md", "LICENSE", "configs/quickstart.cfg"} <= names
 
 
-def needed(names: set[str]) -> dict[str, Distribution]:
+def closure(names: set[str]) -> dict[str, Distribution]:
     """Installed distributions that the named ones need, and those, by normalized name."""
     found: dict[str, Distribution] = {}
     waiting = {(canonicalize_name(name), "") for name in names}
@@ -138,7 +138,7 @@ def test_an_installed_wheel_trains(built, tmp_path):
     venv.create(environment, symlinks=True)
     python = environment / "bin" / "python"
     site_packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-    found = needed({Requirement(each).name for each in PROJECT["dependencies"]})
+    found = closure({Requirement(each).name for each in PROJECT["dependencies"]})
     assert not {"pytest", "mypy", "mkdocs"} & set(found)
     link(found, site_packages)
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet",

@@ -99,7 +99,7 @@ def test_a_kept_record_that_was_replaced_is_the_one_that_counts(tmp_path):
     [
         ("teacher", "efficientnet_lite0+run:a/first-3", "efficientnet_lite0+run:b/first-3",
          "efficientnet_lite2+run:a/first-3"),
-        ("teacher", "efficientnet_lite0+run:a/first-3", "efficientnet_lite0+run:first-3",
+        ("teacher", "efficientnet_lite0+run:a/first-3", "efficientnet_lite0+run:b/c/first-3",
          "run:a/first-3"),
         ("teacher_weights", "a/x.h5,b/y.h5", "x.h5,y.h5", "a/z.h5,b/y.h5"),
     ],

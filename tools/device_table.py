@@ -11,7 +11,7 @@ reference model, or to the first file where there is none. Files of the same con
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from absl import flags
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import sha256_of_file, write_atomically
+from candle_tf.files import read_json_object, sha256_of_file, write_atomically
 from candle_tf.reporting.results import Results, accuracies, read_results
 from candle_tf.reporting.table import SHOT_GROUPS, human_bytes, percent, text_table
 
@@ -66,7 +66,7 @@ def files_of(given: Sequence[Path]) -> list[DeviceFile]:
 
     Raises:
         UserError: where a run has not finished or has exported no such file, and for a file that
-            is none of these.
+            is none of these, or not the one that its run reports.
     """
     found: dict[str, DeviceFile] = {}
     for place in given:
@@ -98,8 +98,30 @@ def _files_at(place: Path) -> list[DeviceFile]:
     return there
 
 
+def _refuse_other_file(path: Path, measured: Mapping[str, float]) -> None:
+    """Refuses a file that is not the one whose accuracies the run reports.
+
+    A run that is continued writes its files before it reports them.
+    """
+    sidecar = path.with_name("student.json")
+    if not sidecar.is_file():
+        return
+    told = read_json_object(sidecar, "Start the run again to write it.").get("files")
+    file = told.get(path.name) if isinstance(told, dict) else None
+    if not isinstance(file, dict):
+        return
+    if file.get("sha256") != sha256_of_file(path) or file.get("accuracy") != measured:
+        raise UserError(
+            f"{path} is not the file that {path.parents[1] / 'report.json'} tells the accuracy of: "
+            "the run was continued, or the file replaced. Start the run again, which finishes it."
+        )
+
+
 def _file(folder: Path, kind: str, path: Path, results: Results) -> DeviceFile:
     is_teacher = kind == "teacher_int8"
+    measured = results.metrics[kind]
+    if not is_teacher:
+        _refuse_other_file(path, {"mean": measured.mean, **measured.groups})
     return DeviceFile(
         run=folder.resolve().name,
         kind=kind,

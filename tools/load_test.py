@@ -92,8 +92,9 @@ def main() -> int:
             ask(good[:1])
         memory = _Memory(process.pid)
         with memory:
-            counts, seconds = _load(asks, good, bad, expected, memory)
-    figures = _figures(counts, memory.quarters(), seconds, process.returncode)
+            size = _Size(_REQUESTS.value, _AT_ONCE.value, _SECONDS.value)
+            counts, seconds = _load(size, asks, good, bad, expected, memory)
+    figures = _figures(size, counts, memory.quarters(), seconds, process.returncode)
     print(_table(figures))
     if _JSON.value:
         write_atomically(Path(_JSON.value), (json.dumps(figures, indent=2) + "\n").encode())
@@ -257,7 +258,17 @@ class _Memory:
             self._samples.append((self._requests, self._process.memory_info().rss))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Size:
+    """How many requests, how many at once, and the seconds after which none is begun."""
+
+    requests: int
+    at_once: int
+    seconds: float
+
+
 def _load(
+    size: _Size,
     asks: dict[str, Ask],
     good: list[bytes],
     bad: list[bytes],
@@ -271,10 +282,11 @@ def _load(
     def one(number: int) -> tuple[str, str, str]:
         protocol = protocols[number % 2]
         is_bad = (number // 2) % _BAD_EVERY == 0
-        which = number % len(good)
+        # Each image over each protocol, whose numbers alternate.
+        which = number // 2 % len(good)
         images = [good[which], bad[number // 10 % len(bad)]] if is_bad else [good[which]]
         kind = "bad" if is_bad else "good"
-        if time.monotonic() - begun > _SECONDS.value:
+        if time.monotonic() - begun > size.seconds:
             return protocol, kind, LOST
         try:
             responses = asks[protocol](images)
@@ -287,28 +299,30 @@ def _load(
             outcome = LOST
         done = memory.count()
         if done % 1000 == 0:
-            logging.info("%d of %d requests", done, _REQUESTS.value)
+            logging.info("%d of %d requests", done, size.requests)
         return protocol, kind, outcome
 
-    with ThreadPoolExecutor(_AT_ONCE.value) as pool:
-        counts = collections.Counter(pool.map(one, range(_REQUESTS.value)))
+    with ThreadPoolExecutor(size.at_once) as pool:
+        counts = collections.Counter(pool.map(one, range(size.requests)))
     return counts, time.monotonic() - begun
 
 
 def _figures(
+    size: _Size,
     counts: collections.Counter[tuple[str, str, str]],
     quarters: list[int],
     seconds: float,
     exit_code: int | None,
 ) -> dict[str, Any]:
-    growth = quarters[3] / quarters[1] - 1 if quarters[1] else 0.0
+    # Too few requests for a sample in both quarters say nothing of growth.
+    growth = quarters[3] / quarters[1] - 1 if quarters[1] and quarters[3] else None
     outcomes = dict.fromkeys((RIGHT, REFUSED, WRONG, LOST), 0)
     for (_, _, outcome), number in counts.items():
         outcomes[outcome] += number
-    well = outcomes[WRONG] + outcomes[LOST] == 0 and growth <= _FLAT and exit_code == 0
+    well = outcomes[WRONG] + outcomes[LOST] == 0 and (growth or 0.0) <= _FLAT and exit_code == 0
     return {
         "requests": sum(counts.values()),
-        "at_once": _AT_ONCE.value,
+        "at_once": size.at_once,
         "seconds": round(seconds, 1),
         "outcomes": outcomes,
         "counts": [[*key, number] for key, number in sorted(counts.items())],
@@ -326,10 +340,12 @@ def _table(figures: dict[str, Any]) -> str:
         rows.append([protocol, kind, *(str(counts.get((protocol, kind, o), 0)) for o in outcomes)])
     lines = ["  ".join(f"{cell:>8}" for cell in row) for row in rows]
     memory = ", ".join(f"{size / 1e6:.0f}" for size in figures["server_memory_by_quarter"])
+    growth = figures["memory_growth"]
+    grown = "not measured" if growth is None else f"{growth:+.1%}"
     return "\n".join([
         *lines,
         f"{figures['requests']} requests, {figures['at_once']} at once; the server's memory by "
-        f"quarter of them: {memory} MB ({figures['memory_growth']:+.1%} from the second to the "
+        f"quarter of them: {memory} MB ({grown} from the second to the "
         f"last); it ended with code {figures['server_exit_code']}.",
     ])  # fmt: skip
 

@@ -9,6 +9,7 @@ saved split is checked against the data and shown. An image of the class counts 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,17 +140,31 @@ def define_flags() -> None:
     flags.DEFINE_string("json", None, "where to write the figures")
 
 
+def _refuse_one_file(places: Mapping[str, Path]) -> None:
+    """Refuses two outputs that would replace each other."""
+    flag_of: dict[Path, str] = {}
+    for flag, place in places.items():
+        other = flag_of.setdefault(place.resolve(), flag)
+        if other != flag:
+            raise UserError(
+                f"--{other} and --{flag} are both {place}, where one would replace the other: give "
+                "each a file of its own."
+            )
+
+
 def main(config: Config) -> None:
     """Draws, prints and writes the split."""
     given = flags.FLAGS
     out = Path(given.out)
+    image = Path(given.histogram) if given.histogram else out.with_suffix(".png")
+    figures_file = {"json": Path(given.json)} if given.json else {}
+    _refuse_one_file({"out": out, "histogram": image, **figures_file})
     with open_data(config) as source:
         split = draw_split(config, source)
         untested = untested_text(split, source)
         near = config.data.near_duplicates
         pairs = find_near_duplicates(source, split, near) if near >= 0 else None
     figures = split_figures(split)
-    image = Path(given.histogram) if given.histogram else out.with_suffix(".png")
     save_new(split, out)
     write_atomically(image, histogram(split))
     if given.json:

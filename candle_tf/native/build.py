@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -128,22 +129,29 @@ def cache_folder() -> Path:
 def find_compiler() -> str:
     """The C++ compiler: $CXX, or the first of the usual names on the path.
 
+    Returns:
+        A command line as for a shell: $CXX may have arguments ("ccache g++").
+
     Raises:
         NotBuiltError: where there is none.
     """
-    wanted = os.environ.get("CXX")
+    wanted = os.environ.get("CXX", "").strip()
     names = (wanted,) if wanted else _COMPILERS
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        raise NotBuiltError(f"there is no C++ compiler ({', '.join(names)})")
-    return found
+    for name in names:
+        try:
+            command, *arguments = shlex.split(name)
+        except ValueError as error:
+            raise NotBuiltError(f"CXX={name} is no command ({error})") from error
+        if found := shutil.which(command):
+            return shlex.join([found, *arguments])
+    raise NotBuiltError(f"there is no C++ compiler ({', '.join(names)})")
 
 
 def build(compiler: str, path: Path, extra: Sequence[str] = ()) -> None:
     """Compiles and links the library; puts it in place in one step.
 
     Args:
-        compiler: a C++17 compiler that takes g++'s options.
+        compiler: a C++17 compiler that takes g++'s options, as a command line.
         path: the library's file, in a folder that exists.
         extra: further options for each file and for linking (sanitizers).
     """
@@ -158,7 +166,7 @@ def build(compiler: str, path: Path, extra: Sequence[str] = ()) -> None:
             )
         library = folder / path.name
         objects_and_flags = [*map(str, objects), *tf.sysconfig.get_link_flags(), *extra]
-        _run([compiler, "-shared", "-o", str(library), *objects_and_flags])
+        _run([*shlex.split(compiler), "-shared", "-o", str(library), *objects_and_flags])
         library.replace(path)
 
 
@@ -225,7 +233,7 @@ def _compile(
     source, name, options = unit
     result = folder / f"{name}.o"
     flags = [*_compile_flags(), *options, *extra]
-    _run([compiler, *flags, "-c", str(source), "-o", str(result)])
+    _run([*shlex.split(compiler), *flags, "-c", str(source), "-o", str(result)])
     return result
 
 
@@ -246,7 +254,8 @@ def _run(command: list[str]) -> None:
 
 
 def _version_of(compiler: str) -> str:
-    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    command = [*shlex.split(compiler), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return (done.stdout or compiler).splitlines()[0]
 
 

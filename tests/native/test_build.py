@@ -76,6 +76,21 @@ def test_another_source_or_compiler_is_another_library(small, monkeypatch):
     assert len({first, second, build._library()}) == 3
 
 
+@needs_native
+def test_a_compiler_with_arguments_is_run_with_them(small, monkeypatch):
+    (small / "with space").mkdir()
+    wrapper = small / "with space" / "cache"
+    wrapper.write_text(f'#!/bin/sh\necho "$1" >> "{small}/asked"\nexec "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("CXX", f"'{wrapper}' c++ -DOF_CXX")
+    (small / "source" / "small.cc").write_text(EMPTY + "#ifndef OF_CXX\n#error without\n#endif\n")
+    assert build._library().exists()
+    assert set((small / "asked").read_text().split()) == {"c++"}
+    monkeypatch.setenv("CXX", "c++ 'unclosed")
+    with pytest.raises(build.NotBuiltError, match="unclosed"):
+        build.find_compiler()
+
+
 @pytest.mark.usefixtures("small")
 def test_without_a_compiler_there_is_one_line_and_the_plain_composition(monkeypatch, caplog):
     monkeypatch.setenv("CXX", "no-such-compiler")

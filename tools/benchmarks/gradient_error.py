@@ -33,9 +33,10 @@ def gradient_errors(load: Workload, images: Subset) -> dict[str, dict[str, float
     student = build_student(load.student, shape, load.classes, width=load.width)
     exact = _gradients(student, replace(load, precision="float32", kernels="native"), images)
     rounded = replace(load, precision="bfloat16", kernels="native")
-    found = {"lookup tables": _gradients(student, rounded, images)}
-    with _without_lookups():
-        found["Winograd"] = _gradients(student, rounded, images)
+    found = {}
+    for name, pays in (("lookup tables", True), ("Winograd", False)):
+        with _lookups(pays):
+            found[name] = _gradients(student, rounded, images)
     return {name: _summary(exact, each) for name, each in found.items()}
 
 
@@ -63,13 +64,16 @@ def _is_binary_kernel(variable: tf.Variable) -> bool:
 
 
 @contextmanager
-def _without_lookups() -> Iterator[None]:
-    kept = convolution.LOOKUP_CHANNELS
-    convolution.LOOKUP_CHANNELS = {}
+def _lookups(pay: bool) -> Iterator[None]:
+    """Gradients by lookup tables, or none of them so; whichever is faster on this CPU."""
+    kept = convolution.LOOKUP_CHANNELS, convolution.has_fast_lookups
+    if not pay:
+        convolution.LOOKUP_CHANNELS = {}
+    convolution.has_fast_lookups = lambda: pay
     try:
         yield
     finally:
-        convolution.LOOKUP_CHANNELS = kept
+        convolution.LOOKUP_CHANNELS, convolution.has_fast_lookups = kept
 
 
 def _summary(
