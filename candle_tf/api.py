@@ -223,7 +223,8 @@ def train(**settings: Any) -> Model:
 
     Args:
         **settings: flags of `python -m candle_tf.train` by name, e.g. `dataset="folder"`,
-            `data_dir="flowers.zip"`, `run_dir="runs/flowers"`, `epochs=25`.
+            `data_dir="flowers.zip"`, `run_dir="runs/flowers"`, `epochs=25`. As there, a data set
+            of the catalog brings settings of its own, and what is given wins.
 
     Returns:
         The exported student with the run's report.
@@ -232,7 +233,7 @@ def train(**settings: Any) -> Model:
         UserError: for settings and data that cannot be used, and for an export that a check
             refuses, after the run was reported.
     """
-    config = Config.from_dict(_as_json(settings), "The call of train()")
+    config = Config.with_catalog(_as_json(settings), "The call of train()")
     if config.student.export_student == "off":
         raise UserError(
             "export_student='off' leaves nothing that train() could give back: leave it out, or "

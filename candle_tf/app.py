@@ -21,7 +21,6 @@ from absl import flags, logging
 
 from candle_tf.command_help import HelpGroups, asks_for_help, help_text
 from candle_tf.config import Config
-from candle_tf.data.catalog import settings_of
 from candle_tf.errors import UserError
 from candle_tf.files import expand_home, explain_full_disk, explain_path
 from candle_tf.recipes import recipe_settings
@@ -30,6 +29,7 @@ from candle_tf.terminal import guard_streams
 
 _CONFIG_FILE = "config"
 _SHOWN = 100  # characters of a value in a message
+_ORIGIN = "The command line"  # of settings, in messages
 _OUTPUT_CLOSED = 141  # as of a program that the signal of a closed pipe ends
 
 
@@ -72,33 +72,23 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
         UserError: for values that `Config` refuses.
     """
     begin_from = flag_values[_CONFIG_FILE].value
+    given = _given_settings(flag_values) | fixed
+    if not begin_from:
+        return Config.with_catalog(given, _ORIGIN)
     # What `Config` takes from the recipe, where no flag is given.
     of_recipe = set(recipe_settings(flag_values["recipe"].value))
-    if begin_from:
-        before = Config.from_json(begin_from).to_dict()
-        values = {name: value for name, value in before.items() if name not in of_recipe}
-    else:
-        values = settings_of(flag_values["dataset"].value)
-    for field in Config.fields().values():
-        flag = flag_values[field.name]
-        if flag.present or field.name not in {*values, *of_recipe}:
-            values[field.name] = (
-                _integers(field.name, flag.value) if isinstance(flag.value, list) else flag.value
-            )
-    config = Config.from_dict(values | fixed, "The command line")
-    _refuse_unused_imbalance(config, flag_values)
-    return config
+    before = Config.from_json(begin_from).to_dict()
+    values = {name: value for name, value in before.items() if name not in of_recipe}
+    return Config.from_dict(values | given, _ORIGIN)
 
 
-def _refuse_unused_imbalance(config: Config, flag_values: flags.FlagValues) -> None:
-    """An imbalance factor that was given, while the profile that keeps all images was not."""
-    given = flag_values["imbalance_factor"].present and not flag_values["profile"].present
-    if given and not flag_values[_CONFIG_FILE].value and config.data.profile == "natural":
-        raise UserError(
-            f"--imbalance_factor={config.data.imbalance_factor:g} has no effect on "
-            f"--dataset={config.data.dataset}, which keeps all images: give --profile=exponential "
-            "or step too, or leave it out."
-        )
+def _given_settings(flag_values: flags.FlagValues) -> dict[str, Any]:
+    """The values of the flags that were given, as JSON has them."""
+    present = [flag_values[name] for name in Config.fields() if flag_values[name].present]
+    return {
+        flag.name: _integers(flag.name, flag.value) if isinstance(flag.value, list) else flag.value
+        for flag in present
+    }
 
 
 def _integers(name: str, items: list[str]) -> list[int]:

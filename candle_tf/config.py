@@ -12,11 +12,13 @@ write its field in its group: flag, help and JSON follow. To add a group, give i
 
 import dataclasses
 import json
+from collections.abc import Collection
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
 from candle_tf.data.augment.settings import PERIOD, AugmentSettings
+from candle_tf.data.catalog import settings_of
 from candle_tf.data.settings import DataSettings, UnlabelledSettings
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
@@ -373,6 +375,26 @@ class Config:
         )
 
     @classmethod
+    def with_catalog(cls, given: dict[str, Any], origin: str) -> "Config":
+        """Settings that a user gave: a data set of the catalog brings more of them.
+
+        What is given wins over what the data set brings, and that wins over the recipe.
+
+        Args:
+            given: JSON values by flag name, of what was given and of nothing else.
+            origin: where they are from, for messages.
+
+        Raises:
+            UserError: as `from_dict`, and for an imbalance factor without effect.
+        """
+        dataset = given.get("dataset")
+        # What is no text is refused with the other values of a wrong type.
+        brought = settings_of(dataset) if isinstance(dataset, str) else {}
+        config = cls.from_dict(brought | given, origin)
+        _refuse_unused_imbalance(config, given)
+        return config
+
+    @classmethod
     def from_json(cls, path: str | Path) -> "Config":
         """Reads what `to_json` wrote.
 
@@ -383,3 +405,14 @@ class Config:
             raise UserError(f"There is no settings file {path}.")
         values = read_json_object(Path(path), "It is to hold settings, as a run's config.json.")
         return cls.from_dict(values, str(path))
+
+
+def _refuse_unused_imbalance(config: Config, given: Collection[str]) -> None:
+    """An imbalance factor that was given, while the profile that keeps all images was not."""
+    is_given = "imbalance_factor" in given and "profile" not in given
+    if is_given and config.data.profile == "natural":
+        raise UserError(
+            f"--imbalance_factor={config.data.imbalance_factor:g} has no effect on "
+            f"--dataset={config.data.dataset}, which keeps all images: give --profile=exponential "
+            "or step too, or leave it out."
+        )

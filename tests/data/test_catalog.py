@@ -99,6 +99,49 @@ def test_a_name_brings_its_settings_and_flags_win():
     assert config_of("--dataset=dtd", "--imbalance_factor=100").data.imbalance_factor == 100
 
 
+class StoppedError(Exception):
+    """A run that was asked for, and not begun."""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"dataset": "cifar100_lt10"},
+        {"dataset": "cub200", "imbalance_factor": 50.0, "image_size": 64},
+        {"dataset": "dtd", "recipe": "paper"},
+        {"dataset": "digits", "calibration_resolutions": (24, 32)},
+        {"recipe": "patient"},
+    ],
+)
+def test_a_call_of_train_trains_what_the_command_line_does(given, monkeypatch):
+    asked = []
+
+    def stop(config: Config) -> None:
+        asked.append(config)
+        raise StoppedError
+
+    monkeypatch.setattr("candle_tf.stages.run.run", stop)
+    with pytest.raises(StoppedError):
+        candle_tf.train(**given)
+    texts = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in given.items()
+    }
+    assert asked == [config_of(*(f"--{name}={text}" for name, text in texts.items()))]
+
+
+def test_a_call_of_train_refuses_what_the_command_line_does(tmp_path):
+    run_dir = tmp_path / "run"
+    given = {"dataset": "folder", "data_dir": str(tmp_path / "images"), "run_dir": str(run_dir)}
+    with pytest.raises(UserError, match="imbalance_factor=10 has no effect on --dataset=folder"):
+        candle_tf.train(**given, imbalance_factor=10)
+    with pytest.raises(UserError, match="gives dataset=3, which is no str"):
+        candle_tf.train(dataset=3, run_dir=str(run_dir))
+    with pytest.raises(UserError, match=r"gives dataset=\['a'\], which is no str"):
+        candle_tf.train(dataset=["a"], run_dir=str(run_dir))
+    assert not run_dir.exists()
+
+
 def test_a_settings_file_is_taken_as_it_is(tmp_path):
     Config(dataset="cub200", imbalance_factor=7).to_json(tmp_path / "config.json")
     config = config_of(f"--config={tmp_path / 'config.json'}")
