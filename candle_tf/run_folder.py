@@ -184,6 +184,20 @@ class RunFolder:
         manifest.setdefault("stages", {})[stage] = {
             str(path.relative_to(self.path)): sha256_of_file(path) for path in sorted(files)
         }
+        self._write_manifest(manifest)
+
+    def forget_stage(self, stage: str) -> None:
+        """Takes a stage out of the manifest, before its files are written again: what stops in
+        between leaves files that are not those of the record.
+
+        Args:
+            stage: its name; one that is not recorded changes nothing.
+        """
+        manifest = self.manifest()
+        if self.writes and manifest.get("stages", {}).pop(stage, None) is not None:
+            self._write_manifest(manifest)
+
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomically(self.manifest_path, (json.dumps(manifest, indent=2) + "\n").encode())
 
     def is_finished(self, stage: str) -> bool:

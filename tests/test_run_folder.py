@@ -226,6 +226,24 @@ def test_a_stage_recorded_again_is_known_by_its_new_files(folder):
     assert folder.manifest()["stages"]["train"].keys() == {"student/weights.h5"}
 
 
+def test_a_stage_that_is_forgotten_is_to_be_done_again(folder):
+    folder.record("export", [folder.config_path], split="ab12")
+    (folder.path / "student/weights.h5").write_bytes(b"new weights")
+    folder.forget_stage("train")
+    assert not folder.is_finished("train")
+    assert folder.is_finished("export")
+    assert folder.manifest()["split"] == "ab12"
+    before = folder.manifest_path.read_bytes()
+    folder.forget_stage("train")
+    RunFolder(folder.path, writes=False).forget_stage("export")
+    assert folder.manifest_path.read_bytes() == before
+
+
+def test_a_folder_without_a_manifest_has_no_stage_to_forget(tmp_path):
+    RunFolder(tmp_path).forget_stage("export")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("damage", ["missing", "changed", "truncated"])
 def test_a_damaged_file_is_named(folder, damage):
     path = folder.path / "student/weights.h5"

@@ -78,6 +78,8 @@ def export(trained: Trained, data: Data, evaluation: Evaluation, folder: RunFold
         if record["student"] == identity and record.get("format") == _FORMAT:
             return _open_export(record, folder)
     require_export_space(student.count_params(), folder)
+    # The files of an earlier epoch are replaced one by one.
+    folder.forget_stage(STAGE)
     record, written = export_tflite(student, data, evaluation, folder.export_path)
     record.update(student=identity, format=_FORMAT)
     agreements = []

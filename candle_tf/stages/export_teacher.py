@@ -87,6 +87,8 @@ def export_teacher(
         record = read_json_object(record_path, "Delete it to write it again.")
         if record["identity"] == identity:
             return ExportedTeacher(record)
+        # The files of the record are replaced one by one.
+        folder.forget_stage(STAGE)
     path = folder.export_path / NAME
     logging.info("export: converting the teacher to %s at %d px", path, resolution)
     files = [record_path]
