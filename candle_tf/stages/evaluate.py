@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches
+from candle_tf.data.subset import Subset
 from candle_tf.metrics import Metrics, evaluate_logits
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.prepare import Data
@@ -61,8 +62,7 @@ def evaluate(
     Raises:
         UserError: for a damaged checkpoint.
     """
-    batches = evaluation_batches(data.test, image_size=config.student.image_size)
-    pixels = np.concatenate([batch["inputs"].numpy() for batch in batches]).astype(np.uint8)
+    pixels = read_pixels(data.test, config.student.image_size)
     results = {"teacher": measure(data, calibrated.test_logits)} if calibrated else {}
 
     last = trained.checkpoints.epochs_done
@@ -84,6 +84,26 @@ def evaluate(
         _validation_logits(config, data, trained.student),
         selected.reason,
     )
+
+
+def read_pixels(subset: Subset, image_size: int) -> np.ndarray:
+    """All images of a subset as the student gets them.
+
+    Args:
+        subset: the images.
+        image_size: side of the student's input.
+
+    Returns:
+        uint8 `[N, S, S, 3]`.
+    """
+    # Filled batch by batch: in float32 the images of a large test set need not fit into memory.
+    pixels = np.empty((len(subset), image_size, image_size, 3), np.uint8)
+    start = 0
+    for batch in evaluation_batches(subset, image_size=image_size):
+        inputs = batch["inputs"].numpy()
+        pixels[start : start + len(inputs)] = inputs
+        start += len(inputs)
+    return pixels
 
 
 def _validation_logits(config: Config, data: Data, student: tf.keras.Model) -> np.ndarray:
