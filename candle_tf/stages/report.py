@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.files import write_atomically
 from candle_tf.methods.classifier_file import write_classifier
+from candle_tf.methods.distillation import tied_head
 from candle_tf.methods.method import Classifier, DistillationMethod
 from candle_tf.methods.registry import METHODS
 from candle_tf.reporting import image_predictions
@@ -203,11 +203,9 @@ def _sizes(
 
 
 def _norms(calibrated: Calibrated | None, trained: Trained) -> dict[str, np.ndarray]:
-    norms = {"student": _column_norms(trained.student.get_layer("logits"))}
+    """Norms of the weights of each class, float `[C]`, by model."""
+    kernels = {"student": trained.student.get_layer("logits").kernel.numpy()}
     if calibrated:
-        norms["teacher"] = _column_norms(calibrated.classifier.get_layer("classifier"))
-    return norms
-
-
-def _column_norms(dense: tf.keras.layers.Dense) -> np.ndarray:
-    return np.linalg.norm(dense.kernel.numpy(), axis=0)
+        # What the classifier computes: its Dense layer alone leaves out learned class scales.
+        kernels["teacher"] = tied_head(calibrated.classifier).kernel
+    return {model: np.linalg.norm(kernel, axis=0) for model, kernel in kernels.items()}
