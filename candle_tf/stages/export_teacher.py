@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from candle_tf.config import Config
@@ -65,7 +66,8 @@ def export_teacher(
 
     It runs at the largest resolution that the classifier was calibrated at; with
     --combine_resolutions=concatenate it makes the image smaller itself for the others. A teacher
-    that cannot be quantized is no reason to lose a run: the record says why.
+    that cannot be quantized is no reason to lose a run: the record says why, and a later call tries
+    again.
 
     Args:
         config: the run's settings.
@@ -73,6 +75,11 @@ def export_teacher(
         calibrated: the teacher.
         exported: the student's files, which it is timed beside.
         folder: of the run.
+
+    Raises:
+        OSError: for a file that cannot be written, as on a full disk.
+        MemoryError, tf.errors.ResourceExhaustedError: where there is no room to convert it.
+        UserError: for a finished file that was changed since.
     """
     record_path = folder.export_path / RECORD_NAME
     resolution = max(config.calibration.calibration_resolutions)
@@ -85,7 +92,8 @@ def export_teacher(
     }
     if folder.is_finished(STAGE):
         record = read_json_object(record_path, "Delete it to write it again.")
-        if record["identity"] == identity:
+        # What was an error may have been one of the machine, or of another version.
+        if record["identity"] == identity and "error" not in record:
             return ExportedTeacher(record)
         # The files of the record are replaced one by one.
         folder.forget_stage(STAGE)
@@ -94,6 +102,9 @@ def export_teacher(
     files = [record_path]
     try:
         flatbuffer = _convert(config, calibrated, data)
+    except (OSError, MemoryError, tf.errors.ResourceExhaustedError):
+        # Of the machine, not of the teacher.
+        raise
     except Exception as error:  # the converter has no common type of its errors
         reason = str(error).strip().splitlines()
         record = {"error": reason[0] if reason else type(error).__name__}

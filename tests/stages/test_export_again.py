@@ -3,6 +3,7 @@
 import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 # isort: split
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -156,3 +157,33 @@ def test_a_teachers_file_that_stops_before_its_record_is_made_by_the_next_call(
     made = writers.converted
     assert export_teacher_beside("student of epoch 7", folder) == record
     assert writers.converted == made
+
+
+def resource_exhausted() -> tf.errors.ResourceExhaustedError:
+    return tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left"), MemoryError(), resource_exhausted()], ids=repr
+)
+def test_what_the_machine_lacks_is_no_property_of_the_teacher(tmp_path, writers, error):
+    folder = RunFolder(tmp_path)
+    writers.stop_before, writers.error = teacher_module.NAME, error
+    with pytest.raises(type(error)):
+        export_teacher_beside("student", folder)
+    writers.stop_before = ""
+    assert "error" not in export_teacher_beside("student", folder)
+
+
+def test_a_teacher_that_could_not_be_quantized_is_tried_again(tmp_path, writers):
+    folder = RunFolder(tmp_path)
+    writers.stop_before, writers.error = teacher_module.NAME, ValueError("no such operator")
+    for _ in range(2):
+        assert export_teacher_beside("student", folder)["error"] == "no such operator"
+    assert writers.converted == 2
+    writers.stop_before = ""
+    record = export_teacher_beside("student", folder)
+    assert "error" not in record
+    assert (folder.export_path / teacher_module.NAME).read_bytes() == b"file"
+    assert export_teacher_beside("student", folder) == record
+    assert writers.converted == 3
