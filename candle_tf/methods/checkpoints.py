@@ -65,6 +65,10 @@ class Checkpoints:
         """Number of finished epochs."""
         return len(self.history)
 
+    def has_epoch(self, epoch: int) -> bool:
+        """Whether there is a checkpoint of an epoch, counted from 1."""
+        return str(epoch) in self._files
+
     @property
     def best_epoch(self) -> int:
         """The epoch (from 1) of the highest validation mean class accuracy, the later of equals;
@@ -90,7 +94,7 @@ class Checkpoints:
         Raises:
             UserError: where it is not.
         """
-        if str(epoch) not in self._files:
+        if not self.has_epoch(epoch):
             raise UserError(f"There is no checkpoint of epoch {epoch} in {self.folder}.")
         self.history = self.history[:epoch]
         self._drop_others({key for key in self._files if int(key) <= epoch})

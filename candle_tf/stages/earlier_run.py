@@ -76,7 +76,8 @@ class EarlierRun:
             epoch: the best or the last one, counted from 1; 0 for the best.
 
         Raises:
-            UserError: where no epoch is finished, or a file is missing or damaged.
+            UserError: where no epoch is finished, the run was continued since that epoch was its
+                best or last one, or a file is missing or damaged.
         """
         classes = _ANY_CLASSES if self.class_names is None else len(self.class_names)
         network = self.spec.build(image_size or self.image_size, classes)
@@ -85,7 +86,14 @@ class EarlierRun:
         checkpoints = Checkpoints(self.path / "student" / "checkpoints", trainer)
         if not checkpoints.epochs_done:
             raise UserError(f"{self.given}: no epoch of its student is finished yet.")
-        checkpoints.read_network(epoch or checkpoints.best_epoch)
+        epoch = epoch or checkpoints.best_epoch
+        if not checkpoints.has_epoch(epoch):
+            raise UserError(
+                f"{self.given} has no checkpoint of epoch {epoch}, which its report is of: the run "
+                f"was continued after its report, and {checkpoints.epochs_done} epochs are done. "
+                "Finish it by the same command: it writes the report again."
+            )
+        checkpoints.read_network(epoch)
         return network
 
     def refuse_seen_images(self, split: Split) -> None:

@@ -1,6 +1,10 @@
 """The Keras model of a finished run computes what the run measured and exported."""
 
 import candle_tf  # isort: skip  (selects Keras 2 before TensorFlow is imported)
+import json
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,6 +13,7 @@ from candle_tf.data.sources.registry import open_source
 from candle_tf.errors import UserError
 from candle_tf.methods.classifier_file import read_classifier, write_classifier
 from candle_tf.methods.method import Classifier
+from candle_tf.metrics import SCORE
 from candle_tf.reporting.image_predictions import TEST, read_image_predictions
 from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.stages.run import run
@@ -76,6 +81,23 @@ def any_classifier(classes: int = 3) -> Classifier:
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(4, classes)).astype(np.float32)
     return Classifier(kernel, rng.normal(size=classes).astype(np.float32))
+
+
+@pytest.mark.usefixtures("tiny_plugin")
+def test_an_epoch_whose_checkpoint_a_continued_run_dropped_is_refused(tmp_path):
+    """The report is of epoch 25, and training has come to epoch 30."""
+    Config(**SETTINGS, run_dir=str(tmp_path)).to_json(tmp_path / "config.json")
+    checkpoints = tmp_path / "student" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    history = [{SCORE: epoch / 100} for epoch in range(30)]
+    progress = {"history": history, "files": {"29": {}, "30": {}}}
+    (checkpoints / "progress.json").write_text(json.dumps(progress))
+    results: Any = SimpleNamespace(selected_epoch=25)
+    student: Any = None
+    model = candle_tf.Model(student, results, tmp_path)
+    told = r"no checkpoint of epoch 25.* was continued .*30 epochs .*Finish it by the same command"
+    with pytest.raises(UserError, match=told):
+        model.keras_model  # noqa: B018
 
 
 def test_a_stored_classifier_is_read_as_it_was_written(tmp_path):
