@@ -86,11 +86,13 @@ class RunFolder:
         path: of the folder.
         lock: of the process that writes into it.
         writes: whether this process does; of workers that train together one does.
+        found: the settings and records of data that were there when the folder was opened.
     """
 
     path: Path
     lock: IO[str] | None = dataclasses.field(default=None, repr=False, compare=False)
     writes: bool = True
+    found: frozenset[Path] = dataclasses.field(default_factory=frozenset, repr=False, compare=False)
 
     @property
     def config_path(self) -> Path:
@@ -140,11 +142,15 @@ class RunFolder:
 
     def remove_if_nothing_began(self) -> None:
         """Removes the records of a run that stopped before its first epoch, so that none blocks
-        the next; of caches nothing is lost. The folder itself goes if it is empty then."""
+        the next; of caches nothing is lost. The folder itself goes if it is empty then.
+
+        What was found there stays: it may be a user's, such as a split that `tools.make_split` has
+        saved there. That of a killed run blocks none with other settings, see `open_run_folder`.
+        """
         if self.has_begun or not (self.writes and self.path.is_dir()):
             return
-        self.forget_data()
-        self.config_path.unlink(missing_ok=True)
+        for path in {self.config_path, *self._data_paths} - self.found:
+            path.unlink(missing_ok=True)
         (self.path / LOCK_NAME).unlink(missing_ok=True)
         for folder in (self.path / "cache", self.path):
             with contextlib.suppress(OSError):  # not empty, or not there
@@ -152,13 +158,22 @@ class RunFolder:
 
     def forget_data(self) -> None:
         """Removes what was drawn by other settings, before anything was trained on it."""
-        for path in (
+        for path in self._data_paths:
+            path.unlink(missing_ok=True)
+
+    @property
+    def _data_paths(self) -> tuple[Path, ...]:
+        """Records that a run writes before it trains anything, beside its settings."""
+        return (
             self.split_path,
             self.data_check_path,
             self.image_contents_path,
             self.manifest_path,
-        ):
-            path.unlink(missing_ok=True)
+        )
+
+    def list_records(self) -> frozenset[Path]:
+        """The settings and records of data that are there."""
+        return frozenset(path for path in (self.config_path, *self._data_paths) if path.exists())
 
     def record(self, stage: str, files: Iterable[Path], **facts: str) -> None:
         """Records in the manifest that a stage finished, with its files.
@@ -267,10 +282,11 @@ def open_run_folder(config: Config) -> RunFolder:
         if _continues(begun.training.epochs, config.training.epochs):
             changeable = (*changeable, "epochs")
     lock, before = claim_folder(folder.path, settings, changeable, read)
+    found = folder.list_records()
     write_settings(folder.path, settings)
     if before is not None and folder.has_begun and before["epochs"] != settings["epochs"]:
         _log_more_epochs(before["epochs"], settings["epochs"], config.optimizer.rate_decay)
-    return RunFolder(folder.path, lock)
+    return RunFolder(folder.path, lock, found=found)
 
 
 def _continues(before: int, epochs: int) -> bool:

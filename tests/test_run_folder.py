@@ -125,6 +125,39 @@ def test_what_is_worth_something_stays(tmp_path, kept):
         assert (folder.path / kept).exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "split.json", "data_check.json", "image_contents.json"]
+)
+def test_what_a_run_found_there_stays_when_it_stops(tmp_path, name):
+    """Such as the manifest of a web page, or a split that was saved for the run."""
+    (tmp_path / name).write_text('{"name": "mine"}')
+    folder = open_run_folder(config(tmp_path))
+    for path in (folder.split_path, folder.data_check_path, folder.image_contents_path):
+        if path.name != name:
+            path.write_text("{}")
+    if name != "manifest.json":
+        folder.record("data", [folder.config_path])
+    folder.remove_if_nothing_began()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == '{"name": "mine"}'
+
+
+def test_a_run_that_stops_where_another_was_killed_does_not_block_the_next(tmp_path):
+    killed = open_run_folder(config(tmp_path, width=1.0))
+    killed.split_path.write_text("drawn by the killed run")
+    stopped = open_run_folder(config(tmp_path, width=1.0))
+    stopped.data_check_path.write_text("{}")
+    stopped.remove_if_nothing_began()
+    assert not stopped.data_check_path.exists()
+    assert stopped.split_path.exists()
+    # The settings tell by what the split was drawn.
+    other = open_run_folder(config(tmp_path, width=0.5))
+    assert not other.split_path.exists()
+    other.split_path.write_text("drawn by the other run")
+    other.remove_if_nothing_began()
+    assert not other.split_path.exists()
+
+
 def test_a_moved_run_resumes(folder, tmp_path):
     moved = tmp_path / "elsewhere" / "run"
     shutil.move(folder.path, tmp_path / "elsewhere" / "run")
