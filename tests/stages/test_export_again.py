@@ -159,12 +159,12 @@ def test_a_teachers_file_that_stops_before_its_record_is_made_by_the_next_call(
     assert writers.converted == made
 
 
-def resource_exhausted() -> tf.errors.ResourceExhaustedError:
+def allocation_failure() -> tf.errors.ResourceExhaustedError:
     return tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left"), MemoryError(), resource_exhausted()], ids=repr
+    "error", [OSError(errno.ENOSPC, "No space left"), MemoryError(), allocation_failure()], ids=repr
 )
 def test_what_the_machine_lacks_is_no_property_of_the_teacher(tmp_path, writers, error):
     folder = RunFolder(tmp_path)
