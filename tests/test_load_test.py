@@ -29,11 +29,11 @@ def test_every_image_goes_over_both_protocols():
     asked: dict[str, set[bytes]] = {"gRPC": set(), "REST": set()}
 
     def ask(protocol: str) -> Ask:
-        def answer(images: list[bytes]) -> list[Best]:
+        def respond(images: list[bytes]) -> list[Best]:
             asked[protocol].add(images[0])
             return [Best(["a"], [int(images[0])], [0.5])]
 
-        return answer
+        return respond
 
     with _Memory(os.getpid()) as memory:
         expected = [Best(["a"], [number], [0.5]) for number in range(6)]
