@@ -29,6 +29,7 @@ from candle_tf.methods.registry import METHODS
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.prepare import Data, prepare
+from candle_tf.stages.split import draw_split, open_data
 from candle_tf.stages.student_views import student_augmentation
 from candle_tf.stages.train import train_student
 from candle_tf.students.architectures.registry import build_student
@@ -258,22 +259,12 @@ def test_a_config_calibrates_and_distills_as_it_says(tmp_path):
         assert np.isfinite(weight.numpy()).all(), weight.name
 
 
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory):
-    """Of all configs on one file: its images are read once."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.mark.parametrize(
     ("name", "file"),
-    [
-        ("caltech101", "caltech101.zip"),
-        ("cifar100_lt10", "cifar100_lt10.zip"),
-        ("cifar100_lt100", "cifar100_lt10.zip"),
-    ],
+    [("caltech101", "caltech101.zip"), ("cifar100_lt10", "cifar100_lt10.zip")],
 )
 @pytest.mark.usefixtures("eagerly")
-def test_a_config_runs_on_the_shared_images(tmp_path, cache_dir, name, file, encoder):
+def test_a_config_runs_on_the_shared_images(tmp_path, name, file, encoder):
     path = (SHARED / file).resolve()
     if not path.exists():
         pytest.skip(f"{path.name} is not at hand")
@@ -281,10 +272,27 @@ def test_a_config_runs_on_the_shared_images(tmp_path, cache_dir, name, file, enc
     held = list(json.loads(path.with_suffix(".counts.json").read_text())["train"].values())
     # The shared CIFAR-100 is LDAM-DRW's by the first-n rule: rank is part of the file's name.
     more = {"selection": "first"} if entry.selection == "ldam" else {}
-    config = config_of(entry, tmp_path / "run", data_dir=path, cache_dir=cache_dir, **more)
+    config = config_of(entry, tmp_path / "run", data_dir=path, **more)
     data = prepare(config, open_run_folder(config))
-    expected = profile_counts("exponential", np.array(held), entry.imbalance_factor)
-    assert data.counts.tolist() == expected.tolist()
-    if entry.training_total:
-        assert data.counts.sum() == entry.training_total
+    check_counts(entry, data.counts, held)
     two_steps(config, data, encoder)
+
+
+def test_a_larger_imbalance_takes_the_published_number_of_the_same_images(tmp_path):
+    """Of the images of the case above with imbalance factor 10: none has to be decoded."""
+    path = (SHARED / "cifar100_lt10.zip").resolve()
+    if not path.exists():
+        pytest.skip(f"{path.name} is not at hand")
+    entry = CATALOG["cifar100_lt100"]
+    config = config_of(entry, tmp_path / "run", data_dir=path, selection="first")
+    with open_data(config) as source:
+        split = draw_split(config, source)
+    held = list(json.loads(path.with_suffix(".counts.json").read_text())["train"].values())
+    check_counts(entry, split.train_counts, held)
+
+
+def check_counts(entry: Entry, counts: np.ndarray, held: list[int]) -> None:
+    expected = profile_counts("exponential", np.array(held), entry.imbalance_factor)
+    assert counts.tolist() == expected.tolist()
+    if entry.training_total:
+        assert counts.sum() == entry.training_total

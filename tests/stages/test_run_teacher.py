@@ -83,9 +83,13 @@ def test_a_student_learns_from_it(earlier, tmp_path):
     assert (tmp_path / "run" / "export" / "student.lce.tflite").exists()
 
 
+@pytest.fixture(scope="module")
+def encoder(earlier):
+    return load_teacher(f"run:{earlier}").encoder
+
+
 @pytest.mark.parametrize("side", [16, 24, 12])
-def test_its_int8_file_takes_images_of_any_size(earlier, side):
-    encoder = load_teacher(f"run:{earlier}").encoder
+def test_its_int8_file_takes_images_of_any_size(encoder, side):
     rng = np.random.default_rng(0)
     # Images of different brightness, so that features differ.
     images = (
