@@ -65,7 +65,8 @@ class Model:
         dictionary of "features" `[N, d]` and "logits" `[N, C]`.
 
         Raises:
-            UserError: for an export without its run, which has no checkpoint.
+            UserError: for an export without its run, which has no checkpoint, and for a run with
+                plugins that are not imported yet.
         """
         if self.results is None or self.run_dir is None:
             raise UserError(

@@ -241,6 +241,9 @@ def open_run_folder(config: Config) -> RunFolder:
     settings = config.to_dict()
 
     def read(path: Path) -> dict[str, Any]:
+        if not folder.has_begun and _names_other_plugin(path, settings["plugin"]):
+            folder.forget_data()
+            return settings
         before = Config.from_json(path).to_dict()
         if not folder.has_begun and _changed_names(before, settings):
             folder.forget_data()
@@ -257,6 +260,12 @@ def open_run_folder(config: Config) -> RunFolder:
     if before is not None and folder.has_begun and before["epochs"] != settings["epochs"]:
         _log_more_epochs(before["epochs"], settings["epochs"], config.optimizer.rate_decay)
     return RunFolder(folder.path, lock)
+
+
+def _names_other_plugin(path: Path, plugin: str) -> bool:
+    """Whether a config.json is of another plugin, which is not imported to read it."""
+    values = read_json_object(path, "Delete it: nothing was trained by these settings.")
+    return bool(values.get("plugin", "") != plugin)
 
 
 def _continues(before: int, epochs: int) -> bool:

@@ -26,7 +26,8 @@ def load_trained_student(run_dir: Path, epoch: int) -> tf.keras.Model:
         binary kernels are exact signs.
 
     Raises:
-        UserError: where a file of the run is missing or damaged.
+        UserError: where a file of the run is missing or damaged, and for a plugin of the run that
+            is not imported yet.
     """
     folder = RunFolder(run_dir)
     config = Config.from_json(folder.config_path)
