@@ -1,6 +1,7 @@
 """A log of a training, history.csv or steps.csv, by column.
 
 steps = read_columns(run / "student" / "steps.csv")        # {"kl": float [S], ...}
+steps = read_student_steps(run)                            # the same, of any method
 """
 
 import csv
@@ -9,6 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from candle_tf.errors import UserError
+
+# Folders of a run with the logs of its student; a method with two stages has both.
+FIRST_STAGE, STUDENT = "student_stage1", "student"
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
@@ -28,3 +32,20 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} is damaged: {error}. Start the run again to write it again."
         ) from error
+
+
+def read_student_steps(run: Path) -> dict[str, np.ndarray]:
+    """The columns of the steps.csv that has the losses of the whole student.
+
+    Args:
+        run: the run's folder.
+
+    Returns:
+        Float `[S]` of each column, as `read_columns`; of a method with two stages those of the
+        first, as the second trains the classifier alone.
+
+    Raises:
+        UserError: as `read_columns`.
+    """
+    first = run / FIRST_STAGE / "steps.csv"
+    return read_columns(first if first.exists() else run / STUDENT / "steps.csv")

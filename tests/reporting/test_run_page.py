@@ -1,5 +1,6 @@
 """report.html as a whole: what is in it, in which order, and how a browser shows it."""
 
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -64,6 +65,22 @@ def test_classes_without_test_images_are_named_below_the_table(tmp_path):
     assert printed.index("student in Keras") < printed.index(sentence)
     assert "no test images" not in closing_text(tmp_path, write_made_report(tmp_path, 7))
     assert "no test images" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("stages", "titles"),
+    [
+        (1, ["The student"]),
+        (2, ["The student (first stage)", "The classifier (second stage)"]),
+    ],
+)
+def test_each_stage_of_the_training_is_shown_under_its_own_name(tmp_path, stages, titles):
+    write_made_report(tmp_path, 7, stages=stages)
+    text = (tmp_path / "report.html").read_text()
+    shown = [f"{title}: training and validation by epoch" for title in titles]
+    assert re.findall(r'alt="([^"]*: training and validation by epoch)"', text) == shown
+    # Lambda is of the stage that trained the whole student.
+    assert 'alt="Lambda and both losses by step"' in text
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
