@@ -203,7 +203,7 @@ def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
         yield "None of these runs has a lambda: only --method=candle and candle_crt do."
         return
     yield (
-        "Weight of the KL loss: means over the first, middle and last tenth of the steps. A run "
+        "Weight of the logit loss: means over the first, middle and last tenth of the steps. A run "
         "whose steps.csv has one column `lambda` gives all classes the same; `lambda_rare`, "
         "`lambda_medium` and `lambda_frequent` are those of a class at the low end, in the middle "
         "and at the high end of the range of the log class size, which are no shot groups. "

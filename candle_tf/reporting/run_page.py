@@ -195,10 +195,15 @@ def _training(results: Results, folder: Path) -> list[html.Item]:
             items.append(_curves(series, f"{title}: training and validation by epoch", selected))
     steps = _columns(read_student_steps(folder))
     if "lambda" in steps:
+        # Reports of older versions have neither, and the losses of these defaults.
+        losses = {
+            "logit_loss": results.config.get("logit_loss", "kl"),
+            "feature_loss": results.config.get("feature_loss", "cosine"),
+        }
         items.append(
             draw(
                 lambda _: plots.balance_curves(
-                    steps["lambda"], steps["kl"], steps["fs"], unit="step"
+                    steps["lambda"], steps["kl"], steps["fs"], **losses, unit="step"
                 ),
                 "Lambda and both losses by step",
             )
