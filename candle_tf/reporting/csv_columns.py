@@ -1,10 +1,13 @@
-"""A log of a training, history.csv or steps.csv, by column.
+"""A log of a training, history.csv or steps.csv, by column; and the lines of CSV files.
 
 steps = read_columns(run / "student" / "steps.csv")        # {"kl": float [S], ...}
 steps = read_student_steps(run)                            # the same, of any method
+csv_line(["a,b.png", "cat"])                               # "a,b.png",cat
 """
 
 import csv
+import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +52,15 @@ def read_student_steps(run: Path) -> dict[str, np.ndarray]:
     """
     first = run / FIRST_STAGE / "steps.csv"
     return read_columns(first if first.exists() else run / STUDENT / "steps.csv")
+
+
+def csv_line(cells: Iterable[str]) -> str:
+    """A line of a CSV file, with its end, from which a CSV reader has the same cells."""
+    row = list(cells)
+    # Python 3.11 does not quote a carriage return, which ends the line for a reader.
+    has_return = any("\r" in cell for cell in row)
+    text = io.StringIO()
+    csv.writer(
+        text, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
+    ).writerow(row)
+    return text.getvalue()
