@@ -287,7 +287,8 @@ def open_run_folder(config: Config) -> RunFolder:
 def _names_other_plugin(path: Path, plugin: str) -> bool:
     """Whether a config.json is of another plugin, which is not imported to read it."""
     values = read_json_object(path, "Delete it: nothing was trained by these settings.")
-    return bool(values.get("plugin", "") != plugin)
+    named = values.get("plugin", "")
+    return isinstance(named, str) and named != plugin
 
 
 def _continues(before: int, epochs: int) -> bool:

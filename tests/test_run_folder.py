@@ -228,11 +228,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, inside):
         open_run_folder(config(path))
 
 
-def test_a_folder_whose_settings_are_damaged_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", '{"plugin": 3}', '{"plugim": ""}'])
+def test_a_folder_whose_settings_are_damaged_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         open_run_folder(config(tmp_path))
-    assert (tmp_path / "config.json").read_text() == "{"
+    assert (tmp_path / "config.json").read_text() == text
 
 
 def test_the_manifest_holds_versions_and_hashes(folder):
