@@ -21,7 +21,8 @@ import numpy as np
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.settings import ON_BAD_IMAGE
+from candle_tf.data.catalog import kind_of
+from candle_tf.data.settings import LISTED, ON_BAD_IMAGE
 from candle_tf.data.sources.image_files import open_image_files
 from candle_tf.data.sources.registry import open_source
 from candle_tf.data.sources.source import Source
@@ -65,8 +66,9 @@ class Model:
         dictionary of "features" `[N, d]` and "logits" `[N, C]`.
 
         Raises:
-            UserError: for an export without its run, which has no checkpoint, and for a run that
-                was continued after its report, and is not finished.
+            UserError: for an export without its run, which has no checkpoint; for a run with
+                plugins that are not imported yet; for one that was continued after its report,
+                and is not finished.
         """
         if self.results is None or self.run_dir is None:
             raise UserError(
@@ -137,7 +139,8 @@ class Model:
             dataset: as --dataset. The test subset is measured, or, where the data has none, all.
             data_dir: as --data_dir.
             on_bad_image: "stop" at an image that cannot be read, or "skip" it with a warning.
-            **source: other flags of the data by name; `test_list` alone will do for lists.
+            **source: other flags of the data by name; `test_list` alone will do for lists and
+                for annotations of COCO.
 
         Raises:
             UserError: for data that cannot be used, an image that cannot be read where that is not
@@ -147,9 +150,15 @@ class Model:
             raise UserError(
                 f"on_bad_image={on_bad_image} is not known; it is {' or '.join(ON_BAD_IMAGE)}."
             )
-        if dataset == "list" and not source.get("train_list"):
-            source = {**source, "train_list": source.get("test_list", ""), "test_list": ""}
-        with open_source(dataset, data_dir, **source) as data:
+        kind = kind_of(dataset, data_dir, source.get("train_list") or source.get("test_list", ""))
+        if kind in LISTED and not source.get("train_list"):
+            if not source.get("test_list"):
+                raise UserError(
+                    f"The data set {dataset!r} needs --test_list, the file that names the images "
+                    "to measure and their classes, beside --data_dir."
+                )
+            source = {**source, "train_list": source["test_list"], "test_list": ""}
+        with open_source(kind, data_dir, **source) as data:
             subset = data.test or data.train
             ids = np.asarray(self._ids_of(data))[subset.labels]
             scores, measured = self._scores_of(data, subset.ids, on_bad_image == "skip")

@@ -23,6 +23,7 @@ from candle_tf.command_help import HelpGroups, asks_for_help, help_text
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import expand_home, explain_full_disk, explain_path
+from candle_tf.plugins import import_plugins
 from candle_tf.recipes import recipe_settings
 from candle_tf.runtime_messages import HARMLESS_WARNING, quiet_imports
 from candle_tf.terminal import guard_streams
@@ -69,7 +70,8 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
         **fixed: settings that this main decides itself, whatever the flags say.
 
     Raises:
-        UserError: for values that `Config` refuses.
+        UserError: for values that `Config` refuses, and a plugin that the file of --config names
+            and --plugin does not.
     """
     begin_from = flag_values[_CONFIG_FILE].value
     given = _given_settings(flag_values) | fixed
@@ -77,6 +79,8 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
         return Config.with_catalog(given, _ORIGIN)
     # What `Config` takes from the recipe, where no flag is given.
     of_recipe = set(recipe_settings(flag_values["recipe"].value))
+    # Of the plugins that the file names those alone are imported.
+    import_plugins(flag_values["plugin"].value)
     before = Config.from_json(begin_from).to_dict()
     values = {name: value for name, value in before.items() if name not in of_recipe}
     return Config.from_dict(values | given, _ORIGIN)

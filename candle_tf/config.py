@@ -30,7 +30,7 @@ from candle_tf.methods.settings import (
     OptimizerSettings,
     TrainingSettings,
 )
-from candle_tf.plugins import import_plugins
+from candle_tf.plugins import import_plugins, refuse_new_plugins
 from candle_tf.recipes import DEFAULT, RECIPES, recipe_settings
 from candle_tf.settings import SettingsGroup, convert_setting, setting
 from candle_tf.students.settings import ComputeSettings, StudentSettings
@@ -399,11 +399,14 @@ class Config:
         """Reads what `to_json` wrote.
 
         Raises:
-            UserError: where the file is missing, is not JSON, or holds what no run can use.
+            UserError: where the file is missing, is not JSON, or holds what no run can use; where
+                it names a plugin that is not imported yet.
         """
         if not Path(path).exists():
             raise UserError(f"There is no settings file {path}.")
         values = read_json_object(Path(path), "It is to hold settings, as a run's config.json.")
+        if isinstance(plugin := values.get("plugin"), str):
+            refuse_new_plugins(plugin, Path(path))
         return cls.from_dict(values, str(path))
 
 

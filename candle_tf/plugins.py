@@ -7,8 +7,9 @@
 
     python -m candle_tf.train --plugin=my_parts --student=my_student ...
 
-A plugin is Python code that runs with the rights of the user: name only what you trust. It is
-imported before settings are checked, so it should not import TensorFlow at its top.
+A plugin is Python code that runs with the rights of the user: name only what you trust. One that
+only a run's config.json names is not imported. It is imported before settings are checked, so it
+should not import TensorFlow at its top.
 """
 
 import importlib
@@ -28,7 +29,9 @@ def import_plugins(names: str) -> None:
     Raises:
         UserError: where a name is none, a module does not exist, or fails while it is imported.
     """
-    for name in filter(None, (name.strip() for name in names.split(","))):
+    for name in _split(names):
+        if name in sys.modules:
+            continue
         if not all(part.isidentifier() for part in name.split(".")):
             raise UserError(f"--plugin={name} is no name of a module, such as my_parts or a.b.")
         here = str(Path.cwd())
@@ -48,3 +51,26 @@ def import_plugins(names: str) -> None:
             raise UserError(
                 f"--plugin={name} fails when it is imported: {kind}: {error}."
             ) from error
+
+
+def refuse_new_plugins(names: str, place: Path) -> None:
+    """Refuses plugins that only a file names: reading it must not run their code.
+
+    Args:
+        names: as of `import_plugins`.
+        place: the file that names them, for the message.
+
+    Raises:
+        UserError: where one is not imported yet.
+    """
+    for name in _split(names):
+        if name not in sys.modules:
+            raise UserError(
+                f"{place} names the plugin {name!r}, which is code that would run with your "
+                "rights, so it was not imported. If you trust it, name it by --plugin, or in "
+                "Python import it first."
+            )
+
+
+def _split(names: str) -> list[str]:
+    return [name for name in map(str.strip, names.split(",")) if name]

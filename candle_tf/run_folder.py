@@ -140,6 +140,18 @@ class RunFolder:
         trained = any(self.path.glob("*/checkpoints/progress.json"))
         return trained or self.report_path.exists() or self.export_path.exists()
 
+    @property
+    def first_stage_epochs(self) -> int | None:
+        """Epochs of the first of two stages, where the second was begun on its student."""
+        first, second = (
+            self.path / name / "checkpoints" / "progress.json"
+            for name in ("student_stage1", "student")
+        )
+        if not (first.is_file() and second.is_file()):
+            return None
+        history = read_json_object(first, "Restore it, or give another --run_dir.").get("history")
+        return len(history) if isinstance(history, list) else None
+
     def remove_if_nothing_began(self) -> None:
         """Removes the records of a run that stopped before its first epoch, so that none blocks
         the next; of caches nothing is lost. The folder itself goes if it is empty then.
@@ -264,29 +276,49 @@ def open_run_folder(config: Config) -> RunFolder:
 
     Raises:
         UserError: if the folder has a run with other settings (which are named), is in use by
-            another process, or cannot be written.
+            another process, or cannot be written; for more epochs than the first of two stages
+            has, where the second has begun.
     """
     folder = RunFolder(Path(config.run.run_dir))
     settings = config.to_dict()
 
     def read(path: Path) -> dict[str, Any]:
+        if not folder.has_begun and _names_other_plugin(path, settings["plugin"]):
+            folder.forget_data()
+            return settings
         before = Config.from_json(path).to_dict()
         if not folder.has_begun and _changed_names(before, settings):
             folder.forget_data()
         return before
 
+    done, epochs = folder.first_stage_epochs, config.training.epochs
     changeable: Collection[str] = tuple(settings)
     if folder.has_begun and folder.config_path.exists():
         begun = Config.from_json(folder.config_path)
         changeable = _changeable_names(begun.to_dict(), settings)
-        if _continues(begun.training.epochs, config.training.epochs):
+        # As many as are done also where an older version wrote down more, and then refused them.
+        if _continues(begun.training.epochs, epochs) or epochs == done:
             changeable = (*changeable, "epochs")
     lock, before = claim_folder(folder.path, settings, changeable, read)
+    # Before it is written down: config.json would hold what no command can continue.
+    if done is not None and epochs > done:
+        raise UserError(
+            f"--epochs={epochs} cannot continue {folder.path / 'student_stage1'}, which has "
+            f"{done}: the second stage was trained on that student already. Give --epochs={done}, "
+            "or another --run_dir."
+        )
     found = folder.list_records()
     write_settings(folder.path, settings)
-    if before is not None and folder.has_begun and before["epochs"] != settings["epochs"]:
-        _log_more_epochs(before["epochs"], settings["epochs"], config.optimizer.rate_decay)
+    if before is not None and before["epochs"] != epochs and folder.has_begun and done is None:
+        _log_more_epochs(before["epochs"], epochs, config.optimizer.rate_decay)
     return RunFolder(folder.path, lock, found=found)
+
+
+def _names_other_plugin(path: Path, plugin: str) -> bool:
+    """Whether a config.json is of another plugin, which is not imported to read it."""
+    values = read_json_object(path, "Delete it: nothing was trained by these settings.")
+    named = values.get("plugin", "")
+    return isinstance(named, str) and named != plugin
 
 
 def _continues(before: int, epochs: int) -> bool:

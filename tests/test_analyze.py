@@ -108,6 +108,16 @@ def test_lambda_is_told_of_every_column(sections):
     assert [table.rows[0][2], table.rows[0][4]] == [f"{first:.2f}", f"{last:.2f}"]
 
 
+def test_lambda_of_two_stages_is_that_of_the_first(tmp_path):
+    folder = make_run(tmp_path / "two", CANDLE, [1.0] * 4, method="candle_crt")
+    write_csv(folder / "student_stage1" / "steps.csv",
+              {"epoch": np.ones(50), "lambda": np.full(50, 0.25)})  # fmt: skip
+    write_csv(folder / "student" / "steps.csv", {"epoch": np.ones(9), "objective": np.ones(9)})
+    found = {section.title: section for section in analysis.analyze([analysis.read_run(folder)])}
+    (table,) = tables(found["Lambda during training"])
+    assert table["two"]["mean"] == "0.250"
+
+
 def test_an_adversary_that_sees_the_class_is_compared_with_its_best_lambda(tmp_path, sections):
     assert "None of these runs tells" in text(sections["The adversary that sees the class"])
     folder = make_run(tmp_path / "seen", CANDLE, [1.0] * 4, balance="class_adversarial",

@@ -174,6 +174,54 @@ def test_images_that_cannot_be_read_are_refused_or_left_out(run_dir, labelled, s
         assert metrics.overall == pytest.approx(right.mean())
 
 
+class _Brightness:
+    """A student that tells dark images from bright ones."""
+
+    labels = ("dark", "bright")
+    source = "brightness"
+
+    def scores(self, images):
+        bright = np.array([image.mean() > 127 for image in images], np.float32)
+        return np.stack([1 - bright, bright], axis=1)
+
+
+@pytest.fixture
+def two_images(tmp_path):
+    """A dark and a bright image, by class, listed and annotated; both are told right."""
+    for category, label in enumerate(_Brightness.labels):
+        path = tmp_path / "images" / label / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.full((4, 4, 3), 255 * category, np.uint8)).save(path)
+    files = [f"{label}/0.png" for label in _Brightness.labels]
+    content = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(files)],
+        "categories": [{"id": c, "name": name} for c, name in enumerate(_Brightness.labels)],
+        "annotations": [{"image_id": number, "category_id": number} for number in range(2)],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    rows = zip(files, _Brightness.labels, strict=True)
+    (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(map(",".join, rows)))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("dataset", "test_list"),
+    [("coco", "coco.json"), ("list", "list.csv"), ("places_lt", "list.csv"),
+     ("cub200", "list.csv"), ("fgvc_aircraft", "")],
+)  # fmt: skip
+def test_data_sets_are_named_as_for_training(two_images, dataset, test_list):
+    given = str(two_images / test_list) if test_list else ""
+    model = candle_tf.Model(_Brightness())
+    metrics = model.evaluate(dataset, str(two_images / "images"), test_list=given)
+    assert (metrics.images, metrics.mean) == (2, 1.0)
+
+
+@pytest.mark.parametrize("dataset", ["coco", "list", "places_lt"])
+def test_a_list_that_is_missing_is_told_by_the_flag_that_evaluation_has(two_images, dataset):
+    with pytest.raises(UserError, match=f"{dataset}.* needs --test_list"):
+        candle_tf.Model(_Brightness()).evaluate(dataset, str(two_images / "images"))
+
+
 def test_the_command_prints_and_writes_what_is_measured(run_dir, labelled, tmp_path):
     folder, _, _ = labelled
     done = start(

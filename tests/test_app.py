@@ -260,6 +260,16 @@ def test_flags_can_fix_what_contradicts_in_a_settings_file(settings, tmp_path):
     assert (read["dataset"], read["data_dir"]) == ("digits", "")
 
 
+def test_a_plugin_of_the_settings_file_alone_is_not_imported(settings, refusal, tmp_path):
+    (tmp_path / "payload.py").write_text("open('imported', 'w').close()")
+    (tmp_path / "config.json").write_text('{"plugin": "payload", "epochs": 7}')
+    assert "config.json names the plugin 'payload'" in refusal("--config=config.json")
+    assert not (tmp_path / "imported").exists()
+    read = settings("--config=config.json", "--plugin=payload")
+    assert (read["plugin"], read["epochs"]) == ("payload", 7)
+    assert (tmp_path / "imported").exists()
+
+
 def test_a_chain_of_flagfiles_without_end_is_refused(refusal, tmp_path):
     for number in range(1500):
         (tmp_path / f"{number}.cfg").write_text(f"--flagfile={tmp_path / str(number + 1)}.cfg\n")

@@ -3,13 +3,19 @@
 import json
 import re
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import candle_tf
+from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.plugins import import_plugins
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages.reference_run import open_reference_run
+from candle_tf.stages.trained_student import load_trained_student
 from tests.command import start
 
 ROOT = Path(candle_tf.__file__).parents[1]
@@ -48,7 +54,7 @@ def test_the_examples_train_and_export(folder, flags, request):
     config = json.loads((run_dir / "config.json").read_text())
     assert config["plugin"] == MODULES
     assert (run_dir / "export" / "student.lce.tflite").exists()
-    again = train(folder, f"--config={run_dir / 'config.json'}")
+    again = train(folder, f"--config={run_dir / 'config.json'}", f"--plugin={MODULES}")
     assert again.returncode == 0, again.stderr[-3000:]
 
 
@@ -81,3 +87,56 @@ def test_names_are_known_with_the_plugin_alone(folder):
 def test_what_is_no_name_of_a_module_is_not_imported(name):
     with pytest.raises(UserError, match="is no name of a module"):
         import_plugins(name)
+
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch):
+    """A run folder, below the working directory, whose settings name a module in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    run_dir = Path("theirs")
+    (run_dir / "student" / "checkpoints").mkdir(parents=True)
+    (run_dir / "payload.py").write_text("open('imported', 'w').close()")
+    (run_dir / "config.json").write_text('{"plugin": "theirs.payload"}')
+    for name in ("report.json", "student/steps.csv", "student/checkpoints/progress.json"):
+        (run_dir / name).write_text("{}")
+    yield run_dir
+    for name in ("theirs.payload", "theirs"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda run: Config.from_json(run / "config.json"),
+        lambda run: load_trained_student(run, 1),
+        lambda run: open_reference_run("balance_floors", str(run), "--balance=fixed"),
+        lambda run: open_run_folder(Config(run_dir=str(run))),
+    ],
+    ids=["settings", "trained student", "reference run", "resumed run"],
+)
+def test_to_read_a_run_imports_no_plugin_that_its_settings_alone_name(
+    theirs: Path, read: Callable[[Path], object]
+) -> None:
+    with pytest.raises(UserError, match=r"theirs/config\.json names the plugin 'theirs\.payload'.*"
+                       r"name it by --plugin.*import it first"):  # fmt: skip
+        read(theirs)
+    assert not Path("imported").exists()
+
+
+def test_a_run_is_read_where_its_plugin_is_imported_or_given(theirs):
+    import_plugins("theirs.payload")
+    assert Path("imported").exists()
+    assert Config.from_json(theirs / "config.json").run.plugin == "theirs.payload"
+    config = Config(run_dir=str(theirs), plugin="theirs.payload")
+    assert open_run_folder(config).has_begun
+
+
+def test_settings_of_another_plugin_that_nothing_was_trained_by_do_not_block_others(theirs):
+    for name in ("report.json", "student/checkpoints/progress.json"):
+        (theirs / name).unlink()
+    (theirs / "split.json").write_text("drawn by the settings before")
+    folder = open_run_folder(Config(run_dir=str(theirs)))
+    assert Config.from_json(folder.config_path).run.plugin == ""
+    assert not folder.split_path.exists()
+    assert not Path("imported").exists()

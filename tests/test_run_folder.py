@@ -93,6 +93,43 @@ def test_it_is_told_how_the_rate_falls_in_more_epochs(tmp_path, caplog, decay):
     assert f"rate follows the {decay} decay" in caplog.text
 
 
+def begin_second_stage(path, epochs):
+    """Leaves what a method with two stages does: the first's epochs, and one of the second."""
+    for name, done in (("student_stage1", epochs), ("student", 1)):
+        checkpoints = path / name / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        (checkpoints / "progress.json").write_text(json.dumps({"history": [{}] * done}))
+
+
+@pytest.mark.parametrize("method", ["crt", "mislas", "candle_crt"])
+def test_more_epochs_than_the_second_stage_began_on_leave_the_folder_as_it_is(tmp_path, method):
+    before = config(tmp_path, method=method, epochs=2)
+    open_run_folder(before)
+    begin_second_stage(tmp_path, 2)
+    with pytest.raises(UserError, match=r"--epochs=4 cannot continue .*which has 2.*--epochs=2"):
+        open_run_folder(before.replace(epochs=4))
+    assert Config.from_json(tmp_path / "config.json") == before
+    assert open_run_folder(before).has_begun
+
+
+def test_a_folder_with_more_epochs_written_down_than_its_first_stage_has_is_opened(
+    tmp_path, caplog
+):
+    begin_second_stage(tmp_path, 2)
+    config(tmp_path, method="crt", epochs=4).to_json(tmp_path / "config.json")
+    with caplog.at_level("INFO", logger="absl"):
+        folder = open_run_folder(config(tmp_path, method="crt", epochs=2))
+    assert Config.from_json(folder.config_path).training.epochs == 2
+    assert "continues" not in caplog.text
+
+
+def test_a_first_stage_without_a_second_is_continued(tmp_path):
+    open_run_folder(config(tmp_path, method="crt", epochs=2))
+    begin_second_stage(tmp_path, 2)
+    shutil.rmtree(tmp_path / "student")
+    assert open_run_folder(config(tmp_path, method="crt", epochs=4)).has_begun
+
+
 def test_settings_that_nothing_was_trained_by_do_not_block_others(tmp_path):
     folder = open_run_folder(config(tmp_path, width=1.0))
     folder.split_path.write_text("drawn by the settings before")
@@ -224,11 +261,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, inside):
         open_run_folder(config(path))
 
 
-def test_a_folder_whose_settings_are_damaged_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", '{"plugin": 3}', '{"plugim": ""}'])
+def test_a_folder_whose_settings_are_damaged_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         open_run_folder(config(tmp_path))
-    assert (tmp_path / "config.json").read_text() == "{"
+    assert (tmp_path / "config.json").read_text() == text
 
 
 def test_the_manifest_holds_versions_and_hashes(folder):

@@ -638,14 +638,14 @@ def test_settings_of_all_cells_yield_to_those_of_an_axis(tmp_path):
 
 def test_predictions_come_back_whatever_their_names_hold(tmp_path):
     path = tmp_path / "predictions.csv"
-    names = ["a,b", 'quote"d', "dög"]
+    names = ["a,b", 'quote"d', "d\rög"]
     logits = np.eye(3)[[2, 0, 1]]
     write_image_predictions(
-        path, ["x\n.png", "y.png", "z.png"], np.array([2, 1, 0]), {"m": logits}, names
+        path, ["x\n.png", "y\r.png", "z.png"], np.array([2, 1, 0]), {"m": logits}, names
     )
     back = read_image_predictions(path)
-    assert back.images == ("x\n.png", "y.png", "z.png")
-    assert back.predicted["m"] == ("dög", "a,b", 'quote"d')
+    assert back.images == ("x\n.png", "y\r.png", "z.png")
+    assert back.predicted["m"] == ("d\rög", "a,b", 'quote"d')
     assert back.correct("m").tolist() == [True, False, False]
     path.write_text("image,label\n")
     with pytest.raises(UserError, match="damaged"):

@@ -12,7 +12,7 @@ from candle_tf.settings import SettingsGroup, setting
 
 # The settings that --dataset=list has of its own.
 LISTS = ("train_list", "test_list", "validation_list", "class_names")
-_LISTED = ("list", "coco")
+LISTED = ("list", "coco")
 AUTO = "auto"
 # Balanced, so that --profile=auto makes them long-tailed, as the literature does.
 _BALANCED = ("digits", "fashion_mnist", "tfds:cifar10", "tfds:cifar100", "tfds:mnist",
@@ -180,7 +180,7 @@ class DataSettings(SettingsGroup):
                 f"--archive_encoding={self.archive_encoding} is not known; it is an encoding of "
                 "text such as cp932, gbk, cp949, big5 or cp437."
             )
-        if kind in ("folder", *_LISTED) and not self.data_dir:
+        if kind in ("folder", *LISTED) and not self.data_dir:
             raise UserError(
                 f"--data_dir is empty, but --dataset={self.dataset} needs the path of a folder, "
                 "ZIP or TAR."
@@ -191,12 +191,12 @@ class DataSettings(SettingsGroup):
                 "scikit-learn; give --dataset=folder or leave --data_dir empty."
             )
         given = [name for name in LISTS if getattr(self, name)]
-        if given and kind not in _LISTED:
+        if given and kind not in LISTED:
             raise UserError(
                 f"--{given[0]}={getattr(self, given[0])} contradicts --dataset={self.dataset}; it "
                 "is for --dataset=list."
             )
-        if kind in _LISTED and not self.train_list:
+        if kind in LISTED and not self.train_list:
             raise UserError(f"--train_list is empty, but --dataset={kind} needs it.")
 
 

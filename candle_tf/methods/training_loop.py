@@ -214,7 +214,10 @@ class _EpochLog(tf.keras.callbacks.Callback):
         seconds = round(time.monotonic() - self._began, 2)
         row: Row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
         self._checkpoints.save({**row, "seconds": seconds})
-        write_atomically(self._path, _csv(self._checkpoints.history, header=True).encode())
+        history = self._checkpoints.history
+        # A run that an older version began keeps its columns; the checkpoints' record has all.
+        text = _csv(history, header=True, columns=list(history[0]))
+        write_atomically(self._path, text.encode())
 
 
 def _divergence_error(what: str) -> UserError:

@@ -14,7 +14,7 @@ import numpy as np
 from candle_tf.reporting import analysis_plots, html, plots
 from candle_tf.reporting.adversary import adversary_figures
 from candle_tf.reporting.bootstrap import paired_difference
-from candle_tf.reporting.csv_columns import read_columns
+from candle_tf.reporting.csv_columns import read_columns, read_student_steps
 from candle_tf.reporting.image_predictions import TEST as PREDICTIONS
 from candle_tf.reporting.image_predictions import ImagePredictions, read_image_predictions
 from candle_tf.reporting.results import Results, read_results
@@ -34,7 +34,8 @@ class Run:
         name: of its folder.
         results: its report.json.
         predictions: of its test images; None in runs of older versions.
-        steps: columns of the student's steps.csv, float `[S]` each.
+        steps: columns of the student's steps.csv, float `[S]` each; of a method with two stages
+            those of the first.
         calibration_seconds: of all epochs of the calibration; 0 without one.
     """
 
@@ -68,7 +69,7 @@ def read_run(folder: Path) -> Run:
         folder.resolve().name,
         results,
         read_image_predictions(predictions) if predictions.exists() else None,
-        read_columns(folder / STUDENT / "steps.csv"),
+        read_student_steps(folder),
         float(np.sum(seconds)),
     )
 
@@ -199,10 +200,10 @@ def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
                 rows.append([run.name, name, *cells, f"{values.mean():.3f}"])
                 curves[f"{run.name}, {name}"] = values
     if not rows:
-        yield "None of these runs has a lambda: only --method=candle does."
+        yield "None of these runs has a lambda: only --method=candle and candle_crt do."
         return
     yield (
-        "Weight of the KL loss: means over the first, middle and last tenth of the steps. A run "
+        "Weight of the logit loss: means over the first, middle and last tenth of the steps. A run "
         "whose steps.csv has one column `lambda` gives all classes the same; `lambda_rare`, "
         "`lambda_medium` and `lambda_frequent` are those of a class at the low end, in the middle "
         "and at the high end of the range of the log class size, which are no shot groups. "

@@ -23,7 +23,7 @@ def lambda_curves(curves: Mapping[str, np.ndarray]) -> Figure:
         axes.plot(100 * places, [span.mean() for span in spans], label=name)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("training done (%)")
-    axes.set_ylabel("λ (weight of KL)")
+    axes.set_ylabel("λ (weight of the logit loss)")
     axes.legend(fontsize=8)
     return figure
 

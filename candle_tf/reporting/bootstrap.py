@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
+# Of these, 8 bytes for the index and 8 for the value are in memory.
+_DRAWN_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -166,4 +168,10 @@ def _resample_means(
     values: np.ndarray, size: int, rng: np.random.Generator, resamples: int
 ) -> np.ndarray:
     """Means `[resamples]` of so many values each, drawn from them."""
-    return np.asarray(values[rng.integers(0, len(values), (resamples, size))].mean(axis=1))
+    means = np.empty(resamples)
+    rows = max(1, _DRAWN_AT_ONCE // size)
+    # The generator gives the same numbers in slices as at once.
+    for start in range(0, resamples, rows):
+        shape = (min(rows, resamples - start), size)
+        means[start : start + rows] = values[rng.integers(0, len(values), shape)].mean(axis=1)
+    return means

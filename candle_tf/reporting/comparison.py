@@ -125,24 +125,35 @@ def _overview(runs: Sequence[Results], rows: list[dict[str, Any]]) -> list[html.
 
 
 def _costs(runs: Sequence[Results], labels: Sequence[str]) -> list[html.Item]:
-    named = dict(zip(labels, runs, strict=True))
-    mean = {label: run.metrics[_choose_model(run)].mean for label, run in named.items()}
-    sizes = {label: float(run.bytes[_choose_model(run)]) for label, run in named.items()}
-    items: list[html.Item] = [_draw_costs(sizes, mean, "bytes of the file")]
+    """Of exported runs: the weights of a Keras model are in float32, which no file has."""
+    places = [place for place, run in enumerate(runs) if _choose_model(run) == "tflite"]
+    named = {labels[place]: runs[place] for place in places}
+    colors = {labels[place]: plots.run_color(place) for place in places}
+    left_out = [label for label in labels if label not in named]
+    told: list[html.Item] = []
+    if left_out:
+        told = [f"Not drawn, as they were not exported and have no file: {'; '.join(left_out)}."]
+    if not named:
+        return told
+    mean = {label: run.metrics["tflite"].mean for label, run in named.items()}
+    sizes = {label: float(run.bytes["tflite"]) for label, run in named.items()}
+    items: list[html.Item] = [_draw_costs(sizes, mean, colors, "bytes of the file"), *told]
     operations = {
         label: run.export["cost"][_OPS] for label, run in named.items() if "cost" in run.export
     }
-    if len(operations) == len(runs):
-        items.append(_draw_costs(operations, mean, "OPs of an image"))
+    if len(operations) == len(named):
+        items.append(_draw_costs(operations, mean, colors, "OPs of an image"))
         items.append("OPs are binary multiply-adds / 64 + those in float.")
     else:
         items.append("Not all reports tell their student's operations: bytes alone are drawn.")
     return items
 
 
-def _draw_costs(costs: dict[str, float], mean: dict[str, float], unit: str) -> html.Figure:
+def _draw_costs(
+    costs: dict[str, float], mean: dict[str, float], colors: dict[str, str], unit: str
+) -> html.Figure:
     return draw(
-        lambda _: plots.accuracy_against_cost(costs, mean, unit),
+        lambda _: plots.accuracy_against_cost(costs, mean, unit, colors=colors),
         f"Mean class accuracy of the runs against {unit}",
     )
 

@@ -7,7 +7,6 @@ cat/17.jpg,cat,cat,dog
 """
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
+from candle_tf.reporting.csv_columns import csv_line
 
 TEST = "test_predictions.csv"
 VALIDATION = "validation_predictions.csv"
@@ -59,11 +59,9 @@ def write_image_predictions(
     """
     names = np.array(class_names)
     predicted = [names[values.argmax(axis=1)] for values in logits.values()]
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow([*_GIVEN, *logits])
-    table.writerows(zip(images, names[labels], *predicted, strict=True))
-    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
+    rows = zip(images, names[labels], *predicted, strict=True)
+    text = "".join(map(csv_line, [(*_GIVEN, *logits), *rows]))
+    write_atomically(path, text.encode(errors="surrogateescape"))
 
 
 def read_image_predictions(path: Path) -> ImagePredictions:

@@ -230,7 +230,11 @@ def confusion_heatmap(matrix: npt.ArrayLike, class_names: Sequence[str], most: i
 
 
 def accuracy_against_cost(
-    costs: Mapping[str, float], accuracies: Mapping[str, float], cost: str
+    costs: Mapping[str, float],
+    accuracies: Mapping[str, float],
+    cost: str,
+    *,
+    colors: Mapping[str, str] | None = None,
 ) -> Figure:
     """Models as dots: what they cost, and how accurate they are.
 
@@ -238,6 +242,7 @@ def accuracy_against_cost(
         costs: by model, more than 0.
         accuracies: by model, 0 to 1, for the same models.
         cost: what the costs are, with their unit.
+        colors: by model; by the order of the models where none are given.
 
     Raises:
         ValueError: no model, or not the same ones.
@@ -247,7 +252,8 @@ def accuracy_against_cost(
     figure, axes = _figure(7.5, 4.2)
     for i, (name, x) in enumerate(costs.items()):
         y = 100 * accuracies[name]
-        axes.plot(x, y, "o", color=_model_color(name, i), markersize=8, label=_legend_name(name))
+        color = colors[name] if colors else _model_color(name, i)
+        axes.plot(x, y, "o", color=color, markersize=8, label=_legend_name(name))
     axes.set_xscale("log")
     low, high = min(costs.values()), max(costs.values())
     axes.set_xlim(low / 2, high * 2)
@@ -349,20 +355,39 @@ def training_curves(
     return figure
 
 
+# By the flag's value: what lambda is the weight of, the curve's label, the loss's unit. Losses of
+# plugins have their name and no unit.
+_LOGIT_LOSSES: dict[str, tuple[str, ...]] = {
+    "kl": ("KL", "$L_{KL}$", "nats"),
+    "standardized": ("standardized KL", "$L_{KL}$, standardized", "9 × nats"),
+    "dist": ("DIST", "$L_{DIST}$", "4 (1 − mean ρ)"),
+}
+# The curve's label and the loss's unit.
+_FEATURE_LOSSES: dict[str, tuple[str, ...]] = {
+    "cosine": ("$L_{FS}$", "1 − cos"),
+    "source_kl": ("$L_{KL}$ of source classes", "nats"),
+    "r2": ("$1 − R^2$ of features", "1 − R²"),
+}
+
+
 def balance_curves(
     balance: npt.ArrayLike,
     kl: npt.ArrayLike,
     feature_similarity: npt.ArrayLike,
     *,
+    logit_loss: str = "kl",
+    feature_loss: str = "cosine",
     positions: npt.ArrayLike | None = None,
     unit: str = "epoch",
 ) -> Figure:
     """Lambda during training, above the two losses it weights (arXiv 2404.00285, section 3).
 
     Args:
-        balance: `[S]`, lambda, 0 to 1: the weight of the KL loss.
-        kl: `[S]`, L_KL as logged, unweighted.
-        feature_similarity: `[S]`, L_FS as logged, unweighted.
+        balance: `[S]`, lambda, 0 to 1: the weight of the first loss, between logits.
+        kl: `[S]`, the first loss as logged, unweighted.
+        feature_similarity: `[S]`, the second, between features, as logged, unweighted.
+        logit_loss: what the first is, as --logit_loss names it.
+        feature_loss: what the second is, as --feature_loss names it.
         positions: `[S]`, where on the axis; 1 to S by default.
         unit: what the positions count: "epoch" or "step".
 
@@ -370,9 +395,11 @@ def balance_curves(
         ValueError: the series differ in length, or are empty.
     """
     lambdas = _per_class("balance", balance)
+    weighted, first, *units = _LOGIT_LOSSES.get(logit_loss, (logit_loss, logit_loss))
+    second, *other_units = _FEATURE_LOSSES.get(feature_loss, (feature_loss,))
     losses = {
-        "$L_{KL}$": _per_class("kl", kl, len(lambdas)),
-        "$L_{FS}$": _per_class("feature_similarity", feature_similarity, len(lambdas)),
+        first: _per_class("kl", kl, len(lambdas)),
+        second: _per_class("feature_similarity", feature_similarity, len(lambdas)),
     }
     places = np.arange(1, len(lambdas) + 1) if positions is None else positions
     x = _per_class("positions", places, len(lambdas))
@@ -381,14 +408,16 @@ def balance_curves(
     _trace(upper, x, lambdas, _INK, None)
     upper.axhline(0.5, color="#888888", linewidth=0.9, linestyle=":")
     upper.set_ylim(-0.03, 1.03)
-    _finish(upper, "Weight of the KL loss, and the two losses", "λ (weight of KL)")
+    title = f"Weight of the {weighted} loss, and the two losses"
+    _finish(upper, title, f"λ (weight of {weighted})")
     for color, (label, values) in zip(("#009E73", "#882255"), losses.items(), strict=True):
         _trace(lower, x, values, color, label)
     _log_if_wide(lower, np.concatenate(list(losses.values())))
     lower.set_xlabel(unit)
     lower.xaxis.set_major_locator(_whole_numbers())
     lower.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    _finish(lower, "", "loss (nats; 1 − cos)")
+    told = "; ".join(dict.fromkeys([*units, *other_units]))
+    _finish(lower, "", f"loss ({told})" if told else "loss")
     _legend(lower)
     return figure
 

@@ -1,7 +1,5 @@
 """Predictions as CSV, JSON Lines, or a page with the images."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from candle_tf.files import write_atomically
+from candle_tf.reporting.csv_columns import csv_line
 from candle_tf.reporting.html import Figure, Gallery, Section, Table, encode_png, write_report
 
 
@@ -31,18 +30,12 @@ class Predicted(Protocol):
 def csv_lines(predictions: Iterable[Predicted], top: int) -> Iterable[str]:
     """CSV with a header: image, class_1, score_1, ..., error; one line an image."""
     heads = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "score")]
-    yield _csv_row(["image", *heads, "error"])
+    yield csv_line(["image", *heads, "error"])
     for each in predictions:
         pairs = [
             cell for c, s in zip(each.classes, each.scores, strict=True) for cell in (c, f"{s:.6f}")
         ]
-        yield _csv_row([each.name, *pairs, *[""] * (2 * top - len(pairs)), each.error])
-
-
-def _csv_row(cells: list[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+        yield csv_line([each.name, *pairs, *[""] * (2 * top - len(pairs)), each.error])
 
 
 def json_lines(predictions: Iterable[Predicted]) -> Iterable[str]:

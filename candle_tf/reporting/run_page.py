@@ -14,7 +14,7 @@ import numpy as np
 from candle_tf.metrics import confusion_matrix, reliability, softmax, untested_sentence
 from candle_tf.reporting import html, plots
 from candle_tf.reporting.class_table import class_table
-from candle_tf.reporting.csv_columns import read_columns
+from candle_tf.reporting.csv_columns import FIRST_STAGE, read_columns, read_student_steps
 from candle_tf.reporting.data_findings import data_findings
 from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
 from candle_tf.reporting.results import TITLES, Results, accuracies, untested_classes
@@ -187,23 +187,39 @@ def _tail(results: Results, counts: np.ndarray, norms: dict[str, np.ndarray]) ->
 
 def _training(results: Results, folder: Path) -> list[html.Item]:
     items: list[html.Item] = []
-    for stage, title in (("student", "The student"), ("calibrate", "The teacher's classifier")):
-        history = _columns(folder / stage / "history.csv")
+    for stage, title in _stage_titles(folder).items():
+        history = _columns(read_columns(folder / stage / "history.csv"))
         series = {name: values for name, values in history.items() if _is_curve(name)}
         if series:
             selected = results.selected_epoch if stage == "student" else None
             items.append(_curves(series, f"{title}: training and validation by epoch", selected))
-    steps = _columns(folder / "student" / "steps.csv")
+    steps = _columns(read_student_steps(folder))
     if "lambda" in steps:
+        # Reports of older versions have neither, and the losses of these defaults.
+        losses = {
+            "logit_loss": results.config.get("logit_loss", "kl"),
+            "feature_loss": results.config.get("feature_loss", "cosine"),
+        }
         items.append(
             draw(
                 lambda _: plots.balance_curves(
-                    steps["lambda"], steps["kl"], steps["fs"], unit="step"
+                    steps["lambda"], steps["kl"], steps["fs"], **losses, unit="step"
                 ),
                 "Lambda and both losses by step",
             )
         )
     return items or ["The logs of the training are not in the run folder."]
+
+
+def _stage_titles(folder: Path) -> dict[str, str]:
+    """What the trainings are called, by the folder with their logs."""
+    teacher = {"calibrate": "The teacher's classifier"}
+    if not (folder / FIRST_STAGE).exists():
+        return {"student": "The student"} | teacher
+    return {
+        FIRST_STAGE: "The student (first stage)",
+        "student": "The classifier (second stage)",
+    } | teacher
 
 
 def _curves(series: dict[str, list[float]], title: str, selected_epoch: int | None) -> html.Figure:
@@ -214,8 +230,8 @@ def _is_curve(name: str) -> bool:
     return name not in ("epoch", "seconds")
 
 
-def _columns(path: Path) -> dict[str, list[float]]:
-    return {name: values.tolist() for name, values in read_columns(path).items()}
+def _columns(read: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in read.items()}
 
 
 def _confidence(tested: TestImages) -> list[html.Item]:

@@ -100,8 +100,9 @@ def _label_weight(
     """See `Results.label_weight`."""
     if config.training.is_candle:
         first = label_weight(config, data, calibrated)
-        history = trained.checkpoints.history
-        # Of --label_weight=adaptive the history has it.
+        # Of --label_weight=adaptive the history has it: where the classifier was trained once more,
+        # that of the training before.
+        history = (trained.first_stage or trained.checkpoints).history
         return float(history[-1].get("label_weight", first)) if history else first
     method = METHODS[config.training.method]
     if not isinstance(method, DistillationMethod):

@@ -90,11 +90,14 @@ class Trained:
             `checkpoints` restored last; who uses it restores the epoch it needs.
         checkpoints: restore it to the selected or the last epoch.
         policy: how its training steps were computed.
+        first_stage: checkpoints of the first of two stages, which trained the whole student; None
+            of a method with one.
     """
 
     student: tf.keras.Model
     checkpoints: Checkpoints
     policy: ComputePolicy
+    first_stage: Checkpoints | None = None
 
 
 def train_student(
@@ -219,7 +222,7 @@ def _train_two_stages(
     first.checkpoints.restore_selected(selection, data.validation_counts)
     logging.info("second of two stages: the classifier alone, all classes sampled alike")
     checkpoints = train_classifier(config, data, first.student, method, folder)
-    return Trained(first.student, checkpoints, policy)
+    return Trained(first.student, checkpoints, policy, first.checkpoints)
 
 
 def _first_stage_folder(folder: Path) -> Path:

@@ -26,8 +26,9 @@ def load_trained_student(run_dir: Path, epoch: int) -> tf.keras.Model:
         binary kernels are exact signs.
 
     Raises:
-        UserError: where a file of the run is missing or damaged, and for an epoch without a
-            checkpoint, as of a run that was continued after its report.
+        UserError: where a file of the run is missing or damaged; for a plugin of the run that is
+            not imported yet; for an epoch without a checkpoint, as of a run that was continued
+            after its report.
     """
     folder = RunFolder(run_dir)
     config = Config.from_json(folder.config_path)

@@ -4,6 +4,7 @@ A killed run needs a process of its own: `python -m` runs this module as one.
 """
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -321,6 +322,25 @@ def test_a_log_that_another_version_began_keeps_its_columns(tmp_path):
     assert log.read_text().splitlines()[:4] == renamed
     assert [row["older"] for row in rows[:3]] == [7.0] * 3
     assert all(np.isnan(row["older"]) and row["objective"] > 0 for row in rows[3:])
+
+
+def test_a_history_that_another_version_began_keeps_its_columns(tmp_path):
+    _fit(_supervised_trainer(), tmp_path, 1)
+    record = tmp_path / "checkpoints" / "progress.json"
+    progress = json.loads(record.read_text())
+    # It logged something else beside the total loss, and had no checksum.
+    (row,) = progress["history"]
+    total = row.pop("objective")
+    row["older"] = 7.0
+    del progress["sha256"]
+    record.write_text(json.dumps(progress))
+    checkpoints = _fit(_supervised_trainer(), tmp_path, 3)
+    rows = _rows(tmp_path / "history.csv")
+    assert [list(each) for each in rows] == [list(row)] * 3
+    assert [each["epoch"] for each in rows] == [1, 2, 3]
+    assert rows[0]["older"] == 7.0
+    assert np.isnan([each["older"] for each in rows[1:]]).all()
+    assert 0 < checkpoints.history[2]["objective"] < total
 
 
 def test_a_damaged_checkpoint_stops_the_run_before_it_trains(tmp_path):

@@ -38,18 +38,25 @@ def draw_run(
     return _results(measured, counts, groups, names, len(labels)), labels, logits["student"]
 
 
-def write_made_report(folder: Path, classes: int, seed: int = 0, untested: int = 0) -> Results:
+def write_made_report(
+    folder: Path, classes: int, seed: int = 0, untested: int = 0, stages: int = 1
+) -> Results:
     """Writes report.html, and the logs it reads, into a folder; gives the results."""
     results, labels, logits = draw_run(classes, seed, untested)
     rng = np.random.default_rng(seed)
-    (folder / "student").mkdir(parents=True, exist_ok=True)
-    (folder / "student" / "history.csv").write_text(
+    whole = folder / ("student" if stages == 1 else "student_stage1")
+    whole.mkdir(parents=True, exist_ok=True)
+    (whole / "history.csv").write_text(
         "epoch,loss,accuracy,val_loss,val_accuracy,seconds\n"
         + "".join(f"{e},{4 / e},{1 - 1 / e},{4 / e + 0.5},{0.9 - 1 / e},9\n" for e in range(1, 11))
     )
-    (folder / "student" / "steps.csv").write_text(
+    (whole / "steps.csv").write_text(
         "step,lambda,kl,fs\n" + "".join(f"{s},0.{s + 300},{500 / s},1\n" for s in range(1, 600))
     )
+    if stages > 1:
+        (folder / "student").mkdir()
+        (folder / "student" / "history.csv").write_text("epoch,loss,seconds\n1,2,3\n2,1,3\n")
+        (folder / "student" / "steps.csv").write_text("step,loss\n1,2\n2,1\n")
     write_run_report(
         folder / "report.html",
         results,

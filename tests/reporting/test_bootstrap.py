@@ -1,9 +1,11 @@
 """Intervals of differences: against estimates by hand, and how often they hold the truth."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from candle_tf.reporting.bootstrap import paired_difference
+from candle_tf.reporting.bootstrap import RESAMPLES, paired_difference
 
 
 def test_the_paired_interval_covers_what_an_independent_estimate_says():
@@ -57,3 +59,29 @@ def test_the_scale_is_that_of_an_unbiased_variance():
     variance = [g.var(ddof=1) / len(g) for g in several] + [pooled.var()]
     error = np.sqrt(np.sum(variance)) / 3
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.06)
+
+
+def test_large_classes_give_the_numbers_of_draws_that_are_all_made_at_once():
+    rng = np.random.default_rng(3)
+    sizes = (1201, 3, 999)
+    labels, gaps = np.repeat([0, 1, 2], sizes), rng.normal(size=sum(sizes))
+    found = paired_difference(gaps, np.zeros(len(gaps)), labels, seed=7)
+    means = []
+    for place, size in enumerate(sizes):
+        values = gaps[labels == place]
+        scaled = (values - values.mean()) * np.sqrt(size / (size - 1))
+        drawn = np.random.default_rng([7, place]).integers(0, size, (RESAMPLES, size))
+        means.append(values.mean() + scaled[drawn].mean(axis=1))
+    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
+    assert (found.low, found.high) == (low, high)
+
+
+def test_the_memory_does_not_grow_with_a_class():
+    images = 20_000
+    right, labels = np.ones(images), np.zeros(images, int)
+    tracemalloc.start()
+    try:
+        paired_difference(right, np.zeros(images), labels)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from candle_tf.errors import UserError
+from candle_tf.reporting import plots
 from candle_tf.reporting.comparison import compare, comparison_rows, run_labels
 from candle_tf.reporting.results import write_results
 from tests.command import start
@@ -70,6 +71,39 @@ def test_the_page_says_what_was_checked_and_differs_by_class(runs, tmp_path):
         cells = f'<td class="left">{shown}</td><td>[0-9,]+</td><td>{100 * before:.1f}</td>'
         assert re.search(f"{cells}<td>{re.escape(points)}</td>", page), name
     assert json.loads(figures.read_text())["split"] == "0" * 64
+
+
+def _without_export(run):
+    kept = {name: value for name, value in run.metrics.items() if not name.startswith("tflite")}
+    return dataclasses.replace(run, metrics=kept, export={})
+
+
+@pytest.mark.parametrize("exported", [[True, True], [False, True], [False, False]])
+def test_costs_are_of_files_and_runs_without_one_are_named(runs, tmp_path, monkeypatch, exported):
+    drawn, draw_costs = [], plots.accuracy_against_cost
+
+    def keep(*values, **named):
+        drawn.append(draw_costs(*values, **named))
+        return drawn[-1]
+
+    monkeypatch.setattr(plots, "accuracy_against_cost", keep)
+    given = [run if file else _without_export(run) for run, file in zip(runs, exported,
+                                                                        strict=False)]  # fmt: skip
+    compare(given, str(tmp_path / "c.html"), None)
+    places = [place for place, file in enumerate(exported) if file]
+    sizes = [figure for figure in drawn if figure.axes[0].get_xlabel() == "bytes of the file"]
+    assert len(drawn) == 2 * len(sizes)
+    for figure in sizes:
+        dots = figure.axes[0].lines
+        assert [dot.get_xdata()[0] for dot in dots] == [1_280_000] * len(places)
+        # Of each run as in the other figures.
+        assert [dot.get_color() for dot in dots] == [plots.run_color(place) for place in places]
+    assert bool(sizes) == any(exported)
+    page = html.unescape((tmp_path / "c.html").read_text())
+    left_out = "; ".join(f"reactnet_a 0.5, candle ({name})" for name, file in
+                         zip("ab", exported, strict=True) if not file)  # fmt: skip
+    told = f"Not drawn, as they were not exported and have no file: {left_out}."
+    assert (told in page) == (not all(exported))
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")

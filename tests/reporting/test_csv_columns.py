@@ -1,10 +1,13 @@
 """Logs of a training by column, whole and damaged."""
 
+import csv
+import io
+
 import numpy as np
 import pytest
 
 from candle_tf.errors import UserError
-from candle_tf.reporting.csv_columns import read_columns
+from candle_tf.reporting.csv_columns import csv_line, read_columns
 
 
 def test_columns_are_read_by_name(tmp_path):
@@ -33,3 +36,14 @@ def test_a_damaged_log_is_told_with_its_place(tmp_path, damaged):
     path.write_bytes(damaged)
     with pytest.raises(UserError, match=r"steps\.csv is damaged: .* Start the run again"):
         read_columns(path)
+
+
+@pytest.mark.parametrize("cell", ["a\rb.png", "a\r\nb", "a\nb", 'a"b', "a,b", "", "\r", "plain"])
+def test_a_line_has_the_cells_that_were_written(cell):
+    written = csv_line(["image", "class"]) + csv_line([cell, "cat"])
+    rows = list(csv.reader(io.StringIO(written, newline=""), strict=True))
+    assert rows == [["image", "class"], [cell, "cat"]]
+
+
+def test_what_needs_no_quotes_has_none():
+    assert csv_line(["a b.png", "cat", ""]) == "a b.png,cat,\n"

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from candle_tf.methods.registry import FEATURE_LOSSES, LOGIT_LOSSES
 from candle_tf.metrics import reliability, softmax
 from candle_tf.reporting import plots
 
@@ -186,6 +187,38 @@ def test_balance_curves(steps):
     # The small term would lie on the ground of a linear axis.
     assert lower.get_yscale() == "log"
     np.testing.assert_allclose(upper.lines[0].get_ydata(), lambdas)
+
+
+@pytest.mark.parametrize(
+    ("named", "loss", "weight"),
+    [
+        ({}, "loss (nats; 1 − cos)", "λ (weight of KL)"),
+        ({"feature_loss": "r2"}, "loss (nats; 1 − R²)", "λ (weight of KL)"),
+        ({"feature_loss": "source_kl"}, "loss (nats)", "λ (weight of KL)"),
+        ({"logit_loss": "dist"}, "loss (4 (1 − mean ρ); 1 − cos)", "λ (weight of DIST)"),
+        ({"logit_loss": "standardized", "feature_loss": "r2"}, "loss (9 × nats; 1 − R²)",
+         "λ (weight of standardized KL)"),
+        ({"logit_loss": "mine", "feature_loss": "yours"}, "loss", "λ (weight of mine)"),
+    ],
+)  # fmt: skip
+def test_balance_curves_say_which_losses_they_are_of(named, loss, weight):
+    figure = plots.balance_curves([0.5, 0.6], [4.0, 2.0], [0.5, 0.4], **named)
+    _pixels(figure)
+    upper, lower = figure.axes
+    assert (upper.get_ylabel(), lower.get_ylabel()) == (weight, loss)
+    assert len({line.get_label() for line in lower.lines}) == 2
+
+
+@pytest.mark.parametrize("loss", LOGIT_LOSSES)
+def test_every_logit_loss_has_a_unit(loss):
+    figure = plots.balance_curves([0.5], [4.0], [0.5], logit_loss=loss, feature_loss="yours")
+    assert figure.axes[1].get_ylabel() != "loss"
+
+
+@pytest.mark.parametrize("loss", FEATURE_LOSSES)
+def test_every_feature_loss_has_a_unit(loss):
+    figure = plots.balance_curves([0.5], [4.0], [0.5], logit_loss="yours", feature_loss=loss)
+    assert figure.axes[1].get_ylabel() != "loss"
 
 
 def test_balance_curves_with_a_zero_term_keep_a_linear_axis():

@@ -1,12 +1,14 @@
 """report.html as a whole: what is in it, in which order, and how a browser shows it."""
 
+import dataclasses
+import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from candle_tf.metrics import confusion_matrix
-from candle_tf.reporting import plots
+from candle_tf.reporting import plots, run_page
 from candle_tf.reporting.class_table import class_table, wilson_interval
 from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
 from candle_tf.train import closing_text
@@ -64,6 +66,39 @@ def test_classes_without_test_images_are_named_below_the_table(tmp_path):
     assert printed.index("student in Keras") < printed.index(sentence)
     assert "no test images" not in closing_text(tmp_path, write_made_report(tmp_path, 7))
     assert "no test images" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("stages", "titles"),
+    [
+        (1, ["The student"]),
+        (2, ["The student (first stage)", "The classifier (second stage)"]),
+    ],
+)
+def test_each_stage_of_the_training_is_shown_under_its_own_name(tmp_path, stages, titles):
+    write_made_report(tmp_path, 7, stages=stages)
+    text = (tmp_path / "report.html").read_text()
+    shown = [f"{title}: training and validation by epoch" for title in titles]
+    assert re.findall(r'alt="([^"]*: training and validation by epoch)"', text) == shown
+    # Lambda is of the stage that trained the whole student.
+    assert 'alt="Lambda and both losses by step"' in text
+
+
+def test_the_axis_of_the_losses_is_of_those_that_the_run_had(tmp_path, monkeypatch):
+    results, drawn, draw_curves = write_made_report(tmp_path, 7), [], plots.balance_curves
+
+    def keep(*values, **named):
+        drawn.append(draw_curves(*values, **named))
+        return drawn[-1]
+
+    monkeypatch.setattr(plots, "balance_curves", keep)
+    for losses, label in (
+        ({}, "loss (nats; 1 − cos)"),
+        ({"logit_loss": "dist", "feature_loss": "r2"}, "loss (4 (1 − mean ρ); 1 − R²)"),
+    ):
+        run = dataclasses.replace(results, config={**results.config, **losses})
+        run_page._training(run, tmp_path)
+        assert drawn[-1].axes[1].get_ylabel() == label
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")

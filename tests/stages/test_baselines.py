@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.data.augment.precomputed_views import same_for_all
@@ -12,6 +14,7 @@ from candle_tf.methods.calibration import teacher_classifier
 from candle_tf.methods.long_tail.tau_normalization import TAUS
 from candle_tf.metrics import SCORE
 from candle_tf.run_folder import open_run_folder
+from candle_tf.stages import report
 from candle_tf.stages import train as training
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.distillation import has_trained_classifier
@@ -137,6 +140,29 @@ def test_features_alone_leave_the_classifier_to_the_second_stage(tmp_path):
     assert row["objective"] == pytest.approx(row["fs"], rel=1e-5)
     (row,) = trained.checkpoints.history
     assert "fs" not in row
+    assert trained.first_stage is not None
+    assert "fs" in trained.first_stage.history[-1]
+
+
+def test_the_reported_label_weight_is_that_of_the_stage_with_labels_beside_a_teacher(tmp_path):
+    config = configure(tmp_path, "candle_crt", label_weight="adaptive", validation_fraction=0.2)
+    rows = {"student_stage1": {"label_weight": 0.46}, "student": {"objective": 1.0}}
+    for name, last in rows.items():
+        folder = tmp_path / name / "checkpoints"
+        folder.mkdir(parents=True)
+        progress = {"history": [{"label_weight": 0.12}, last], "files": {"2": {}}}
+        (folder / "progress.json").write_text(json.dumps(progress))
+    first, second = (
+        training.Checkpoints(tmp_path / name / "checkpoints", tf.Module()) for name in rows
+    )
+    policy = resolve_compute_policy("float32", "off")
+    student = tf.keras.Sequential()
+    stage = (config, SimpleNamespace(classes=10), SimpleNamespace(accuracy=0.5))
+    for trained in (
+        training.Trained(student, second, policy, first),
+        training.Trained(student, first, policy),
+    ):
+        assert report._label_weight(*stage, trained) == 0.46
 
 
 def test_an_epoch_is_not_chosen_by_a_classifier_that_nothing_trains(tmp_path):
