@@ -75,6 +75,7 @@ _CHANGEABLE = (
     "strategy",
     "recipe",
     "export_student",
+    "export_teacher",
 )
 
 

@@ -27,6 +27,8 @@ from candle_tf.stages.evaluate import evaluate
 from candle_tf.stages.export import STAGE as EXPORT
 from candle_tf.stages.export import export
 from candle_tf.stages.export_requirements import check_export_requirements
+from candle_tf.stages.export_teacher import NAME as TEACHER_FILE
+from candle_tf.stages.export_teacher import STAGE as EXPORT_TEACHER
 from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import Data, prepare
 from candle_tf.stages.report import report
@@ -151,7 +153,7 @@ def _run_stages(
             exported = times.run("5/6 export", lambda: export(trained, data, evaluation, folder))
         except ExportError as error:
             refused = str(error)
-    if exported and calibrated and config.teacher.export_teacher == "auto":
+    if exported and calibrated and writes_teacher(config, folder):
         teacher_file = times.run(
             "5/6 export the teacher as int8",
             partial(export_teacher, config, data, calibrated, exported, folder),
@@ -169,6 +171,12 @@ def _run_stages(
 def _is_exported(config: Config, folder: RunFolder) -> bool:
     """Whether the student is to be exported; files that are there stay in the report."""
     return config.student.export_student == "auto" or folder.is_finished(EXPORT)
+
+
+def writes_teacher(config: Config, folder: RunFolder) -> bool:
+    """Whether the teacher is to be a file; one that is there stays in the report."""
+    there = folder.is_finished(EXPORT_TEACHER) and (folder.export_path / TEACHER_FILE).exists()
+    return config.teacher.export_teacher == "auto" or there
 
 
 def require_export(results: Results) -> None:

@@ -16,12 +16,13 @@ from candle_tf.config import Config
 from candle_tf.deploy.checks.agreement import Agreement
 from candle_tf.deploy.checks.errors import ExportError
 from candle_tf.files import write_atomically
-from candle_tf.run_folder import RunFolder
+from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages import export as export_module
 from candle_tf.stages import export_teacher as teacher_module
 from candle_tf.stages.export import export
 from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.export_tflite import METADATA_NAME, NAMES
+from candle_tf.stages.run import writes_teacher
 
 DATA = SimpleNamespace(
     split=SimpleNamespace(class_names=("a", "b")),
@@ -187,3 +188,22 @@ def test_a_teacher_that_could_not_be_quantized_is_tried_again(tmp_path, writers)
     assert (folder.export_path / teacher_module.NAME).read_bytes() == b"file"
     assert export_teacher_beside("student", folder) == record
     assert writers.converted == 3
+
+
+def test_a_machine_without_room_for_the_teacher_finishes_the_run_without_it(tmp_path):
+    begun = Config(run_dir=str(tmp_path))
+    open_run_folder(begun).lock.close()
+    (tmp_path / "student" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "student" / "checkpoints" / "progress.json").write_text("{}")
+    without = begun.replace(export_teacher="off")
+    folder = open_run_folder(without)
+    assert folder.has_begun
+    assert writes_teacher(begun, folder)
+    assert not writes_teacher(without, folder)
+    # A record of an error alone is no file; one that was written stays.
+    record = folder.export_path / teacher_module.RECORD_NAME
+    write_atomically(record, b"{}")
+    folder.record(teacher_module.STAGE, [record])
+    assert not writes_teacher(without, folder)
+    write_atomically(folder.export_path / teacher_module.NAME, b"file")
+    assert writes_teacher(without, folder)
