@@ -140,17 +140,19 @@ class Config:
     def without_effect(self) -> dict[str, str]:
         """Settings that are not at their default and have no effect, each with what it is for.
 
-        Of settings for a method none where plugins are used: one of theirs may read them.
+        Of settings for a method or a balance none where plugins are used: one of theirs may read
+        them.
         """
         fields, found = self.fields(), {}
         for name, field in fields.items():
             other, _, wanted = field.metadata["only_for"].partition("=")
             if not other or self[name] == field.default:
                 continue
-            if other == "method" and self.run.plugin:
+            if other in ("method", "balance") and self.run.plugin:
                 continue
-            value = self[other]
-            if not (fnmatch(str(value), wanted) if wanted else value != fields[other].default):
+            value, patterns = self[other], wanted.split("|")
+            fits = any(fnmatch(str(value), pattern) for pattern in patterns)
+            if not (fits if wanted else value != fields[other].default):
                 found[name] = field.metadata["only_for"]
         return found
 

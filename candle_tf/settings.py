@@ -40,8 +40,9 @@ def setting(
         help: for the flag.
         choices: the values it may take, e.g. a `Registry`; empty for any.
         at_least, above, at_most, below: bounds of a number, or of each number of a tuple.
-        only_for: another setting and its value, "balance=fixed" or "sampler=deferred_*", without
-            which this one has no effect; "mix" for any but its default. The help begins with it.
+        only_for: another setting and its value without which this one has no effect:
+            "balance=fixed", "sampler=deferred_*", one of several in "balance=plain|fixed", or "mix"
+            for any but its default. The help begins with it.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     text = f"for --{only_for}: {help}" if only_for else help

@@ -505,7 +505,12 @@ def test_settings_of_brackets_without_end_are_refused(tmp_path):
         ({"sampler_start": 0.8, "sampler": "deferred_square_root"}, {}),
         ({"balance_tau": 1.0, "ldam_scale": 20.0, "method": "focal"},
          {"balance_tau": "balance=class_adversarial", "ldam_scale": "method=ldam_drw"}),
-        # A loss of the plugin may read it.
+        ({"balance_entropy": 0.1, "balance": "relative"}, {}),
+        ({"balance_entropy": 0.1, "balance_learning_rate": 0.01, "balance": "fixed"},
+         {"balance_entropy": "balance=adversarial|relative",
+          "balance_learning_rate": "balance=adversarial|relative|plain|class_adversarial"}),
+        # A loss or balance of the plugin may read it.
+        ({"balance_entropy": 0.1, "balance": "fixed", "plugin": "tests.command"}, {}),
         ({"ldam_scale": 20.0, "method": "focal", "plugin": "tests.command"}, {}),
     ],
 )  # fmt: skip

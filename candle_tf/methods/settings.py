@@ -287,6 +287,7 @@ class BalanceSettings(SettingsGroup):
         "weight of lambda's entropy, relative to the uniform prediction's KL loss",
         above=0,
         at_most=1e3,
+        only_for="balance=adversarial|relative",
     )
     balance_tau: float = setting(
         0.25,
@@ -323,10 +324,10 @@ class BalanceSettings(SettingsGroup):
     )
     balance_learning_rate: float = setting(
         1e-3,
-        "Adam's rate of the balancing network, where there is one; class_adversarial's is five "
-        "times as large",
+        "Adam's rate of the balancing network; class_adversarial's is five times as large",
         above=0,
         at_most=1e3,
+        only_for="balance=adversarial|relative|plain|class_adversarial",
     )
     center_features: bool = setting(
         True,
