@@ -72,25 +72,30 @@ def test_a_pipe_is_written_to(tmp_path):
 
 
 _TO_STANDARD_OUTPUT = """
+import sys
 from pathlib import Path
 from candle_tf.files import write_atomically
 
 print("before")
-write_atomically(Path("/dev/stdout"), b"figures\\n")
+write_atomically(Path(sys.argv[1]), b"figures\\n")
 print("after")
 """
 
 
 @pytest.mark.parametrize("to", ["a pipe", "a file"])
 def test_standard_output_is_written_to(tmp_path, to):
-    command = [sys.executable, "-c", _TO_STANDARD_OUTPUT]
+    # As /dev/stdout is, which a wrong write would replace.
+    link = tmp_path / "stdout"
+    link.symlink_to("/proc/self/fd/1")
+    command = [sys.executable, "-c", _TO_STANDARD_OUTPUT, str(link)]
     if to == "a pipe":
         printed = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=True).stdout
     else:
         with (tmp_path / "out").open("wb") as out:
             subprocess.run(command, cwd=_ROOT, stdout=out, check=True)
         printed = (tmp_path / "out").read_bytes()
-        assert os.listdir(tmp_path) == ["out"]
+        assert sorted(os.listdir(tmp_path)) == ["out", "stdout"]
+    assert link.is_symlink()
     assert printed == b"before\nfigures\nafter\n"
 
 

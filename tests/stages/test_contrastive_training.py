@@ -161,7 +161,9 @@ def test_a_whole_run_from_the_command_line(tmp_path):
     exported = tf.train.load_checkpoint(str(saved)).get_variable_to_shape_map()
     assert not any("queue" in name or "momentum_encoder" in name for name in exported)
 
-    # What was asked for on the disk was enough.
+    # What was asked for on the disk was enough. A run's plugin is imported by whoever reads it.
+    import tests.tiny_parts  # noqa: F401
+
     config = Config.from_json(tmp_path / "run" / "config.json")
     needs = disk_needs(config, config.student.build(10), RunFolder(tmp_path / "new"))
     written = (tmp_path / "run").glob("student/checkpoints/epoch-0003*")

@@ -72,6 +72,9 @@ def finished(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
     process = _run(run_dir)
     assert process.returncode == 0, process.stderr[-3000:]
+    # A run's plugin is imported by whoever reads its settings.
+    import tests.tiny_parts  # noqa: F401
+
     return run_dir, process.stdout
 
 

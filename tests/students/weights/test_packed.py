@@ -19,15 +19,15 @@ SPEC = StudentSpec("reactnet_a", 0.25)
 
 
 @functools.cache
-def network(classes, number):
-    """A student of SPEC, one of several; building one takes longer than what is tested of it."""
+def network(spec, classes, number):
+    """A student, one of several; building one takes longer than what is tested of it."""
     del number
-    return SPEC.build(32, classes)
+    return spec.build(32, classes)
 
 
-def random_student(classes=3, seed=0):
-    """A student of SPEC, one for each seed, as it is drawn by that."""
-    return draw_weights(network(classes, seed), seed)
+def random_student(spec=SPEC, classes=3, seed=0):
+    """A student, one for each seed, with all its weights drawn."""
+    return draw_weights(network(spec, classes, seed), seed)
 
 
 def draw_weights(student, seed):
