@@ -24,18 +24,19 @@ from tools.tables.definition import TableDefinition
 
 # Settings that change no figure of a student.
 _OF_FILES = ("export_student",)
-# Settings that differ from one machine to the next; of files the name counts, and no folder. With
-# what several of them are joined by: a character that no path has, where there is one alone.
+# Settings that differ from one machine to the next; of files the name counts, and no folder.
 _FOLDERS = ("run_dir", "cache_dir")
-_FILES = {
-    "data_dir": "\0",
-    "teacher": "+",
-    "teacher_weights": ",",
-    "student_weights": "\0",
-    "unlabelled_dir": "\0",
-    "balance_floors": "\0",
-    "balance_replay": "\0",
-}
+_FILES = (
+    "data_dir",
+    "teacher",
+    "teacher_weights",
+    "student_weights",
+    "unlabelled_dir",
+    "balance_floors",
+    "balance_replay",
+)
+# What several of these are joined by; each of them counts.
+_JOINED_BY = {"teacher": "+", "teacher_weights": ","}
 # In a record in the folder of a run of a table: it was kept before, and is no cell of this run.
 _COPY = "copy_of_a_kept_record"
 
@@ -272,12 +273,14 @@ def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without folders of this machine."""
-    names = {
-        name: mark.join(Path(piece).name for piece in str(settings[name]).split(mark))
-        for name, mark in _FILES.items()
-        if settings.get(name)
-    }
+    names = {name: _file_names(name, settings[name]) for name in _FILES if settings.get(name)}
     return {**settings, **names, **dict.fromkeys(_FOLDERS, "")}
+
+
+def _file_names(setting: str, value: str) -> str:
+    mark = _JOINED_BY.get(setting)
+    pieces = value.split(mark) if mark else [value]
+    return (mark or "").join(Path(piece).name for piece in pieces)
 
 
 def keep_records(definition: TableDefinition, folder: Path, records: Path) -> None:
