@@ -529,4 +529,4 @@ def test_what_a_setting_is_for_is_a_setting_with_that_value(name):
     other, _, wanted = FIELDS[name].metadata["only_for"].partition("=")
     assert FIELDS[name].metadata["help"].startswith(f"for --{FIELDS[name].metadata['only_for']}: ")
     choices = [str(choice) for choice in FIELDS[other].metadata["choices"]]
-    assert not wanted or fnmatch.filter(choices, wanted)
+    assert all(fnmatch.filter(choices, pattern) for pattern in wanted.split("|") if wanted)
