@@ -217,7 +217,8 @@ class Config:
     def _check_options_of_candle(self) -> None:
         """Refuses what a method would leave out."""
         correction, method = self.balance.prior_correction, self.training.method
-        if method != "candle" and correction != "0":
+        default = self.fields()["prior_correction"].default
+        if method != "candle" and correction not in ("0", default):
             raise UserError(
                 f"--prior_correction={correction} contradicts --method={method}: the correction is "
                 "of the classifier that CANDLE trains. Give --method=candle, or "

@@ -67,7 +67,8 @@ _PATHS = (
 _OPTIONAL = ("balance_floors", "balance_replay", "unlabelled_dir")
 # A run with unreadable images says to try "skip". Once the split is saved it has no effect.
 # Several devices give the results of one, to rounding.
-# Of a recipe the settings are compared, each for itself. Files can be written later.
+# Of a recipe the settings are compared, each for itself. Files can be written later, and what is
+# done to a trained student can be done otherwise.
 _CHANGEABLE = (
     *_PATHS,
     "on_bad_image",
@@ -76,6 +77,7 @@ _CHANGEABLE = (
     "recipe",
     "export_student",
     "export_teacher",
+    "prior_correction",
 )
 
 

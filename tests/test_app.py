@@ -139,7 +139,8 @@ def test_every_setting_is_a_flag(settings):
     values = {f.name: another(f) for f in Config.fields().values() if f.name not in apart}
     read = settings(*[f"--{name}={written}" for name, (written, _) in values.items()])
     defaults = Config().to_dict()
-    alone = {name: defaults[name] for name in apart}
+    of_recipe = Config(recipe=values["recipe"][1]).to_dict()
+    alone = {name: of_recipe[name] for name in apart}
     assert read == {**{name: value for name, (_, value) in values.items()}, **alone}
     for name, value in apart.items():
         assert settings(f"--{name}={value}", *beside.get(name, []))[name] == value

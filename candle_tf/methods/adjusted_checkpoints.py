@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
 from candle_tf.methods.annealing import AnnealedQuantizer, ExactSignCheckpoints
 
 
@@ -12,7 +15,12 @@ class AdjustedCheckpoints(ExactSignCheckpoints):
 
     Args:
         folder, trainer, quantizers: as in `ExactSignCheckpoints`.
-        adjust: changes the classifier of the network in `trainer`, which is as it was trained.
+        classifier: the dense layer of the network in `trainer`.
+        adjust: changes the classifier, which is as it was trained.
+
+    Attributes:
+        bias_change: of the classifier by its adjustment, float32 `[C]`; 0 before the first epoch
+            is restored.
     """
 
     def __init__(
@@ -20,12 +28,16 @@ class AdjustedCheckpoints(ExactSignCheckpoints):
         folder: Path,
         trainer: Any,
         quantizers: Sequence[AnnealedQuantizer],
+        classifier: tf.keras.layers.Dense,
         adjust: Callable[[], None],
     ) -> None:
         super().__init__(folder, trainer, quantizers)
-        self._adjust = adjust
+        self._classifier, self._adjust = classifier, adjust
+        self.bias_change = np.zeros(classifier.units, np.float32)
 
     def restore(self, epoch: int) -> None:
         """As `ExactSignCheckpoints.restore`; then adjusts the classifier."""
         super().restore(epoch)
+        trained = self._classifier.bias.numpy()
         self._adjust()
+        self.bias_change = self._classifier.bias.numpy() - trained

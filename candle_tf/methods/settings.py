@@ -362,10 +362,10 @@ class BalanceSettings(SettingsGroup):
         "student comes closer to its teacher on validation images, half where both are as good",
     )
     prior_correction: str = setting(
-        "0",
-        "correction of the trained student for the classes that it prefers on training images, "
-        "folded into its bias: 0 for none, up to 1 for all of it, auto: what is best on validation "
-        "images",
+        "1",
+        "CANDLE's correction of the trained student for the classes that it prefers on validation "
+        "images (on training images where there are none), folded into its bias: 0 for none, up to "
+        "1 for all of it, auto: what is best on validation images",
     )
     student_head: str = setting(
         "free",

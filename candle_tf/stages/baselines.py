@@ -30,7 +30,12 @@ from candle_tf.methods.method import (
 )
 from candle_tf.methods.optimizers import cosine_schedule
 from candle_tf.methods.parameter_groups import build_parameter_groups
-from candle_tf.methods.prior_correction import choose_strength, correct_prior, mean_prediction
+from candle_tf.methods.prior_correction import (
+    choose_strength,
+    correct_held_out,
+    correct_prior,
+    mean_prediction,
+)
 from candle_tf.methods.registry import CALIBRATION_LOSSES, METHODS
 from candle_tf.methods.second_stage import ClassifierTrainer, reset_classifier
 from candle_tf.methods.settings import AUTO
@@ -133,6 +138,11 @@ def _build_momentum_network(config: Config, data: Data, student: tf.keras.Model)
     return network
 
 
+def corrects_prior(config: Config) -> bool:
+    """Whether the student's classifier is corrected for the classes that it prefers."""
+    return config.training.method == "candle" and config.balance.prior_correction != "0"
+
+
 def adjusts_classifier(config: Config) -> bool:
     """Whether the run's method changes the student's classifier after training, so that what its
     checkpoints hold is not what is measured and exported."""
@@ -140,7 +150,7 @@ def adjusts_classifier(config: Config) -> bool:
     if isinstance(method, TwoStageMethod):
         return method.scale_only
     if config.training.method == "candle":
-        return config.balance.prior_correction != "0"
+        return corrects_prior(config)
     return isinstance(method, LabelMethod) and method.adjust is not None
 
 
@@ -170,16 +180,35 @@ def classifier_adjustment(
 def _correct_prior(config: Config, data: Data, student: tf.keras.Model) -> None:
     layer = student.get_layer("logits")
     trained = Classifier(layer.kernel.numpy(), layer.bias.numpy())
-    features, labels = _features(config, data.train, student)
-    prediction = mean_prediction(features @ trained.kernel + trained.bias, labels)
-    if config.balance.prior_correction == AUTO:
-        features, labels = _validation(config, data, student)
-        logits = features @ trained.kernel + trained.bias
-        strength = choose_strength(logits, labels, prediction)
-    else:
-        strength = float(config.balance.prior_correction)
+    # The student knows its training images: they say less of what it prefers.
+    images = data.validation if len(data.validation) else data.train
+    features, labels = _features(config, images, student)
+    logits = features @ trained.kernel + trained.bias
+    strength = _correction_strength(config, logits, labels)
+    prediction = mean_prediction(logits, labels)
     logging.info("correction of the student's preferred classes with strength %.2f", strength)
     layer.bias.assign(correct_prior(trained, prediction, strength).bias)
+
+
+def _correction_strength(config: Config, logits: np.ndarray, labels: np.ndarray) -> float:
+    if config.balance.prior_correction == AUTO:
+        return choose_strength(logits, labels)
+    return float(config.balance.prior_correction)
+
+
+def correct_validation_logits(config: Config, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Corrected for the preferred classes, none by what the student predicts of its own image.
+
+    Args:
+        config: the run's settings.
+        logits: of validation images by the classifier as trained, float `[V, C]`.
+        labels: int `[V]`.
+
+    Returns:
+        float32 `[V, C]`.
+    """
+    strength = _correction_strength(config, logits, labels)
+    return correct_held_out(logits, labels, strength).astype(np.float32)
 
 
 def without_mixing(config: Config) -> Config:
@@ -258,5 +287,9 @@ def train_classifier(
         else None,
     )
     return AdjustedCheckpoints(
-        checkpoints.folder, trainer, find_annealed_quantizers(student), trainer.apply_scale
+        checkpoints.folder,
+        trainer,
+        find_annealed_quantizers(student),
+        student.get_layer("logits"),
+        trainer.apply_scale,
     )

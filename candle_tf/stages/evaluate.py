@@ -12,7 +12,9 @@ import tensorflow as tf
 from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches
 from candle_tf.data.subset import Subset
+from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.metrics import Metrics, evaluate_logits
+from candle_tf.stages.baselines import correct_validation_logits, corrects_prior
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.train import Trained
@@ -29,7 +31,8 @@ class Evaluation:
         selection: why the selected epoch was selected.
         pixels: the test images as the student gets them, uint8 `[N, S, S, 3]`.
         logits: the student's logits for them at the selected epoch, float32 `[N, C]`.
-        validation_logits: the same for the validation images, float32 `[V, C]`.
+        validation_logits: the same for the validation images, float32 `[V, C]`. Where these are
+            what the classifier is corrected by, each is corrected by the others.
     """
 
     results: dict[str, Metrics]
@@ -81,7 +84,7 @@ def evaluate(
         last,
         pixels,
         logits,
-        _validation_logits(config, data, trained.student),
+        _validation_logits(config, data, trained),
         selected.reason,
     )
 
@@ -106,12 +109,19 @@ def read_pixels(subset: Subset, image_size: int) -> np.ndarray:
     return pixels
 
 
-def _validation_logits(config: Config, data: Data, student: tf.keras.Model) -> np.ndarray:
+def _validation_logits(config: Config, data: Data, trained: Trained) -> np.ndarray:
     """Batch by batch: a validation set's images need not fit into memory."""
     if not len(data.validation):
         return np.zeros((0, data.classes), np.float32)
     batches = evaluation_batches(data.validation, image_size=config.student.image_size)
-    return np.concatenate([logits_of(student, batch["inputs"].numpy()) for batch in batches])
+    logits = np.concatenate(
+        [logits_of(trained.student, batch["inputs"].numpy()) for batch in batches]
+    )
+    checkpoints = trained.checkpoints
+    if isinstance(checkpoints, AdjustedCheckpoints) and corrects_prior(config):
+        as_trained = logits - checkpoints.bias_change
+        return correct_validation_logits(config, as_trained, data.validation.labels)
+    return logits
 
 
 def logits_of(student: tf.keras.Model, pixels: np.ndarray) -> np.ndarray:

@@ -362,10 +362,13 @@ def _train(
             sides=sides if config.training.progressive_sizes else (),
             workers=workers,
         )
-    student.get_layer("logits").trainable = True
+    classifier = student.get_layer("logits")
+    classifier.trainable = True
     adjust = classifier_adjustment(config, data, student)
     if adjust is not None:
-        return AdjustedCheckpoints(checkpoints.folder, trainer, annealing.quantizers, adjust)
+        return AdjustedCheckpoints(
+            checkpoints.folder, trainer, annealing.quantizers, classifier, adjust
+        )
     if not annealing.quantizers:
         return checkpoints
     return ExactSignCheckpoints(checkpoints.folder, trainer, annealing.quantizers)

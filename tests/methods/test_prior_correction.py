@@ -8,7 +8,12 @@ from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.methods.class_accuracy import mean_class_accuracy
 from candle_tf.methods.method import Classifier
-from candle_tf.methods.prior_correction import choose_strength, correct_prior, mean_prediction
+from candle_tf.methods.prior_correction import (
+    choose_strength,
+    correct_held_out,
+    correct_prior,
+    mean_prediction,
+)
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 2], [300, 60, 15])
@@ -26,15 +31,37 @@ def test_the_mean_prediction_weighs_all_classes_alike():
 
 
 def test_a_preference_is_found_and_taken_back_and_a_fair_student_is_left():
-    p = mean_prediction(UNFAIR, LABELS)
-    strength = choose_strength(UNFAIR, LABELS, p)
+    strength = choose_strength(UNFAIR, LABELS)
     assert strength > 0
-    corrected = UNFAIR - strength * np.log(p)
+    corrected = UNFAIR - strength * np.log(mean_prediction(UNFAIR, LABELS))
     gain = mean_class_accuracy(LABELS, corrected) - mean_class_accuracy(LABELS, UNFAIR)
     assert gain > 0.03
     # With equal predictions for all no strength changes anything: the smallest is taken.
-    assert choose_strength(FAIR, LABELS, np.full(3, 1 / 3)) == 0
-    assert choose_strength(FAIR[:0], LABELS[:0], p) == 0
+    assert choose_strength(np.zeros_like(FAIR), LABELS) == 0
+
+
+def test_without_two_images_of_a_class_nothing_is_chosen():
+    assert choose_strength(UNFAIR[:0], LABELS[:0]) == 0
+    one_of_each = [0, 300, 360]
+    assert choose_strength(UNFAIR[one_of_each], LABELS[one_of_each]) == 0
+    np.testing.assert_array_equal(
+        correct_held_out(UNFAIR[one_of_each], LABELS[one_of_each], 1.0), UNFAIR[one_of_each]
+    )
+
+
+def test_no_image_is_corrected_by_itself():
+    """Each fifth, the images of a class in turn, by what is predicted of the others."""
+    part = np.concatenate([np.arange(n) % 5 for n in (300, 60, 15)])
+    corrected = correct_held_out(UNFAIR, LABELS, 0.5)
+    for own in range(5):
+        p = mean_prediction(UNFAIR[part != own], LABELS[part != own])
+        expected = UNFAIR[part == own] - 0.5 * np.log(p)
+        np.testing.assert_allclose(corrected[part == own], expected)
+    changed = UNFAIR.copy()
+    changed[0] = [9.0, -9.0, -9.0]
+    shift = correct_held_out(changed, LABELS, 0.5) - changed
+    np.testing.assert_allclose(shift[0], (corrected - UNFAIR)[0])
+    assert not np.allclose(shift[1], (corrected - UNFAIR)[1])
 
 
 def test_only_the_bias_changes_and_a_class_that_is_never_predicted_stays_finite():

@@ -53,12 +53,14 @@ def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_
             tmp_path / name, "candle", balance="class_adversarial", feature_loss="r2",
             student_head="tied", label_weight="auto", sampler="deferred_square_root",
             sampler_start=0.5, teacher_view="same", prior_correction="0.5",
+            validation_fraction=0.3,
         ).replace(epochs=2)  # fmt: skip
         data, stage = prepare_stage(config)
         if epochs < 2:
             with interrupt(DistillationTrainer, "fold_head", call=epochs + 1):
                 training.train_student(*stage)
-        inputs.extend(evaluation_batches(data.train, image_size=config.student.image_size))
+        images = data.validation
+        inputs.extend(evaluation_batches(images, image_size=config.student.image_size))
         return training.train_student(*stage)
 
     inputs: list[dict[str, tf.Tensor]] = []

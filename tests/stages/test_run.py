@@ -20,13 +20,17 @@ from candle_tf.config import Config
 from candle_tf.data.pipeline import evaluation_batches
 from candle_tf.data.splits.split import load_split
 from candle_tf.deploy.tflite.converter import run, run_litert
+from candle_tf.methods.class_accuracy import mean_class_accuracy
+from candle_tf.methods.prior_correction import correct_held_out
 from candle_tf.reporting.image_predictions import read_image_predictions
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.disk_space import disk_needs
+from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.run import _keep_precision
+from candle_tf.stages.split import open_data
 from candle_tf.stages.train import train_student
 from candle_tf.students.compute_policy import (
     DTYPES,
@@ -142,15 +146,23 @@ def test_a_student_that_has_begun_keeps_its_precision(tmp_path, kept):
 
 
 def test_predictions_on_validation_images_are_those_of_the_selected_epoch(finished):
+    """Corrected for preferred classes, each image by what is predicted of the others."""
     run_dir, _ = finished
     told = read_image_predictions(run_dir / "validation_predictions.csv")
     assert told.images == load_split(run_dir / "split.json").validation.ids
-    classes, right = np.array(told.classes), told.correct("student")
-    mean = np.mean([right[classes == name].mean() for name in np.unique(classes)])
+    config = Config.from_json(run_dir / "config.json")
+    data = prepare(config, RunFolder(run_dir))
+    selected = read_results(run_dir / "report.json").selected_epoch
+    trained = EarlierRun(run_dir, "the run").load_network(epoch=selected)
+    batches = evaluation_batches(data.validation, image_size=config.student.image_size)
+    logits = np.concatenate([trained(batch["inputs"])["logits"] for batch in batches])
+    labels = data.validation.labels
     history = csv.DictReader((run_dir / "student" / "history.csv").open())
     scores = [float(row["val_mean_class_accuracy"]) for row in history]
-    selected = read_results(run_dir / "report.json").selected_epoch
-    assert mean == pytest.approx(scores[selected - 1], abs=1e-6)
+    assert mean_class_accuracy(labels, logits) == pytest.approx(scores[selected - 1], abs=1e-6)
+    corrected = correct_held_out(logits, labels, float(config.balance.prior_correction))
+    expected = [data.split.class_names[c] for c in corrected.argmax(axis=1)]
+    assert list(told.predicted["student"]) == expected
 
 
 def test_tensorboard_shows_images_accuracies_and_hyper_parameters(finished):
@@ -378,3 +390,18 @@ def test_every_flagfile_is_accepted(path, tmp_path):
     )  # fmt: skip
     assert process.returncode == 2
     assert "--run_dir=/dev/null/no cannot be written" in process.stderr
+
+
+def test_corrections_are_compared_on_images_that_the_student_was_not_trained_on(finished):
+    run_dir, _ = finished
+    process = Command("tools.compare_corrections", str(run_dir)).result()
+    assert process.returncode == 0, process.stderr[-3000:]
+    plain, by_training, by_validation = process.stdout.splitlines()[-3:]
+    assert [line.split()[2] for line in (plain, by_training, by_validation)] == [
+        "none", "training", "validation"
+    ]  # fmt: skip
+    split = load_split(run_dir / "split.json")
+    with open_data(Config.from_json(run_dir / "config.json")) as source:
+        used = {image for part in split.subsets.values() for image in part.ids}
+        left_out = [image for image in source.train.ids if image not in used]
+    assert plain.split()[1] == f"{len(left_out):,}"

@@ -42,7 +42,14 @@ def tiny_plugin():
 @pytest.mark.usefixtures("tiny_plugin")
 @pytest.mark.parametrize("method", METHODS)
 def test_its_classifier_is_the_one_that_was_adjusted_after_training(method, tmp_path):
-    run(Config(**SETTINGS, **METHODS[method], method=method, run_dir=str(tmp_path)))
+    config = Config(**SETTINGS, **METHODS[method], method=method, run_dir=str(tmp_path))
+    if method == "candle":
+        # A finished run is corrected without being trained once more.
+        run(config.replace(prior_correction="0", export_student="off"))
+        history = (tmp_path / "student" / "history.csv").read_bytes()
+    run(config)
+    if method == "candle":
+        assert (tmp_path / "student" / "history.csv").read_bytes() == history
     model = candle_tf.load(tmp_path, "float")
     weight = model.results.label_weight
     assert (weight is None) if method != "candle" else (0 < weight <= 1)

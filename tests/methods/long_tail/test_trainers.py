@@ -153,7 +153,8 @@ def test_factors_of_classes_are_learned_and_folded_at_every_restore(tmp_path):
         np.testing.assert_array_equal(one, other)
     scaled = trainer(data["inputs"]).numpy()
     assert np.abs(scaled - student(data["inputs"])["logits"].numpy()).max() > 0.05
-    checkpoints = AdjustedCheckpoints(tmp_path, trainer, [], trainer.apply_scale)
+    classifier = student.get_layer("logits")
+    checkpoints = AdjustedCheckpoints(tmp_path, trainer, [], classifier, trainer.apply_scale)
     checkpoints.save({"epoch": 1})
     for _ in range(2):
         checkpoints.restore(1)

@@ -1,0 +1,118 @@
+"""What the correction of preferred classes is worth on trained students, by where p is measured.
+
+    python -m tools.compare_corrections runs/flowers runs/birds
+
+    z' = z - t log p                                      (`candle_tf.methods.prior_correction`)
+
+Three rows for each run: as trained, with the p of training images, with that of validation images,
+at t = 1. Test images have no part in it: accuracies are those of training images that the run's
+profile left out, or where there are none of the validation images, each corrected by the others.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from candle_tf import app
+from candle_tf.config import Config
+from candle_tf.data.images.store import open_image_store
+from candle_tf.data.sources.source import Source
+from candle_tf.data.subset import Subset
+from candle_tf.errors import UserError
+from candle_tf.methods.prior_correction import correct_held_out, mean_prediction
+from candle_tf.metrics import evaluate_logits
+from candle_tf.reporting.table import SHOT_GROUPS, percent, text_table
+from candle_tf.run_folder import RunFolder
+from candle_tf.stages.prepare import Data, prepare
+from candle_tf.stages.split import open_data
+
+# Logits `[N, C]` and labels `[N]`.
+Outputs = tuple[np.ndarray, np.ndarray]
+Groups = Mapping[str, np.ndarray]
+# Of p; as in the correction itself.
+_SMALLEST = 1e-6
+_COLUMNS = ("run", "images", "p of", "mean %", *SHOT_GROUPS)
+
+
+def correction_rows(
+    name: str, train: Outputs, validation: Outputs, left_out: Outputs, groups: Groups
+) -> list[dict[str, str]]:
+    """The rows of a run.
+
+    Args:
+        name: of the run.
+        train, validation, left_out: logits `[N, C]` as trained, and labels `[N]`, of the training
+            images, the validation images, and those of neither, of which there may be none.
+        groups: classes of each shot group.
+    """
+    logits, labels = left_out if len(left_out[1]) else validation
+    if len(left_out[1]):
+        by_validation = logits - _log_prediction(validation)
+    else:
+        by_validation = correct_held_out(logits, labels, 1.0)
+    each = {
+        "none": logits,
+        "training images": logits - _log_prediction(train),
+        "validation images": by_validation,
+    }
+    classes = tuple(map(str, range(logits.shape[1])))
+    rows = []
+    for images, corrected in each.items():
+        figures = evaluate_logits(corrected, labels, groups, classes)
+        row = {"run": name, "images": f"{len(labels):,}", "p of": images}
+        row["mean %"] = percent(figures.mean)
+        rows.append(row | {group: percent(value) for group, value in figures.groups.items()})
+    return rows
+
+
+def _log_prediction(outputs: Outputs) -> np.ndarray:
+    return np.log(np.maximum(mean_prediction(*outputs), _SMALLEST))
+
+
+def _outputs(config: Config, network: Any, subset: Subset) -> Outputs:
+    from candle_tf.stages.evaluate import logits_of, read_pixels
+
+    if not len(subset):
+        return np.zeros((0, 1), np.float32), subset.labels
+    return logits_of(network, read_pixels(subset, config.student.image_size)), subset.labels
+
+
+def _left_out(config: Config, data: Data, source: Source, cache: Path) -> Subset:
+    """Training images of the data set that are neither in training nor in validation."""
+    used = {image for part in data.split.subsets.values() for image in part.ids}
+    places = [place for place, image in enumerate(source.train.ids) if image not in used]
+    ids = [source.train.ids[place] for place in places]
+    side = data.train.images.array.shape[1]
+    images = open_image_store(source, ids, side, cache, resize=config.data.resize)
+    return Subset(images, images.rows_of(ids), source.train.labels[places])
+
+
+def _rows_of_run(run: str) -> list[dict[str, str]]:
+    from candle_tf.methods.annealing import find_annealed_quantizers, set_exact_signs
+    from candle_tf.stages.earlier_run import EarlierRun
+
+    config = Config.from_json(Path(run) / "config.json").replace(run_dir=run)
+    data = prepare(config, RunFolder(Path(run), writes=False))
+    if not len(data.validation):
+        raise UserError(f"{run} has no validation images, of which p is to be measured.")
+    network = EarlierRun(Path(run), run).load_network()
+    set_exact_signs(find_annealed_quantizers(network))
+    train, validation = (_outputs(config, network, part) for part in (data.train, data.validation))
+    with open_data(config) as source, TemporaryDirectory() as cache:
+        left_out = _outputs(config, network, _left_out(config, data, source, Path(cache)))
+    return correction_rows(run, train, validation, left_out, data.groups)
+
+
+def main(runs: list[str]) -> None:
+    """Prints the rows of all runs."""
+    if not runs:
+        raise UserError("Give folders of finished runs of CANDLE.")
+    rows = [row for run in runs for row in _rows_of_run(run)]
+    print(text_table(rows, _COLUMNS, left=("run", "p of")))
+
+
+if __name__ == "__main__":
+    app.run(lambda arguments: main(arguments[1:]), takes_arguments=True, needs_arguments=True)
