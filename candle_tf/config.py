@@ -50,6 +50,13 @@ _LOSSES_OF_ALL_LOGITS = {
 }
 
 
+# What a setting was of runs that were begun before there was such a setting, where the default is
+# another one.
+OLDER_VALUES = {"prior_correction": "0"}
+# Names in the settings of every run; a user's own file may hold a few settings alone.
+_OF_EVERY_RUN = frozenset({"dataset", "student", "teacher", "epochs", "seed", "run_dir"})
+
+
 @dataclasses.dataclass(frozen=True)
 class RunSettings(SettingsGroup):
     """The seed of a run, and where it writes."""
@@ -410,6 +417,8 @@ class Config:
         values = read_json_object(Path(path), "It is to hold settings, as a run's config.json.")
         if isinstance(plugin := values.get("plugin"), str):
             refuse_new_plugins(plugin, Path(path))
+        if set(values) >= _OF_EVERY_RUN:
+            values = {**OLDER_VALUES, **values}
         return cls.from_dict(values, str(path))
 
 

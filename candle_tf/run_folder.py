@@ -314,6 +314,8 @@ def open_run_folder(config: Config) -> RunFolder:
     write_settings(folder.path, settings)
     if before is not None and before["epochs"] != epochs and folder.has_begun and done is None:
         _log_more_epochs(before["epochs"], epochs, config.optimizer.rate_decay)
+    if before is not None and folder.has_begun:
+        _log_other_correction(before["prior_correction"], settings["prior_correction"])
     return RunFolder(folder.path, lock, found=found)
 
 
@@ -450,6 +452,15 @@ def _changed_names(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     data: other images without labels may be in another folder."""
     same = set(_CHANGEABLE) - {"unlabelled_dir"}
     return {name for name in new if name not in same and old.get(name) != new[name]}
+
+
+def _log_other_correction(old: str, new: str) -> None:
+    if old != new:
+        logging.warning(
+            "--prior_correction was %s and is now %s: the trained student is measured, exported "
+            "and reported again, in place of the one before",
+            *(old, new),
+        )
 
 
 def _log_more_epochs(old: int, new: int, decay: str) -> None:

@@ -530,3 +530,15 @@ def test_what_a_setting_is_for_is_a_setting_with_that_value(name):
     assert FIELDS[name].metadata["help"].startswith(f"for --{FIELDS[name].metadata['only_for']}: ")
     choices = [str(choice) for choice in FIELDS[other].metadata["choices"]]
     assert all(fnmatch.filter(choices, pattern) for pattern in wanted.split("|") if wanted)
+
+
+def test_a_run_of_before_a_setting_has_the_value_that_it_had(tmp_path):
+    path = tmp_path / "config.json"
+    Config(method="candle").to_json(path)
+    values = json.loads(path.read_text())
+    assert values.pop("prior_correction") == "1"
+    path.write_text(json.dumps(values))
+    assert Config.from_json(path).balance.prior_correction == "0"
+    # A user's own file of a few settings has today's defaults.
+    path.write_text(json.dumps({"method": "candle", "epochs": 3}))
+    assert Config.from_json(path).balance.prior_correction == "1"

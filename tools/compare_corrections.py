@@ -22,8 +22,14 @@ from candle_tf.data.images.store import open_image_store
 from candle_tf.data.sources.source import Source
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
-from candle_tf.methods.prior_correction import correct_held_out, mean_prediction
+from candle_tf.methods.prior_correction import (
+    held_out_log_predictions,
+    log_prediction,
+    mean_prediction,
+    split_by_class,
+)
 from candle_tf.metrics import evaluate_logits
+from candle_tf.reporting.results import read_results
 from candle_tf.reporting.table import SHOT_GROUPS, percent, text_table
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.prepare import Data, prepare
@@ -32,8 +38,6 @@ from candle_tf.stages.split import open_data
 # Logits `[N, C]` and labels `[N]`.
 Outputs = tuple[np.ndarray, np.ndarray]
 Groups = Mapping[str, np.ndarray]
-# Of p; as in the correction itself.
-_SMALLEST = 1e-6
 _COLUMNS = ("run", "images", "p of", "mean %", *SHOT_GROUPS)
 
 
@@ -49,14 +53,11 @@ def correction_rows(
         groups: classes of each shot group.
     """
     logits, labels = left_out if len(left_out[1]) else validation
-    if len(left_out[1]):
-        by_validation = logits - _log_prediction(validation)
-    else:
-        by_validation = correct_held_out(logits, labels, 1.0)
     each = {
         "none": logits,
-        "training images": logits - _log_prediction(train),
-        "validation images": by_validation,
+        "training images": logits - log_prediction(mean_prediction(split_by_class(*train))),
+        "validation images": logits
+        - _by_validation(train, validation, is_other=len(left_out[1]) > 0),
     }
     classes = tuple(map(str, range(logits.shape[1])))
     rows = []
@@ -68,8 +69,14 @@ def correction_rows(
     return rows
 
 
-def _log_prediction(outputs: Outputs) -> np.ndarray:
-    return np.log(np.maximum(mean_prediction(*outputs), _SMALLEST))
+def _by_validation(train: Outputs, validation: Outputs, is_other: bool) -> np.ndarray:
+    """log p `[C]` for other images, or for each validation image by the others, `[N, C]`."""
+    if not is_other:
+        return held_out_log_predictions(*validation, *train)
+    logits, labels = train
+    missing = ~np.isin(labels, validation[1])
+    of_train = split_by_class(logits[missing], labels[missing])
+    return log_prediction(mean_prediction((*split_by_class(*validation), *of_train)))
 
 
 def _outputs(config: Config, network: Any, subset: Subset) -> Outputs:
@@ -81,8 +88,10 @@ def _outputs(config: Config, network: Any, subset: Subset) -> Outputs:
 
 
 def _left_out(config: Config, data: Data, source: Source, cache: Path) -> Subset:
-    """Training images of the data set that are neither in training nor in validation."""
+    """Training images of the data set that are neither in training nor in validation, and can be
+    read."""
     used = {image for part in data.split.subsets.values() for image in part.ids}
+    used |= {entry["id"] for entry in data.check.get("left_out", ())}
     places = [place for place, image in enumerate(source.train.ids) if image not in used]
     ids = [source.train.ids[place] for place in places]
     side = data.train.images.array.shape[1]
@@ -98,7 +107,8 @@ def _rows_of_run(run: str) -> list[dict[str, str]]:
     data = prepare(config, RunFolder(Path(run), writes=False))
     if not len(data.validation):
         raise UserError(f"{run} has no validation images, of which p is to be measured.")
-    network = EarlierRun(Path(run), run).load_network()
+    selected = read_results(Path(run) / "report.json").selected_epoch
+    network = EarlierRun(Path(run), run).load_network(epoch=selected)
     set_exact_signs(find_annealed_quantizers(network))
     train, validation = (_outputs(config, network, part) for part in (data.train, data.validation))
     with open_data(config) as source, TemporaryDirectory() as cache:

@@ -33,11 +33,17 @@ class AdjustedCheckpoints(ExactSignCheckpoints):
     ) -> None:
         super().__init__(folder, trainer, quantizers)
         self._classifier, self._adjust = classifier, adjust
+        self._adjusted: dict[int, list[np.ndarray]] = {}
         self.bias_change = np.zeros(classifier.units, np.float32)
 
     def restore(self, epoch: int) -> None:
         """As `ExactSignCheckpoints.restore`; then adjusts the classifier."""
         super().restore(epoch)
         trained = self._classifier.bias.numpy()
-        self._adjust()
+        # Adjusted once: it may take a pass over many images.
+        if epoch in self._adjusted:
+            self._classifier.set_weights(self._adjusted[epoch])
+        else:
+            self._adjust()
+            self._adjusted[epoch] = self._classifier.get_weights()
         self.bias_change = self._classifier.bias.numpy() - trained

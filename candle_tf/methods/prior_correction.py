@@ -6,9 +6,13 @@ p is what the student would predict on average if all classes were as frequent; 
 one that prefers none. Logit adjustment (Menon et al. 2021) takes the training counts for p. A
 student of a calibrated teacher prefers frequent classes less than that, so p is measured on its own
 outputs. They are those of validation images: the student knows its training images, and a rare
-class is predicted there more often than on images that it has not seen. The correction is a change
-of the classifier's bias: nothing is added on the device.
+class is predicted there more often than on images that it has not seen. Classes without any other
+image have training images in their place: a class that is left out of the mean over k would have a
+p that is too small, and be preferred. The correction is a change of the classifier's bias: nothing
+is added on the device.
 """
+
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from scipy.special import softmax
@@ -22,15 +26,33 @@ _SMALLEST = 1e-6
 _PARTS = 5
 
 
-def mean_prediction(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def split_by_class(logits: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:
+    """The logits of the images of one class after another, float `[N_k, C]`.
+
+    Args:
+        logits: float `[N, C]`.
+        labels: int `[N]`.
+    """
+    return (logits[labels == label] for label in np.unique(labels))
+
+
+def mean_prediction(logits_by_class: Iterable[np.ndarray]) -> np.ndarray:
     """p of the classes, float64 `[C]`; sums to 1.
 
     Args:
-        logits: of images that the student was not trained on where there are any, float `[N, C]`.
-        labels: int `[N]`, at least one; a class without images is left out of the mean.
+        logits_by_class: of the images of each class, float `[N_k, C]`; at least one class, and at
+            least one image of each. Of large data sets not all need to be in memory at a time.
     """
-    predictions = softmax(np.asarray(logits, np.float64), axis=1)
-    return np.mean([predictions[labels == label].mean(axis=0) for label in np.unique(labels)], 0)
+    total, classes = np.zeros(1), 0
+    for logits in logits_by_class:
+        total = total + softmax(np.asarray(logits, np.float64), axis=1).mean(axis=0)
+        classes += 1
+    return total / classes
+
+
+def log_prediction(prediction: np.ndarray) -> np.ndarray:
+    """log p, finite also where a class is never predicted."""
+    return np.log(np.maximum(prediction, _SMALLEST))
 
 
 def correct_prior(classifier: Classifier, prediction: np.ndarray, strength: float) -> Classifier:
@@ -41,43 +63,49 @@ def correct_prior(classifier: Classifier, prediction: np.ndarray, strength: floa
         prediction: p, float `[C]`.
         strength: t, 0 for no change.
     """
-    shift = strength * np.log(np.maximum(prediction, _SMALLEST))
+    shift = strength * log_prediction(prediction)
     return Classifier(classifier.kernel, classifier.bias - shift)
 
 
-def correct_held_out(logits: np.ndarray, labels: np.ndarray, strength: float) -> np.ndarray:
-    """Corrected logits of images that p is measured on, float64 `[N, C]`.
+def held_out_log_predictions(
+    logits: np.ndarray, labels: np.ndarray, more: np.ndarray, more_labels: np.ndarray
+) -> np.ndarray:
+    """log p of each image by the others, float32 `[N, C]`.
 
-    Each fifth of the images is corrected by the p of the others: that of the same images would make
-    every correction seem better than it is.
+    Those of each fifth of the images, the images of a class in turn, are of the other four fifths:
+    p of the same images would make every correction seem better than it is. A class without an
+    image in the others has those of `more`.
 
     Args:
         logits: as trained, float `[N, C]`.
-        labels: int `[N]`; without two images of any class nothing is corrected.
-        strength: t.
+        labels: int `[N]`.
+        more: of other images, such as those for training, of all classes with fewer than two
+            images in `labels`, float `[M, C]`.
+        more_labels: int `[M]`.
     """
-    corrected, parts = np.array(logits, np.float64), _parts(labels)
-    for part in np.unique(parts) if parts.any() else ():
+    parts, logs = _parts(labels), np.empty(np.shape(logits), np.float32)
+    for part in np.unique(parts):
         rest = parts != part
-        prediction = mean_prediction(logits[rest], labels[rest])
-        corrected[~rest] -= strength * np.log(np.maximum(prediction, _SMALLEST))
-    return corrected
+        missing = ~np.isin(more_labels, labels[rest])
+        by_class = (
+            *split_by_class(logits[rest], labels[rest]),
+            *split_by_class(more[missing], more_labels[missing]),
+        )
+        logs[~rest] = log_prediction(mean_prediction(by_class))
+    return logs
 
 
-def choose_strength(logits: np.ndarray, labels: np.ndarray) -> float:
+def choose_strength(logits: np.ndarray, labels: np.ndarray, logs: np.ndarray) -> float:
     """The t of `STRENGTHS` with the highest mean class accuracy, the smaller of equals.
 
     Args:
         logits: of validation images as trained, float `[N, C]`.
-        labels: int `[N]`; without two images of any class, t is 0.
+        labels: int `[N]`; without any, t is 0.
+        logs: of `held_out_log_predictions`.
     """
     if not len(labels):
         return 0.0
-
-    def accuracy(strength: float) -> float:
-        return mean_class_accuracy(labels, correct_held_out(logits, labels, strength))
-
-    return max(STRENGTHS, key=lambda t: (accuracy(t), -t))
+    return max(STRENGTHS, key=lambda t: (mean_class_accuracy(labels, logits - t * logs), -t))
 
 
 def _parts(labels: np.ndarray) -> np.ndarray:

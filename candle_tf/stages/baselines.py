@@ -11,7 +11,6 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.pipeline import evaluation_batches, training_batches
-from candle_tf.data.subset import Subset
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.methods.annealing import find_annealed_quantizers
 from candle_tf.methods.baselines import (
@@ -30,15 +29,8 @@ from candle_tf.methods.method import (
 )
 from candle_tf.methods.optimizers import cosine_schedule
 from candle_tf.methods.parameter_groups import build_parameter_groups
-from candle_tf.methods.prior_correction import (
-    choose_strength,
-    correct_held_out,
-    correct_prior,
-    mean_prediction,
-)
 from candle_tf.methods.registry import CALIBRATION_LOSSES, METHODS
 from candle_tf.methods.second_stage import ClassifierTrainer, reset_classifier
-from candle_tf.methods.settings import AUTO
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.methods.training_phases import (
@@ -47,6 +39,7 @@ from candle_tf.methods.training_phases import (
     has_float_kernels,
 )
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.prior_correction import correct_student, corrects_prior, features_of
 from candle_tf.stages.student_views import student_augmentation, student_views
 from candle_tf.students.compute_policy import compute_policy_of, set_compute_policy
 
@@ -138,11 +131,6 @@ def _build_momentum_network(config: Config, data: Data, student: tf.keras.Model)
     return network
 
 
-def corrects_prior(config: Config) -> bool:
-    """Whether the student's classifier is corrected for the classes that it prefers."""
-    return config.training.method == "candle" and config.balance.prior_correction != "0"
-
-
 def adjusts_classifier(config: Config) -> bool:
     """Whether the run's method changes the student's classifier after training, so that what its
     checkpoints hold is not what is measured and exported."""
@@ -162,7 +150,7 @@ def classifier_adjustment(
     if not adjusts_classifier(config):
         return None
     if not isinstance(method, LabelMethod) or method.adjust is None:
-        return partial(_correct_prior, config, data, student)
+        return partial(correct_student, config, data, student)
     change = method.adjust
     layer = student.get_layer("logits")
 
@@ -177,40 +165,6 @@ def classifier_adjustment(
     return adjust
 
 
-def _correct_prior(config: Config, data: Data, student: tf.keras.Model) -> None:
-    layer = student.get_layer("logits")
-    trained = Classifier(layer.kernel.numpy(), layer.bias.numpy())
-    # The student knows its training images: they say less of what it prefers.
-    images = data.validation if len(data.validation) else data.train
-    features, labels = _features(config, images, student)
-    logits = features @ trained.kernel + trained.bias
-    strength = _correction_strength(config, logits, labels)
-    prediction = mean_prediction(logits, labels)
-    logging.info("correction of the student's preferred classes with strength %.2f", strength)
-    layer.bias.assign(correct_prior(trained, prediction, strength).bias)
-
-
-def _correction_strength(config: Config, logits: np.ndarray, labels: np.ndarray) -> float:
-    if config.balance.prior_correction == AUTO:
-        return choose_strength(logits, labels)
-    return float(config.balance.prior_correction)
-
-
-def correct_validation_logits(config: Config, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Corrected for the preferred classes, none by what the student predicts of its own image.
-
-    Args:
-        config: the run's settings.
-        logits: of validation images by the classifier as trained, float `[V, C]`.
-        labels: int `[V]`.
-
-    Returns:
-        float32 `[V, C]`.
-    """
-    strength = _correction_strength(config, logits, labels)
-    return correct_held_out(logits, labels, strength).astype(np.float32)
-
-
 def without_mixing(config: Config) -> Config:
     """The same settings, without --mix and what belongs to it."""
     return config.replace(mix="none", mix_alpha=1.0, mix_views="all", unmixed_from=1.0)
@@ -220,17 +174,7 @@ def _validation(
     config: Config, data: Data, student: tf.keras.Model
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features `[N, d_S]` and labels `[N]` of the validation images."""
-    return _features(config, data.validation, student)
-
-
-def _features(
-    config: Config, subset: Subset, student: tf.keras.Model
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features `[N, d_S]` of whole images, and labels `[N]`."""
-    batches = evaluation_batches(subset, image_size=config.student.image_size)
-    features = [student(batch["inputs"], training=False)["features"].numpy() for batch in batches]
-    empty = np.zeros([0, student.output["features"].shape[-1]], np.float32)
-    return np.concatenate([empty, *features]), subset.labels
+    return features_of(config, data.validation, student), data.validation.labels
 
 
 def train_classifier(

@@ -14,9 +14,9 @@ from candle_tf.data.pipeline import evaluation_batches
 from candle_tf.data.subset import Subset
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.metrics import Metrics, evaluate_logits
-from candle_tf.stages.baselines import correct_validation_logits, corrects_prior
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.prior_correction import correct_validation_logits, corrects_prior
 from candle_tf.stages.train import Trained
 
 
@@ -113,15 +113,13 @@ def _validation_logits(config: Config, data: Data, trained: Trained) -> np.ndarr
     """Batch by batch: a validation set's images need not fit into memory."""
     if not len(data.validation):
         return np.zeros((0, data.classes), np.float32)
-    batches = evaluation_batches(data.validation, image_size=config.student.image_size)
-    logits = np.concatenate(
-        [logits_of(trained.student, batch["inputs"].numpy()) for batch in batches]
-    )
     checkpoints = trained.checkpoints
     if isinstance(checkpoints, AdjustedCheckpoints) and corrects_prior(config):
-        as_trained = logits - checkpoints.bias_change
-        return correct_validation_logits(config, as_trained, data.validation.labels)
-    return logits
+        return correct_validation_logits(config, data, trained.student, checkpoints.bias_change)
+    batches = evaluation_batches(data.validation, image_size=config.student.image_size)
+    return np.concatenate(
+        [logits_of(trained.student, batch["inputs"].numpy()) for batch in batches]
+    )
 
 
 def logits_of(student: tf.keras.Model, pixels: np.ndarray) -> np.ndarray:

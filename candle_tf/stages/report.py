@@ -115,6 +115,8 @@ def _store_classifier(
     config: Config, trained: Trained, evaluation: Evaluation, folder: RunFolder
 ) -> list[Path]:
     if not adjusts_classifier(config):
+        # Of the same run with another --prior_correction.
+        folder.classifier_path.unlink(missing_ok=True)
         return []
     layer = trained.student.get_layer("logits")
     classifier = Classifier(layer.kernel.numpy(), layer.bias.numpy())

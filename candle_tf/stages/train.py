@@ -54,6 +54,7 @@ from candle_tf.stages.distillation import (
     label_weight_callbacks,
 )
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.prior_correction import refuse_missing_bias
 from candle_tf.stages.student_views import (
     student_augmentation,
     student_sides,
@@ -159,7 +160,8 @@ def train_together(
     if isinstance(method, TwoStageMethod):
         if _is_begun(folder):
             return
-        config, folder = config.replace(method=method.first), _first_stage_folder(folder)
+        config = config.replace(method=method.first, prior_correction="0")
+        folder = _first_stage_folder(folder)
     # The check reads variables that are in one place.
     refuse_unconvertible(config.student.build(data.classes))
     with workers.scope():
@@ -177,6 +179,7 @@ def _train_phases(
 ) -> Trained:
     tf.keras.utils.set_random_seed(config.run.seed)
     student = config.student.build(data.classes)
+    refuse_missing_bias(config, student)
     if workers.replicas == 1:
         refuse_unconvertible(student)
     if not _has_checkpoint(config, folder):
@@ -215,7 +218,8 @@ def _train_two_stages(
                 "the second stage was trained on that student already. Give another --run_dir."
             )
     logging.info("first of two stages: the whole student by %s", method.first)
-    of_first = config.replace(method=method.first)
+    # The classifier of the first is thrown away: it is not corrected before.
+    of_first = config.replace(method=method.first, prior_correction="0")
     first = train_student(of_first, data, targets, stage1, policy, calibrated)
     chooses = has_trained_classifier(of_first, data, calibrated)
     selection = config.training.select_epoch if chooses else "last"

@@ -8,6 +8,7 @@ from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.methods.annealing import find_annealed_quantizers, set_exact_signs
 from candle_tf.methods.classifier_file import REMEDY, read_classifier
+from candle_tf.reporting.results import read_results
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.baselines import adjusts_classifier
 from candle_tf.stages.earlier_run import EarlierRun
@@ -31,12 +32,22 @@ def load_trained_student(run_dir: Path, epoch: int) -> tf.keras.Model:
             after its report.
     """
     folder = RunFolder(run_dir)
-    config = Config.from_json(folder.config_path)
+    config = _reported_settings(folder)
     student = EarlierRun(run_dir, str(run_dir)).load_network(epoch=epoch)
     set_exact_signs(find_annealed_quantizers(student))
     if adjusts_classifier(config):
         _adjust_classifier(student, epoch, folder.classifier_path)
     return student
+
+
+def _reported_settings(folder: RunFolder) -> Config:
+    """The settings of the run, with the --prior_correction that its report is of: a run that was
+    begun once more with another one, and stopped, has the files of the one before."""
+    config = Config.from_json(folder.config_path)
+    if not folder.report_path.is_file():
+        return config
+    reported = read_results(folder.report_path).config
+    return config.replace(prior_correction=reported.get("prior_correction", "0"))
 
 
 def _adjust_classifier(student: tf.keras.Model, epoch: int, path: Path) -> None:

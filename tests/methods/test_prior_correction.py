@@ -10,9 +10,10 @@ from candle_tf.methods.class_accuracy import mean_class_accuracy
 from candle_tf.methods.method import Classifier
 from candle_tf.methods.prior_correction import (
     choose_strength,
-    correct_held_out,
     correct_prior,
+    held_out_log_predictions,
     mean_prediction,
+    split_by_class,
 )
 
 RNG = np.random.default_rng(0)
@@ -22,8 +23,17 @@ FAIR = RNG.normal(size=(375, 3)) + 1.5 * np.eye(3)[LABELS]
 UNFAIR = FAIR + np.array([1.2, 0.0, -1.2])
 
 
+NONE = (np.zeros((0, 3)), np.zeros(0, int))
+
+
+def mean_of(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """p, by its formula."""
+    p = softmax(logits, axis=1)
+    return np.mean([p[labels == c].mean(axis=0) for c in np.unique(labels)], axis=0)
+
+
 def test_the_mean_prediction_weighs_all_classes_alike():
-    p = mean_prediction(UNFAIR, LABELS)
+    p = mean_prediction(split_by_class(UNFAIR, LABELS))
     by_class = [softmax(UNFAIR[c == LABELS], axis=1).mean(axis=0) for c in range(3)]
     np.testing.assert_allclose(p, sum(by_class) / 3)
     assert p.sum() == pytest.approx(1)
@@ -31,37 +41,43 @@ def test_the_mean_prediction_weighs_all_classes_alike():
 
 
 def test_a_preference_is_found_and_taken_back_and_a_fair_student_is_left():
-    strength = choose_strength(UNFAIR, LABELS)
+    strength = choose_strength(UNFAIR, LABELS, held_out_log_predictions(UNFAIR, LABELS, *NONE))
     assert strength > 0
-    corrected = UNFAIR - strength * np.log(mean_prediction(UNFAIR, LABELS))
+    corrected = UNFAIR - strength * np.log(mean_of(UNFAIR, LABELS))
     gain = mean_class_accuracy(LABELS, corrected) - mean_class_accuracy(LABELS, UNFAIR)
     assert gain > 0.03
     # With equal predictions for all no strength changes anything: the smallest is taken.
-    assert choose_strength(np.zeros_like(FAIR), LABELS) == 0
-
-
-def test_without_two_images_of_a_class_nothing_is_chosen():
-    assert choose_strength(UNFAIR[:0], LABELS[:0]) == 0
-    one_of_each = [0, 300, 360]
-    assert choose_strength(UNFAIR[one_of_each], LABELS[one_of_each]) == 0
-    np.testing.assert_array_equal(
-        correct_held_out(UNFAIR[one_of_each], LABELS[one_of_each], 1.0), UNFAIR[one_of_each]
-    )
+    equal = np.zeros_like(FAIR)
+    assert choose_strength(equal, LABELS, held_out_log_predictions(equal, LABELS, *NONE)) == 0
+    assert choose_strength(FAIR[:0], LABELS[:0], FAIR[:0]) == 0
 
 
 def test_no_image_is_corrected_by_itself():
     """Each fifth, the images of a class in turn, by what is predicted of the others."""
     part = np.concatenate([np.arange(n) % 5 for n in (300, 60, 15)])
-    corrected = correct_held_out(UNFAIR, LABELS, 0.5)
+    logs = held_out_log_predictions(UNFAIR, LABELS, *NONE)
     for own in range(5):
-        p = mean_prediction(UNFAIR[part != own], LABELS[part != own])
-        expected = UNFAIR[part == own] - 0.5 * np.log(p)
-        np.testing.assert_allclose(corrected[part == own], expected)
+        p = mean_of(UNFAIR[part != own], LABELS[part != own])
+        np.testing.assert_allclose(logs[part == own], np.tile(np.log(p), (75, 1)), rtol=1e-5)
     changed = UNFAIR.copy()
     changed[0] = [9.0, -9.0, -9.0]
-    shift = correct_held_out(changed, LABELS, 0.5) - changed
-    np.testing.assert_allclose(shift[0], (corrected - UNFAIR)[0])
-    assert not np.allclose(shift[1], (corrected - UNFAIR)[1])
+    after = held_out_log_predictions(changed, LABELS, *NONE)
+    np.testing.assert_array_equal(after[0], logs[0])
+    assert not np.allclose(after[1], logs[1])
+
+
+def test_an_image_alone_in_its_class_has_other_images_of_the_class_in_its_place():
+    """Otherwise the p of the others would lack its class, and so tell what it is."""
+    one_of_each = [0, 300, 360]
+    more, more_labels = UNFAIR[1:], LABELS[1:]
+    logs = held_out_log_predictions(UNFAIR[one_of_each], np.arange(3), more, more_labels)
+    np.testing.assert_allclose(logs[0], np.log(mean_of(more, more_labels)), rtol=1e-5)
+    two_and_one = [0, 1, 300]
+    logs = held_out_log_predictions(UNFAIR[two_and_one], LABELS[two_and_one], more, more_labels)
+    # Of the class with two images the other one is taken, of the others those of `more`.
+    rest = np.concatenate([UNFAIR[[1]], more[more_labels != 0]])
+    labels = np.concatenate([[0], more_labels[more_labels != 0]])
+    np.testing.assert_allclose(logs[0], np.log(mean_of(rest, labels)), rtol=1e-5)
 
 
 def test_only_the_bias_changes_and_a_class_that_is_never_predicted_stays_finite():

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from candle_tf.data.pipeline import evaluation_batches
 from candle_tf.data.splits.split import load_split
 from candle_tf.deploy.tflite.converter import run, run_litert
 from candle_tf.methods.class_accuracy import mean_class_accuracy
-from candle_tf.methods.prior_correction import correct_held_out
+from candle_tf.methods.prior_correction import held_out_log_predictions
 from candle_tf.reporting.image_predictions import read_image_predictions
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import RunFolder, open_run_folder
@@ -154,13 +155,16 @@ def test_predictions_on_validation_images_are_those_of_the_selected_epoch(finish
     data = prepare(config, RunFolder(run_dir))
     selected = read_results(run_dir / "report.json").selected_epoch
     trained = EarlierRun(run_dir, "the run").load_network(epoch=selected)
-    batches = evaluation_batches(data.validation, image_size=config.student.image_size)
-    logits = np.concatenate([trained(batch["inputs"])["logits"] for batch in batches])
+    batches_of = partial(evaluation_batches, image_size=config.student.image_size)
+    each = [trained(batch["inputs"])["logits"] for batch in batches_of(data.validation)]
+    logits = np.concatenate(each)
     labels = data.validation.labels
     history = csv.DictReader((run_dir / "student" / "history.csv").open())
     scores = [float(row["val_mean_class_accuracy"]) for row in history]
     assert mean_class_accuracy(labels, logits) == pytest.approx(scores[selected - 1], abs=1e-6)
-    corrected = correct_held_out(logits, labels, float(config.balance.prior_correction))
+    outputs = [trained(batch["inputs"])["logits"] for batch in batches_of(data.train)]
+    logs = held_out_log_predictions(logits, labels, np.concatenate(outputs), data.train.labels)
+    corrected = logits - float(config.balance.prior_correction) * logs
     expected = [data.split.class_names[c] for c in corrected.argmax(axis=1)]
     assert list(told.predicted["student"]) == expected
 

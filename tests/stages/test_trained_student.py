@@ -2,6 +2,7 @@
 
 import candle_tf  # isort: skip  (selects Keras 2 before TensorFlow is imported)
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,6 +72,9 @@ def test_its_classifier_is_the_one_that_was_adjusted_after_training(method, tmp_
     before = trained(pixels.astype(np.float32))["logits"].numpy()
     assert np.median(np.abs(before - logits).max(axis=1)) > 1e-2
 
+    if method == "candle":
+        _check_other_correction(config, trained, pixels)
+
     # Another epoch's classifier is not taken for this one's, and none is made up.
     path = tmp_path / "student" / "classifier.safetensors"
     other = 3 - model.results.selected_epoch
@@ -78,6 +82,22 @@ def test_its_classifier_is_the_one_that_was_adjusted_after_training(method, tmp_
         spoil()
         with pytest.raises(UserError, match=r"classifier\.safetensors.* same command again"):
             load_trained_student(tmp_path, model.results.selected_epoch)
+
+
+def _check_other_correction(config: Config, trained: Any, pixels: np.ndarray) -> None:
+    """Settings are written before results: those of the report count until it is written again."""
+    folder = Path(config.run.run_dir)
+    uncorrected = config.replace(prior_correction="0")
+    uncorrected.to_json(folder / "config.json")
+    epoch = candle_tf.load(folder, "float").results.selected_epoch
+    before = load_trained_student(folder, epoch)(pixels.astype(np.float32))["logits"].numpy()
+    as_trained = trained(pixels.astype(np.float32))["logits"].numpy()
+    assert np.median(np.abs(before - as_trained).max(axis=1)) > 1e-2
+    run(uncorrected)
+    assert not (folder / "student" / "classifier.safetensors").exists()
+    after = candle_tf.load(folder, "float").keras_model(pixels.astype(np.float32))["logits"]
+    np.testing.assert_allclose(after, as_trained, atol=1e-4)
+    run(config)
 
 
 def classes_of(logits: np.ndarray, model: candle_tf.Model) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags, logging
 
 from candle_tf import app
-from candle_tf.config import Config
+from candle_tf.config import OLDER_VALUES, Config
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from tools.tables.cells import Cell, setting_text
@@ -250,7 +250,7 @@ def changed_settings(record: Mapping[str, Any], config: Config) -> list[str]:
     """Names of settings with another value in the record.
 
     One that the record does not know, as the cell was trained before there was such a setting,
-    had the value that is the default today.
+    had the value that is the default today, or the one of `config.OLDER_VALUES`.
 
     Args:
         record: of a finished cell.
@@ -267,8 +267,8 @@ def _names_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 
 def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """With the defaults of today, which is what a setting was that there was not yet."""
-    return {**Config().to_dict(), **settings}
+    """With what a setting was that there was not yet."""
+    return {**Config().to_dict(), **OLDER_VALUES, **settings}
 
 
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
