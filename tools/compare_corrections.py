@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 from candle_tf import app
 from candle_tf.config import Config
@@ -29,6 +30,7 @@ from candle_tf.methods.prior_correction import (
     split_by_class,
 )
 from candle_tf.metrics import evaluate_logits
+from candle_tf.plugins import import_plugins
 from candle_tf.reporting.results import read_results
 from candle_tf.reporting.table import SHOT_GROUPS, percent, text_table
 from candle_tf.run_folder import RunFolder
@@ -124,5 +126,16 @@ def main(runs: list[str]) -> None:
     print(text_table(rows, _COLUMNS, left=("run", "p of")))
 
 
+def define_flags() -> None:
+    """Defines this main's flags: when it runs, as other mains have flags of the same names."""
+    flags.DEFINE_string("plugin", "", "Python modules that the runs' settings name as --plugin")
+
+
+def _run(arguments: list[str]) -> None:
+    import_plugins(flags.FLAGS.plugin)
+    main(arguments[1:])
+
+
 if __name__ == "__main__":
-    app.run(lambda arguments: main(arguments[1:]), takes_arguments=True, needs_arguments=True)
+    define_flags()
+    app.run(_run, takes_arguments=True, needs_arguments=True)

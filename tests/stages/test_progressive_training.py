@@ -131,7 +131,7 @@ def test_a_tied_classifier_is_folded_from_the_averaged_projector(tmp_path):
     """With the teacher's views, whose side is its own."""
     config = _config(tmp_path).replace(
         method="candle", teacher_view="same", feature_loss="r2", student_head="tied",
-        label_weight="0.5", weight_average=0.9, progressive_sizes="12:0.5,16",
+        label_weight="0.5", weight_average=0.9, progressive_sizes="12:0.5,16", prior_correction="0",
     )  # fmt: skip
     folder = open_run_folder(config)
     data = prepare(config, folder)
