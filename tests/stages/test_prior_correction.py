@@ -21,7 +21,7 @@ from tests.stages.test_baselines import configure, layer_weights
 from tests.stages.test_train import one_block_student  # noqa: F401
 
 
-def untrained(tmp_path, **settings):
+def student_and_data(tmp_path, **settings):
     """Settings, data, and a student whose classifier prefers some classes."""
     config = configure(tmp_path, "candle", **settings)
     data = prepare(config, open_run_folder(config))
@@ -49,7 +49,7 @@ def without(subset: Subset, label: int) -> Subset:
 
 
 def test_without_validation_images_it_is_measured_on_those_for_training(tmp_path):
-    config, data, student = untrained(
+    config, data, student = student_and_data(
         tmp_path, validation_fraction=0, select_epoch="last", prior_correction="0.5"
     )
     expected = 0.5 * log_p(logits_of(config, data.train, student), data.train.labels)
@@ -61,7 +61,7 @@ def test_without_validation_images_it_is_measured_on_those_for_training(tmp_path
 
 def test_a_class_without_validation_images_has_those_for_training(tmp_path):
     """Left out of the mean, the class would be preferred."""
-    config, data, student = untrained(tmp_path, validation_fraction=0.3)
+    config, data, student = student_and_data(tmp_path, validation_fraction=0.3)
     data = replace(data, validation=without(data.validation, 3))
     logits = logits_of(config, data.validation, student)
     of_class = data.train.labels == 3
@@ -76,7 +76,9 @@ def test_a_class_without_validation_images_has_those_for_training(tmp_path):
 
 @pytest.mark.parametrize("strength", ["0.5", "auto"])
 def test_validation_images_are_told_with_a_correction_by_the_others(tmp_path, strength):
-    config, data, student = untrained(tmp_path, validation_fraction=0.3, prior_correction=strength)
+    config, data, student = student_and_data(
+        tmp_path, validation_fraction=0.3, prior_correction=strength
+    )
     trained = logits_of(config, data.validation, student)
     _, before = layer_weights(student.get_layer("logits"))
     correct_student(config, data, student)
