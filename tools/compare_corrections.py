@@ -28,6 +28,7 @@ from candle_tf.methods.prior_correction import (
     log_prediction,
     mean_prediction,
     split_by_class,
+    split_with_more,
 )
 from candle_tf.metrics import evaluate_logits
 from candle_tf.plugins import import_plugins
@@ -75,10 +76,7 @@ def _by_validation(train: Outputs, validation: Outputs, is_other: bool) -> np.nd
     """log p `[C]` for other images, or for each validation image by the others, `[N, C]`."""
     if not is_other:
         return held_out_log_predictions(*validation, *train)
-    logits, labels = train
-    missing = ~np.isin(labels, validation[1])
-    of_train = split_by_class(logits[missing], labels[missing])
-    return log_prediction(mean_prediction((*split_by_class(*validation), *of_train)))
+    return log_prediction(mean_prediction(split_with_more(*validation, *train)))
 
 
 def _outputs(config: Config, network: Any, subset: Subset) -> Outputs:

@@ -13,6 +13,7 @@ is added on the device.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 from scipy.special import softmax
@@ -34,6 +35,16 @@ def split_by_class(logits: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarra
         labels: int `[N]`.
     """
     return (logits[labels == label] for label in np.unique(labels))
+
+
+def split_with_more(
+    logits: np.ndarray, labels: np.ndarray, more: np.ndarray, more_labels: np.ndarray
+) -> Iterator[np.ndarray]:
+    """The same; classes without an image there have those of `more`, float `[M, C]`."""
+    missing = ~np.isin(more_labels, labels)
+    return chain(
+        split_by_class(logits, labels), split_by_class(more[missing], more_labels[missing])
+    )
 
 
 def mean_prediction(logits_by_class: Iterable[np.ndarray]) -> np.ndarray:
@@ -86,11 +97,7 @@ def held_out_log_predictions(
     parts, logs = _parts(labels), np.empty(np.shape(logits), np.float32)
     for part in np.unique(parts):
         rest = parts != part
-        missing = ~np.isin(more_labels, labels[rest])
-        by_class = (
-            *split_by_class(logits[rest], labels[rest]),
-            *split_by_class(more[missing], more_labels[missing]),
-        )
+        by_class = split_with_more(logits[rest], labels[rest], more, more_labels)
         logs[~rest] = log_prediction(mean_prediction(by_class))
     return logs
 

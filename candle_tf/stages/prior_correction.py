@@ -1,6 +1,6 @@
 """Correction of a run's student for the classes that it prefers (`methods.prior_correction`)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -60,7 +60,9 @@ def correct_student(config: Config, data: Data, student: tf.keras.Model) -> None
         _logits_by_class(trained, more, training.labels),
     )
     prediction = mean_prediction(by_class)
-    strength = _strength(config, data, student)
+    strength = _strength(
+        config, data.validation.labels, lambda: _validation(config, data, student, trained)
+    )
     logging.info("correction of the student's preferred classes with strength %.2f", strength)
     layer.bias.assign(correct_prior(trained, prediction, strength).bias)
 
@@ -80,13 +82,9 @@ def correct_validation_logits(
         float32 `[V, C]`.
     """
     layer = student.get_layer("logits")
-    corrected = layer.bias.numpy()
-    layer.bias.assign(corrected - bias_change)
-    try:
-        logits, logs = _validation(config, data, student)
-        strength = _strength(config, data, student)
-    finally:
-        layer.bias.assign(corrected)
+    trained = Classifier(layer.kernel.numpy(), layer.bias.numpy() - bias_change)
+    logits, logs = _validation(config, data, student, trained)
+    strength = _strength(config, data.validation.labels, lambda: (logits, logs))
     return logits - np.float32(strength) * logs
 
 
@@ -98,22 +96,23 @@ def features_of(config: Config, subset: Subset, student: tf.keras.Model) -> np.n
     return np.concatenate([empty, *features])
 
 
-def _strength(config: Config, data: Data, student: tf.keras.Model) -> float:
-    """t, of a student that is as it was trained."""
+def _strength(
+    config: Config, labels: np.ndarray, outputs: Callable[[], tuple[np.ndarray, np.ndarray]]
+) -> float:
+    """t; `outputs` are those of `_validation`, computed where t is chosen by them."""
     if config.balance.prior_correction != AUTO:
         return float(config.balance.prior_correction)
-    logits, logs = _validation(config, data, student)
-    return choose_strength(logits, data.validation.labels, logs)
+    logits, logs = outputs()
+    return choose_strength(logits, labels, logs)
 
 
 def _validation(
-    config: Config, data: Data, student: tf.keras.Model
+    config: Config, data: Data, student: tf.keras.Model, trained: Classifier
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits of the validation images as trained, and log p of each by the others."""
     training = _training_images(data, fewest=2)
-    kernel, bias = (weight.numpy() for weight in student.get_layer("logits").weights)
     logits, more = (
-        features_of(config, subset, student) @ kernel + bias
+        features_of(config, subset, student) @ trained.kernel + trained.bias
         for subset in (data.validation, training)
     )
     labels = data.validation.labels

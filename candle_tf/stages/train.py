@@ -160,7 +160,7 @@ def train_together(
     if isinstance(method, TwoStageMethod):
         if _is_begun(folder):
             return
-        config = config.replace(method=method.first, prior_correction="0")
+        config = _of_first_stage(config, method)
         folder = _first_stage_folder(folder)
     # The check reads variables that are in one place.
     refuse_unconvertible(config.student.build(data.classes))
@@ -218,8 +218,7 @@ def _train_two_stages(
                 "the second stage was trained on that student already. Give another --run_dir."
             )
     logging.info("first of two stages: the whole student by %s", method.first)
-    # The classifier of the first is thrown away: it is not corrected before.
-    of_first = config.replace(method=method.first, prior_correction="0")
+    of_first = _of_first_stage(config, method)
     first = train_student(of_first, data, targets, stage1, policy, calibrated)
     chooses = has_trained_classifier(of_first, data, calibrated)
     selection = config.training.select_epoch if chooses else "last"
@@ -227,6 +226,11 @@ def _train_two_stages(
     logging.info("second of two stages: the classifier alone, all classes sampled alike")
     checkpoints = train_classifier(config, data, first.student, method, folder)
     return Trained(first.student, checkpoints, policy, first.checkpoints)
+
+
+def _of_first_stage(config: Config, method: TwoStageMethod) -> Config:
+    """Without a correction of its classifier, in whose place the second stage trains another."""
+    return config.replace(method=method.first, prior_correction="0")
 
 
 def _first_stage_folder(folder: Path) -> Path:
