@@ -21,7 +21,7 @@ from absl import flags, logging
 
 from candle_tf.command_help import HelpGroups, asks_for_help, help_text
 from candle_tf.config import Config
-from candle_tf.errors import UserError
+from candle_tf.errors import UserError, find_user_error
 from candle_tf.files import expand_home, explain_full_disk, explain_path
 from candle_tf.plugins import import_plugins
 from candle_tf.recipes import recipe_settings
@@ -63,7 +63,7 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
     """The settings that the command line (and --config, under it) asks for.
 
     A --dataset of the catalog brings settings of its own, which win over those of a --recipe; flags
-    win over both. A --recipe beside --config replaces the settings that it has.
+    win over both. A --recipe or such a --dataset beside --config replaces the settings that it has.
 
     Args:
         flag_values: the flags.
@@ -71,19 +71,22 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
 
     Raises:
         UserError: for values that `Config` refuses, and a plugin that the file of --config names
-            and --plugin does not.
+            and --plugin does not; for an imbalance factor without effect.
     """
     begin_from = flag_values[_CONFIG_FILE].value
     given = _given_settings(flag_values) | fixed
     if not begin_from:
         return Config.with_catalog(given, _ORIGIN)
     # What `Config` takes from the recipe, where no flag is given.
-    of_recipe = set(recipe_settings(flag_values["recipe"].value))
+    replaced = set(recipe_settings(flag_values["recipe"].value))
     # Of the plugins that the file names those alone are imported.
     import_plugins(flag_values["plugin"].value)
     before = Config.from_json(begin_from).to_dict()
-    values = {name: value for name, value in before.items() if name not in of_recipe}
-    return Config.from_dict(values | given, _ORIGIN)
+    if given.get("dataset", before["dataset"]) != before["dataset"]:
+        # It was that of the other data set, where none was given.
+        replaced.add("profile")
+    values = {name: value for name, value in before.items() if name not in replaced}
+    return Config.with_catalog(given, _ORIGIN, before=values)
 
 
 def _given_settings(flag_values: flags.FlagValues) -> dict[str, Any]:
@@ -142,7 +145,8 @@ def run(
         except KeyboardInterrupt:
             _fail("Stopped. The same command resumes from the last checkpoint.", code=130)
         except Exception as error:
-            if explained := explain_full_disk(error) or explain_path(error):
+            explained = explain_full_disk(error) or explain_path(error) or find_user_error(error)
+            if explained:
                 _fail(str(explained))
             raise
 

@@ -12,7 +12,7 @@ write its field in its group: flag, help and JSON follow. To add a group, give i
 
 import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
@@ -385,14 +385,18 @@ class Config:
         )
 
     @classmethod
-    def with_catalog(cls, given: dict[str, Any], origin: str) -> "Config":
+    def with_catalog(
+        cls, given: dict[str, Any], origin: str, before: Mapping[str, Any] | None = None
+    ) -> "Config":
         """Settings that a user gave: a data set of the catalog brings more of them.
 
-        What is given wins over what the data set brings, and that wins over the recipe.
+        What is given wins over what the data set brings, and that wins over the recipe and over
+        settings of before.
 
         Args:
             given: JSON values by flag name, of what was given and of nothing else.
             origin: where they are from, for messages.
+            before: settings of a file that what is given changes.
 
         Raises:
             UserError: as `from_dict`, and for an imbalance factor without effect.
@@ -400,7 +404,7 @@ class Config:
         dataset = given.get("dataset")
         # What is no text is refused with the other values of a wrong type.
         brought = settings_of(dataset) if isinstance(dataset, str) else {}
-        config = cls.from_dict(brought | given, origin)
+        config = cls.from_dict({**(before or {}), **brought, **given}, origin)
         _refuse_unused_imbalance(config, given)
         return config
 

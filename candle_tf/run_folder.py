@@ -39,6 +39,8 @@ from candle_tf.folder_lock import NAME as LOCK_NAME
 from candle_tf.folder_lock import lock_folder
 
 _CONFIG = "config.json"
+# In data_check.json: whether the split was there before.
+SPLIT_FOUND = "split_found"
 _PACKAGES = (
     "tensorflow",
     "tf_keras",
@@ -56,6 +58,7 @@ _PATHS = (
     "cache_dir",
     "data_dir",
     *LISTS,
+    "class_counts",
     "split",
     "teacher_weights",
     "balance_floors",
@@ -140,8 +143,12 @@ class RunFolder:
     @property
     def has_begun(self) -> bool:
         """Whether anything was trained here: an epoch of the teacher's classifier or a student."""
-        trained = any(self.path.glob("*/checkpoints/progress.json"))
-        return trained or self.report_path.exists() or self.export_path.exists()
+        return self.has_epochs or self.report_path.exists() or self.export_path.exists()
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether a training here has finished an epoch."""
+        return any(self.path.glob("*/checkpoints/progress.json"))
 
     @property
     def first_stage_epochs(self) -> int | None:
@@ -172,9 +179,21 @@ class RunFolder:
                 folder.rmdir()
 
     def forget_data(self) -> None:
-        """Removes what was drawn by other settings, before anything was trained on it."""
-        for path in self._data_paths:
+        """Removes what was drawn by other settings, before anything was trained on it.
+
+        A split that was there before a run stays: it may be a user's.
+        """
+        kept = {self.split_path} if self.has_found_split else set()
+        for path in set(self._data_paths) - kept:
             path.unlink(missing_ok=True)
+
+    @property
+    def has_found_split(self) -> bool:
+        """Whether split.json was there before a run read its images; it checks them first."""
+        if not self.data_check_path.exists():
+            return self.split_path.exists()
+        remedy = "Delete it: nothing was trained by it."
+        return read_json_object(self.data_check_path, remedy).get(SPLIT_FOUND) is True
 
     @property
     def _data_paths(self) -> tuple[Path, ...]:
@@ -280,10 +299,15 @@ def open_run_folder(config: Config) -> RunFolder:
     Raises:
         UserError: if the folder has a run with other settings (which are named), is in use by
             another process, or cannot be written; for more epochs than the first of two stages
-            has, where the second has begun.
+            has, where the second has begun; if its settings are missing and something was trained.
     """
     folder = RunFolder(Path(config.run.run_dir))
     settings = config.to_dict()
+    if folder.has_epochs and not folder.config_path.exists():
+        raise UserError(
+            f"{folder.config_path} is missing, so that nothing tells by which settings was trained "
+            "what is there. Restore it, or give another --run_dir."
+        )
 
     def read(path: Path) -> dict[str, Any]:
         if not folder.has_begun and _names_other_plugin(path, settings["plugin"]):
@@ -419,7 +443,7 @@ def _remove_leftovers(path: Path) -> None:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name.startswith(".unfinished-"):
                     shutil.rmtree(entry.path, ignore_errors=True)
-                else:
+                elif not Path(entry.path, _CONFIG).exists():  # of another run, which may be running
                     waiting.append(Path(entry.path))
             elif entry.name.startswith(".") and entry.name.endswith(".unfinished"):
                 process = entry.name.split(".")[-2]

@@ -261,6 +261,41 @@ def test_flags_can_fix_what_contradicts_in_a_settings_file(settings, tmp_path):
     assert (read["dataset"], read["data_dir"]) == ("digits", "")
 
 
+def test_a_data_set_of_the_catalog_brings_its_settings_beside_a_settings_file(settings, tmp_path):
+    before = Config(dataset="folder", data_dir="a.zip", width=0.5, seed=4, image_size=48)
+    before.to_json(tmp_path / "config.json")
+    given = ("--dataset=cifar10_lt100", "--seed=5", "--data_dir=")
+    alone, read = settings(*given), settings("--config=config.json", *given)
+    brought = {name for name, value in alone.items() if value != Config().to_dict()[name]}
+    assert brought > {"selection", "image_size"}
+    assert {name: read[name] for name in brought} == {name: alone[name] for name in brought}
+    assert (before.data.profile, read["profile"]) == ("natural", "exponential")
+    assert read["width"] == 0.5
+    assert settings("--config=config.json", *given, "--image_size=96")["image_size"] == 96
+
+
+@pytest.mark.parametrize(
+    ("dataset", "profile"), [("fashion_mnist", "exponential"), ("folder", "natural")]
+)
+def test_the_profile_of_a_settings_file_is_that_of_its_data_set(
+    settings, tmp_path, dataset, profile
+):
+    other = Config(dataset="list", train_list="a.csv", data_dir="a.zip", profile="step")
+    other.to_json(tmp_path / "config.json")
+    given = (f"--dataset={dataset}", "--data_dir=b.zip", "--train_list=")
+    read = settings("--config=config.json", *given)
+    assert read["profile"] == profile
+    Config(dataset=dataset, data_dir="a.zip", profile="step").to_json(tmp_path / "config.json")
+    read = settings("--config=config.json", f"--dataset={dataset}", "--data_dir=b.zip")
+    assert read["profile"] == "step"
+
+
+def test_an_imbalance_factor_without_effect_is_refused_beside_a_settings_file(refusal, tmp_path):
+    Config(dataset="folder", data_dir="a.zip").to_json(tmp_path / "config.json")
+    told = refusal("--config=config.json", "--imbalance_factor=10")
+    assert "--imbalance_factor=10 has no effect on --dataset=folder" in told
+
+
 def test_a_plugin_of_the_settings_file_alone_is_not_imported(settings, refusal, tmp_path):
     (tmp_path / "payload.py").write_text("open('imported', 'w').close()")
     (tmp_path / "config.json").write_text('{"plugin": "payload", "epochs": 7}')

@@ -132,6 +132,8 @@ def test_a_first_stage_without_a_second_is_continued(tmp_path):
 
 def test_settings_that_nothing_was_trained_by_do_not_block_others(tmp_path):
     folder = open_run_folder(config(tmp_path, width=1.0))
+    # Images are checked before a split is saved; one without that record is a user's.
+    folder.data_check_path.write_text("{}")
     folder.split_path.write_text("drawn by the settings before")
     again = open_run_folder(config(tmp_path, width=1.0))
     assert again.split_path.exists()
@@ -181,11 +183,12 @@ def test_what_a_run_found_there_stays_when_it_stops(tmp_path, name):
 
 def test_a_run_that_stops_where_another_was_killed_does_not_block_the_next(tmp_path):
     killed = open_run_folder(config(tmp_path, width=1.0))
+    killed.data_check_path.write_text("{}")
     killed.split_path.write_text("drawn by the killed run")
     stopped = open_run_folder(config(tmp_path, width=1.0))
-    stopped.data_check_path.write_text("{}")
+    stopped.image_contents_path.write_text("{}")
     stopped.remove_if_nothing_began()
-    assert not stopped.data_check_path.exists()
+    assert not stopped.image_contents_path.exists()
     assert stopped.split_path.exists()
     # The settings tell by what the split was drawn.
     other = open_run_folder(config(tmp_path, width=0.5))
@@ -230,17 +233,17 @@ def test_a_path_of_what_a_run_computes_from_may_move_but_not_come_or_go(tmp_path
         (with_path, without, f"--{name} was runs/a and is now empty"),
         (without, with_path, f"--{name} was empty and is now runs/a"),
     ):
-        (tmp_path / "config.json").unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "student", ignore_errors=True)
         open_run_folder(before)
-        if not (tmp_path / "student").exists():
-            begin(tmp_path)
+        begin(tmp_path)
         with pytest.raises(UserError, match=message):
             open_run_folder(now)
         with pytest.raises(UserError, match=message):
             join_run_folder(now)
         assert Config.from_json(tmp_path / "config.json") == before
-    (tmp_path / "config.json").unlink()
+    shutil.rmtree(tmp_path / "student")
     open_run_folder(with_path)
+    begin(tmp_path)
     open_run_folder(with_path.replace(**{name: "runs/b"}))
     assert join_run_folder(with_path).has_begun
 
@@ -382,3 +385,21 @@ def test_what_killed_processes_were_writing_is_removed(tmp_path):
     open_run_folder(config(tmp_path))
     names = sorted(path.name for path in tmp_path.rglob("*"))
     assert names == sorted([".lock", mine.name, "config.json", "export", "saved_model"])
+
+
+def test_what_a_run_inside_another_ones_folder_is_writing_stays(tmp_path):
+    inner = config(tmp_path / "inner")
+    folder = open_run_folder(inner)
+    written = folder.export_path / "saved_model" / ".unfinished-x"
+    written.mkdir(parents=True)
+    open_run_folder(config(tmp_path))
+    assert written.exists()
+
+
+def test_a_training_without_its_settings_is_not_continued(tmp_path):
+    open_run_folder(config(tmp_path))
+    begin(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json is missing.*Restore it"):
+        open_run_folder(config(tmp_path, learning_rate=0.5))
+    assert not (tmp_path / "config.json").exists()

@@ -21,19 +21,21 @@ from candle_tf.data.splits.near_duplicates import (
     NearDuplicate,
     find_near_duplicates,
     near_duplicates_text,
+    require_hashes,
 )
 from candle_tf.data.splits.split import SUBSETS, Split, leave_out, load_split
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
-from candle_tf.run_folder import RunFolder
+from candle_tf.run_folder import SPLIT_FOUND, RunFolder
 from candle_tf.stages.image_contents import changed_images, record_contents
-from candle_tf.stages.split import draw_split, run_split
+from candle_tf.stages.split import draw_split, log_draw, run_split, wants_other_counts
 from candle_tf.stages.unlabelled import check_record, check_unlabelled_images, log_unlabelled_images
 
 # Not in records of older versions.
 _CONTRADICTORY = "contradictory"
-# In the record only where it was asked for.
+# In the record only where it was asked for, with the distance.
 _NEAR = "near_duplicates"
+_DISTANCE = "near_duplicates_distance"
 _UNLABELLED = "unlabelled"
 # Images that a message lists; all are in the file.
 _SHOWN = 50
@@ -56,10 +58,17 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
             as `run_split`; if images have other bytes than when the training began.
     """
     path = folder.data_check_path
+    if config.data.near_duplicates >= 0:
+        require_hashes()
     record, split = _read_or_check(config, folder, source)
     if _must_check_again(config, folder, source, split):
         folder.forget_data()
         record, split = _read_or_check(config, folder, source)
+    distance = config.data.near_duplicates
+    if folder.writes and distance >= 0 and record.get(_DISTANCE) != distance:
+        # The run began without, or with another distance.
+        record = {**record, **_near_duplicates(source, split, distance)}
+        _write(record, path)
     if folder.writes and not folder.has_begun:
         record = {name: value for name, value in record.items() if name != _UNLABELLED}
         if config.unlabelled.unlabelled_dir:
@@ -77,17 +86,26 @@ def _read_or_check(
     if not path.exists():
         _write(_check(config, folder, source), path)
     record = read_data_check(path)
-    return record, run_split(config, folder, source, [entry["id"] for entry in record["left_out"]])
+    return record, run_split(config, folder, source, _left_out(record))
+
+
+def _left_out(record: dict[str, Any]) -> list[str]:
+    return [entry["id"] for entry in record["left_out"]]
 
 
 def _must_check_again(config: Config, folder: RunFolder, source: Source, split: Split) -> bool:
-    """Whether images of a run that nothing was trained on yet have other bytes than recorded.
+    """Whether a run that nothing was trained in yet is of other images than its settings ask for.
+
+    They have other bytes than recorded, or the file of --class_counts has other counts.
 
     Raises:
-        UserError: where something was, with the images.
+        UserError: where something was trained, with the images or the file.
     """
     if not folder.writes:
         return False  # the chief compares them
+    left_out = _left_out(read_data_check(folder.data_check_path))
+    if wants_other_counts(config, folder, source, split, left_out):
+        return True
     contents = folder.image_contents_path
     changed = changed_images(contents, source, split, config.run.cache_path)
     if changed and folder.has_begun:
@@ -107,6 +125,8 @@ def _write(record: dict[str, Any], path: Path) -> None:
 def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
     fixed = folder.split_path.exists()
     split = load_split(folder.split_path) if fixed else draw_split(config, source)
+    if fixed:
+        log_draw(split, folder.split_path)
     ids = [image_id for subset in split.subsets.values() for image_id in subset.ids]
     scan = scan_images(source, ids, config.run.cache_path)
     bad = _entries(source, split, scan.bad)
@@ -120,9 +140,9 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
     duplicates = find_duplicates(scan, readable)
     near = {}
     if config.data.near_duplicates >= 0:
-        pairs = find_near_duplicates(source, readable, config.data.near_duplicates)
-        near = {_NEAR: [vars(pair) for pair in pairs]}
+        near = _near_duplicates(source, readable, config.data.near_duplicates)
     return {
+        SPLIT_FOUND: fixed,
         "scanned": len(ids),
         "left_out": bad,
         "duplicates": [vars(duplicate) for duplicate in duplicates],
@@ -130,6 +150,13 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
         _CONTRADICTORY: [vars(each) for each in find_contradictions(scan, readable)],
         **near,
     }
+
+
+def _near_duplicates(source: Source, split: Split, distance: int) -> dict[str, Any]:
+    """What is recorded of them."""
+    pairs = find_near_duplicates(source, split, distance)
+    entries = [{**vars(pair), "classes": list(pair.classes)} for pair in pairs]
+    return {_DISTANCE: distance, _NEAR: entries}
 
 
 def _entries(source: Source, split: Split, bad: Sequence[str]) -> list[dict[str, str]]:
@@ -177,12 +204,15 @@ def read_data_check(path: Path) -> dict[str, Any]:
         numbers = [record["scanned"], *dict(record["shared"]).values()]
         if not all(isinstance(number, int) for number in numbers):
             raise ValueError("a number of images is none")
-        asked = [name for name in (_CONTRADICTORY, _NEAR, _UNLABELLED) if name in record]
+        later = (SPLIT_FOUND, _CONTRADICTORY, _DISTANCE, _NEAR, _UNLABELLED)
+        present = [name for name in later if name in record]
         _check_contradictory(record.get(_CONTRADICTORY, []))
         for pair in record.get(_NEAR, []):
             NearDuplicate(**pair)
         check_record(record.get(_UNLABELLED))
-        return {key: record[key] for key in ("scanned", "left_out", "duplicates", "shared", *asked)}
+        return {
+            key: record[key] for key in ("scanned", "left_out", "duplicates", "shared", *present)
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}). {remedy}") from error
 

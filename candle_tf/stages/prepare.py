@@ -1,5 +1,6 @@
 """First stage: open the data, draw or read back the split, decode the images."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,22 +55,36 @@ class Data:
         return np.bincount(self.validation.labels, minlength=self.classes)
 
 
-def prepare(config: Config, folder: RunFolder, workers: Workers = ONE_PROCESS) -> Data:
+def prepare(
+    config: Config,
+    folder: RunFolder,
+    workers: Workers = ONE_PROCESS,
+    check: Callable[[Split], None] | None = None,
+) -> Data:
     """Opens everything a run learns from; writes split.json on the first call.
 
     Of workers that share the folder the chief reads all images and writes the split; then all of
     them decode, each the blocks that no other does, where they share the cache folder.
 
+    Args:
+        config: the run's settings.
+        folder: of the run.
+        workers: that train together.
+        check: refuses a split that the settings cannot be used with, before images are decoded.
+
     Raises:
-        UserError: for data that cannot be used, or that changed since the split was drawn.
+        UserError: for data that cannot be used, or that changed since the split was drawn; what
+            `check` raises.
     """
     with ExitStack() as opened:
         source = opened.enter_context(open_data(config))
         if not workers.is_chief:
             workers.wait_for_all()
-        split, check = check_split(config, folder, source)
+        split, record = check_split(config, folder, source)
         if workers.is_chief:
             workers.wait_for_all()
+        if check:
+            check(split)
         untested = untested_text(split, source)
         parts = split.subsets.values()
         ids = [image_id for part in parts for image_id in part.ids]
@@ -89,7 +104,7 @@ def prepare(config: Config, folder: RunFolder, workers: Workers = ONE_PROCESS) -
             opened.pop_all()  # read from until the run ends
     unlabelled = None
     if config.unlabelled.unlabelled_dir:
-        unlabelled = open_unlabelled_images(config, check["unlabelled"], side)
+        unlabelled = open_unlabelled_images(config, record["unlabelled"], side)
     train, validation, test = (_examples(images, part) for part in parts)
     groups = shot_groups(split.train_counts)
     logging.info(
@@ -102,7 +117,7 @@ def prepare(config: Config, folder: RunFolder, workers: Workers = ONE_PROCESS) -
     )
     if untested:
         logging.warning("%s", untested)
-    return Data(split, train, validation, test, split.train_counts, groups, check, unlabelled)
+    return Data(split, train, validation, test, split.train_counts, groups, record, unlabelled)
 
 
 def _examples(images: ImageStore, part: LabelledImages) -> Subset:

@@ -13,7 +13,7 @@ from absl import logging
 from candle_tf.config import Config
 from candle_tf.deploy.checks.errors import ExportError
 from candle_tf.distribute import Workers, open_workers
-from candle_tf.errors import UserError
+from candle_tf.errors import UserError, find_user_error
 from candle_tf.files import explain_full_disk
 from candle_tf.native.ops import has_bfloat16_products
 from candle_tf.progress import format_seconds
@@ -35,8 +35,7 @@ from candle_tf.stages.report import report
 from candle_tf.stages.run_place import refuse_run_among_images
 from candle_tf.stages.train import train_student, train_together, with_epochs
 from candle_tf.stages.training_requirements import (
-    check_data,
-    check_earlier_runs,
+    check_split_requirements,
     check_training_requirements,
 )
 from candle_tf.students.compute_policy import DTYPES, ComputePolicy, resolve_compute_policy
@@ -79,8 +78,8 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         try:
             results = _run_stages(config, folder, policy, workers)
         except (OSError, tf.errors.OpError) as error:
-            if full := explain_full_disk(error, folder.path):
-                raise full from error
+            if explained := explain_full_disk(error, folder.path) or find_user_error(error):
+                raise explained from error
             raise
         finally:
             folder.remove_if_nothing_began()
@@ -104,9 +103,8 @@ def _run_stages(
     """The chief's results."""
     times = _StageTimes()
     policy = _keep_precision(config, folder, policy)
-    data = times.run("1/6 data", lambda: prepare(config, folder, workers))
-    check_earlier_runs(config, data.split)
-    check_data(config, data)
+    check = partial(check_split_requirements, config)
+    data = times.run("1/6 data", lambda: prepare(config, folder, workers, check))
     config = with_epochs(config, len(data.train))
     records = (folder.config_path, folder.data_check_path, folder.split_path)
     # Runs of older versions have none of the images' contents.

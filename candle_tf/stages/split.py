@@ -4,6 +4,7 @@ Knows nothing of TensorFlow, so that a split is drawn and shown at once.
 """
 
 from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 from absl import logging
@@ -56,15 +57,7 @@ def draw_split(config: Config, source: Source) -> Split:
     if settings.split:
         split = load_split(settings.split)
         check_split(split, source, f"--split={settings.split}")
-        natural = split.profile == "natural"
-        logging.info(
-            "%s: %s profile, %s%s selection, seed %d",
-            settings.split,
-            split.profile,
-            "" if natural else f"imbalance factor {split.imbalance_factor:g}, ",
-            split.selection,
-            split.seed,
-        )
+        log_draw(split, settings.split)
         return split
     wanted = None
     if settings.profile == "counts":
@@ -81,6 +74,24 @@ def draw_split(config: Config, source: Source) -> Split:
     )
     _log_images_left_out(split, source)
     return split
+
+
+def log_draw(split: Split, path: str | Path) -> None:
+    """Says how a saved split was drawn: the settings of a draw have no effect on it.
+
+    Args:
+        split: that was read.
+        path: where it was read from.
+    """
+    natural = split.profile == "natural"
+    logging.info(
+        "%s: %s profile, %s%s selection, seed %d",
+        path,
+        split.profile,
+        "" if natural else f"imbalance factor {split.imbalance_factor:g}, ",
+        split.selection,
+        split.seed,
+    )
 
 
 def untested_text(split: Split, source: Source) -> str:
@@ -107,6 +118,34 @@ def _log_images_left_out(split: Split, source: Source) -> None:
             available,
             available - used,
         )
+
+
+def wants_other_counts(
+    config: Config, folder: RunFolder, source: Source, split: Split, left_out: Collection[str]
+) -> bool:
+    """Whether --class_counts has other counts than when a run's split was drawn.
+
+    Args:
+        config: The settings.
+        folder: Of the run.
+        source: The data set.
+        split: Of the run.
+        left_out: Ids of images that it goes without, as they cannot be read.
+
+    Raises:
+        UserError: Where it has, and something was trained.
+    """
+    settings = config.data
+    if settings.profile != "counts" or settings.split or folder.has_found_split:
+        return False
+    if leave_out(draw_split(config, source), left_out).hash == split.hash:
+        return False
+    if folder.has_begun:
+        raise UserError(
+            f"--class_counts={settings.class_counts} has other counts than those that the run in "
+            f"{folder.path} began with. Restore them, or give another --run_dir."
+        )
+    return True
 
 
 def run_split(

@@ -1,8 +1,7 @@
 """What a student's training needs, checked before anything is computed.
 
 check_training_requirements(config, workers.replicas)
-check_earlier_runs(config, data.split)                  # as soon as the split is known
-check_data(config, data)
+check_split_requirements(config, split)                 # as soon as the split is known
 """
 
 from pathlib import Path
@@ -15,7 +14,6 @@ from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
 from candle_tf.methods.batch_norm_statistics import trainable_batch_norms
 from candle_tf.stages import run_teacher, student_weights
-from candle_tf.stages.prepare import Data
 from candle_tf.students.any_image_size import explain_fixed_size
 from candle_tf.students.layers.blocks import binary_layers
 
@@ -50,44 +48,46 @@ def check_training_requirements(config: Config, replicas: int) -> None:
     tf.keras.utils.set_random_seed(config.run.seed)
 
 
-def check_earlier_runs(config: Config, split: Split) -> None:
-    """Refuses a teacher and starting weights that were trained on this run's test images.
+def check_split_requirements(config: Config, split: Split) -> None:
+    """Refuses what the settings cannot be used with: this split's images.
+
+    Args:
+        config: the run's settings.
+        split: without images that cannot be read.
 
     Raises:
-        UserError: with how many there are.
+        UserError: for a teacher and starting weights that were trained on this run's test images;
+            for options that are decided on validation images where there are none, and a loss that
+            does not depend on how sure a student of two classes is.
     """
+    _refuse_seen_images(config, split)
+    _refuse_options(config, split)
+
+
+def _refuse_seen_images(config: Config, split: Split) -> None:
     if config.training.distils:
         run_teacher.refuse_seen_images(config.teacher, split)
     if not _is_begun(config):
         student_weights.refuse_seen_images(config.student, split)
 
 
-def check_data(config: Config, data: Data) -> None:
-    """Refuses options that these images leave nothing to decide by.
-
-    Args:
-        config: the run's settings.
-        data: the prepared split.
-
-    Raises:
-        UserError: for options that are decided on validation images where there are none, and a
-            loss that does not depend on how sure a student of two classes is.
-    """
+def _refuse_options(config: Config, split: Split) -> None:
+    classes = len(split.class_names)
     for name, value, other in (
         ("label_weight", "adaptive", "--label_weight=auto"),
         ("prior_correction", "auto", "a number for --prior_correction"),
     ):
-        if config[name] == value and not len(data.validation):
+        if config[name] == value and not split.validation.ids:
             raise UserError(
                 f"--{name}={value} is decided on validation images, and this split has none. Give "
                 f"a --validation_fraction above 0, a split with such images, or {other}."
             )
-    if config.balance.logit_loss == "standardized" and data.classes == 2:
+    if config.balance.logit_loss == "standardized" and classes == 2:
         raise UserError(
             "--logit_loss=standardized is for more than two classes: of two, logits with mean 0 "
             "and variance 1 are 1 and -1 whatever the student says. Give --logit_loss=kl."
         )
-    if config.balance.logit_loss == "dist" and data.classes == 2:
+    if config.balance.logit_loss == "dist" and classes == 2:
         raise UserError(
             "--logit_loss=dist is for more than two classes: of two, its correlations do not tell "
             "where the student decides between them. Give --logit_loss=kl."

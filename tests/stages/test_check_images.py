@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from candle_tf.config import Config
 from candle_tf.data.sources.registry import open_source
@@ -273,6 +275,47 @@ def test_preparing_a_run_decodes_what_is_left(config):
     assert data.counts.tolist() == [11, 11]
     assert len(data.test) == 5
     assert len(data.check["left_out"]) == 3
+
+
+def test_copies_are_searched_when_it_is_asked_for_later(config):
+    pytest.importorskip("imagehash", reason="ImageHash of requirements-dev.txt is not here")
+    config = config.replace(on_bad_image="skip")
+    folder = Path(config.data.data_dir)
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64))
+    image.save(folder / "train/ant/00.png")
+    image.resize((48, 48)).save(folder / "test/ant/0.png")
+    _, record = check(config)
+    assert "near_duplicates" not in record
+    begin(config)
+    for distance in (16, 0):
+        asked = config.replace(near_duplicates=distance)
+        _, record = check(asked)
+        assert record["near_duplicates_distance"] == distance
+        assert all(pair["bits"] <= distance for pair in record["near_duplicates"])
+        pairs = {(pair["train"], pair["test"]) for pair in record["near_duplicates"]}
+        assert ("train/ant/00.png", "test/ant/0.png") in pairs
+        # What is found stays, also where it is not asked for again.
+        assert check(config)[1] == record
+
+
+def test_the_package_of_the_search_is_asked_for_before_images_are_read(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    with pytest.raises(UserError, match="needs the package ImageHash"):
+        check(config.replace(near_duplicates=4))
+    assert not Path(config.run.cache_dir).exists()
+
+
+def test_what_a_split_cannot_be_used_with_is_told_before_images_are_decoded(config):
+    def refuse(split):
+        raise UserError(f"{len(split.class_names)} classes")
+
+    config = config.replace(on_bad_image="skip")
+    with pytest.raises(UserError, match="2 classes"):
+        prepare(config, open_run_folder(config), check=refuse)
+    assert not list(Path(config.run.cache_dir).glob("images*"))
+    prepare(config, open_run_folder(config))
+    assert list(Path(config.run.cache_dir).glob("images*"))
 
 
 def test_a_damaged_record_is_named(config):

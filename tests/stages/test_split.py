@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +7,7 @@ from candle_tf.config import Config
 from candle_tf.data.splits.split import load_split, save_split
 from candle_tf.errors import UserError
 from candle_tf.run_folder import open_run_folder
+from candle_tf.stages.check_images import check_split
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.split import draw_split, open_data, run_split
 from tests.data.sources.test_registry import tree, write_folder
@@ -13,6 +15,13 @@ from tests.data.sources.test_registry import tree, write_folder
 
 def settings(tmp_path, **changes) -> Config:
     return Config(imbalance_factor=10, run_dir=str(tmp_path / "run"), **changes)
+
+
+def begin(config: Config) -> None:
+    """Makes a run folder one in which an epoch was trained, as far as can be seen from outside."""
+    checkpoints = Path(config.run.run_dir) / "student" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "progress.json").write_text("{}")
 
 
 def split_of(config: Config):
@@ -120,6 +129,47 @@ def test_counts_are_read_for_the_classes_of_the_source(tmp_path):
     (tmp_path / "counts.csv").write_text("".join(f"{c},{c + 1}\n" for c in reversed(range(10))))
     config = settings(tmp_path, profile="counts", class_counts=str(tmp_path / "counts.csv"))
     assert split_of(config).train_counts.tolist() == list(range(1, 11))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_counts_that_were_edited_are_drawn_again_or_refused(tmp_path, begun):
+    path = tmp_path / "counts.csv"
+    config = settings(tmp_path, profile="counts", class_counts=str(path))
+
+    def draw(counts):
+        path.write_text("".join(f"{c},{n}\n" for c, n in enumerate(counts)))
+        with open_data(config) as source:
+            return check_split(config, open_run_folder(config), source)[0].train_counts.tolist()
+
+    first, second = list(range(1, 11)), list(range(10, 0, -1))
+    assert draw(first) == first
+    if begun:
+        begin(config)
+        with pytest.raises(UserError, match=f"--class_counts={path} has other counts"):
+            draw(second)
+        # A moved file with the same counts is no other one.
+        path = tmp_path / "moved.csv"
+        config = config.replace(class_counts=str(path))
+        assert draw(first) == first
+    else:
+        assert draw(second) == second
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+def test_a_split_that_a_user_put_into_the_run_folder_stays(tmp_path, caplog, read_before):
+    caplog.set_level("INFO", logger="absl")
+    config = settings(tmp_path, cache_dir=str(tmp_path / "cache"))
+    with open_data(config) as source:
+        mine = draw_split(config.replace(seed=7, profile="step"), source)
+        place = tmp_path / "run" / "split.json"
+        place.parent.mkdir()
+        save_split(mine, place)
+        if read_before:
+            check_split(config, open_run_folder(config), source)
+            assert "step profile, imbalance factor 10, seeded selection, seed 7" in caplog.text
+        other = config.replace(batch_size=7)
+        assert check_split(other, open_run_folder(other), source)[0].hash == mine.hash
+    assert load_split(place).hash == mine.hash
 
 
 def test_what_a_profile_leaves_out_is_logged_in_numbers(tmp_path, caplog):

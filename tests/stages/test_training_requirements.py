@@ -1,13 +1,18 @@
 """What is refused before a training begins, for the student that is asked for."""
 
 from contextlib import nullcontext
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from candle_tf.config import Config
+from candle_tf.data.sources.source import LabelledImages
+from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
-from candle_tf.stages.training_requirements import check_data, check_training_requirements
+from candle_tf.stages.training_requirements import (
+    check_split_requirements,
+    check_training_requirements,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +46,16 @@ def test_options_of_binary_kernels_are_refused_for_a_network_without_any(setting
     ],
 )
 def test_what_these_images_cannot_decide_is_refused(settings, validation, classes, message):
-    data = SimpleNamespace(validation=range(validation), classes=classes)
+    names = tuple("abc"[:classes])
+    train, held_out, test = (
+        LabelledImages(tuple(f"{part}{i}" for i in range(count)), np.zeros(count, np.int32))
+        for part, count in (("train", 3), ("validation", validation), ("test", 1))
+    )
+    split = Split(
+        *("images", names, "natural", 1.0, 0, train, held_out, test),
+        train_counts=np.bincount(np.zeros(3 + validation, int), minlength=classes),
+        source_hash="",
+    )
     expected = pytest.raises(UserError, match=message) if message else nullcontext()
     with expected:
-        check_data(Config(**settings), data)
+        check_split_requirements(Config(**settings), split)

@@ -75,19 +75,29 @@ def near_duplicates_text(pairs: Sequence[NearDuplicate]) -> str:
     return f"{images} test images look like a training image:{shown}{more}"
 
 
+def require_hashes() -> None:
+    """Asks for the package that makes them.
+
+    Raises:
+        UserError: where the package ImageHash is not installed.
+    """
+    try:
+        import imagehash  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "--near_duplicates needs the package ImageHash: python -m pip install "
+            "'candle-tf[duplicates]'."
+        ) from error
+
+
 def perceptual_hashes(source: Source, ids: Sequence[str]) -> np.ndarray:
     """uint64 `[N]`: the hash of each image.
 
     Raises:
         UserError: where the package ImageHash is not installed, or an image cannot be read.
     """
-    try:
-        import imagehash
-    except ImportError as error:
-        raise UserError(
-            "--near_duplicates needs the package ImageHash: python -m pip install "
-            "'candle-tf[duplicates]'."
-        ) from error
+    require_hashes()
+    import imagehash
 
     def hash_of(image_id: str) -> int:
         bits = imagehash.phash(Image.fromarray(source.read_image(image_id))).hash
