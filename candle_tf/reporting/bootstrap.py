@@ -43,7 +43,8 @@ def paired_difference(
 
     Images are resampled within their class, as mean class accuracy weighs classes alike. A class of
     few images varies less among its own images than among all that could have been drawn: what is
-    resampled is scaled for that, and a class with one image varies as the others' images do.
+    resampled is scaled for that. A class with one image varies as the others' images do, or as the
+    single images do among the classes, whichever is more.
 
     Args:
         correct: `[N]`, whether a classifier was right; of several trainings their mean, 0 to 1.
@@ -132,30 +133,46 @@ def _resample_mean_of_classes(
 
     Resampled, a class's mean has the variance (n - 1) / n^2 s^2, where that of the mean of n drawn
     images is s^2 / n (s^2 without bias): so deviations are scaled by sqrt(n / (n - 1)). Of a class
-    with one image s^2 is not known; its deviations are the scaled ones of the other classes or, if
-    all have one, of the classes from their mean.
+    with one image s^2 is not known; see `_deviations_of_single_images`.
 
     Args:
         members: values of each class's images.
         generator: of a class's draws, by its place.
         resamples: how many.
     """
-    others = _deviations_of_others(members)
+    of_single = _deviations_of_single_images(members)
     drawn = [
-        values.mean() + _resample_means(_deviations(values) if len(values) > 1 else others,
+        values.mean() + _resample_means(_deviations(values) if len(values) > 1 else of_single,
                                         len(values), generator(place), resamples)
         for place, values in enumerate(members)
     ]  # fmt: skip
     return np.asarray(np.mean(drawn, axis=0))
 
 
-def _deviations_of_others(members: Sequence[np.ndarray]) -> np.ndarray:
-    """What a class with one image varies by."""
+def _deviations_of_single_images(members: Sequence[np.ndarray]) -> np.ndarray:
+    """What a class with one image varies by: of two estimates the one with the larger variance.
+
+    One is the scaled deviations within all classes that have several images. If these are few, or
+    of classes in which both classifiers are right, all of them may be 0: the interval would have no
+    width. The other one is the deviations of the single images from the mean over all classes, as
+    in surveys with one unit of a stratum (Cochran, "Sampling Techniques", 1977). The differences
+    between classes are in these, so they are rather too large. Each is there with both signs, so
+    that their mean is 0 where the single images are better or worse than the rest.
+
+    Args:
+        members: values of each class's images.
+
+    Returns:
+        `[M]`; one 0 where there is one image in all.
+    """
     several = [_deviations(values) for values in members if len(values) > 1]
-    if several:
-        return np.concatenate(several)
-    single = np.concatenate(members)
-    return _deviations(single) if len(single) > 1 else np.zeros(1)
+    within = np.concatenate(several) if several else np.zeros(1)
+    if len(members) == 1:
+        return within
+    means = _deviations(np.array([values.mean() for values in members]))
+    single = means[[len(values) == 1 for values in members]]
+    among = np.concatenate([single, -single])
+    return within if not single.size or np.var(within) >= np.var(among) else among
 
 
 def _deviations(values: np.ndarray) -> np.ndarray:
