@@ -28,23 +28,36 @@ def logits_with(right: list[int]) -> np.ndarray:
     return np.eye(4)[predicted] * 5
 
 
-def make_run(folder: Path, right, norms, *, teacher=TAUGHT, images="image", **config) -> Path:
+def read(folder: Path) -> analysis.Run:
+    return analysis.read_run(folder, earlier={})
+
+
+def make_run(
+    folder: Path, right, norms, *, teacher=TAUGHT, images="image", classes=CLASSES, **config
+) -> Path:
+    """A finished run; `classes` may have another order than CLASSES, and more of them."""
     folder.mkdir()
-    groups = {name: np.array([CLASSES.index(c) for c in of]) for name, of in GROUPS.items()}
+    place = [classes.index(name) for name in CLASSES]
+    labels, counts = np.array(place)[LABELS], np.full(len(classes), 50)
+    counts[place] = COUNTS
+    groups = {name: np.array([classes.index(c) for c in of]) for name, of in GROUPS.items()}
     logits = {"student": logits_with(right)} | (
         {"teacher": logits_with(teacher)} if teacher else {}
     )
+    for name, values in logits.items():
+        logits[name] = np.zeros((40, len(classes)))
+        logits[name][:, place] = values
     settings = {"method": "candle", "optimizer": "adam", "calibration_resolutions": [96, 128],
                 "run_dir": str(folder), **config}  # fmt: skip
-    split = {"hash": "h", "train_counts": dict(zip(CLASSES, COUNTS.tolist(), strict=True)),
+    split = {"hash": "h", "train_counts": dict(zip(classes, counts.tolist(), strict=True)),
              "groups": GROUPS}  # fmt: skip
     metrics = {
-        name: evaluate_logits(values, LABELS, groups, CLASSES) for name, values in logits.items()
+        name: evaluate_logits(values, labels, groups, classes) for name, values in logits.items()
     }
     results = Results(settings, split, 1, 1, metrics, {}, {}, norms={"student": norms})
     write_results(results, folder / "report.json")
     ids = [f"{images}{number}" for number in range(40)]
-    write_image_predictions(folder / TEST, ids, LABELS, logits, CLASSES)
+    write_image_predictions(folder / TEST, ids, labels, logits, classes)
     return folder
 
 
@@ -74,7 +87,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sections(folders):
-    found = analysis.analyze([analysis.read_run(folder) for folder in folders])
+    found = analysis.analyze([read(folder) for folder in folders])
     return {section.title: section for section in found}
 
 
@@ -113,7 +126,7 @@ def test_lambda_of_two_stages_is_that_of_the_first(tmp_path):
     write_csv(folder / "student_stage1" / "steps.csv",
               {"epoch": np.ones(50), "lambda": np.full(50, 0.25)})  # fmt: skip
     write_csv(folder / "student" / "steps.csv", {"epoch": np.ones(9), "objective": np.ones(9)})
-    found = {section.title: section for section in analysis.analyze([analysis.read_run(folder)])}
+    found = {section.title: section for section in analysis.analyze([read(folder)])}
     (table,) = tables(found["Lambda during training"])
     assert table["two"]["mean"] == "0.250"
 
@@ -128,7 +141,7 @@ def test_an_adversary_that_sees_the_class_is_compared_with_its_best_lambda(tmp_p
                     f"lambda_sum_{group}": np.full(50, 0.125),
                     f"excess_{group}": np.zeros(50)}  # fmt: skip
     write_csv(folder / "student" / "steps.csv", {"epoch": np.ones(50), **columns})
-    run = analysis.read_run(folder)
+    run = read(folder)
     found = {section.title: section for section in analysis.analyze([run])}
     (table,) = tables(found["The adversary that sees the class"])
     assert table["seen"]["gap"] == "0.000"
@@ -212,9 +225,9 @@ def test_an_unfinished_run_and_no_run_are_told(tmp_path):
 
 
 def test_older_runs_without_norms_predictions_and_logs(folders, tmp_path):
-    older = analysis.read_run(folders[0])
+    older = read(folders[0])
     write_results(Results(**{**vars(older.results), "norms": {}}), tmp_path / "report.json")
-    found = analysis.analyze([analysis.read_run(tmp_path)] * 2)
+    found = analysis.analyze([read(tmp_path)] * 2)
     said = analysis.sections_text(found)
     assert "have no norms" in said
     assert "None of these runs has a lambda" in said
@@ -228,7 +241,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
         folder = make_run(tmp_path / place / "candle", right, [1.0] * 4)
         write_csv(folder / "student" / "steps.csv", {"lambda": np.full(10, right[0] / 10)})
         folders.append(folder)
-    sections = analysis.analyze([analysis.read_run(folder) for folder in folders])
+    sections = analysis.analyze([read(folder) for folder in folders])
     assert sections[-1].title == "candle #1 compared with candle #2"
     text = analysis.sections_text(sections)
     # Of class a, the one that loses, the first has 9 and the second 10 of 10 right.
@@ -242,10 +255,8 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 
 
 def test_runs_on_other_images_do_not_differ_in_resolutions_alone(tmp_path):
-    first = analysis.read_run(make_run(tmp_path / "first", CANDLE, [1.0] * 4))
-    other = analysis.read_run(
-        make_run(tmp_path / "other", CANDLE, [1.0] * 4, calibration_resolutions=[128])
-    )
+    first = read(make_run(tmp_path / "first", CANDLE, [1.0] * 4))
+    other = read(make_run(tmp_path / "other", CANDLE, [1.0] * 4, calibration_resolutions=[128]))
     told = "differ in resolutions alone"
     assert told in analysis.sections_text(analysis.analyze([first, other]))
     other.results.split["hash"] = "that of other images"
@@ -258,4 +269,41 @@ def test_a_file_of_steps_that_is_cut_off_is_named(tmp_path):
     path = run / "student" / "steps.csv"
     path.write_text(path.read_text()[:-6])
     with pytest.raises(UserError, match=r"steps\.csv is damaged"):
-        analysis.read_run(run)
+        read(run)
+
+
+def test_settings_that_a_run_of_an_older_version_did_not_have_are_told(tmp_path):
+    new = make_run(tmp_path / "new", CANDLE, [1.0] * 4, prior_correction="1", views=4)
+    older = make_run(tmp_path / "older", OTHER, [1.0] * 4)
+    for first, other in ((new, older), (older, new)):
+        done = start("candle_tf.analyze", str(first), str(other))
+        row = next(line.split() for line in done.stdout.splitlines() if other.name in line)
+        # 4 views are the default, which the older version had too.
+        assert row[2] == {"older": "prior_correction=0", "new": "prior_correction=1"}[other.name]
+
+
+def test_runs_that_differ_in_a_setting_of_one_do_not_differ_in_resolutions_alone(tmp_path):
+    first = make_run(tmp_path / "first", CANDLE, [1.0] * 4)
+    other = make_run(tmp_path / "other", CANDLE, [1.0] * 4, calibration_resolutions=[128],
+                     map_weight=0.5)  # fmt: skip
+    for map_weight in (0.0, 0.5):
+        runs = [analysis.read_run(each, {"map_weight": map_weight}) for each in (first, other)]
+        told = "differ in resolutions alone" in analysis.sections_text(analysis.analyze(runs))
+        assert told is (map_weight == 0.5)
+
+
+@pytest.mark.parametrize("classes", [["d", "b", "a", "c"], ["a", "new", "b", "c", "d"]])
+def test_classes_are_compared_by_their_names(classes, folders, sections, tmp_path):
+    plain = make_run(tmp_path / "plain", OTHER, [1.0] * len(classes), classes=classes, teacher=None)
+    found = analysis.analyze([read(folders[0]), read(plain)])[-1]
+    expected = sections["candle compared with plain"]
+    assert tables(found) == tables(expected)
+    assert text(found) == text(expected)
+
+
+def test_a_class_that_the_other_run_does_not_have_is_not_compared(folders, sections, tmp_path):
+    more = ["new", *CLASSES]
+    candle = make_run(tmp_path / "candle", CANDLE, [1.0] * 5, classes=more)
+    found = analysis.analyze([read(candle), read(folders[1])])[-1]
+    assert tables(found) == tables(sections["candle compared with plain"])
+    assert "1 of 4 classes are worse" in text(found)

@@ -1,13 +1,14 @@
 """What finished runs say about the paper's questions: text, tables and figures.
 
-runs = [read_run(Path("runs/candle")), read_run(Path("runs/cross_entropy"))]
+runs = [read_run(Path(name), earlier) for name in ("runs/candle", "runs/cross_entropy")]
 sections = analyze(runs)             # the first run is compared with each of the others
 print(sections_text(sections))
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Run:
     Attributes:
         name: of its folder.
         results: its report.json.
+        settings: by flag name; those that the run's version did not have are what they were then.
         predictions: of its test images; None in runs of older versions.
         steps: columns of the student's steps.csv, float `[S]` each; of a method with two stages
             those of the first.
@@ -41,6 +43,7 @@ class Run:
 
     name: str
     results: Results
+    settings: Mapping[str, Any]
     predictions: ImagePredictions | None
     steps: dict[str, np.ndarray]
     calibration_seconds: float = 0.0
@@ -51,13 +54,30 @@ class Run:
         return np.array(list(self.results.split["train_counts"].values()))
 
     @property
-    def accuracies(self) -> np.ndarray:
-        """The student's accuracy on each class, float `[C]`; nan where there is no test image."""
-        return np.array(self.results.metrics[STUDENT].per_class, float)
+    def class_names(self) -> list[str]:
+        """C names, in the run's own order."""
+        return list(self.results.split["train_counts"])
+
+    def accuracies_of(self, names: Sequence[str]) -> np.ndarray:
+        """The student's accuracy on classes.
+
+        Args:
+            names: C classes, in any order.
+
+        Returns:
+            float `[C]`; nan for a class that the run does not have, or without test images.
+        """
+        per_class = np.array(self.results.metrics[STUDENT].per_class, float)
+        known = dict(zip(self.class_names, per_class, strict=True))
+        return np.array([known.get(name, np.nan) for name in names])
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, earlier: Mapping[str, Any]) -> Run:
     """Reads a run's folder.
+
+    Args:
+        folder: of the run.
+        earlier: what a setting was before there was such a setting, by flag name.
 
     Raises:
         UserError: where the run has not finished, or a file is damaged.
@@ -68,6 +88,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder.resolve().name,
         results,
+        {**earlier, **results.config},
         read_image_predictions(predictions) if predictions.exists() else None,
         read_student_steps(folder),
         float(np.sum(seconds)),
@@ -119,10 +140,14 @@ def sections_text(sections: Sequence[html.Section]) -> str:
 
 
 def different_settings(first: Run, other: Run) -> dict[str, tuple[object, object]]:
-    """Settings, but for folders, in which two runs differ: name -> value of each."""
-    one, two = first.results.config, other.results.config
-    names = [name for name in one if name in two and name not in _PLACES]
-    return {name: (one[name], two[name]) for name in names if one[name] != two[name]}
+    """Settings, but for folders, in which two runs differ: name -> value of each.
+
+    The value is None where a run has none: for a setting that there is no longer.
+    """
+    one, two = first.settings, other.settings
+    names = [name for name in {**one, **two} if name not in _PLACES]
+    pairs = {name: (one.get(name), two.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _settings_table(runs: Sequence[Run]) -> html.Table:
@@ -137,6 +162,8 @@ def _settings_table(runs: Sequence[Run]) -> html.Table:
 
 
 def _plain(value: object) -> str:
+    if value is None:
+        return "–"
     return "/".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -179,7 +206,7 @@ def _norms(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
 
 
 def _group_mean(run: Run, values: np.ndarray, group: str) -> str:
-    names = list(run.results.split["train_counts"])
+    names = run.class_names
     members = [names.index(name) for name in run.results.split["groups"].get(group, [])]
     return f"{np.mean(values[members]):.2f}" if members else "–"
 
@@ -285,10 +312,9 @@ def _resolutions(runs: Sequence[Run]) -> Iterator[str | html.Table]:
 
 
 def _differ_in_resolutions_alone(first: Run, other: Run) -> bool:
-    known = first.results.config.keys() == other.results.config.keys()
     same_images = first.results.split["hash"] == other.results.split["hash"]
     changed = set(different_settings(first, other))
-    return known and same_images and changed == {"calibration_resolutions"}
+    return same_images and changed == {"calibration_resolutions"}
 
 
 def _pixels(run: Run) -> int:
@@ -352,7 +378,8 @@ def _comparison(first: Run, other: Run) -> Iterator[str | html.Table | html.Figu
     labels = np.array(ours.classes)
     right, right_too = ours.correct(STUDENT), theirs.correct(STUDENT)
     yield _changes_table(first, labels, right, right_too)
-    gains = first.accuracies - other.accuracies
+    names = first.class_names
+    gains = first.accuracies_of(names) - other.accuracies_of(names)
     slope = gain_per_decade(gains, first.counts)
     yield (
         f"With ten times the training images a class gains {_percent(abs(slope))} points "
@@ -388,14 +415,15 @@ def _changes_table(
 
 
 def _losing_classes(first: Run, other: Run, gains: np.ndarray) -> Iterator[str | html.Table]:
-    names = list(first.results.split["train_counts"])
+    names = first.class_names
+    own, others = first.accuracies_of(names), other.accuracies_of(names)
     losing = [c for c in np.argsort(gains, kind="stable") if gains[c] < 0]
     tested = int((~np.isnan(gains)).sum())
     yield f"{len(losing)} of {tested} classes are worse than with {other.name}."
     taught = first.results.metrics.get(TEACHER)
     of_teacher = np.array(taught.per_class, float) if taught else np.full(len(gains), np.nan)
     if taught and losing:
-        weak = int(np.sum(of_teacher[losing] < other.accuracies[losing]))
+        weak = int(np.sum(of_teacher[losing] < others[losing]))
         yield (
             f"In {weak} of them the teacher itself is worse than {other.name}. The teacher's mean "
             f"accuracy is {_percent(_mean(of_teacher[losing]))} % on classes that lose and "
@@ -405,8 +433,8 @@ def _losing_classes(first: Run, other: Run, gains: np.ndarray) -> Iterator[str |
         [
             names[c],
             str(first.counts[c]),
-            _percent(first.accuracies[c]),
-            _percent(other.accuracies[c]),
+            _percent(own[c]),
+            _percent(others[c]),
             _percent(of_teacher[c]),
         ]
         for c in losing[:_SHOWN_CLASSES]
