@@ -19,6 +19,7 @@ from typing import Any
 from absl import flags
 
 from candle_tf import app
+from candle_tf.deploy.reported_export import refuse_other_student
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.reporting.table import ABSENT, human_bytes, percent, text_table
@@ -151,7 +152,8 @@ def folders(arguments: list[str]) -> list[list[Path]]:
     """The files to compare, folder by folder.
 
     Raises:
-        UserError: for none, for a path that is not there, and a run that exported no TFLite files.
+        UserError: for none, for a path that is not there, and a run that exported no TFLite files,
+            or reports another student than theirs, as its export was refused.
     """
     if not arguments:
         raise UserError("Give TFLite files, or folders of finished runs.")
@@ -161,6 +163,7 @@ def folders(arguments: list[str]) -> list[list[Path]]:
         files = sorted(exported.glob("student.*.tflite")) if path.is_dir() else [path]
         if not files or not files[0].is_file():
             raise UserError(f"{path} is no TFLite file and no folder of a run with an export.")
+        refuse_other_student(files[0].parent, is_saved_model=False)
         for file in files:
             reference = file.parent / REFERENCE
             group = found.setdefault(file.parent, [])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from candle_tf.data.augment.evaluation import student_pixels
+from candle_tf.deploy.reported_export import refuse_other_student
 from candle_tf.deploy.tflite.interpreters import (
     Interpreter,
     open_compute_engine,
@@ -89,7 +90,8 @@ def load_exported(path: str | Path, runtime: str = "auto") -> ExportedStudent:
             "saved_model" (TensorFlow), or "auto": what `path` names, else the engine.
 
     Raises:
-        UserError: where nothing of the kind is there, files are damaged or do not belong together.
+        UserError: where nothing of the kind is there, files are damaged or do not belong together,
+            or are of another student than the run reports, as its export was refused.
     """
     if runtime not in RUNTIMES:
         raise UserError(f"--runtime={runtime} is not known; it is one of {', '.join(RUNTIMES)}.")
@@ -101,10 +103,12 @@ def load_exported(path: str | Path, runtime: str = "auto") -> ExportedStudent:
     metadata = _read_metadata(folder / METADATA)
     if chosen == "saved_model":
         saved_model = _newest_version(path, folder)
+        refuse_other_student(folder, is_saved_model=True)
         scores_of = _open_saved_model(saved_model)
         source = saved_model
     else:
         source = folder / _FILES[chosen]
+        refuse_other_student(folder, is_saved_model=False)
         scores_of = _scores_of_interpreter(_open_tflite(source, chosen, metadata))
     return ExportedStudent(str(source), chosen, scores_of=scores_of, **_input_of(metadata, folder))
 
@@ -151,10 +155,13 @@ def find_saved_models(path: str | Path) -> Path:
 
     Raises:
         UserError: where there is no SavedModel; says whether it is a run without an export. For a
-            numbered one that is not the highest: another one would be served.
+            numbered one that is not the highest: another one would be served. Where it is of
+            another student than the run reports, as its export was refused.
     """
     path = Path(expand_home(str(path)))
     if _versions_in(path):
+        if path.resolve().name == SAVED_MODELS:
+            refuse_other_student(path.resolve().parent, is_saved_model=True)
         return path
     base = _find_export(path)[0] / SAVED_MODELS
     newest = max(_require_versions(base), key=_number)
@@ -164,6 +171,7 @@ def find_saved_models(path: str | Path) -> Path:
             f"{path} is not the highest version in {base}, and that is the one that is served: "
             f"{newest.name}. Give that folder, or one that holds this version alone."
         )
+    refuse_other_student(base.parent, is_saved_model=True)
     return base
 
 

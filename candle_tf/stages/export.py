@@ -14,7 +14,7 @@ from absl import logging
 from candle_tf.data.augment.evaluation import render_evaluation
 from candle_tf.deploy.binarize import make_deployable
 from candle_tf.deploy.checks.agreement import Agreement
-from candle_tf.deploy.checks.errors import ExportError
+from candle_tf.deploy.checks.errors import REFUSED, ExportError
 from candle_tf.deploy.checks.saved_model import BATCH_SIZE, check_saved_model
 from candle_tf.deploy.saved_model.writer import export_saved_model
 from candle_tf.files import read_json_object, write_atomically
@@ -22,7 +22,7 @@ from candle_tf.metrics import Metrics
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.disk_space import require_export_space
 from candle_tf.stages.evaluate import Evaluation
-from candle_tf.stages.export_tflite import NAMES, REFUSED, export_tflite
+from candle_tf.stages.export_tflite import NAMES, export_tflite
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.train import Trained
 from candle_tf.weight_files.checksums import fingerprint

@@ -15,7 +15,7 @@ from absl import logging
 
 from candle_tf.deploy.checks.accuracy import check_accuracy
 from candle_tf.deploy.checks.agreement import largest_differences, measure_agreement
-from candle_tf.deploy.checks.errors import ExportError
+from candle_tf.deploy.checks.errors import REFUSED, ExportError
 from candle_tf.deploy.checks.latency import measure_latency
 from candle_tf.deploy.checks.operators import check_binary, check_stock
 from candle_tf.deploy.checks.signs import check_signs
@@ -34,8 +34,6 @@ from candle_tf.stages.prepare import Data
 
 NAMES = {"tflite": "student.lce.tflite", "tflite_float": "student.float.tflite"}
 METADATA_NAME = "student.json"
-# Added to the name of a file that a check refused.
-REFUSED = ".refused"
 # Of the kernels of the compute engine the fastest runs on all test images, the others this many.
 _COMPARED = 256
 # The signs of all activations are compared on the images that differ most, and on as many others.

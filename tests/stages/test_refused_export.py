@@ -65,6 +65,7 @@ def test_a_refused_file_is_kept_where_nothing_takes_it(refused, run_dir):
     assert not versions.is_ready()
     with pytest.raises(UserError, match="no numbered SavedModel"):
         load_exported(run_dir, "saved_model")
+    assert load_exported(run_dir).runtime == "lce"
     page = (run_dir / "report.html").read_text()
     assert "a check refused it" in page
     assert not (run_dir / "export" / "model_card.md").exists()
@@ -86,3 +87,16 @@ def test_the_same_command_exports_without_training_again(refused, run_dir):  # n
     assert results.refused == ""
     assert results.export["signs"]["tflite"]["farthest_flipped"] < 1e-3
     assert "tflite" in results.metrics
+
+
+def test_the_files_of_the_student_before_are_not_those_of_a_refused_one(refused, run_dir):  # noqa: ARG001
+    flags = [*FLAGS, "--epochs=2", f"--run_dir={run_dir}"]
+    done = start("tests.stages.refused_train", "tflite", *flags)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert (run_dir / "export" / "student.float.tflite").is_file()
+    for runtime in ("lce", "float", "saved_model"):
+        with pytest.raises(UserError, match="may hold another student"):
+            load_exported(run_dir, runtime)
+    done = start("candle_tf.train", *flags)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert load_exported(run_dir).labels == tuple("0123456789")

@@ -1,6 +1,9 @@
-"""The error of an export that fails one of its checks."""
+"""The error of an export that fails one of its checks, and what its file is called."""
 
 from candle_tf.errors import UserError
+
+# Added to the name of a file that a check refused.
+REFUSED = ".refused"
 
 
 class ExportError(UserError):
