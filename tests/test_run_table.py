@@ -1,12 +1,17 @@
 """Tables of many trainings: two tiny cells, trained; and what the summary makes of records."""
 
+import contextlib
 import csv
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +23,7 @@ from candle_tf.reporting.image_predictions import read_image_predictions, write_
 from tests.command import start
 from tools import run_table
 from tools.tables import summary
+from tools.tables.cells import Cell
 from tools.tables.definition import read_definition
 from tools.tables.plots import curve
 from tools.tables.processes import run_commands
@@ -91,7 +97,8 @@ def told_cpus(folder: Path, names: str, processes: int) -> dict[str, list[int]]:
         for name in names
     ]
     logs = [folder / "logs" / f"{name}.log" for name in names]
-    assert sorted(run_commands(commands, logs, processes)) == list(range(len(names)))
+    ended = sorted(run_commands(commands, logs, processes))
+    assert ended == [(place, 0) for place in range(len(names))]
     return {log.stem: [int(cpu) for cpu in log.read_text().split()] for log in logs}
 
 
@@ -104,20 +111,20 @@ def test_programs_at_once_have_cpus_of_their_own(tmp_path):
     assert told_cpus(tmp_path, "c", 1) == {"c": cpus}
 
 
-def test_a_program_that_fails_lets_those_that_run_end_and_begins_no_other(tmp_path):
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two CPUs")
-    wait = "import time; time.sleep(1.0); print('ended')"
-    programs = ["print('no room'); raise SystemExit(7)", wait, wait, wait]
+def test_where_a_program_fails_the_others_are_run_but_those_that_are_not_to_begin(tmp_path):
+    programs = ["raise SystemExit(7)", "print('ended')", "print('ended')", "print('ended')"]
     commands = [[sys.executable, "-c", program] for program in programs]
     logs = [tmp_path / f"{name}.log" for name in "abcd"]
-    ended = []
-    with pytest.raises(UserError, match=r"a ended with code 7: no room .*resume it"):
-        ended.extend(run_commands(commands, logs, 2))
-    assert ended == [1]
-    assert logs[1].read_text() == "ended\n"
+    codes = {}
+
+    def can_begin(place: int) -> bool:
+        return place != 2 or codes[0] == 0
+
+    for place, code in run_commands(commands, logs, can_begin=can_begin):
+        codes[place] = code
+    assert codes == {0: 7, 1: 0, 2: None, 3: 0}
+    assert logs[1].read_text() == logs[3].read_text() == "ended\n"
     assert not logs[2].exists()
-    assert not logs[3].exists()
 
 
 def test_more_processes_than_cpus_are_refused_before_anything_runs(tmp_path):
@@ -126,7 +133,7 @@ def test_more_processes_than_cpus_are_refused_before_anything_runs(tmp_path):
         list(run_commands([["false"]] * many, [tmp_path / "log"] * many, many))
     assert not (tmp_path / "log").exists()
     # With less to run there are CPUs for all; with nothing there is nothing to refuse.
-    assert list(run_commands([["true"]], [tmp_path / "log"], many)) == [0]
+    assert list(run_commands([["true"]], [tmp_path / "log"], many)) == [(0, 0)]
     assert list(run_commands([], [], many)) == []
 
 
@@ -145,10 +152,102 @@ def test_what_runs_is_terminated_where_the_iteration_is_left(tmp_path):
     )
     commands = [[sys.executable, "-c", told, str(place)], [sys.executable, "-c", wait]]
     finished = run_commands(commands, [tmp_path / "a.log", tmp_path / "b.log"], 2)
-    assert next(finished) == 1
+    assert next(finished) == (1, 0)
     finished.close()
     with pytest.raises(ProcessLookupError):
         os.kill(int(place.read_text()), 0)
+
+
+def test_what_runs_is_terminated_with_the_process_that_began_it(tmp_path):
+    told = (
+        "import os, pathlib, sys, time\n"
+        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
+        "time.sleep(600)\n"
+    )
+    place = tmp_path / "pid"
+    table = (
+        "import pathlib, sys\n"
+        "from tools.tables.processes import run_commands\n"
+        f"command = [sys.executable, '-c', {told!r}, {str(place)!r}]\n"
+        f"list(run_commands([command], [pathlib.Path({str(tmp_path / 'log')!r})]))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", table], cwd=ROOT)
+    while not (place.is_file() and place.read_text()):
+        time.sleep(0.01)
+    training = int(place.read_text())
+    try:
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+        with pytest.raises(ProcessLookupError):
+            os.kill(training, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(training, signal.SIGKILL)
+
+
+def run_with_failures(
+    monkeypatch: pytest.MonkeyPatch, *arguments: Any, fails: str, **options: Any
+) -> str:
+    """The error of a table whose cells' commands, in place of trainings, fail for one cell."""
+
+    def command(cell: Cell, *_: Any) -> list[str]:
+        program = f"print('why'); raise SystemExit({2 * (cell.name == fails)})"
+        return [sys.executable, "-c", program]
+
+    monkeypatch.setattr(run_table, "_command", command)
+    with pytest.raises(UserError) as told:
+        run_table.main(*arguments, **options)
+    return str(told.value)
+
+
+def test_a_cell_that_fails_keeps_no_other_from_being_run(table, tmp_path, monkeypatch):
+    folder, _ = table
+    definition = read_definition(folder / "tiny.json")
+    shutil.copytree(folder / "out" / "runs", tmp_path / "runs")
+    failed, other = definition.cells
+    shutil.rmtree(failed.run_path(tmp_path))
+    told = run_with_failures(
+        monkeypatch, definition, tmp_path, {}, fails=failed.name, records=tmp_path / "kept",
+        keep=True,
+    )  # fmt: skip
+    assert "1 of 2 cells are not done" in told
+    assert f"{failed.name} ended with code 2: why" in told
+    assert not failed.record_path(tmp_path).exists()
+    assert other.record_path(tmp_path).exists()
+    assert kept_path(tmp_path / "kept", other).exists()
+    assert other.row in (tmp_path / "table.md").read_text()
+
+
+def test_a_cell_whose_export_was_refused_has_its_figures_in_the_table(table, tmp_path, monkeypatch):
+    folder, _ = table
+    definition = read_definition(folder / "tiny.json")
+    shutil.copytree(folder / "out" / "runs", tmp_path / "runs")
+    refused, other = definition.cells
+    report = refused.run_path(tmp_path) / "report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "refused": "not binary"}))
+    command = [sys.executable, "-c", "raise SystemExit(2)"]
+    monkeypatch.setattr(run_table, "_command", lambda *_: command)
+    # The other one has failed, and has no report of this training.
+    (other.run_path(tmp_path) / "report.json").unlink()
+    with pytest.raises(UserError, match=f"1 of 2 cells are not done. {other.name} ended"):
+        run_table.main(definition, tmp_path, {})
+    before = json.loads(refused.record_path(folder / "out").read_text())
+    assert json.loads(refused.record_path(tmp_path).read_text())["figures"] == before["figures"]
+    assert not other.record_path(tmp_path).exists()
+
+
+def test_a_cell_that_reads_the_run_of_one_that_failed_is_not_begun(tmp_path, monkeypatch):
+    methods = {
+        "first": {"method": "cross_entropy"},
+        "second": {"method": "plain_distillation", "teacher": "run:{runs}/first-{seed}"},
+        "third": {"method": "plain_distillation", "teacher": "run:{runs}/second-{seed}"},
+    }
+    definition = read_definition(definition_file(tmp_path, axes={"method": methods}, compare=[]))
+    told = run_with_failures(monkeypatch, definition, tmp_path / "out", {}, fails="first-3")
+    assert "3 of 3 cells are not done" in told
+    assert "second-3 reads the run of first-3, so it was not begun" in told
+    assert "third-3 reads the run of second-3, so it was not begun" in told
+    assert [path.stem for path in (tmp_path / "out" / "logs").iterdir()] == ["first-3"]
 
 
 def test_a_cell_leaves_a_record_that_agrees_with_its_run(table):

@@ -10,12 +10,14 @@ e.g. 0.45, it tells when that subset's mean class accuracy was first as high. Ea
 training in a process and a run folder of its own, and leaves cells/NAME.json: settings, seed,
 split, versions, hours, images seen, history, figures. What is finished is not run again: the same
 command resumes, and --cells=0 only writes the table. With
---processes=2 two cells train at once, each on half of the CPUs. Cells whose records are kept in
+--processes=2 two cells train at once, each on half of the CPUs. Where one fails, those that do not
+need it are run all the same; the exit code is 2 then. Cells whose records are kept in
 configs/tables/records, with the same settings, are not run; --keep_records adds what is finished.
 """
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,10 @@ from absl import flags, logging
 from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
+from candle_tf.reporting.results import read_results
 from tools.tables.cells import Cell, collect_cell, setting_text, settings_of_all_cells
 from tools.tables.definition import TableDefinition, read_definition
-from tools.tables.processes import run_commands
+from tools.tables.processes import failure_text, run_commands
 from tools.tables.records import (
     cell_config,
     drop_copies,
@@ -65,7 +68,7 @@ def main(
     Raises:
         UserError: before any is run, for settings of a cell that a training refuses, cells of
             other settings in the folder, an `only` that no cell has, a teacher that is not there
-            and, with `keep`, kept records of other settings; where a training fails.
+            and, with `keep`, kept records of other settings; at the end, where a training failed.
     """
     if not any(only in cell.name for cell in definition.cells):
         raise UserError(f"--only={only} is in no cell's name, such as {definition.cells[0].name}.")
@@ -90,20 +93,64 @@ def main(
     if keep and records:
         refuse_to_replace_records(missing, records, settings)
     _require_needed_cells(missing, folder, processes)
-    # What is chosen by validation images needs no files.
-    first = {"export_student": "off"} if definition.chooses else {}
-    commands = [_command(cell, folder, settings, first) for cell in missing]
-    logs = [folder / "logs" / f"{cell.name}.log" for cell in missing]
-    logging.info("%d cells to run: %s", len(missing), ", ".join(cell.name for cell in missing))
-    for done, place in enumerate(run_commands(commands, logs, processes), 1):
-        cell = missing[place]
-        record = collect_cell(cell, folder)
-        write_atomically(cell.record_path(folder), (json.dumps(record) + "\n").encode())
-        write_summary(definition, folder)
-        logging.info("--- %d of %d cells done: %s", done, len(missing), cell.name)
+    failures = _run_cells(definition, missing, folder, settings, processes)
     print(write_summary(definition, folder))
     if keep and records:
         keep_records(definition, folder, records)
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(missing)} cells are not done. {' '.join(failures.values())} "
+            "Start the table again to resume it; --only=NAME runs cells with NAME in their names "
+            'alone, and "leave_out" in the table\'s file is for rows that cannot be run.'
+        )
+
+
+def _run_cells(
+    definition: TableDefinition,
+    cells: list[Cell],
+    folder: Path,
+    settings: dict[str, Any],
+    processes: int,
+) -> dict[str, str]:
+    """Trains cells, and writes the record of each; why one was not trained, by its name."""
+    # What is chosen by validation images needs no files.
+    first = {"export_student": "off"} if definition.chooses else {}
+    commands = [_command(cell, folder, settings, first) for cell in cells]
+    logs = [folder / "logs" / f"{cell.name}.log" for cell in cells]
+    logging.info("%d cells to run: %s", len(cells), ", ".join(cell.name for cell in cells))
+    failures: dict[str, str] = {}
+
+    def can_begin(place: int) -> bool:
+        return not failures.keys() & set(cells[place].needed_cells)
+
+    # Closed, and with it what runs, also where a record cannot be written.
+    with closing(run_commands(commands, logs, processes, can_begin)) as all_ended:
+        for done, (place, code) in enumerate(all_ended, 1):
+            cell = cells[place]
+            if code is None:
+                failed = ", ".join(sorted(failures.keys() & set(cell.needed_cells)))
+                failures[cell.name] = f"{cell.name} reads the run of {failed}, so it was not begun."
+            elif code and not (refused := _refusal(cell, folder)):
+                failures[cell.name] = failure_text(code, commands[place], logs[place])
+                logging.error("--- %s", failures[cell.name])
+            else:
+                if code:
+                    logging.warning("%s has no export, as it was refused: %s", cell.name, refused)
+                _finish_cell(definition, cell, folder)
+                logging.info("--- %d of %d cells done: %s", done, len(cells), cell.name)
+    return failures
+
+
+def _refusal(cell: Cell, folder: Path) -> str:
+    """Why the export of a run was refused that is finished but for it; "" for any other run."""
+    report = cell.run_path(folder) / "report.json"
+    return read_results(report).refused if report.exists() else ""
+
+
+def _finish_cell(definition: TableDefinition, cell: Cell, folder: Path) -> None:
+    record = collect_cell(cell, folder)
+    write_atomically(cell.record_path(folder), (json.dumps(record) + "\n").encode())
+    write_summary(definition, folder)
 
 
 def _require_needed_cells(cells: list[Cell], folder: Path, processes: int) -> None:

@@ -1,6 +1,6 @@
 """Commands in processes of their own, several at once, each on CPUs that no other has.
 
-for place in run_commands(commands, logs, processes=2):      # places of commands that have ended
+for place, code in run_commands(commands, logs, processes=2):      # those that have ended
     ...
 
 A small network leaves part of two CPUs idle, as one step waits for the other: two trainings with
@@ -9,10 +9,14 @@ one CPU each show more images a second in all than one after the other with both
 
 import os
 import shlex
+import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from absl import logging
 
@@ -23,49 +27,71 @@ _SECONDS = 0.1
 
 
 def run_commands(
-    commands: Sequence[Sequence[str]], logs: Sequence[Path], processes: int = 1
-) -> Iterator[int]:
-    """Runs commands; what they print is appended to their logs.
+    commands: Sequence[Sequence[str]],
+    logs: Sequence[Path],
+    processes: int = 1,
+    can_begin: Callable[[int], bool] = lambda _: True,
+) -> Generator[tuple[int, int | None], None, None]:
+    """Runs commands, also after one has failed; what they print is appended to their logs.
+
+    What still runs when the iteration is left is terminated; so where this process is, by SIGTERM,
+    which raises SystemExit meanwhile.
 
     Args:
         commands: program and arguments of each.
         logs: a file for each.
         processes: how many run at once. With more than one the CPUs of this process are divided.
+        can_begin: whether a command, by its place, is to be run; asked when its turn comes.
 
     Yields:
-        The place of each command that succeeds, in the order in which they end. What still runs
-        when the iteration is left is terminated.
+        The place of each command and its exit code, in the order in which they end; None for one
+        that was not to be run.
 
     Raises:
-        UserError: for more processes than CPUs, before anything is run; where a command fails:
-            those that run end first, and no other is begun.
+        UserError: for more processes than CPUs, before anything is run.
     """
     if not commands:
         return
     shares = _divide_cpus(min(processes, len(commands)))
     waiting = list(range(len(commands)))
     running: dict[int, tuple[subprocess.Popen[bytes], set[int]]] = {}
-    failure = None
+    with _exit_on_sigterm():
+        try:
+            while running or waiting:
+                while waiting and shares:
+                    place = waiting.pop(0)
+                    if can_begin(place):
+                        share = shares.pop(0)
+                        running[place] = _start(commands[place], logs[place], share), share
+                    else:
+                        yield place, None
+                if running:
+                    place = _wait_for_any({each: process for each, (process, _) in running.items()})
+                    process, share = running.pop(place)
+                    shares.append(share)
+                    yield place, process.returncode
+        finally:
+            for process, _ in running.values():
+                process.terminate()
+            for process, _ in running.values():
+                process.wait()
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Else SIGTERM would end this process at once, and not what it has started."""
+    if threading.current_thread() is not threading.main_thread():  # no other gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _exit)
     try:
-        while running or (waiting and not failure):
-            while waiting and shares and not failure:
-                place, share = waiting.pop(0), shares.pop(0)
-                running[place] = _start(commands[place], logs[place], share), share
-            place = _wait_for_any({place: process for place, (process, _) in running.items()})
-            process, share = running.pop(place)
-            shares.append(share)
-            if not process.returncode:
-                yield place
-                continue
-            failure = failure or _explain(process.returncode, commands[place], logs[place])
-            logging.error("%s has failed; what else is running ends first.", logs[place].stem)
+        yield
     finally:
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            process.wait()
-    if failure:
-        raise failure
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _divide_cpus(processes: int) -> list[set[int]]:
@@ -101,9 +127,10 @@ def _wait_for_any(running: dict[int, subprocess.Popen[bytes]]) -> int:
         time.sleep(_SECONDS)
 
 
-def _explain(code: int, command: Sequence[str], log: Path) -> UserError:
+def failure_text(code: int, command: Sequence[str], log: Path) -> str:
+    """Why a command failed: its exit code, the last line that it printed, and where the rest is."""
     last = "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
-    return UserError(
+    return (
         f"{log.stem} ended with code {code}: {last} The whole log is in {log}; the command was "
-        f"{shlex.join(command)}. Start the table again to resume it."
+        f"{shlex.join(command)}."
     )
