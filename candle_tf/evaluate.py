@@ -10,6 +10,7 @@ Prints accuracy over all classes, by shot group of the training, and the least a
 import csv
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from absl import flags
 from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import require_writable_file, write_atomically, write_each
 from candle_tf.metrics import Metrics, untested_sentence
 from candle_tf.reporting.table import method_table, percent, text_table
 
@@ -83,21 +84,24 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             "Give one run's folder or its export: python -m candle_tf.evaluate RUN --data_dir=..."
         )
+    for path in (given.csv, given.json):
+        if path:
+            require_writable_file(Path(path))
     # TensorFlow comes with it.
     from candle_tf.api import load
 
     model = load(arguments[0], given.runtime)
     metrics = model.evaluate(given.dataset, **{name: given[name].value for name in _OF_DATA})
-    if given.csv:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ("class", "shots", "%"))
-        writer.writeheader()
-        writer.writerows(class_rows(model, metrics))
-        write_atomically(Path(given.csv), text.getvalue().encode())
-    if given.json:
-        figures = json.dumps(metrics.to_json(), indent=2) + "\n"
-        write_atomically(Path(given.json), figures.encode())
     print(metrics_text(model, metrics))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ("class", "shots", "%"))
+    writer.writeheader()
+    writer.writerows(class_rows(model, metrics))
+    figures = json.dumps(metrics.to_json(), indent=2) + "\n"
+    files = ((given.csv, text.getvalue()), (given.json, figures))
+    write_each(
+        partial(write_atomically, Path(path), content.encode()) for path, content in files if path
+    )
 
 
 def command() -> None:

@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and JSON that is read with care."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -8,7 +9,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,14 +46,66 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
         size = len(data) if isinstance(data, bytes) else 0
         if full := explain_full_disk(error, path.parent, f"{path}", size):
             raise full from error
-        raise UserError(
-            f"{path} cannot be written ({error}). Make it writable, or choose another folder."
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def write_each(writes: Iterable[Callable[[], None]]) -> None:
+    """Writes files, each of them also where another one cannot be written.
+
+    Args:
+        writes: a call for each file.
+
+    Raises:
+        UserError: at the end, with all reasons.
+    """
+    errors = []
+    for write in writes:
+        try:
+            write()
+        except UserError as error:
+            errors.append(error)
+    if errors:
+        raise UserError("\n".join(map(str, errors))) from errors[0]
+
+
+def require_writable_file(path: Path) -> None:
+    """Refuses a path that `write_atomically` cannot write, before the work that is to be written.
+
+    Nothing is written, and no folder is made; a disk may be full in the end.
+
+    Args:
+        path: of a file, which need not exist, nor its folder; or of what is no file.
+
+    Raises:
+        UserError: as `write_atomically`.
+    """
+    try:
+        if not _is_stream(path):
+            _refuse_unwritable_file(Path(os.path.realpath(path)))
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _refuse_unwritable_file(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with contextlib.suppress(FileNotFoundError):
+        _temporary_path(path).stat()  # its name may be too long, or above it is a file
+    folder = next(each for each in path.parents if each.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({error}). Make it writable, or choose another folder."
+    )
 
 
 def _write_and_rename(path: Path, pieces: Iterable[bytes]) -> None:
-    # The process id tells whether its writer still runs; in containers many have the same.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.unfinished")
+    temporary = _temporary_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:
@@ -65,24 +118,39 @@ def _write_and_rename(path: Path, pieces: Iterable[bytes]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _temporary_path(path: Path) -> Path:
+    # The process id tells whether its writer still runs; in containers many have the same.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.unfinished")
+
+
 def _stream_at(path: Path) -> IO[bytes] | None:
     """What to write to where a path has no file that could be replaced; None where it has, or none.
 
     A file that this process prints to is such a stream too: it would go on to print to the old one.
     """
+    number = _printed_to(path)
+    if number is not None:
+        (sys.stdout if number == 1 else sys.stderr).flush()
+        return open(number, "ab", closefd=False)
+    return path.open("wb") if _is_stream(path) else None
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether something is there that is written to, and not replaced."""
     try:
-        there = path.stat()
+        mode = path.stat().st_mode
     except OSError:
-        return None
-    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
-        try:
-            same = os.path.samestat(there, os.fstat(number))
-        except OSError:  # it is closed
-            continue
-        if same:
-            stream.flush()
-            return open(number, "ab", closefd=False)
-    return None if stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode) else path.open("wb")
+        return False
+    return _printed_to(path) is not None or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _printed_to(path: Path) -> int | None:
+    """1 or 2, where a path is what this process prints to as standard output or error."""
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # nothing is there, or it is closed
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return number
+    return None
 
 
 def sha256_of_file(path: Path) -> str:

@@ -11,14 +11,20 @@ code 1.
 import dataclasses
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
 from candle_tf import app
 from candle_tf.errors import UserError
+from candle_tf.files import require_writable_file, write_each
 from candle_tf.progress import Progress
+
+if TYPE_CHECKING:
+    from candle_tf.stages.predict import Prediction
 
 _RUNTIME = flags.DEFINE_enum(
     "runtime",
@@ -43,9 +49,12 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             "Give a run's folder and what to classify: python -m candle_tf.predict RUN IMAGES..."
         )
+    outputs = [Path(flag.value) for flag in (_CSV, _JSONL, _HTML) if flag.value]
+    for path in outputs:
+        require_writable_file(path)
     from candle_tf.data.sources.image_files import open_image_files
     from candle_tf.deploy.exported_student import load_exported
-    from candle_tf.reporting.predictions import csv_lines, json_lines, write_lines, write_page
+    from candle_tf.reporting.predictions import csv_lines
     from candle_tf.stages.predict import Prediction, predict
 
     student = load_exported(arguments[0], _RUNTIME.value)
@@ -63,22 +72,29 @@ def main(arguments: list[str]) -> None:
             progress.close()
 
         results = follow(predict(student, files, top, _BATCH_SIZE.value))
-        if not (_CSV.value or _JSONL.value or _HTML.value):
+        if not outputs:
             sys.stdout.writelines(csv_lines(results, top))
         else:
             for _ in results:
                 pass
-        if _CSV.value:
-            write_lines(Path(_CSV.value), csv_lines(found, top))
-        if _JSONL.value:
-            write_lines(Path(_JSONL.value), json_lines(found))
-        if _HTML.value:
-            write_page(Path(_HTML.value), f"Predictions of {student.source}", found)
+        _write_files(found, top, f"Predictions of {student.source}")
         logging.info("%s", progress.summary())
     bad = [each for each in found if each.error]
     if bad:
         reasons = "\n".join(each.error for each in itertools.islice(bad, 10))
         raise SystemExit(f"{len(bad)} of {len(found)} images could not be classified:\n{reasons}")
+
+
+def _write_files(found: "list[Prediction]", top: int, title: str) -> None:
+    """Writes the files that are asked for."""
+    from candle_tf.reporting.predictions import csv_lines, json_lines, write_lines, write_page
+
+    writes: list[tuple[str, Callable[[Path], None]]] = [
+        (_CSV.value, lambda path: write_lines(path, csv_lines(found, top))),
+        (_JSONL.value, lambda path: write_lines(path, json_lines(found))),
+        (_HTML.value, lambda path: write_page(path, title, found)),
+    ]
+    write_each(partial(write, Path(name)) for name, write in writes if name)
 
 
 def command() -> None:

@@ -396,6 +396,29 @@ def test_predict_classifies_names_of_any_bytes(run_dir, photos, tmp_path):
     assert "caf\\udce9.png" in files["html"].read_text("utf-8")
 
 
+def test_predict_writes_the_other_files_where_one_cannot_be_written(run_dir, photos, tmp_path):
+    # Before the work, x could be a folder as well as a file.
+    files = {"csv": tmp_path / "x" / "out.csv", "jsonl": tmp_path / "x", "html": tmp_path / "page"}
+    options = [f"--{kind}={path}" for kind, path in files.items()]
+    done = start("candle_tf.predict", str(run_dir), str(photos[1]), *options)
+    assert done.returncode == 2
+    assert f"{tmp_path / 'x'} cannot be written" in done.stderr
+    assert len(files["csv"].read_text().splitlines()) == 3
+    assert files["html"].read_text().count("<img") == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [("predict", ("csv", "jsonl", "html")), ("evaluate", ("csv", "json"))],
+)
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(module, flags, tmp_path):
+    for flag in flags:
+        arguments = ["/nowhere", *(["x.png"] if module == "predict" else [])]
+        done = start(f"candle_tf.{module}", *arguments, f"--{flag}={tmp_path}")
+        assert done.returncode == 2
+        assert f"{tmp_path} cannot be written" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"), [([], "Give a run's folder"), (["/nowhere", "x.png"], "does not exist")]
 )

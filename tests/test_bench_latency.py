@@ -73,6 +73,14 @@ def test_what_is_no_file_is_refused(arguments, tmp_path, monkeypatch):
         folders(arguments)
 
 
+def test_figures_that_could_not_be_written_are_refused_before_the_files_are_timed(
+    run_dir, tmp_path
+):
+    done = start_from_nothing("tools.bench_latency", str(run_dir), f"--json={tmp_path}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{tmp_path} cannot be written" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flag", "said"), [("--threads=x", "--threads=x"), ("--alphas=-1", "above 0")]
 )

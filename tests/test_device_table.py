@@ -16,6 +16,7 @@ from candle_tf.metrics import evaluate_logits
 from candle_tf.reporting.results import Results, read_results, write_results
 from tests.command import start
 from tests.deploy.test_binarize import SIZE, small_student
+from tools import device_table
 from tools.device_table import files_of
 
 LABELS = np.repeat(np.arange(2), 10)
@@ -127,3 +128,9 @@ def test_no_place_that_was_given_is_left_out(runs, tmp_path):
         other.touch()
         with pytest.raises(UserError, match=r"is none of student\.lce\.tflite"):
             files_of([other])
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_files_are_timed(tmp_path):
+    for outputs in (("", str(tmp_path)), (str(tmp_path), "")):
+        with pytest.raises(UserError, match="cannot be written"):
+            device_table.main([tmp_path / "nowhere"], 1, *outputs)

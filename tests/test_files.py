@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from candle_tf.files import (
     explain_full_disk,
     parse_json,
     read_json_object,
+    require_writable_file,
     sha256_of_file,
     write_atomically,
+    write_each,
 )
 
 _ROOT = Path(__file__).parents[1]
@@ -48,6 +51,47 @@ def test_a_failing_replacement_leaves_no_litter(tmp_path):
         write_atomically(taken, b"new")
     assert os.listdir(tmp_path) == ["taken"]
     assert os.listdir(taken) == ["inside"]
+
+
+@pytest.mark.parametrize("name", ["folder", "file/a", "file/a/b", "n" * 250, "link", "gone"])
+def test_a_path_that_cannot_be_written_is_refused_before_as_it_is_at_the_end(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    (tmp_path / "gone").symlink_to(tmp_path / "file" / "a")
+    before = sorted(os.listdir(tmp_path))
+    for check in (require_writable_file, lambda path: write_atomically(path, b"new")):
+        with pytest.raises(UserError, match="cannot be written"):
+            check(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == before
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="may write anywhere")
+def test_a_folder_without_rights_is_refused_before(tmp_path):
+    tmp_path.chmod(0o500)
+    for name in ("file", "a/b/file"):
+        with pytest.raises(UserError, match="Permission denied"):
+            require_writable_file(tmp_path / name)
+
+
+def test_what_can_be_written_is_not_touched_before(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(os.listdir(tmp_path))
+    for name in ("file", "new", "a/b/new", "pipe", "/dev/null"):
+        require_writable_file(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == before
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_files_are_written_also_where_another_one_cannot_be(tmp_path):
+    paths = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "c"]
+    with pytest.raises(UserError) as told:
+        write_each(partial(write_atomically, path, b"new") for path in paths)
+    assert [(tmp_path / name).read_bytes() for name in "ac"] == [b"new", b"new"]
+    for path in (paths[0], paths[2]):
+        assert f"{path} cannot be written" in str(told.value)
 
 
 def test_a_link_stays_one_and_its_file_is_replaced(tmp_path):

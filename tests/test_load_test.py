@@ -6,6 +6,7 @@ from collections import Counter
 
 import tensorflow as tf
 
+from tests.command import start
 from tests.deploy.preprocessing.test_preprocessing import in_graph
 from tools.load_test import Ask, Best, _figures, _load, _Memory, _Size, bad_images, good_images
 
@@ -58,3 +59,21 @@ def test_its_good_images_are_read_and_its_bad_ones_are_not():
         except tf.errors.InvalidArgumentError:
             continue
         raise AssertionError(f"{bad[:10]!r} was read")
+
+
+def test_a_folder_without_versions_and_a_run_are_told_apart(tmp_path):
+    done = start("tools.load_test", f"--model_base_path={tmp_path}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{tmp_path} holds no export" in done.stderr
+    for version in ("9", "0010"):
+        (tmp_path / "export/saved_model" / version).mkdir(parents=True)
+    (tmp_path / "export/student.json").write_text("{}")
+    done = start("tools.load_test", f"--model_base_path={tmp_path}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "saved_model/0010 cannot be loaded" in done.stderr
+
+
+def test_figures_that_could_not_be_written_are_refused_before_the_load(tmp_path):
+    done = start("tools.load_test", "--model_base_path=nothing", f"--json={tmp_path}")
+    assert done.returncode == 2
+    assert f"{tmp_path} cannot be written" in done.stderr

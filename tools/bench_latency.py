@@ -21,7 +21,7 @@ from absl import flags
 from candle_tf import app
 from candle_tf.deploy.reported_export import refuse_other_student
 from candle_tf.errors import UserError
-from candle_tf.files import read_json_object, write_atomically
+from candle_tf.files import read_json_object, require_writable_file, write_atomically
 from candle_tf.reporting.table import ABSENT, human_bytes, percent, text_table
 
 REFERENCE = "student.float.tflite"
@@ -188,6 +188,8 @@ def main(arguments: list[str]) -> None:
     if given.rounds < 1 or not threads:
         raise UserError("--rounds and --threads must be at least 1.")
     groups = folders(arguments)
+    if given.json:
+        require_writable_file(Path(given.json))
     from candle_tf.deploy.checks.latency import machine
 
     print(f"{machine()}. MobileNetV2 has random weights here: its size and time count alone.")

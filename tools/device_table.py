@@ -13,6 +13,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ from absl import flags
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import read_json_object, sha256_of_file, write_atomically
+from candle_tf.files import (
+    read_json_object,
+    require_writable_file,
+    sha256_of_file,
+    write_atomically,
+    write_each,
+)
 from candle_tf.reporting.results import Results, accuracies, read_results
 from candle_tf.reporting.table import SHOT_GROUPS, human_bytes, percent, text_table
 
@@ -201,6 +208,9 @@ def main(given: Sequence[Path], rounds: int, csv_path: str, plot_path: str) -> N
     """Prints the table, and writes what is asked for."""
     if not given:
         raise UserError("Give folders of finished runs.")
+    for path in (csv_path, plot_path):
+        if path:
+            require_writable_file(Path(path))
     files = files_of(given)
     from candle_tf.deploy.checks.latency import machine
     from candle_tf.reporting.plots import to_png
@@ -209,14 +219,16 @@ def main(given: Sequence[Path], rounds: int, csv_path: str, plot_path: str) -> N
     first = next((row for row in rows if row["file"] == FILES["tflite_float"][1]), rows[0])
     print(f"{machine()}; one thread; time relative to {first['file']} of {first['run']}")
     print(text_table(rows, _SHOWN, left=_SHOWN[:2]))
-    if csv_path:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(Path(csv_path), text.getvalue().encode())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    contents = {csv_path: text.getvalue().encode()}
     if plot_path:
-        write_atomically(Path(plot_path), to_png(draw(rows)))
+        contents[plot_path] = to_png(draw(rows))
+    write_each(
+        partial(write_atomically, Path(path), content) for path, content in contents.items() if path
+    )
 
 
 def define_flags() -> None:

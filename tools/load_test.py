@@ -1,6 +1,6 @@
 """Many requests at once against the local server: none lost, none wrong, errors for bad images.
 
-    python -m tools.load_test --model_base_path=runs/quickstart/export/saved_model
+    python -m tools.load_test --model_base_path=runs/quickstart
 
 Starts `candle_tf.serve` on the loopback interface and sends requests over gRPC and REST, with
 photographs of several sizes and with bad files. Compares every response with the SavedModel's own,
@@ -34,9 +34,11 @@ from absl import flags, logging
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import require_writable_file, write_atomically
 
-_BASE_PATH = flags.DEFINE_string("model_base_path", None, "folder of the version folders")
+_BASE_PATH = flags.DEFINE_string(
+    "model_base_path", None, "folder of the version folders, or a run's folder"
+)
 _REQUESTS = flags.DEFINE_integer("requests", 10_000, "how many, half of them over REST", 8)
 _AT_ONCE = flags.DEFINE_integer("at_once", 16, "number of concurrent requests", 1, 256)
 _SECONDS = flags.DEFINE_float("max_seconds", 3600.0, "requests not begun by then are lost", 1.0)
@@ -81,9 +83,13 @@ class Refused(Exception):  # noqa: N818, the right response to a bad image
 
 def main() -> int:
     """Runs the load and prints the table; 0 where all is well."""
-    if not _BASE_PATH.value or not Path(_BASE_PATH.value).is_dir():
-        raise UserError(f"--model_base_path={_BASE_PATH.value or ''} is no folder of versions.")
-    base_path = Path(_BASE_PATH.value)
+    if not _BASE_PATH.value:
+        raise UserError("--model_base_path is missing: a run's folder, or that of its SavedModels.")
+    if _JSON.value:
+        require_writable_file(Path(_JSON.value))
+    from candle_tf.deploy.exported_student import find_saved_models
+
+    base_path = find_saved_models(_BASE_PATH.value)
     good, bad = good_images(), bad_images(good_images())
     expected = _expected_responses(base_path, good)
     with _run_server(base_path) as (process, port, rest_port):
@@ -133,8 +139,12 @@ def bad_images(good: list[bytes]) -> list[bytes]:
 def _expected_responses(base_path: Path, images: list[bytes]) -> list[Best]:
     import tensorflow as tf
 
-    version = max(int(entry.name) for entry in base_path.iterdir() if entry.name.isdigit())
-    serve = tf.saved_model.load(str(base_path / str(version))).signatures["serving_default"]
+    versions = [entry for entry in base_path.iterdir() if entry.name.isdecimal()]
+    newest = max(versions, key=lambda entry: int(entry.name))
+    try:
+        serve = tf.saved_model.load(str(newest)).signatures["serving_default"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{newest} cannot be loaded ({error}): export the run again.") from error
     return [
         _best({name: value.numpy() for name, value in serve(tf.constant([each])).items()}, 0)
         for each in images
