@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 import grpc
+from absl import logging
 from waitress import wasyncore
 
 from candle_tf.errors import UserError
@@ -113,14 +114,22 @@ class Server:
         self.is_idle = http_is_idle and not closing.is_alive()
 
     def watch(self, stop: threading.Event, every: float = 1.0) -> None:
-        """Loads new versions until `stop` is set.
+        """Loads new versions until `stop` is set, also after a check that failed.
 
         Args:
             stop: set from a signal handler or another thread.
             every: seconds between checks of the folder.
         """
+        told = ""
         while not stop.wait(every):
-            self._versions.poll()
+            try:
+                self._versions.poll()
+                told = ""
+            except Exception as error:  # whatever is wrong, later versions are to be loaded
+                reason = f"{type(error).__name__}: {error}"
+                if reason != told:
+                    logging.exception("The check for new versions failed, and is made again.")
+                told = reason
 
     def _finish_http(self, end_of_requests: float, end: float) -> bool:
         """Finishes running HTTP requests, and ends the threads; whether all did in time."""

@@ -10,6 +10,7 @@ highest that loads is.
 """
 
 import contextlib
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,8 +170,10 @@ class Versions:
 
 def _contents_of(folder: Path) -> _Contents:
     found = set()
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # it was removed meanwhile
-            status = path.stat()
-            found.add((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
+    # Unlike a glob, this is no error where a folder in it was removed meanwhile.
+    for inner, folders, files in os.walk(folder):
+        for path in (Path(inner, name) for name in (*folders, *files)):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.add((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
     return frozenset(found)

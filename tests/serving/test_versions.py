@@ -1,12 +1,16 @@
 """Which version is served while folders appear, fail, are copied and go."""
 
 import logging
+import os
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorflow as tf
 
+from candle_tf.serving.server import Server
 from candle_tf.serving.versions import END, Versions
 
 
@@ -88,6 +92,42 @@ def test_a_version_may_come_and_go_any_number_of_times(base, model):
         assert version_after_a_poll(versions) == 2
         shutil.rmtree(base / "2")
         assert version_after_a_poll(versions) == 1
+
+
+def test_a_folder_that_is_removed_while_it_is_read_is_no_error(base, monkeypatch):
+    versions = Versions("small", base)
+    assert version_after_a_poll(versions) == 1
+    (base / "2" / "part").mkdir(parents=True)
+    scan = os.scandir
+
+    def scan_without_it(path: Any) -> Any:
+        if isinstance(path, str | os.PathLike) and Path(path).name == "part":
+            shutil.rmtree(base / "2", ignore_errors=True)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_without_it)
+    assert version_after_a_poll(versions) == 1
+    assert not (base / "2").exists()
+
+
+def test_the_watch_continues_after_a_check_that_failed(tmp_path, caplog):
+    stop = threading.Event()
+
+    class Away(Versions):
+        checks = 0
+
+        def poll(self) -> None:
+            self.checks += 1
+            if self.checks == 4:
+                stop.set()
+            raise OSError("the disk is away")
+
+    versions = Away("small", tmp_path)
+    with Server(versions, port=0, rest_api_port=0) as server, caplog.at_level(logging.ERROR):
+        server.watch(stop, every=0.01)
+    assert versions.checks == 4
+    assert caplog.text.count("The check for new versions failed") == 1
+    assert "the disk is away" in caplog.text
 
 
 def test_why_no_version_is_served(tmp_path):
