@@ -192,18 +192,19 @@ def evaluate_logits(
     )
 
 
-def untested_sentence(names: Sequence[str]) -> str:
+def untested_sentence(names: Sequence[str], images: str = "test") -> str:
     """Says which classes are in no mean, as they have no test images; "" where all have some.
 
     Args:
         names: of these classes; the first ten are in the sentence.
+        images: which ones were measured, if not those of the test set.
     """
     if not names:
         return ""
     has, them = ("class has", "is") if len(names) == 1 else ("classes have", "are")
     shown = ", ".join(names[:_NAMED])
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return f"{len(names):,} {has} no test images and {them} not in the means: {shown}{more}"
+    return f"{len(names):,} {has} no {images} images and {them} not in the means: {shown}{more}"
 
 
 def softmax(logits: npt.ArrayLike) -> FloatArray:
