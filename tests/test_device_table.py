@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,26 @@ def test_every_file_is_told_once_with_its_own_accuracy_size_and_time(runs, tmp_p
     assert rows["binary student"]["OPs"] == "2.5 M"
     assert (rows["binary student"]["px"], rows["teacher in int8"]["px"]) == (str(SIZE), "32")
     assert paths[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_on_other_splits_are_told_apart(runs, tmp_path):
+    places = []
+    for name, split in (("a", "1" * 64), ("b", "1" * 64), ("c", "2" * 64)):
+        shutil.copytree(runs[1], tmp_path / name)
+        results = replace(read_results(runs[1] / "report.json"), split={"hash": split})
+        write_results(results, tmp_path / name / "report.json")
+        places.append(tmp_path / name)
+    # The same files, of which each split has accuracies of its own.
+    assert [file.run for file in files_of(places)] == ["a", "a", "c", "c"]
+    for given, splits in ((places[:2], 1), (places, 2)):
+        path = tmp_path / "devices.csv"
+        done = start("tools.device_table", *map(str, given), "--rounds=1", f"--csv={path}")
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert {row["split"] for row in csv.DictReader(path.open())} == set(
+            ["1" * 12, "2" * 12][:splits]
+        )
+        assert ("compare accuracies of one split alone" in done.stdout) is (splits == 2)
+        assert ("2" * 12 in done.stdout) is (splits == 2)
 
 
 def test_one_file_of_a_run_comes_alone(runs):

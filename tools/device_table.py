@@ -6,7 +6,8 @@ Each run gives its student's two files and, where it was written, its calibrated
 a file of a run (runs/c/export/teacher.int8.tflite) that one alone.
 All are timed in turn in one process each, on one thread, on this machine; accuracies are those that
 the run measured of the file itself on the test set. Times are relative to the first float32
-reference model, or to the first file where there is none. Files of the same content are told once.
+reference model, or to the first file where there is none. Files of the same content are told once
+for each split. Accuracies of runs on several splits may be of other test images: the table says so.
 """
 
 import csv
@@ -37,10 +38,11 @@ FILES = {
     "tflite_float": ("student.float.tflite", "its float32 reference"),
     "teacher_int8": ("teacher.int8.tflite", "teacher in int8"),
 }
-_COLUMNS = ("run", "file", "px", "bytes", "OPs", "time", "range", "mean %", *SHOT_GROUPS)
+_COLUMNS = ("run", "file", "px", "bytes", "OPs", "time", "range", "mean %", *SHOT_GROUPS, "split")
 _SHOWN = ("run", "file", "px", "size", "OPs", "time", "range", "mean %", *SHOT_GROUPS)
 # As in the figures of a run.
 _COLORS = {"tflite": "#0072B2", "tflite_float": "#56B4E9", "teacher_int8": "#CC79A7"}
+_HASH_DIGITS = 12  # of a split, that are shown
 _COST = "OPs (binary multiply-adds / 64 + those in float)"
 
 
@@ -53,6 +55,7 @@ class DeviceFile:
         kind: a key of `FILES`.
         path: of the file.
         side: of its input in pixels.
+        split: hash of the run's split; "" where the report has none.
         operations: OPs of an image; None where they were not counted.
         accuracies: by "mean" and shot group, fractions.
     """
@@ -61,12 +64,13 @@ class DeviceFile:
     kind: str
     path: Path
     side: int
+    split: str
     operations: float | None
     accuracies: dict[str, float]
 
 
 def files_of(given: Sequence[Path]) -> list[DeviceFile]:
-    """The files of finished runs, each content once.
+    """The files of finished runs, each content once for each split.
 
     Args:
         given: folders of runs, or files in their export/.
@@ -75,12 +79,12 @@ def files_of(given: Sequence[Path]) -> list[DeviceFile]:
         UserError: where a run has not finished or has exported no such file, and for a file that
             is none of these, or not the one that its run reports.
     """
-    found: dict[str, DeviceFile] = {}
+    found: dict[tuple[str, str], DeviceFile] = {}
     for place in given:
         if not place.exists():
             raise UserError(f"There is no {place}: give a run's folder, or a file of its export.")
         for file in _files_at(place):
-            found.setdefault(sha256_of_file(file.path), file)
+            found.setdefault((sha256_of_file(file.path), file.split), file)
     return list(found.values())
 
 
@@ -134,6 +138,7 @@ def _file(folder: Path, kind: str, path: Path, results: Results) -> DeviceFile:
         kind=kind,
         path=path,
         side=results.export[kind]["resolution"] if is_teacher else results.config["image_size"],
+        split=results.split.get("hash", ""),
         operations=results.export.get("cost", {}).get(_COST) if kind == "tflite" else None,
         accuracies=accuracies(results.metrics[kind]),
     )
@@ -168,9 +173,22 @@ def measure_files(files: Sequence[DeviceFile], rounds: int) -> list[dict[str, An
             "range": f"{time.ratio_min:.3f}-{time.ratio_max:.3f}",
             "mean %": percent(file.accuracies["mean"]),
             **{g: percent(file.accuracies[g]) for g in SHOT_GROUPS if g in file.accuracies},
+            "split": file.split[:_HASH_DIGITS],
         }
         for file, time in zip(files, times, strict=True)
     ]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of `measure_files` as text; splits are told where there are several."""
+    splits = {row["split"] for row in rows}
+    if len(splits) == 1:
+        return text_table(rows, _SHOWN, left=_SHOWN[:2])
+    return (
+        f"{text_table(rows, (*_SHOWN, 'split'), left=_SHOWN[:2])}\n"
+        f"The runs are on {len(splits)} splits, maybe with other test images: compare accuracies "
+        "of one split alone."
+    )
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Any:
@@ -181,8 +199,10 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     by_size, by_time = figure.subplots(1, 2, sharey=True)
     colors = {FILES[kind][1]: color for kind, color in _COLORS.items()}
+    has_several = len({row["split"] for row in rows}) > 1
     for number, row in enumerate(rows):
         accuracy, label = float(row["mean %"]), f"{row['run']}, {row['px']} px"
+        label += f", split {row['split']}" if has_several else ""
         # Above and below in turn, as files of one run lie side by side.
         place = (0, 6 if number % 2 else -12)
         for axes, value in ((by_size, row["bytes"] / 1e6), (by_time, float(row["time"]))):
@@ -218,7 +238,7 @@ def main(given: Sequence[Path], rounds: int, csv_path: str, plot_path: str) -> N
     rows = measure_files(files, rounds)
     first = next((row for row in rows if row["file"] == FILES["tflite_float"][1]), rows[0])
     print(f"{machine()}; one thread; time relative to {first['file']} of {first['run']}")
-    print(text_table(rows, _SHOWN, left=_SHOWN[:2]))
+    print(table(rows))
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
