@@ -485,7 +485,13 @@ def test_a_cell_is_trained_after_the_one_that_it_learns_from(tmp_path):
         "second": {"method": "plain_distillation", "teacher": "run:{runs}/first-{seed}"},
     }
     definition = read_definition(
-        definition_file(tmp_path, axes={"method": methods}, compare=[], choose=True)
+        definition_file(
+            tmp_path,
+            axes={"method": methods},
+            compare=[],
+            choose=True,
+            settings={"validation_fraction": 0.2},
+        )
     )
     first, second = definition.cells
     folder, records = tmp_path / "out", tmp_path / "records"
@@ -596,25 +602,37 @@ def test_one_training_phase_has_as_many_epochs_as_two():
     assert len({row["weight_decay"] for row in rows.values()}) == 1
 
 
-def test_cells_of_a_table_that_chooses_write_no_files_and_are_those_of_cells_that_do(
-    table, tmp_path
-):
-    folder, _ = table
-    path = definition_file(
-        tmp_path,
-        choose=True,
-        axes={"method": {"balanced_softmax": {"method": "balanced_softmax"}}},
-        compare=[],
-    )
-    done = start("tools.run_table", f"--table={path}", f"--run_dir={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
-    (cell,) = read_definition(path).cells
-    assert not (cell.run_path(tmp_path / "out") / "export").exists()
-    without = json.loads(cell.record_path(tmp_path / "out").read_text())
-    with_files = json.loads(cell.record_path(folder / "out").read_text())
+def test_cells_of_a_table_that_chooses_write_no_files_and_are_those_of_cells_that_do(tmp_path):
+    records = {}
+    for choose in (True, False):
+        path = definition_file(
+            tmp_path,
+            choose=choose,
+            axes={"method": {"balanced_softmax": {"method": "balanced_softmax"}}},
+            compare=[],
+            settings={"validation_fraction": 0.2},
+        )
+        folder = tmp_path / f"out_{choose}"
+        done = start("tools.run_table", f"--table={path}", f"--run_dir={folder}")
+        assert done.returncode == 0, done.stderr
+        (cell,) = read_definition(path).cells
+        assert (cell.run_path(folder) / "export").exists() is not choose
+        records[choose] = json.loads(cell.record_path(folder).read_text())
+    without, with_files = records[True], records[False]
     assert without["correct"] == with_files["correct"]
+    assert without["validation"] == with_files["validation"]
     assert without["config"]["export_student"] == "off"
     assert changed_settings(without, cell_config(cell, {})) == []
+
+
+def test_a_table_that_chooses_without_validation_images_is_refused_before_it_trains(tmp_path):
+    definition = read_definition(definition_file(tmp_path, choose=True))
+    with pytest.raises(UserError, match=r"cross_entropy-3 has --validation_fraction=0.*chooses"):
+        run_table.main(definition, tmp_path / "out", {}, only="cross")
+    assert not (tmp_path / "out").exists()
+    # A saved split may have such images.
+    cell = definition.cells[0]
+    run_table._check_cell(cell, cell_config(cell, {"split": "split.json"}), chooses=True)
 
 
 def test_a_table_that_chooses_shows_the_validation_subset_alone(table, tmp_path):

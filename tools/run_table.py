@@ -24,6 +24,7 @@ from typing import Any
 from absl import flags, logging
 
 from candle_tf import app
+from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.reporting.results import read_results
@@ -84,11 +85,7 @@ def main(
     ]
     missing = missing[:most] if most >= 0 else missing
     for cell in missing:
-        if not cell_config(cell, settings).training.epochs:
-            raise UserError(
-                f"{cell.name} has --epochs=0, which depends on the number of images: a table says "
-                "how many epochs are compared. Give epochs in its settings, or --set=epochs=..."
-            )
+        _check_cell(cell, cell_config(cell, settings), definition.chooses)
     refuse_begun_with_other_settings(missing, folder, settings)
     if keep and records:
         refuse_to_replace_records(missing, records, settings)
@@ -102,6 +99,22 @@ def main(
             f"{len(failures)} of {len(missing)} cells are not done. {' '.join(failures.values())} "
             "Start the table again to resume it; --only=NAME runs cells with NAME in their names "
             'alone, and "leave_out" in the table\'s file is for rows that cannot be run.'
+        )
+
+
+def _check_cell(cell: Cell, config: Config, chooses: bool) -> None:
+    """Refuses what a training accepts and its table cannot use."""
+    if not config.training.epochs:
+        raise UserError(
+            f"{cell.name} has --epochs=0, which depends on the number of images: a table says "
+            "how many epochs are compared. Give epochs in its settings, or --set=epochs=..."
+        )
+    # A saved split may have validation images all the same.
+    if chooses and not config.data.validation_fraction and not config.data.split:
+        raise UserError(
+            f"{cell.name} has --validation_fraction=0, and so no validation images, by which its "
+            'table chooses ("choose": true). Give a validation_fraction above 0 in its settings, '
+            "or --set=validation_fraction=0.2."
         )
 
 
