@@ -1,5 +1,6 @@
 """Which records of a table are used, and which trainings are resumed."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -165,6 +166,41 @@ def test_a_table_says_which_cells_it_is_without(tmp_path):
     told = "Not finished, 3 of 4 cells (row and seeds): cross_entropy (3, 4); balanced_softmax (4)."
     assert write_summary(definition, tmp_path).endswith(told)
     assert told in (tmp_path / "table.md").read_text()
+
+
+def write_record(definition: TableDefinition, place: int, folder: Path, **changes) -> None:
+    """The record of a finished cell, without images of its own."""
+    cell = definition.cells[place]
+    figures = {"student": {"mean": 0.5, "groups": {}}}
+    record = {"values": cell.values, "seed": cell.seed, "figures": figures, "images_seen": 1}
+    record |= {"hours": 0, "history": [], "split": "one", "labels": [0], "correct": [1]}
+    cell.record_path(folder).parent.mkdir(exist_ok=True)
+    cell.record_path(folder).write_text(json.dumps(record | changes))
+
+
+def test_an_axis_may_be_renamed_in_the_tables_file(tmp_path):
+    before = read_definition(definition_file(tmp_path))
+    for place in range(2):
+        write_record(before, place, tmp_path)
+    axes = {"loss": {name: {"method": name} for name in ("balanced_softmax", "cross_entropy")}}
+    compare = [{"axis": "loss", "of": "balanced_softmax"}]
+    now = read_definition(definition_file(tmp_path, axes=axes, compare=compare))
+    told = write_summary(now, tmp_path)
+    assert "balanced_softmax - cross_entropy" in told
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert [row["loss"] for row in rows] == ["balanced_softmax", "cross_entropy"]
+
+
+def test_a_shot_group_that_some_seeds_have_is_told_as_such(tmp_path):
+    definition = read_definition(definition_file(tmp_path, seeds=[3, 4], compare=[]))
+    for place, groups in enumerate(({"many": 0.5, "few": 0.25}, {}, {"many": 0.75}, {})):
+        write_record(
+            definition, place, tmp_path, figures={"student": {"mean": 0.5, "groups": groups}}
+        )
+    write_summary(definition, tmp_path)
+    row = next(csv.DictReader((tmp_path / "table.csv").open()))
+    assert row["many %"] == f"62.5 ± {12.5 * 2**0.5:.1f}"
+    assert (row["few %"], row["medium %"]) == ("25.0 (1 of 2 seeds)", "–")
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def _records(definition: TableDefinition, folder: Path) -> dict[str, list[_Recor
         path = cell.record_path(folder)
         if path.exists():
             record = read_json_object(path, "Delete it, and start the table again.")
-            rows[cell.row].append(record)
+            # An axis may have been renamed since.
+            rows[cell.row].append({**record, "values": cell.values})
     return dict(rows)
 
 
@@ -158,7 +159,9 @@ def _average(records: list[_Record]) -> dict[str, str]:
     row["mean %"] = _percent(means)
     for group in SHOT_GROUPS:
         values = [each["groups"][group] for each in figures if group in each["groups"]]
-        row[f"{group} %"] = _percent(np.array(values)) if values else "–"
+        # Class sizes, and so groups, may differ from seed to seed.
+        fewer = f" ({len(values)} of {len(figures)} seeds)" if len(values) < len(figures) else ""
+        row[f"{group} %"] = f"{_percent(np.array(values))}{fewer}" if values else "–"
     row["teacher %"] = "–"
     if all("teacher" in record["figures"] for record in records):
         row["teacher %"] = _percent(np.array([r["figures"]["teacher"]["mean"] for r in records]))
