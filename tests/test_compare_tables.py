@@ -237,6 +237,17 @@ def test_a_table_that_chooses_is_compared_on_validation_images(tmp_path):
     assert (row["images"], row["points"]) == ("validation", f"{100 * (12 - 10) / 20:+.1f}")
 
 
+def test_the_average_is_over_images_of_one_kind(tmp_path):
+    paths = [write_cells(tmp_path, name, choose=name == "two") for name in ("one", "two")]
+    both = margin_rows(find_margins(read_tables(tmp_path, *paths)))
+    for name, images in (("one", "test"), ("two", "validation")):
+        (alone,) = read_tables(tmp_path, tmp_path / f"{name}.json")
+        expected = [row for row in margin_rows(find_margins([alone])) if "average" in row["table"]]
+        found = [row for row in both if "average" in row["table"] and row["images"] == images]
+        assert found == expected
+        assert [row["table"] for row in found] == 2 * ["average of 1 of 1 tables"]
+
+
 def test_the_command_prints_and_writes_what_kept_records_say(tmp_path):
     paths = [write_cells(tmp_path, "one"), write_cells(tmp_path, "two")]
     # Of one table what was run here, of the other kept records.

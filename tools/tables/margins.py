@@ -47,16 +47,19 @@ _MARGIN_COLUMNS = (
     *("minus the best", "table", "method", "chosen of", "seeds", "images", "points", "95 %"),
     *SHOT_GROUPS,
 )
+# By whether a table chooses settings.
+_IMAGES = {False: "test", True: "validation"}
 _CELL_COLUMNS = ("table", "method", "kind", "seeds", "missing", "validation %", "note")
 _LEFT = ("minus the best", "table", "method", "kind", "seeds", "images", "missing", "note")
 _ABOUT = (
     "Points are of mean class accuracy, with 95 % intervals by a paired bootstrap over the images "
     "of each class; of the average, in each table, where tables with one test set have the same "
-    "images in a resample. The spread over seeds is not in them. The best other method is the one "
-    "with the highest accuracy on validation images relative to the compared method's, over the "
-    "seeds that both have, of the methods that were run. Methods with another student, and CANDLE "
-    "with other settings, are not chosen of. The average of a shot group is over the tables that "
-    "have the group."
+    "images in a resample. Tables that tell of validation images have an average of their own. The "
+    "spread over seeds is not in the intervals. The best other method is the one with the highest "
+    "accuracy on validation images relative to the compared method's, over the seeds that both "
+    "have, of the methods that were run. Methods with another student, and CANDLE with other "
+    "settings, are not chosen of. The average of a shot group is over the tables that have the "
+    "group."
 )
 _Record = dict[str, Any]
 
@@ -212,7 +215,7 @@ def _margin(table: TableMethods, kind: str) -> Margin:
     there = [method for method in others if not _obstacle(table, method)]
     name, chooses = table.definition.name, table.definition.chooses
     if not there:
-        return Margin(name, kind, "", 0, len(others), (), None)
+        return Margin(name, kind, "", 0, len(others), (), None, chooses)
     leads = [_validation_lead(_pairs(table, method)) for method in there]
     best = there[int(np.argmax(leads))]
     pairs = _pairs(table, best)
@@ -248,13 +251,15 @@ def _obstacle(table: TableMethods, method: MethodCells) -> str:
 
 
 def margin_rows(margins: Sequence[Margin]) -> list[dict[str, str]]:
-    """Lines of the margins and, after those of a kind, of their average; points are of 100."""
+    """Lines of the margins and, after those of a kind, of their average; points are of 100.
+
+    Tables that tell of validation images have an average of their own.
+    """
     return [row for kind in KINDS for row in _rows_of_kind(kind, margins)]
 
 
 def _rows_of_kind(kind: str, margins: Sequence[Margin]) -> Iterator[dict[str, str]]:
     chosen = [margin for margin in margins if margin.kind == kind]
-    there = [margin for margin in chosen if margin.images is not None]
     for margin in chosen:
         row = {
             "minus the best": kind,
@@ -268,11 +273,20 @@ def _rows_of_kind(kind: str, margins: Sequence[Margin]) -> Iterator[dict[str, st
             **row,
             "method": margin.best,
             "seeds": ", ".join(map(str, margin.seeds)),
-            "images": "validation" if margin.is_validation else "test",
+            "images": _IMAGES[margin.is_validation],
             **_figures([margin.images]),
         }
-    row = {"minus the best": kind, "table": f"average of {len(there)} of {len(chosen)} tables"}
-    yield {**row, **(_figures([each.images for each in there if each.images]) if there else {})}
+    for is_validation in sorted({margin.is_validation for margin in chosen}):
+        yield _average_row(kind, [each for each in chosen if each.is_validation == is_validation])
+
+
+def _average_row(kind: str, margins: Sequence[Margin]) -> dict[str, str]:
+    """The line of the average over the tables that have a margin; all of one kind of images."""
+    there = [margin.images for margin in margins if margin.images is not None]
+    row = {"minus the best": kind, "table": f"average of {len(there)} of {len(margins)} tables"}
+    if not there:
+        return row
+    return {**row, "images": _IMAGES[margins[0].is_validation], **_figures(there)}
 
 
 def _figures(sets: Sequence[PairedImages]) -> dict[str, str]:
