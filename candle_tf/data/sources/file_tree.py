@@ -51,6 +51,7 @@ class FileTree:
         read: From a file's path to its bytes. Thread-safe.
         change_token: From a file's path to a text that changes with its contents.
         close: Closes what `read` holds open.
+        top: Where this tree is below `path`: a folder's path that ends with "/", or "".
     """
 
     path: str
@@ -59,6 +60,7 @@ class FileTree:
     read: Callable[[str], bytes]
     change_token: Callable[[str], str]
     close: Callable[[], None]
+    top: str = ""
 
 
 def tree_source(
@@ -105,6 +107,7 @@ def below(tree: FileTree, top: str) -> FileTree:
         lambda name: tree.read(top + name),
         lambda name: tree.change_token(top + name),
         tree.close,
+        tree.top + top,
     )
 
 

@@ -27,6 +27,7 @@ from candle_tf.data.sources.file_tree import (
     tree_source,
     wrapping_folder,
 )
+from candle_tf.data.sources.folder_copies import refuse_copies
 from candle_tf.data.sources.source import (
     LabelledImages,
     Source,
@@ -80,6 +81,7 @@ def _find_subsets(name: str, tree: FileTree) -> Source:
         raise UserError(f"{tree.path}: no images found, but {_describe_contents(tree)}. {_LAYOUT}")
     prefixes = _subset_prefixes(tree, images)
     by_class = _classes(tree, images, prefixes["train"])
+    refuse_copies(tree, prefixes["train"], (name for ids in by_class.values() for name in ids))
     if len(by_class) < 2:
         raise UserError(
             f"{tree.path}: {len(by_class)} class folders with images where at least 2 are "

@@ -38,7 +38,7 @@ def subset_names(names: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for name in names:
-        words = _words(name)
+        words = split_words(name)
         subsets = [word for word in words if word in _SUBSETS]
         if len(subsets) == 1:
             others = tuple(w for w in words if w not in _SUBSETS and w not in _FILLERS)
@@ -58,6 +58,7 @@ def subset_of_value(value: str) -> str:
     return subset_names([value]).get(value, "")
 
 
-def _words(name: str) -> list[str]:
+def split_words(name: str) -> list[str]:
+    """The words of a name in lower case, without numbers: "SegTrain_2" has "seg" and "train"."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return re.findall(r"[^\W\d_]+", apart.casefold())

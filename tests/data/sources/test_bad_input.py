@@ -107,6 +107,10 @@ case("images and masks")(lambda root: folder(root, "images/1.png", "masks/1.png"
 case("subsets within class folders")(
     lambda root: folder(root, "ant/train/1.png", "ant/test/1.png", "bee/train/2.png")
 )
+case("copies of the data beside each other")(
+    lambda root: folder(root, *(f"{top}/{label}/1.png" for top in ("color", "grayscale")
+                                for label in ("rust", "scab")))
+)  # fmt: skip
 case("a class name with a line break")(lambda root: folder(root, "sea\nlion/1.png", "seal/1.png"))
 case("two training subsets")(
     lambda root: folder(root, "train/a/1.png", "train2017/b/1.png", "test/a/1.png")

@@ -1,6 +1,7 @@
 """Layouts that data sets are published in, in a folder, a ZIP and a TAR alike."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -91,6 +92,77 @@ def test_validation_without_test_becomes_the_test_subset(tmp_path, write, valida
 def test_other_layouts_are_refused_with_what_was_found(tmp_path, write, names, message):
     with pytest.raises(UserError, match=message):
         open_source("folder", write(tmp_path, tree(*names)))
+
+
+def in_each(tops: tuple[str, ...], *inner: str) -> dict[str, bytes]:
+    """Two images in each of some folders in each of others."""
+    return tree(*(f"{top}/{name}/{i}.png" for top in tops for name in inner for i in range(2)))
+
+
+COPIES = ("color", "grayscale", "segmented")
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    ("tops", "more"),
+    [
+        (COPIES, ()),
+        (("fold1", "fold2", "fold_3"), ()),
+        (("leaves-colour", "leaves-Grey"), ()),
+        (("original", "augmented"), ("original/rust/1.png", "augmented/rare/1.png")),
+        (("train/raw", "train/cropped"), ("test/raw/scab/1.png",)),
+    ],
+)
+def test_copies_of_the_data_beside_each_other_are_no_classes(tmp_path, write, tops, more):
+    files = in_each(tops, "scab", "rust") | tree(*more)
+    with pytest.raises(UserError, match=r"copies or parts.*same folders \('rust', 'scab'\)"):
+        open_source("folder", write(tmp_path, files))
+
+
+def test_the_folder_that_a_refusal_of_copies_names_can_be_given(tmp_path):
+    data = write_folder(tmp_path, in_each(tuple(f"plants/{top}" for top in COPIES), "rust", "scab"))
+    with pytest.raises(UserError) as caught:
+        open_source("folder", data)
+    named = re.search("--data_dir=([^,]*),", str(caught.value)).group(1)
+    with open_source("folder", named) as source:
+        assert source.class_names == ("rust", "scab")
+        assert len(source.train.ids) == 4
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    "files",
+    [
+        in_each(("cat", "dog"), "day", "night"),
+        in_each(("color", "cat"), "day", "night"),  # one name of a copy makes no copies
+    ],
+)
+def test_folders_that_all_classes_have_are_told_and_stay_parts_of_them(
+    tmp_path, write, files, caplog
+):
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert source.class_names == tuple(sorted({name.partition("/")[0] for name in files}))
+        assert len(source.train.ids) == 8
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1
+    assert "are read as classes. Each of them holds the folders 'day', 'night'" in told[0]
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    "files",
+    [
+        in_each(("cat", "dog"), "day", "night") | tree("cat/1.png"),
+        in_each(("cat", "dog"), "day", "night") | tree("dog/dusk/1.png"),
+        in_each(("cat", "dog"), "images"),
+        in_each(("color", "gray"), "images"),
+        in_each(("color", "gray"), "day", "night") | tree("gray/1.png"),
+    ],
+)
+def test_of_other_folders_in_class_folders_nothing_is_said(tmp_path, write, files, caplog):
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert len(source.class_names) == 2
+    assert not caplog.records
 
 
 @WRITERS
