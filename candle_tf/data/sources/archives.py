@@ -65,6 +65,9 @@ _DECOMPRESSORS: dict[bytes, Callable[[Path], Any]] = {
 }
 
 
+# First bytes of a ZIP: of a member, of an archive without any, and of one packed in one piece by a
+# packer of several pieces. "PK" alone begins names, and a TAR begins with the name of a member.
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK00PK\x03\x04")
 # Where a TAR says that it is one.
 _TAR_MAGIC = slice(257, 262)
 
@@ -89,14 +92,15 @@ def open_tree(path: Path, advice: str = "", scratch: str = "", encoding: str = "
         return folder_tree(path)
     try:
         with path.open("rb") as file:
-            magic = file.read(6)
+            start = file.read(_TAR_MAGIC.stop)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
-    if magic.startswith(b"PK"):
-        return _zip_tree(path, advice, encoding)
-    for beginning, opener in _DECOMPRESSORS.items():
-        if magic.startswith(beginning):
-            return _tar_tree(path, _unpack(path, opener, advice, scratch), advice, encoding)
+    if not _is_tar(start):
+        if start.startswith(_ZIP):
+            return _zip_tree(path, advice, encoding)
+        for beginning, opener in _DECOMPRESSORS.items():
+            if start.startswith(beginning):
+                return _tar_tree(path, _unpack(path, opener, advice, scratch), advice, encoding)
     return _tar_tree(path, path.open("rb"), advice, encoding)
 
 
@@ -104,7 +108,12 @@ def is_archive(path: Path) -> bool:
     """Whether a file begins as one of the kinds that `open_tree` opens does."""
     with path.open("rb") as file:
         start = file.read(_TAR_MAGIC.stop)
-    return start.startswith((b"PK", *_DECOMPRESSORS)) or start[_TAR_MAGIC] == b"ustar"
+    return start.startswith((*_ZIP, *_DECOMPRESSORS)) or _is_tar(start)
+
+
+def _is_tar(start: bytes) -> bool:
+    """Whether a file that begins so says that it is a TAR; very old ones say nothing."""
+    return start[_TAR_MAGIC] == b"ustar"
 
 
 def _damage_error(path: Path, error: object, advice: str) -> UserError:

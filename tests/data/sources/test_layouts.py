@@ -3,9 +3,11 @@
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from candle_tf.data.sources.archives import is_archive
 from candle_tf.data.sources.registry import open_source
 from candle_tf.data.sources.subset_names import subset_names, subset_of_value
 from candle_tf.errors import UserError
@@ -268,6 +270,31 @@ def test_names_of_a_tar_are_read_in_the_given_encoding_only(tmp_path):
         open_source("folder", str(path))
     with open_source("folder", str(path), archive_encoding="cp932") as source:
         assert source.read_bytes("山/1.png") == image(4)
+
+
+@pytest.mark.parametrize("top", ["PKMN", "PK", "BZh9"])
+def test_a_tar_whose_first_name_begins_as_another_archive_is_a_tar(tmp_path, top):
+    files = tree(f"{top}/ant/0.png", f"{top}/bee/1.png")
+    with open_source("folder", write_tar(tmp_path, files)) as source:
+        assert source.class_names == ("ant", "bee")
+        assert source.read_bytes("bee/1.png") == image(1)
+    assert is_archive(tmp_path / "data.tar")
+
+
+@pytest.mark.parametrize("marker", [b"", b"PK\x07\x08", b"PK00"])
+def test_a_zip_may_begin_as_one_of_several_pieces(tmp_path, marker):
+    path = Path(write_zip(tmp_path, tree("ant/0.png", "bee/1.png")))
+    path.write_bytes(marker + path.read_bytes())
+    assert is_archive(path)
+    with open_source("folder", str(path)) as source:
+        assert source.read_bytes("bee/1.png") == image(1)
+
+
+def test_a_zip_without_a_member_is_a_zip_and_two_letters_make_none(tmp_path):
+    with pytest.raises(UserError, match="no images found, but no folders"):
+        open_source("folder", write_zip(tmp_path, {}))
+    (tmp_path / "note").write_text("PKU is a disease." * 40)
+    assert not is_archive(tmp_path / "note")
 
 
 @WRITERS
