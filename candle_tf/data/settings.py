@@ -175,11 +175,7 @@ class DataSettings(SettingsGroup):
 
     def _check_locations(self) -> None:
         kind = self.kind
-        if self.archive_encoding and not _is_encoding(self.archive_encoding):
-            raise UserError(
-                f"--archive_encoding={self.archive_encoding} is not known; it is an encoding of "
-                "text such as cp932, gbk, cp949, big5 or cp437."
-            )
+        check_archive_encoding(self.archive_encoding)
         if kind in ("folder", *LISTED) and not self.data_dir:
             raise UserError(
                 f"--data_dir is empty, but --dataset={self.dataset} needs the path of a folder, "
@@ -233,6 +229,19 @@ class UnlabelledSettings(SettingsGroup):
         if not self.unlabelled_dir:
             return 0
         return min(max(round(self.unlabelled_fraction * batch_size), 1), batch_size - 1)
+
+
+def check_archive_encoding(name: str) -> None:
+    """Checks the value of --archive_encoding.
+
+    Raises:
+        UserError: if it is no encoding of text, and not empty.
+    """
+    if name and not _is_encoding(name):
+        raise UserError(
+            f"--archive_encoding={name} is not known; it is an encoding of text such as cp932, "
+            "gbk, cp949, big5 or cp437."
+        )
 
 
 def _is_encoding(name: str) -> bool:

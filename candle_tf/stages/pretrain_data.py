@@ -100,18 +100,18 @@ def _held_out(ids: Sequence[str], settings: Pretraining) -> np.ndarray:
 
 
 def _open(settings: Pretraining) -> Source:
-    scratch = str(settings.cache_path)
+    reading = {"scratch": str(settings.cache_path), "archive_encoding": settings.archive_encoding}
     if settings.dataset == "folder":
-        return open_unlabelled(settings.data_dir, scratch)
+        return open_unlabelled(settings.data_dir, **reading)
     kind = kind_of(settings.dataset, settings.data_dir, settings.train_list)
-    return open_source(
-        kind, data_dir=settings.data_dir, train_list=settings.train_list, scratch=scratch
-    )
+    return open_source(kind, data_dir=settings.data_dir, train_list=settings.train_list, **reading)
 
 
 def _open_tests(settings: Pretraining) -> Source:
     try:
-        return open_unlabelled(settings.test_data_dir, str(settings.cache_path))
+        return open_unlabelled(
+            settings.test_data_dir, str(settings.cache_path), settings.archive_encoding
+        )
     except UserError as error:
         raise UserError(f"--test_data_dir={settings.test_data_dir}: {error}") from error
 

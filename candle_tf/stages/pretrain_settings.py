@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from candle_tf.data.augment.settings import AUGMENTATIONS
-from candle_tf.data.settings import ON_BAD_IMAGE
+from candle_tf.data.settings import ON_BAD_IMAGE, check_archive_encoding
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object
 from candle_tf.run_folder import claim_folder, write_settings
@@ -45,6 +45,9 @@ class Pretraining(SettingsGroup):
         "",
         "a folder, ZIP or TAR with the images of a test set: where one of them is among the "
         "images, byte by byte, the training is refused",
+    )
+    archive_encoding: str = setting(
+        "", "encoding of the names in a ZIP or TAR that does not say it; see candle_tf.train"
     )
     data_license: str = setting("", "the licence of the images, for the card of the weights")
     on_bad_image: str = setting(
@@ -106,6 +109,7 @@ class Pretraining(SettingsGroup):
 
     def check(self) -> None:
         check_teachers(self.teacher, self.teacher_weights, self.teacher_weights_sha256)
+        check_archive_encoding(self.archive_encoding)
         # Refuses values that contradict each other.
         ComputeSettings(
             precision=self.precision, xla=self.xla, kernels=self.kernels, strategy=self.strategy

@@ -43,7 +43,7 @@ def check_unlabelled_images(config: Config, source: Source, split: Split) -> dic
             be skipped.
     """
     place, cache = config.unlabelled.unlabelled_dir, config.run.cache_path
-    with open_unlabelled(place, str(cache)) as unlabelled:
+    with _open(config) as unlabelled:
         scan = scan_images(unlabelled, unlabelled.train.ids, cache)
         left_out = [{"id": each, "reason": reason(unlabelled, each)} for each in scan.bad]
         if left_out and config.data.on_bad_image == "stop":
@@ -76,7 +76,7 @@ def open_unlabelled_images(config: Config, record: dict[str, Any], side: int) ->
     """
     place = config.unlabelled.unlabelled_dir
     with ExitStack() as opened:
-        source = opened.enter_context(open_unlabelled(place, str(config.run.cache_path)))
+        source = opened.enter_context(_open(config))
         ids = _used_ids(source, record)
         if source.content_hash(ids, missing="missing") != record["content"]:
             raise UserError(
@@ -125,6 +125,12 @@ def log_unlabelled_images(record: dict[str, Any], path: Path) -> None:
             "bytes, e.g. %s. They are left out, as nothing may be learned from them; see %s",
             *(len(record["shared"]), record["shared"][0], path),
         )
+
+
+def _open(config: Config) -> Source:
+    return open_unlabelled(
+        config.unlabelled.unlabelled_dir, str(config.run.cache_path), config.data.archive_encoding
+    )
 
 
 def _list_reasons(left_out: list[dict[str, str]]) -> str:

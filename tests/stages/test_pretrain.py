@@ -35,6 +35,7 @@ from candle_tf.students.settings import StudentSettings
 from candle_tf.students.weights import spec
 from candle_tf.students.weights.packed import describe
 from candle_tf.teachers.registry import TEACHERS
+from tests.data.sources.test_registry import write_old_zip
 from tests.teachers.test_feature_parts import random_backbone
 
 SIDE = 24
@@ -385,6 +386,19 @@ def test_images_of_a_test_set_are_refused(images, tmp_path):
     (tests / "renamed.png").write_bytes(png(7))
     with pytest.raises(UserError, match=r"1 of the images are also in.*some/where/7\.png"):
         open_images(settings)
+
+
+def test_names_of_images_and_test_images_are_read_in_the_given_encoding(images, tmp_path):
+    packed = write_old_zip(tmp_path, tuple(f"表/{i}.png" for i in range(20)), "cp932")
+    with pytest.raises(UserError, match=r"unknown encoding.*Give --archive_encoding"):
+        open_images(settings_for(images, tmp_path / "run", data_dir=packed))
+    changes = {"data_dir": packed, "archive_encoding": "cp932"}
+    data = open_images(settings_for(images, tmp_path / "run", **changes))
+    assert len(data.train) + len(data.heldout) == 20
+    with pytest.raises(UserError, match=f"20 of the images are also in --test_data_dir={packed}"):
+        open_images(settings_for(images, tmp_path / "run", test_data_dir=packed, **changes))
+    with pytest.raises(UserError, match="--archive_encoding=cp0 is not known"):
+        settings_for(images, tmp_path / "run", archive_encoding="cp0")
 
 
 def test_a_test_set_that_is_not_there_is_told_before_images_are_read(images, tmp_path):

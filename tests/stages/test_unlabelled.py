@@ -15,7 +15,7 @@ from candle_tf.stages import train as training
 from candle_tf.stages.cache_features import cache_all_features
 from candle_tf.stages.prepare import prepare
 from candle_tf.students.compute_policy import resolve_compute_policy
-from tests.data.sources.test_registry import tree, write_folder
+from tests.data.sources.test_registry import tree, write_folder, write_old_zip
 from tests.stages.interrupt import interrupt
 from tests.stages.test_train import one_block_student  # noqa: F401
 from tests.teachers.test_features import make_teacher
@@ -94,6 +94,16 @@ def test_a_moved_folder_of_the_same_images_resumes(config, tmp_path):
     without = config.replace(unlabelled_dir="", unlabelled_fraction=0.5)
     with pytest.raises(UserError, match=r"--unlabelled_dir was .*moved and is now empty"):
         open_run_folder(without)
+
+
+def test_their_names_are_read_in_the_given_encoding(config, tmp_path):
+    names = tuple(f"表/{i}.png" for i in range(3))
+    packed = write_old_zip(tmp_path, names, "cp932")
+    config = config.replace(unlabelled_dir=packed)
+    with pytest.raises(UserError, match=r"unknown encoding.*Give --archive_encoding"):
+        prepare(config, open_run_folder(config))
+    config = config.replace(archive_encoding="cp932", run_dir=str(tmp_path / "other"))
+    assert len(prepare(config, open_run_folder(config)).unlabelled) == len(names)
 
 
 def _pixels(data):

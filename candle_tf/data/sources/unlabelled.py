@@ -16,19 +16,20 @@ from candle_tf.errors import UserError
 _LAYOUT = f"Expected images named *{', *'.join(EXTENSIONS)} in a folder, a ZIP or a TAR file."
 
 
-def open_unlabelled(path: str, scratch: str = "") -> Source:
+def open_unlabelled(path: str, scratch: str = "", archive_encoding: str = "") -> Source:
     """Opens the images; all are in `Source.train`, sorted by path, with the label 0.
 
     Args:
         path: of the folder or archive.
         scratch: as in `SourceConfig`.
+        archive_encoding: as in `SourceConfig`.
 
     Raises:
         UserError: where there is none, or no image in it.
     """
     if not path:
         raise UserError(f"No path of images was given. {_LAYOUT}")
-    tree = open_tree(Path(path).expanduser(), _LAYOUT, scratch)
+    tree = open_tree(Path(path).expanduser(), _LAYOUT, scratch, archive_encoding)
     ids = tuple(sorted(filter(is_image, tree.files)))
     if not ids:
         tree.close()
