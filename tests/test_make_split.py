@@ -55,7 +55,7 @@ def test_the_split_is_the_one_that_the_source_gives(drawn):
     ("flags", "told"),
     [
         (["--json=split.json"], "--out and --json are both split.json"),
-        (["--out=a.png"], "--out and --histogram are both a.png"),
+        (["--out=a.png", "--histogram=a.png"], "--out and --histogram are both a.png"),
         (["--histogram=b", "--json=./b"], "--histogram and --json are both b"),
     ],
 )
@@ -86,7 +86,7 @@ def test_the_imbalance_factor_is_said_of_profiles_that_have_one(drawn):
 
 def test_an_image_is_drawn(drawn):
     folder, _, _ = drawn
-    with Image.open(folder / "split.png") as image:
+    with Image.open(folder / "split.histogram.png") as image:
         assert image.format == "PNG"
         assert min(image.size) > 200
 
@@ -100,7 +100,8 @@ def test_another_split_is_not_overwritten(drawn):
     assert load_split(folder / "split.json").hash == figures["hash"]
 
 
-def test_given_counts_and_no_validation_subset(tmp_path):
+def test_given_counts_no_validation_subset_and_a_file_of_the_same_name(tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"a photo")
     (tmp_path / "counts.json").write_text(json.dumps({str(c): 100 - 9 * c for c in range(10)}))
     done = start(tmp_path, "--profile=counts", "--class_counts=counts.json",
                  "--validation_fraction=0", "--json=figures.json", "--out=mine.json")  # fmt: skip
@@ -108,7 +109,9 @@ def test_given_counts_and_no_validation_subset(tmp_path):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["counts"] == {str(c): 100 - 9 * c for c in range(10)}
     assert figures["validation"] == 0
-    assert (tmp_path / "mine.png").exists()
+    assert (tmp_path / "mine.png").read_bytes() == b"a photo"
+    with Image.open(tmp_path / "mine.histogram.png") as image:
+        assert image.format == "PNG"
 
 
 def test_classes_without_test_images_are_told_below_the_table(tmp_path, drawn):

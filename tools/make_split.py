@@ -136,7 +136,9 @@ def histogram(split: Split) -> bytes:
 def define_flags() -> None:
     """Defines this main's own flags: when it runs, as other mains have flags of the same names."""
     flags.DEFINE_string("out", "split.json", "where to save the split")
-    flags.DEFINE_string("histogram", "", "where to draw it; beside --out, as .png, if empty")
+    flags.DEFINE_string(
+        "histogram", "", "where to draw it; beside --out, as <name>.histogram.png, if empty"
+    )
     flags.DEFINE_string("json", None, "where to write the figures")
 
 
@@ -156,7 +158,9 @@ def main(config: Config) -> None:
     """Draws, prints and writes the split."""
     given = flags.FLAGS
     out = Path(given.out)
-    image = Path(given.histogram) if given.histogram else out.with_suffix(".png")
+    # Not flowers.png beside flowers.json, which may be an image of the user.
+    default = out.with_name(f"{out.stem}.histogram.png")
+    image = Path(given.histogram) if given.histogram else default
     figures_file = {"json": Path(given.json)} if given.json else {}
     _refuse_one_file({"out": out, "histogram": image, **figures_file})
     with open_data(config) as source:
