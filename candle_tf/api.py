@@ -135,6 +135,9 @@ class Model:
     ) -> Metrics:
         """Accuracy on labelled images: per class, by shot group of the training, calibration.
 
+        Not all classes need images: those without are not measured. In a list, whole numbers are
+        indices of the student's classes.
+
         Args:
             dataset: as --dataset. The test subset is measured, or, where the data has none, all.
             data_dir: as --data_dir.
@@ -158,7 +161,7 @@ class Model:
                     "to measure and their classes, beside --data_dir."
                 )
             source = {**source, "train_list": source["test_list"], "test_list": ""}
-        with open_source(kind, data_dir, **source) as data:
+        with open_source(kind, data_dir, known_classes=self.labels, **source) as data:
             subset = data.test or data.train
             ids = np.asarray(self._ids_of(data))[subset.labels]
             scores, measured = self._scores_of(data, subset.ids, on_bad_image == "skip")

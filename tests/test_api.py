@@ -222,6 +222,44 @@ def test_a_list_that_is_missing_is_told_by_the_flag_that_evaluation_has(two_imag
         candle_tf.Model(_Brightness()).evaluate(dataset, str(two_images / "images"))
 
 
+class _Levels(_Brightness):
+    """The same with a class between them, as a student that was trained on a list."""
+
+    labels = ("0", "1", "2")
+
+    def scores(self, images):
+        return np.eye(3, dtype=np.float32)[[int(image.mean()) // 86 for image in images]]
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "accuracies"),
+    [
+        (_Levels, "path,label\ndark/0.png,0\nbright/0.png,2\n", (1, None, 1)),
+        (_Levels, "path,label\nbright/0.png,1\n", (None, 0, None)),
+        (_Levels, "path,label,split\nbright/0.png,2,test\n", (None, None, 1)),
+        (_Brightness, "path,label\nbright/0.png,1\n", (None, 1)),
+        (_Brightness, "path,label\nbright/0.png,bright\n", (None, 1)),
+    ],
+)
+def test_a_list_may_lack_classes(two_images, model, text, accuracies):
+    (two_images / "new.csv").write_text(text)
+    metrics = candle_tf.Model(model()).evaluate(
+        "list", str(two_images / "images"), test_list=str(two_images / "new.csv")
+    )
+    assert metrics.per_class == accuracies
+    untested = [name for name, a in zip(model.labels, accuracies, strict=True) if a is None]
+    assert metrics.untested_classes == tuple(untested)
+
+
+def test_a_folder_may_lack_classes(two_images):
+    shutil.rmtree(two_images / "images" / "dark")
+    metrics = candle_tf.Model(_Brightness()).evaluate("folder", str(two_images / "images"))
+    assert metrics.per_class == (None, 1)
+    (two_images / "images" / "bright").rename(two_images / "images" / "brown")
+    with pytest.raises(UserError, match="the class 'brown', which brightness does not know"):
+        candle_tf.Model(_Brightness()).evaluate("folder", str(two_images / "images"))
+
+
 def test_the_command_prints_and_writes_what_is_measured(run_dir, labelled, tmp_path):
     folder, _, _ = labelled
     done = start(

@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 
 from candle_tf.data.images.decode import decode_image
-from candle_tf.data.sources.source import LabelledImages, Source, find_repeats
+from candle_tf.data.sources.source import NO_IMAGES, LabelledImages, Source, find_repeats
 from candle_tf.errors import UserError
 
 EXTENSIONS = (
@@ -71,7 +71,7 @@ def tree_source(
     Args:
         name: Of the data set.
         class_names: C names.
-        subsets: "train" and, where there are any, "test" and "validation".
+        subsets: Where there are any, "train", "test" and "validation".
         tree: Closed with the data set.
     """
 
@@ -81,7 +81,7 @@ def tree_source(
     return Source(
         name,
         class_names,
-        subsets["train"],
+        subsets.get("train", NO_IMAGES),
         subsets.get("test"),
         read,
         tree.change_token,

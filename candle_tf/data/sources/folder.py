@@ -10,6 +10,7 @@ test subset, as for ImageNet. Other layouts are refused: read as classes, they w
 data set.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -65,36 +66,38 @@ def open_folder(name: str, config: SourceConfig) -> Source:
         raise UserError(f"The data set {name!r} needs the path of the images. {_LAYOUT}")
     path = Path(config.data_dir).expanduser()
     tree = open_tree(path, _LAYOUT, config.scratch, config.archive_encoding)
+    known = frozenset(config.known_classes)
     try:
-        return _find_subsets(name, _without_wrapping_folder(tree))
+        return _find_subsets(name, _without_wrapping_folder(tree, known), known)
     except BaseException:
         tree.close()
         raise
 
 
-def _find_subsets(name: str, tree: FileTree) -> Source:
-    """Finds subsets and classes in a tree; logs what it skips."""
+def _find_subsets(name: str, tree: FileTree, known: frozenset[str]) -> Source:
+    """Finds subsets and classes in a tree; logs what it skips.
+
+    Args:
+        name: Of the data set.
+        tree: Of all files.
+        known: Classes of the student that is measured on them; empty for a training.
+    """
     images = [file for file in tree.files if is_image(file)]
     if len(images) < len(tree.files):
         logging.warning("%s: %s skipped", tree.path, _other_files(tree))
     if not images:
         raise UserError(f"{tree.path}: no images found, but {_describe_contents(tree)}. {_LAYOUT}")
-    prefixes = _subset_prefixes(tree, images)
-    by_class = _classes(tree, images, prefixes["train"])
-    refuse_copies(tree, prefixes["train"], (name for ids in by_class.values() for name in ids))
-    if len(by_class) < 2:
-        raise UserError(
-            f"{tree.path}: {len(by_class)} class folders with images where at least 2 are "
-            f"needed; found {_describe_contents(tree)}. {_LAYOUT}"
-        )
-    class_names = sort_classes(by_class)
+    prefixes = _subset_prefixes(tree, images, known)
+    members = {
+        subset: _classes(tree, images, prefix, bool(known)) for subset, prefix in prefixes.items()
+    }
+    class_names = (
+        _classes_to_measure(tree, prefixes, members, known)
+        if known
+        else _classes_to_learn(tree, prefixes, members)
+    )
     warn_of_names_alike(class_names)
-    subsets = {"train": _labelled_images(by_class, class_names)}
-    for subset in ("test", "validation"):
-        if subset in prefixes:
-            members = _classes(tree, images, prefixes[subset])
-            _compare_classes(tree, prefixes[subset].rstrip("/"), class_names, members)
-            subsets[subset] = _labelled_images(members, class_names)
+    subsets = {name: _labelled_images(each, class_names) for name, each in members.items()}
     outside = len(images) - sum(len(subset.ids) for subset in subsets.values())
     if outside:
         inside = {image_id for subset in subsets.values() for image_id in subset.ids}
@@ -108,13 +111,58 @@ def _find_subsets(name: str, tree: FileTree) -> Source:
     return tree_source(name, class_names, subsets, tree)
 
 
-def _without_wrapping_folder(tree: FileTree) -> FileTree:
+def _classes_to_learn(
+    tree: FileTree, prefixes: dict[str, str], members: dict[str, dict[str, list[str]]]
+) -> tuple[str, ...]:
+    """Class names of a training; the other subsets must have no other classes."""
+    refuse_copies(tree, prefixes["train"], itertools.chain(*members["train"].values()))
+    if len(members["train"]) < 2:
+        raise UserError(
+            f"{tree.path}: {len(members['train'])} class folders with images where at least 2 are "
+            f"needed; found {_describe_contents(tree)}. {_LAYOUT}"
+        )
+    class_names = sort_classes(members["train"])
+    for subset in ("test", "validation"):
+        if subset in members:
+            folder = prefixes[subset].rstrip("/")
+            _refuse_empty_subset(
+                tree, folder, members[subset], "; then images are held out of train"
+            )
+            _compare_classes(tree, folder, class_names, members[subset])
+    return class_names
+
+
+def _classes_to_measure(
+    tree: FileTree,
+    prefixes: dict[str, str],
+    members: dict[str, dict[str, list[str]]],
+    known: frozenset[str],
+) -> tuple[str, ...]:
+    """Class names of images that are only measured: of all class folders with images."""
+    for subset, by_class in members.items():
+        if not known.issuperset(by_class):
+            refuse_copies(tree, prefixes[subset], itertools.chain(*by_class.values()))
+        if prefixes[subset]:
+            _refuse_empty_subset(tree, prefixes[subset].rstrip("/"), by_class)
+    if not any(members.values()):
+        raise UserError(
+            f"{tree.path}: no class folders with images; found {_describe_contents(tree)}. "
+            f"{_LAYOUT}"
+        )
+    return sort_classes({name for by_class in members.values() for name in by_class})
+
+
+def _without_wrapping_folder(tree: FileTree, known: frozenset[str]) -> FileTree:
     """The tree below the folders that contain everything else, if there are such."""
     while top := wrapping_folder(tree) or _folder_beside_labels(tree):
         inside = {name.split("/")[1] for name in tree.folders if "/" in name}
         # "train" alone is a subset, unless it contains subsets itself.
         is_subset = subset_names([top[:-1]]) and len(set(subset_names(inside).values())) < 2
-        if not inside or is_subset:
+        # The one class of images that are measured; what is in it belongs to it.
+        is_class = canonical_class_name(top[:-1]) in known and not known.issuperset(
+            map(canonical_class_name, inside)
+        )
+        if not inside or is_subset or is_class:
             break
         tree = below(tree, top)
     return tree
@@ -131,22 +179,28 @@ def _folder_beside_labels(tree: FileTree) -> str:
     return f"{top}/" if top in tops and subset_names(inside) else ""
 
 
-def _subset_prefixes(tree: FileTree, images: list[str]) -> dict[str, str]:
-    """Path prefix of each subset; {"train": ""} for one level of classes."""
+def _subset_prefixes(tree: FileTree, images: list[str], known: frozenset[str]) -> dict[str, str]:
+    """Path prefix of each subset; {"train": ""} for one level of classes.
+
+    Data that are only measured need no training subset, and several folders that are all named
+    after known classes are no subsets.
+    """
     tops = {name.partition("/")[0] for name in tree.folders}
     holding = {name.partition("/")[0] for name in images if "/" in name}
     # A class may be called "train" too, but then it has no folders of images.
     nested = {name.partition("/")[0] for name in images if name.count("/") > 1}
-    named = subset_names(tops)
+    are_classes = len(holding) > 1 and known.issuperset(holding)
+    named = {} if are_classes else subset_names(tops)
     if not nested.intersection(named):
         _refuse_subsets_without_classes(tree, holding)
         _refuse_subsets_within_classes(tree, images)
         return {"train": ""}
     folders = _folder_of_each_subset(tree, named, nested)
-    if "test" not in folders and "validation" in folders and holding == set(folders.values()):
+    alone = holding == set(folders.values()) or (known and "train" not in folders)
+    if "test" not in folders and "validation" in folders and alone:
         folders["test"] = folders.pop("validation")
         logging.info("%s: no test subset: %r becomes the test subset", tree.path, folders["test"])
-    if "train" in folders and ("test" in folders or holding == {folders["train"]}):
+    if known or ("train" in folders and ("test" in folders or holding == {folders["train"]})):
         return {subset: _class_level(tree, top) for subset, top in folders.items()}
     raise UserError(
         f"{tree.path}: folders {format_names(set(folders.values()))} look like subsets of a data "
@@ -225,8 +279,10 @@ def _refuse_kinds_of_files(tree: FileTree, by_class: dict[str, list[str]]) -> No
         )
 
 
-def _classes(tree: FileTree, images: list[str], prefix: str) -> dict[str, list[str]]:
-    """Ids by class below a prefix; an error for class folders without images."""
+def _classes(
+    tree: FileTree, images: list[str], prefix: str, measured: bool
+) -> dict[str, list[str]]:
+    """Ids by class below a prefix; class folders without images are errors, but to measure."""
     depth = prefix.count("/")
     by_class: dict[str, list[str]] = {
         name.removeprefix(prefix): []
@@ -239,12 +295,12 @@ def _classes(tree: FileTree, images: list[str], prefix: str) -> dict[str, list[s
             by_class[class_name].append(name)
     _refuse_kinds_of_files(tree, by_class)
     empty = [prefix + class_name for class_name, ids in by_class.items() if not ids]
-    if empty:
+    if empty and not measured:
         raise UserError(
             f"{tree.path}: no images in the class folder {format_names(empty)}. "
             "Put images in, or remove the folder."
         )
-    return _merge_names_alike(tree, by_class)
+    return _merge_names_alike(tree, {name: ids for name, ids in by_class.items() if ids})
 
 
 def _merge_names_alike(tree: FileTree, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -282,15 +338,6 @@ def _compare_classes(
             f"{tree.path}: {subset} has the class {format_names(unknown)}, which train lacks{has}. "
             f"Add it to train, or remove it from {subset}."
         )
-    if not members:
-        images = sum(is_image(name) for name in tree.files if name.startswith(f"{subset}/"))
-        remedy = "Fill or remove it."
-        if images:
-            remedy = (
-                f"So its {images} images have no labels: sort them into folders of their classes, "
-                "or remove it; then images are held out of train."
-            )
-        raise UserError(f"{tree.path}: {subset} holds no class folders. {remedy} {_LAYOUT}")
     lacking = set(class_names).difference(members)
     if lacking:
         logging.warning(
@@ -299,6 +346,22 @@ def _compare_classes(
             subset,
             format_names(lacking),
         )
+
+
+def _refuse_empty_subset(
+    tree: FileTree, folder: str, by_class: dict[str, list[str]], without: str = ""
+) -> None:
+    """Refuses a subset without class folders; `without` says what follows from its removal."""
+    if by_class:
+        return
+    images = sum(is_image(name) for name in tree.files if name.startswith(f"{folder}/"))
+    remedy = "Fill or remove it."
+    if images:
+        remedy = (
+            f"So its {images} images have no labels: sort them into folders of their classes, "
+            f"or remove it{without}."
+        )
+    raise UserError(f"{tree.path}: {folder} holds no class folders. {remedy} {_LAYOUT}")
 
 
 def _labelled_images(

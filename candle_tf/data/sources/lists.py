@@ -120,15 +120,21 @@ def list_source(
 
     Args:
         name: Of the data set.
-        config: `data_dir` and `class_names` are used.
-        lists: "train" and, where there are any, "test" and "validation".
+        config: `data_dir`, `class_names` and `known_classes` are used.
+        lists: "train" and, where there are any, "test" and "validation"; of images that are only
+            measured, any of them.
         numbers_are_indices: Whether labels are class indices where all are whole numbers; if not,
             they are class names.
 
     Raises:
         UserError: If labels, class names, lists or images do not fit each other.
     """
-    class_names, subsets = _label_lists(lists, _read_names(config.class_names), numbers_are_indices)
+    names = _read_names(config.class_names)
+    if config.known_classes:
+        names, numbers = _known_labels(lists, names, config.known_classes, numbers_are_indices)
+    else:
+        names, numbers = _learned_labels(lists, names, numbers_are_indices)
+    subsets = _subsets_of_lists(lists, names, numbers, bool(config.known_classes))
     _refuse_shared_images(lists)
     tree = _images(config, lists)
     try:
@@ -136,7 +142,7 @@ def list_source(
     except BaseException:
         tree.close()
         raise
-    return tree_source(name, class_names, subsets, tree)
+    return tree_source(name, names, subsets, tree)
 
 
 def _read_lists(config: SourceConfig) -> dict[str, "Entries"]:
@@ -157,7 +163,10 @@ def _read_lists(config: SourceConfig) -> dict[str, "Entries"]:
                     f"--{name}_list={given[name]} is given too. Leave one of them out."
                 )
             found[name] = entries
-    if "train" not in found:
+    if config.known_classes:
+        if not {"train", "test"}.intersection(found):
+            found["test"] = found.pop("validation")
+    elif "train" not in found:
         raise UserError(
             f"{config.train_list}: the column of subsets names no training images. Name them "
             "'train'."
@@ -429,10 +438,10 @@ def _read_names(path: str) -> tuple[str, ...] | None:
     return names
 
 
-def _label_lists(
+def _learned_labels(
     lists: dict[str, Entries], names: tuple[str, ...] | None, numbers_are_indices: bool
-) -> tuple[tuple[str, ...], dict[str, LabelledImages]]:
-    """Class names, and the labelled images of each list."""
+) -> tuple[tuple[str, ...], bool]:
+    """Class names of a training, and whether labels are indices into them."""
     numbers = numbers_are_indices and _are_numbers(lists, names)
     train = lists["train"]
     if names is None and numbers:
@@ -443,14 +452,74 @@ def _label_lists(
     elif names is None:
         names = sort_classes(train.labels)
         warn_of_names_alike(names)
+    return names, numbers
+
+
+def _known_labels(
+    lists: dict[str, Entries],
+    names: tuple[str, ...] | None,
+    known: tuple[str, ...],
+    numbers_are_indices: bool,
+) -> tuple[tuple[str, ...], bool]:
+    """Class names of images that a student is measured on, and whether labels are indices of them.
+
+    Args:
+        lists: The images.
+        names: Of --class_names, if given.
+        known: The student's classes.
+        numbers_are_indices: Whether whole numbers may be indices.
+    """
+    numbers = numbers_are_indices and _are_numbers(lists, names)
+    if names is not None:
+        return names, numbers
+    if numbers:
+        return known, _are_indices(lists, known)
+    return sort_classes({label for entries in lists.values() for label in entries.labels}), False
+
+
+def _are_indices(lists: dict[str, Entries], known: tuple[str, ...]) -> bool:
+    """Whether whole numbers are indices of a student's classes; if not, they are their names.
+
+    Raises:
+        UserError: If they may be either, and a label would be another class.
+    """
+    first = next(iter(lists.values()))
+    labels = {label for entries in lists.values() for label in entries.labels}
+    if not labels.issubset(known):
+        return True
+    index = {name: i for i, name in enumerate(known)}
+    other = [label for label in labels if _whole_number(label) != index[label]]
+    if other and all(0 <= _whole_number(label) < len(known) for label in labels):
+        label = min(other)
+        raise UserError(
+            f"{first.path}: the label {label!r} is the name of a class of the student, and the "
+            f"index of its class {known[_whole_number(label)]!r}. If labels are indices, give the "
+            "student's classes in their order as --class_names; if they are names, sort the images "
+            "into folders of these names, and give --dataset=folder."
+        )
+    return not other
+
+
+def _subsets_of_lists(
+    lists: dict[str, Entries], names: tuple[str, ...], numbers: bool, measured: bool
+) -> dict[str, LabelledImages]:
+    """The labelled images of each list; for a training every class needs some."""
     index = {name: i for i, name in enumerate(names)}
+    remedy = "add the class to the training list and to --class_names, if given"
+    if measured:
+        remedy = "subtract 1 from every label if they begin at 1" if numbers else (
+            "add the class to --class_names"
+        )  # fmt: skip
     subsets = {
-        subset: LabelledImages(tuple(entries.paths), _class_numbers(entries, names, index, numbers))
+        subset: LabelledImages(
+            tuple(entries.paths), _class_numbers(entries, names, index, numbers, remedy)
+        )
         for subset, entries in lists.items()
     }
-    require_every_class(subsets["train"].labels, names, train.path)
-    _warn_of_missing_classes(lists, subsets, names)
-    return names, subsets
+    if not measured:
+        require_every_class(subsets["train"].labels, names, lists["train"].path)
+        _warn_of_missing_classes(lists, subsets, names)
+    return subsets
 
 
 def _refuse_labels_from_one(lists: dict[str, Entries]) -> None:
@@ -497,8 +566,9 @@ def _whole_number(label: str) -> int:
 
 
 def _class_numbers(
-    entries: Entries, names: tuple[str, ...], index: dict[str, int], numbers: bool
+    entries: Entries, names: tuple[str, ...], index: dict[str, int], numbers: bool, remedy: str
 ) -> np.ndarray:
+    """Class indices, int32 [N]."""
     table = np.empty(len(entries.labels), np.int32)
     for code, label in enumerate(entries.labels):
         value = _whole_number(label) if numbers else index.get(label, -1)
@@ -507,7 +577,7 @@ def _class_numbers(
             first = entries.label_codes.index(code)
             raise UserError(
                 f"{entries.location(first)}: the label {label!r} is not {allowed}. Correct the "
-                "label, or add the class to the training list and to --class_names, if given."
+                f"label, or {remedy}."
             )
         table[code] = value
     return table[np.frombuffer(entries.label_codes, np.int32)]
@@ -585,9 +655,9 @@ def _tree_of_the_lists(tree: FileTree, lists: dict[str, Entries]) -> FileTree:
         return tree
     inside = below(tree, wrapping_folder(tree))
     unpacked = frozenset(inside.files)
-    # Of neither fits, the names that fit more of the training list are those to tell about.
-    train = lists["train"].paths
-    if sum(path in unpacked for path in train) >= sum(path in packed for path in train):
+    # If neither fits, the names that fit more of the first list are those to tell about.
+    some = next(iter(lists.values())).paths
+    if sum(path in unpacked for path in some) >= sum(path in packed for path in some):
         tree, packed = inside, unpacked
     for entries in lists.values():
         missing = [path for path in entries.paths if path not in packed]

@@ -8,7 +8,7 @@ To add a kind of data set, write a function of (name, config) that returns a `So
 of its own, and add a line to `SOURCES`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from candle_tf.data.sources.source import (
     LabelledImages,
@@ -34,7 +34,9 @@ SOURCES: Registry[Callable[[str, SourceConfig], Source]] = Registry(
 )
 
 
-def open_source(dataset: str, data_dir: str = "", **settings: str) -> Source:
+def open_source(
+    dataset: str, data_dir: str = "", known_classes: Sequence[str] = (), **settings: str
+) -> Source:
     """Opens a data set.
 
     See docs/data.md for what each kind expects.
@@ -42,6 +44,7 @@ def open_source(dataset: str, data_dir: str = "", **settings: str) -> Source:
     Args:
         dataset: One of `SOURCES`, e.g. "folder" or "tfds:caltech101:3.0.1".
         data_dir: See `SourceConfig`.
+        known_classes: See `SourceConfig`: only for data that a student is measured on.
         **settings: The other attributes of `SourceConfig`: train_list, test_list, ...
 
     Raises:
@@ -52,7 +55,8 @@ def open_source(dataset: str, data_dir: str = "", **settings: str) -> Source:
         raise UserError(f"Unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}.")
     kind, _ = found
     try:
-        source = SOURCES[kind](dataset, SourceConfig(data_dir, **settings))
+        config = SourceConfig(data_dir, known_classes=tuple(known_classes), **settings)
+        source = SOURCES[kind](dataset, config)
     except OSError as error:
         if explained := explain_path(error):
             raise explained from error

@@ -33,6 +33,9 @@ class SourceConfig:
             Japanese Windows; if empty, such names must be UTF-8.
         scratch: Folder for temporary files without names, in which compressed TARs are unpacked;
             the system's if empty.
+        known_classes: A student's classes in the order of its scores, where the data are opened
+            only to measure it: any number of classes from one up may have images, and no training
+            subset is needed. Empty for a training.
     """
 
     data_dir: str = ""
@@ -42,6 +45,7 @@ class SourceConfig:
     class_names: str = ""
     archive_encoding: str = ""
     scratch: str = ""
+    known_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +77,8 @@ class Source:
     Attributes:
         name: What it was opened as, e.g. "folder" or "tfds:caltech101".
         class_names: C names; a label is an index into them.
-        train: Training images; every class has at least one.
+        train: Training images; every class has at least one, but where the data are only measured
+            (`SourceConfig.known_classes`), which may have none.
         test: Test images, or None if the data set has no test subset.
         reader: From an id to uint8 [H, W, 3]. Thread-safe.
         change_token: From an id to a text that changes with the image's contents; decodes nothing.
@@ -159,6 +164,10 @@ def find_repeats(names: Sequence[str]) -> list[str]:
         return []
     counts = Counter(name for name in names if hash(name) in suspects)
     return [name for name, count in counts.items() if count > 1]
+
+
+# The training subset of data that have none, and are only measured.
+NO_IMAGES = LabelledImages((), np.zeros(0, np.int32))
 
 
 def require_every_class(labels: np.ndarray, class_names: Sequence[str], origin: str) -> None:

@@ -23,7 +23,13 @@ import numpy as np
 from absl import logging
 
 from candle_tf.data.images.decode import decode_image
-from candle_tf.data.sources.source import LabelledImages, Source, SourceConfig, require_every_class
+from candle_tf.data.sources.source import (
+    NO_IMAGES,
+    LabelledImages,
+    Source,
+    SourceConfig,
+    require_every_class,
+)
 from candle_tf.errors import UserError
 
 _SUBSETS = ("train", "test", "validation")
@@ -67,7 +73,7 @@ def open_tfds(name: str, config: SourceConfig, builder_name: str = "") -> Source
                 logging.warning("%s: the subset %r has no labels: skipped", builder_name, subset)
                 continue
             subsets[subset] = LabelledImages(ids, labels)
-    if "train" not in subsets:
+    if "train" not in subsets and not (config.known_classes and subsets):
         raise UserError(
             f"{builder_name} has no labelled split 'train', but {', '.join(builder.info.splits)}. "
             "Choose another data set."
@@ -78,7 +84,8 @@ def open_tfds(name: str, config: SourceConfig, builder_name: str = "") -> Source
         )
         subsets["test"] = subsets.pop("validation")
     class_names = tuple(builder.info.features[label].names)
-    require_every_class(subsets["train"].labels, class_names, builder_name)
+    if not config.known_classes:
+        require_every_class(subsets["train"].labels, class_names, builder_name)
     change_tokens = {subset: _change_token(builder, subset) for subset in records}
     # Readers of one file share its position.
     lock = threading.Lock()
@@ -102,7 +109,7 @@ def open_tfds(name: str, config: SourceConfig, builder_name: str = "") -> Source
     return Source(
         name,
         class_names,
-        subsets["train"],
+        subsets.get("train", NO_IMAGES),
         subsets.get("test"),
         lambda image_id: decode_image(read_encoded(image_id), f"{builder_name}: {image_id}"),
         lambda image_id: f"{change_tokens[find(image_id)[0]]} {image_id}",

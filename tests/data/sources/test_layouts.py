@@ -167,6 +167,51 @@ def test_of_other_folders_in_class_folders_nothing_is_said(tmp_path, write, file
     assert not caplog.records
 
 
+KNOWN = ("bus", "cat", "dog", "train")
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    ("names", "tested", "classes"),
+    [
+        (("cat/1.png", "cat/2.png"), False, ["cat", "cat"]),
+        (("cat/day/1.png", "cat/night/2.png"), False, ["cat", "cat"]),
+        (("cat/cat/1.png", "cat/dog/2.png"), False, ["cat", "dog"]),
+        (("new/dog/1.png", "new/cat/2.png"), False, ["cat", "dog"]),
+        (("cat/1.png", "dog/"), False, ["cat"]),
+        (("bus/day/1.png", "train/day/2.png"), False, ["bus", "train"]),
+        (("train/cat/1.png",), False, ["cat"]),
+        (("test/cat/1.png", "test/dog/2.png"), True, ["cat", "dog"]),
+        (("val/cat/1.png",), True, ["cat"]),
+        (("val/cat/1.png", "test/dog/2.png"), True, ["dog"]),
+        (("train/cat/1.png", "test/cat/2.png", "test/dog/3.png"), True, ["cat", "dog"]),
+    ],
+)
+def test_images_that_are_measured_need_neither_all_classes_nor_a_training_subset(
+    tmp_path, write, names, tested, classes, caplog
+):
+    path = write(tmp_path, tree(*names))
+    with open_source("folder", path, known_classes=KNOWN) as source:
+        assert (source.test is not None) == tested
+        subset = source.test if tested else source.train
+        assert [source.class_names[label] for label in subset.labels] == classes
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("1.png", "2.png"), "no class folders with images; found no folders, 2 images"),
+        (("train/cat/1.png", "test/2.png"), "test holds no class folders. So its 1 images have no"),
+        (("color/cat/1.png", "color/dog/1.png", "gray/cat/1.png", "gray/dog/1.png"), "copies"),
+    ],
+)
+def test_images_without_classes_cannot_be_measured(tmp_path, write, names, message):
+    with pytest.raises(UserError, match=message):
+        open_source("folder", write(tmp_path, tree(*names)), known_classes=KNOWN)
+
+
 @WRITERS
 def test_classes_may_have_names_like_subsets(tmp_path, write):
     files = tree("train/1.png", "bus/1.png", "train station/1.png")

@@ -73,6 +73,81 @@ def test_class_names_give_the_order_and_the_names(tmp_path, images):
         assert source.train.labels.tolist() == [1, 0]
 
 
+KNOWN = ("wolf", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("path,label\ncats/0.png,1\ndogs/3.png,2\n", ["cat", "dog"]),
+        ("path,label\ncats/0.png,1\n", ["cat"]),
+        ("path,label\ncats/0.png,cat\ndogs/3.png,wolf\n", ["cat", "wolf"]),
+        ("path,label\ncats/0.png,dog\n", ["dog"]),
+    ],
+)
+def test_images_that_are_measured_need_not_have_all_classes(
+    tmp_path, images, text, expected, caplog
+):
+    test_list = write_list(tmp_path, text, "new.csv")
+    with open_source("list", images, known_classes=KNOWN, train_list=test_list) as source:
+        assert [source.class_names[label] for label in source.train.labels] == expected
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("subset", ["test", "val"])
+def test_images_that_are_measured_need_no_training_subset(tmp_path, images, subset):
+    text = f"path,label,split\ncats/0.png,1,{subset}\ndogs/3.png,2,{subset}\n"
+    table = write_list(tmp_path, text, "new.csv")
+    for data in (images, write_zip(tmp_path, tree(*IMAGES))):
+        with open_source("list", data, known_classes=KNOWN, train_list=table) as source:
+            assert source.train.ids == ()
+            assert source.test.ids == ("cats/0.png", "dogs/3.png")
+            assert source.test.labels.tolist() == [1, 2]
+            assert source.class_names == KNOWN
+    with pytest.raises(UserError, match="names no training images"):
+        open_source("list", images, train_list=table)
+
+
+@pytest.mark.parametrize(
+    ("known", "labels", "expected"),
+    [
+        (("1", "2", "3"), "13", ["1", "3"]),  # 3 is no index
+        (("1", "2", "3"), "02", ["1", "3"]),  # 0 is no name
+        (("0", "1", "2"), "12", ["1", "2"]),  # the same either way
+        (("5", "1", "7"), "11", ["1", "1"]),
+    ],
+)
+def test_whole_numbers_may_be_names_of_classes_that_are_known(
+    tmp_path, images, known, labels, expected
+):
+    table = write_list(tmp_path, "cats/0.png {}\ndogs/3.png {}\n".format(*labels))
+    with open_source("list", images, known_classes=known, train_list=table) as source:
+        assert [source.class_names[label] for label in source.train.labels] == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "labels", "message"),
+    [
+        (("1", "2", "3"), "12", "the label '1' is the name of a class .* of its class '2'. If"),
+        (KNOWN, "13", r"line 2: the label '3' is not from 0 to 2\. Correct .* subtract 1"),
+        (KNOWN, ("1", "nan"), "line 2: the label 'nan' is no whole number"),
+    ],
+)
+def test_labels_that_may_be_wrong_are_not_measured(tmp_path, images, known, labels, message):
+    table = write_list(tmp_path, "cats/0.png {}\ndogs/3.png {}\n".format(*labels))
+    with pytest.raises(UserError, match=message):
+        open_source("list", images, known_classes=known, train_list=table)
+
+
+def test_class_names_are_those_of_the_indices_of_measured_images_too(tmp_path, images):
+    lists = {
+        "train_list": write_list(tmp_path, "cats/0.png 1\n"),
+        "class_names": write_list(tmp_path, "2\n1\n3\n", "names.txt"),
+    }
+    with open_source("list", images, known_classes=("1", "2", "3"), **lists) as source:
+        assert source.class_names[source.train.labels[0]] == "1"
+
+
 def test_a_validation_list_is_a_subset_of_its_own(tmp_path, images, caplog):
     lists = {
         "train_list": write_list(tmp_path, "cats/1.png 1\ndogs/3.png 0\n"),
