@@ -34,6 +34,7 @@ from candle_tf.progress import Progress
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.stages.data_paths import require_data_paths
 from candle_tf.stages.predict import BATCH_SIZE, Prediction, classify, predict
+from candle_tf.stages.seen_images import warn_of_seen_images
 
 # Of a decoded image.
 _DIMENSIONS = 3
@@ -136,7 +137,7 @@ class Model:
         """Accuracy on labelled images: per class, by shot group of the training, calibration.
 
         Not all classes need images: those without are not measured. In a list, whole numbers are
-        indices of the student's classes.
+        indices of the student's classes. A warning tells of images that the run learned from.
 
         Args:
             dataset: as --dataset. The test subset is measured, or, where the data has none, all.
@@ -163,6 +164,8 @@ class Model:
             source = {**source, "train_list": source["test_list"], "test_list": ""}
         with open_source(kind, data_dir, known_classes=self.labels, **source) as data:
             subset = data.test or data.train
+            if self.run_dir is not None:
+                warn_of_seen_images(self.run_dir, data, subset.ids)
             ids = np.asarray(self._ids_of(data))[subset.labels]
             scores, measured = self._scores_of(data, subset.ids, on_bad_image == "skip")
         logits = np.log(np.maximum(scores, np.finfo(np.float32).tiny))

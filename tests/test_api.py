@@ -17,8 +17,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import candle_tf
+from candle_tf.config import Config
 from candle_tf.errors import UserError
+from candle_tf.run_folder import open_run_folder
+from candle_tf.stages.check_images import check_split
+from candle_tf.stages.split import open_data
 from tests.command import start
+from tests.data.sources.test_registry import write_folder
 
 SETTINGS = {
     "dataset": "digits",
@@ -258,6 +263,24 @@ def test_a_folder_may_lack_classes(two_images):
     (two_images / "images" / "bright").rename(two_images / "images" / "brown")
     with pytest.raises(UserError, match="the class 'brown', which brightness does not know"):
         candle_tf.Model(_Brightness()).evaluate("folder", str(two_images / "images"))
+
+
+def test_images_that_the_run_learned_from_are_told(two_images, tmp_path, caplog):
+    source = write_folder(
+        tmp_path / "data",
+        {f"{label}/{i}.png": (two_images / "images" / label / "0.png").read_bytes() + bytes([i])
+         for label in _Brightness.labels for i in range(10)},
+    )  # fmt: skip
+    config = Config(dataset="folder", data_dir=source, run_dir=str(tmp_path / "run"))
+    with open_data(config) as data:
+        split, _ = check_split(config, open_run_folder(config), data)
+    learned = 20 - len(split.test.ids)
+    model = candle_tf.Model(_Brightness(), run_dir=tmp_path / "run")
+    assert model.evaluate("folder", source).images == 20
+    assert f"{learned} of the 20 images to be measured are training or validation" in caplog.text
+    caplog.clear()
+    model.evaluate("folder", str(two_images / "images"))
+    assert not caplog.records
 
 
 def test_the_command_prints_and_writes_what_is_measured(run_dir, labelled, tmp_path):

@@ -160,7 +160,7 @@ def make_split(
         validation=validation,
         test=test,
         train_counts=counts,
-        source_hash=_source_hash(source),
+        source_hash=hash_source(source),
         selection=selection,
         own_validation=source.validation is not None,
     )
@@ -284,7 +284,7 @@ def check_split(split: Split, source: Source, given_as: str = "") -> None:
             if given_as
             else f"The split was {drawn}: open that one, or choose a new run folder."
         )
-    if split.source_hash != _source_hash(source):
+    if split.source_hash != hash_source(source):
         changes = "; ".join(_changes(split, source))
         raise UserError(
             f"{given_as} was drawn from other data ({changes}): give the data it was drawn from, "
@@ -357,7 +357,7 @@ def _take(subset: LabelledImages, indices: np.ndarray) -> LabelledImages:
     return LabelledImages(tuple(subset.ids[i] for i in indices.tolist()), subset.labels[indices])
 
 
-def _source_hash(source: Source) -> str:
+def hash_source(source: Source) -> str:
     """SHA-256 over ids, labels and classes; independent of the order of ids within a subset."""
     content = {
         "class_names": list(source.class_names),
