@@ -28,6 +28,7 @@ from candle_tf.data.sources.source import (
     LabelledImages,
     Source,
     SourceConfig,
+    format_names,
     require_every_class,
 )
 from candle_tf.errors import UserError
@@ -83,7 +84,9 @@ def open_tfds(name: str, config: SourceConfig, builder_name: str = "") -> Source
             "%s: no labelled test subset: 'validation' becomes the test subset", builder_name
         )
         subsets["test"] = subsets.pop("validation")
-    class_names = tuple(builder.info.features[label].names)
+    class_names, subsets = _without_empty_classes(
+        tuple(builder.info.features[label].names), subsets, builder_name
+    )
     if not config.known_classes:
         require_every_class(subsets["train"].labels, class_names, builder_name)
     change_tokens = {subset: _change_token(builder, subset) for subset in records}
@@ -203,6 +206,27 @@ def _labels(
         if (i + 1) % 100_000 == 0:
             logging.info("%s, %s: %d of %d labels read", builder_name, subset, i + 1, len(records))
     return labels, tuple(ids)
+
+
+def _without_empty_classes(
+    class_names: tuple[str, ...], subsets: dict[str, LabelledImages], builder_name: str
+) -> tuple[tuple[str, ...], dict[str, LabelledImages]]:
+    """Leaves out classes that the data set declares, but has in no subset, as EMNIST's letters."""
+    labels = np.concatenate([subset.labels for subset in subsets.values()])
+    counts = np.bincount(labels, minlength=len(class_names))
+    if counts.all():
+        return class_names, subsets
+    empty, kept = np.flatnonzero(counts == 0), np.flatnonzero(counts)
+    logging.warning(
+        "%s declares %d classes; of the class %s no subset has an image: left out",
+        *(builder_name, len(class_names), format_names(class_names[c] for c in empty)),
+    )
+    new_labels = np.cumsum(counts > 0) - 1
+    renumbered = {
+        name: LabelledImages(subset.ids, new_labels[subset.labels])
+        for name, subset in subsets.items()
+    }
+    return tuple(class_names[c] for c in kept), renumbered
 
 
 def _text(value: Any) -> str:

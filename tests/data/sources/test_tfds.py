@@ -44,6 +44,30 @@ class TestWithoutLabels(StripedSquares):
     unlabelled_test = True
 
 
+class MoreNames(StripedSquares):
+    """Declares three classes that no subset has."""
+
+    names = ("none", "plain", "other", "striped", "last")
+    subset_of_last = ""
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=self.names),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, subset="train"):
+        for i in range(SIZES[subset]):
+            is_last = subset == self.subset_of_last and i == 0
+            label = "last" if is_last else ("plain", "striped")[i % 2]
+            yield i, {"image": np.full((3, 4, 3), i, np.uint8), "label": label}
+
+
+class ClassOfTestImages(MoreNames):
+    subset_of_last = "test"
+
+
 @pytest.fixture(scope="module", params=["tfrecord", "array_record"])
 def prepared(request, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp(request.param))
@@ -84,6 +108,26 @@ def test_an_unlabelled_test_subset_is_skipped_and_validation_tested_on(prepared,
         assert source.test is not None
         assert source.test.ids == ("validation/000000", "validation/000001", "validation/000002")
     assert "the subset 'test' has no labels" in caplog.text
+
+
+def test_classes_that_no_subset_has_are_left_out(tmp_path, caplog):
+    MoreNames(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    with open_source("tfds:more_names", str(tmp_path)) as source:
+        assert source.class_names == ("plain", "striped")
+        for subset in (source.train, source.test, source.validation):
+            reds = [int(source.read_image(i)[0, 0, 0]) for i in subset.ids]
+            assert [red % 2 for red in reds] == subset.labels.tolist()
+    assert "declares 5 classes; of the class 'last', 'none', 'other' no subset" in caplog.text
+
+
+def test_a_class_that_is_only_tested_on_is_refused_but_for_a_measurement(tmp_path):
+    ClassOfTestImages(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    with pytest.raises(UserError, match="no training images of the class 'last'"):
+        open_source("tfds:class_of_test_images", str(tmp_path))
+    known = ("last", "plain", "striped")
+    with open_source("tfds:class_of_test_images", str(tmp_path), known_classes=known) as source:
+        tested = [source.class_names[label] for label in source.test.labels]
+        assert sorted(tested) == ["last", "plain", "striped", "striped"]
 
 
 def test_a_damaged_tfrecord_is_named(tmp_path):
@@ -127,5 +171,7 @@ def test_the_librarys_mocks():
             image = source.read_image(source.train.ids[3])
             assert image.shape == (28, 28, 3)
             assert np.ptp(image, axis=-1).max() == 0
-        with pytest.raises(UserError, match="caltech101: no training images of the class"):
-            open_source("tfds:caltech101")
+        # The mocks have 60 images of 102 classes.
+        with open_source("tfds:caltech101") as source:
+            assert 1 < len(source.class_names) <= 60
+            assert np.bincount(source.train.labels, minlength=len(source.class_names)).all()
