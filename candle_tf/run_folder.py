@@ -3,7 +3,8 @@
 runs/digits/
   config.json     the settings; `--config` repeats the run from it
   data_check.json images left out as they cannot be read, and images in two subsets or classes
-  image_contents.json  hashes of the images' bytes, which a resumed run compares
+  image_contents.json  hashes of the images' bytes, which a resumed run compares; those of images
+                  without labels are in unlabelled_contents.json
   split.json      images of train, validation and test
   calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
   student/        the same of the student; classifier.safetensors, the classifier as it was
@@ -121,6 +122,11 @@ class RunFolder:
         return self.path / "image_contents.json"
 
     @property
+    def unlabelled_contents_path(self) -> Path:
+        """Hashes of the bytes of the images without labels."""
+        return self.path / "unlabelled_contents.json"
+
+    @property
     def classifier_path(self) -> Path:
         """The student's classifier as it was measured, of methods that change it after training."""
         return self.path / "student" / "classifier.safetensors"
@@ -202,6 +208,7 @@ class RunFolder:
             self.split_path,
             self.data_check_path,
             self.image_contents_path,
+            self.unlabelled_contents_path,
             self.manifest_path,
         )
 

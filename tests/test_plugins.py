@@ -135,6 +135,8 @@ def test_a_run_is_read_where_its_plugin_is_imported_or_given(theirs):
 def test_settings_of_another_plugin_that_nothing_was_trained_by_do_not_block_others(theirs):
     for name in ("report.json", "student/checkpoints/progress.json"):
         (theirs / name).unlink()
+    # Images are checked before a split is saved; one without that record is a user's.
+    (theirs / "data_check.json").write_text("{}")
     (theirs / "split.json").write_text("drawn by the settings before")
     folder = open_run_folder(Config(run_dir=str(theirs)))
     assert Config.from_json(folder.config_path).run.plugin == ""

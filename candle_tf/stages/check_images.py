@@ -27,9 +27,14 @@ from candle_tf.data.splits.split import SUBSETS, Split, leave_out, load_split
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.run_folder import SPLIT_FOUND, RunFolder
-from candle_tf.stages.image_contents import changed_images, record_contents
+from candle_tf.stages.image_contents import changed_images, ids_of, record_contents
 from candle_tf.stages.split import draw_split, log_draw, run_split, wants_other_counts
-from candle_tf.stages.unlabelled import check_record, check_unlabelled_images, log_unlabelled_images
+from candle_tf.stages.unlabelled import (
+    check_record,
+    check_unlabelled_images,
+    log_unlabelled_images,
+    require_unlabelled_images,
+)
 
 # Not in records of older versions.
 _CONTRADICTORY = "contradictory"
@@ -60,6 +65,8 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
     path = folder.data_check_path
     if config.data.near_duplicates >= 0:
         require_hashes()
+    if config.unlabelled.unlabelled_dir:
+        require_unlabelled_images(config)
     record, split = _read_or_check(config, folder, source)
     if _must_check_again(config, folder, source, split):
         folder.forget_data()
@@ -72,7 +79,8 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
     if folder.writes and not folder.has_begun:
         record = {name: value for name, value in record.items() if name != _UNLABELLED}
         if config.unlabelled.unlabelled_dir:
-            record[_UNLABELLED] = check_unlabelled_images(config, source, split)
+            contents = folder.unlabelled_contents_path
+            record[_UNLABELLED] = check_unlabelled_images(config, source, split, contents)
         _write(record, path)
     _log(record, path)
     return split, record
@@ -107,7 +115,7 @@ def _must_check_again(config: Config, folder: RunFolder, source: Source, split: 
     if wants_other_counts(config, folder, source, split, left_out):
         return True
     contents = folder.image_contents_path
-    changed = changed_images(contents, source, split, config.run.cache_path)
+    changed = changed_images(contents, split.hash, source, ids_of(split), config.run.cache_path)
     if changed and folder.has_begun:
         raise UserError(
             f"{len(changed)} images have other contents than when the run in {folder.path} began: "
@@ -136,7 +144,7 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
         readable = leave_out(split, scan.bad)
     except UserError as error:
         raise UserError(f"{error}\n{_list_images(bad)}") from error
-    record_contents(folder.image_contents_path, source, readable, scan)
+    record_contents(folder.image_contents_path, readable.hash, source, ids_of(readable), scan)
     duplicates = find_duplicates(scan, readable)
     near = {}
     if config.data.near_duplicates >= 0:

@@ -1,15 +1,16 @@
-"""What the images of a run's split were when they were first read.
+"""What the images of a run, with labels or without, were when they were first read.
 
-record_contents(path, source, split, scan)
-changed_images(path, source, split, cache)      # later: ids of the images with other bytes
+record_contents(path, split.hash, source, ids_of(split), scan)
+changed_images(path, split.hash, source, ids_of(split), cache)   # later: ids with other bytes
 
-The record has a hash of each image's bytes, and the split's change tokens (sizes and modification
+The record has a hash of each image's bytes, and the images' change tokens (sizes and modification
 times; checksums in a ZIP). While these are the same no image is read. Where they differ, as copies
 of the images have other times, the images are read again and their bytes decide.
 """
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,47 +25,58 @@ from candle_tf.files import read_json_object, write_atomically
 
 # Of each image's SHA-256: enough to tell that it changed, in a file smaller than the split's.
 _BYTES = 8
+# In a record: of which images it is.
+_KEY = "split"
 _REMEDY = "Restore it, or choose a new run folder."
 
 
-def record_contents(path: Path, source: Source, split: Split, scan: Scan) -> None:
-    """Writes the record; one of the same split stays as it is.
+def record_contents(path: Path, key: str, source: Source, ids: Sequence[str], scan: Scan) -> None:
+    """Writes the record; one of the same key stays as it is.
 
     Args:
         path: of the JSON file.
+        key: tells which images these are: the hash of their split.
         source: of the images.
-        split: without images that cannot be read.
-        scan: covers the images of the split.
+        ids: without images that cannot be read.
+        scan: covers these images.
     """
-    if path.exists() and _read(path).get("split") == split.hash:
+    if has_contents(path, key):
         return
-    ids = _ids(split)
     record = {
-        "split": split.hash,
+        _KEY: key,
         "tokens": source.content_hash(ids, missing="missing"),
         "hashes": base64.b64encode(_hashes(scan, ids).tobytes()).decode(),
     }
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def changed_images(path: Path, source: Source, split: Split, cache: Path) -> list[str]:
-    """Ids of the images of a split whose bytes are not the recorded ones.
+def has_contents(path: Path, key: str) -> bool:
+    """Whether there is a record of these images; runs of older versions have none.
 
-    None where there is no record of this split, as in runs of older versions.
+    Raises:
+        UserError: where the record is damaged.
+    """
+    return path.exists() and _read(path).get(_KEY) == key
+
+
+def changed_images(
+    path: Path, key: str, source: Source, ids: Sequence[str], cache: Path
+) -> list[str]:
+    """Ids of the images whose bytes are not the recorded ones; none where there is no record.
 
     Args:
         path: of the JSON file.
+        key: as of `record_contents`.
         source: of the images.
-        split: of the run.
+        ids: as of `record_contents`.
         cache: folder of a scan, where one is needed.
 
     Raises:
         UserError: where the record is damaged.
     """
-    record = _read(path) if path.exists() else {}
-    if record.get("split") != split.hash:
+    if not has_contents(path, key):
         return []
-    ids = _ids(split)
+    record = _read(path)
     try:
         stored = base64.b64decode(record["hashes"], validate=True)
         before = np.frombuffer(stored, np.uint8).reshape(len(ids), _BYTES)
@@ -83,11 +95,12 @@ def _read(path: Path) -> dict[str, Any]:
     return read_json_object(path, _REMEDY)
 
 
-def _ids(split: Split) -> list[str]:
+def ids_of(split: Split) -> list[str]:
+    """Ids of the images of all subsets, in the order of a record."""
     return [image_id for subset in split.subsets.values() for image_id in subset.ids]
 
 
-def _hashes(scan: Scan, ids: list[str]) -> np.ndarray:
+def _hashes(scan: Scan, ids: Sequence[str]) -> np.ndarray:
     """Beginnings of the hashes of some images of a scan, uint8 `[N, 8]`."""
     rows = dict(zip(scan.ids, range(len(scan.ids)), strict=True))
     return scan.hashes[[rows[image_id] for image_id in ids], :_BYTES]

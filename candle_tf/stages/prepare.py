@@ -104,7 +104,9 @@ def prepare(
             opened.pop_all()  # read from until the run ends
     unlabelled = None
     if config.unlabelled.unlabelled_dir:
-        unlabelled = open_unlabelled_images(config, record["unlabelled"], side)
+        unlabelled = open_unlabelled_images(
+            config, record["unlabelled"], folder.unlabelled_contents_path, side
+        )
     train, validation, test = (_examples(images, part) for part in parts)
     groups = shot_groups(split.train_counts)
     logging.info(

@@ -108,7 +108,8 @@ def _run_stages(
     config = with_epochs(config, len(data.train))
     records = (folder.config_path, folder.data_check_path, folder.split_path)
     # Runs of older versions have none of the images' contents.
-    contents = [path for path in (folder.image_contents_path,) if path.exists()]
+    paths = (folder.image_contents_path, folder.unlabelled_contents_path)
+    contents = [path for path in paths if path.exists()]
     folder.record(
         "data",
         [*records, *contents],

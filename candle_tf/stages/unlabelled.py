@@ -12,26 +12,40 @@ import numpy as np
 from absl import logging
 
 from candle_tf.config import Config
+from candle_tf.data.cached_arrays import key_digest
 from candle_tf.data.images.scan import Scan, reason, scan_images
 from candle_tf.data.images.store import open_image_store
-from candle_tf.data.sources.source import Source
+from candle_tf.data.sources.source import Source, format_names
 from candle_tf.data.sources.unlabelled import open_unlabelled
 from candle_tf.data.splits.duplicates import shared_ids
 from candle_tf.data.splits.split import Split
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
+from candle_tf.stages.image_contents import changed_images, has_contents, record_contents
 
 # Images that a message lists; all are in the record.
 _SHOWN = 50
 
 
-def check_unlabelled_images(config: Config, source: Source, split: Split) -> dict[str, Any]:
+def require_unlabelled_images(config: Config) -> None:
+    """Refuses a place that cannot be opened or has no images; none is read.
+
+    Raises:
+        UserError: with what is wrong with it.
+    """
+    _open(config).close()
+
+
+def check_unlabelled_images(
+    config: Config, source: Source, split: Split, contents: Path
+) -> dict[str, Any]:
     """Reads all images without labels.
 
     Args:
         config: the run's settings.
         source: of the images with labels.
         split: of the images with labels.
+        contents: path of the file to which the hashes of their bytes are written.
 
     Returns:
         A JSON-ready record: "images" (number of those used), "content" (SHA-256 over their ids
@@ -60,29 +74,28 @@ def check_unlabelled_images(config: Config, source: Source, split: Split) -> dic
                 f"{len(left_out)} cannot be read, and {len(shared)} are in the validation or test "
                 "subset. Give other images, or leave --unlabelled_dir out."
             )
+        record_contents(contents, _key(ids), unlabelled, ids, scan)
         return {"images": len(ids), "content": unlabelled.content_hash(ids), **record}
 
 
-def open_unlabelled_images(config: Config, record: dict[str, Any], side: int) -> Subset:
+def open_unlabelled_images(
+    config: Config, record: dict[str, Any], contents: Path, side: int
+) -> Subset:
     """Decodes the images of a record; all have the label 0.
 
     Args:
         config: the run's settings.
         record: of `check_unlabelled_images`.
+        contents: as of `check_unlabelled_images`.
         side: of the stored images in pixels.
 
     Raises:
         UserError: where they are not those of the record, or one cannot be read.
     """
-    place = config.unlabelled.unlabelled_dir
     with ExitStack() as opened:
         source = opened.enter_context(_open(config))
         ids = _used_ids(source, record)
-        if source.content_hash(ids, missing="missing") != record["content"]:
-            raise UserError(
-                f"--unlabelled_dir={place}: the images are not those that this run began with. "
-                "Restore them, or choose a new run folder."
-            )
+        _refuse_other_images(config, source, ids, record, contents)
         images = open_image_store(
             source,
             ids,
@@ -94,6 +107,28 @@ def open_unlabelled_images(config: Config, record: dict[str, Any], side: int) ->
         if images.streamed:
             opened.pop_all()  # read from until the run ends
     return Subset(images, images.rows_of(ids), np.zeros(len(ids), np.int32))
+
+
+def _refuse_other_images(
+    config: Config, source: Source, ids: list[str], record: dict[str, Any], contents: Path
+) -> None:
+    """Refuses images that a run did not begin with; copies of these are no other ones."""
+    if source.content_hash(ids, missing="missing") == record["content"]:
+        return
+    place, key = f"--unlabelled_dir={config.unlabelled.unlabelled_dir}", _key(ids)
+    remedy = "Restore them, or choose a new run folder."
+    # Runs of older versions have no hashes of the bytes.
+    if not has_contents(contents, key):
+        raise UserError(f"{place}: the images are not those that this run began with. {remedy}")
+    if changed := changed_images(contents, key, source, ids, config.run.cache_path):
+        raise UserError(
+            f"{place}: {len(changed)} images have other contents than when this run began: "
+            f"{format_names(changed)}. {remedy}"
+        )
+
+
+def _key(ids: list[str]) -> str:
+    return key_digest({"ids": ids})
 
 
 def check_record(record: Any) -> None:

@@ -1,5 +1,6 @@
 """Images without labels in a distillation (--unlabelled_dir)."""
 
+import os
 import shutil
 
 import numpy as np
@@ -85,8 +86,7 @@ def test_a_moved_folder_of_the_same_images_resumes(config, tmp_path):
     shutil.move(tmp_path / "more", tmp_path / "moved")
     moved = config.replace(unlabelled_dir=str(tmp_path / "moved"))
     after = prepare(moved, open_run_folder(moved))
-    for one, other in zip(_pixels(before), _pixels(after), strict=True):
-        np.testing.assert_array_equal(one, other)
+    _require_same(before, after)
 
     (tmp_path / "moved" / MORE[0]).unlink()
     with pytest.raises(UserError, match="not those that this run began with"):
@@ -94,6 +94,34 @@ def test_a_moved_folder_of_the_same_images_resumes(config, tmp_path):
     without = config.replace(unlabelled_dir="", unlabelled_fraction=0.5)
     with pytest.raises(UserError, match=r"--unlabelled_dir was .*moved and is now empty"):
         open_run_folder(without)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_copies_with_other_times_resume_and_other_bytes_are_named(config, tmp_path, cached):
+    before = prepare(config, open_run_folder(config))
+    (tmp_path / "run" / "student" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "student" / "checkpoints" / "progress.json").write_text("{}")
+    if not cached:
+        shutil.rmtree(tmp_path / "cache")
+    for path in (tmp_path / "more").rglob("*.png"):
+        os.utime(path, (1e9, 1e9))
+    for _ in range(2):
+        _require_same(before, prepare(config, open_run_folder(config)))
+    changed = tmp_path / "more" / MORE[3]
+    changed.write_bytes((tmp_path / "more" / MORE[4]).read_bytes())
+    with pytest.raises(UserError, match=f"1 images have other contents .* '{MORE[3]}'. Restore"):
+        prepare(config, open_run_folder(config))
+    # Of a run of an older version the bytes are not known.
+    (tmp_path / "run" / "unlabelled_contents.json").unlink()
+    with pytest.raises(UserError, match="not those that this run began with"):
+        prepare(config, open_run_folder(config))
+
+
+def test_a_place_without_them_is_told_before_images_are_read(config, tmp_path):
+    shutil.rmtree(tmp_path / "more")
+    with pytest.raises(UserError, match="more"):
+        prepare(config, open_run_folder(config))
+    assert not (tmp_path / "cache").exists()
 
 
 def test_their_names_are_read_in_the_given_encoding(config, tmp_path):
@@ -106,9 +134,11 @@ def test_their_names_are_read_in_the_given_encoding(config, tmp_path):
     assert len(prepare(config, open_run_folder(config)).unlabelled) == len(names)
 
 
-def _pixels(data):
-    batch = data.unlabelled.batch(np.arange(len(data.unlabelled)))
-    return batch["images"], batch["keys"]
+def _require_same(before, after):
+    """The same images without labels, by pixels and keys."""
+    one, other = (each.unlabelled.batch(np.arange(len(MORE))) for each in (before, after))
+    for name in ("images", "keys"):
+        np.testing.assert_array_equal(one[name], other[name])
 
 
 def test_none_that_can_be_used_is_a_sentence(config, tmp_path):
