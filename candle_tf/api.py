@@ -140,7 +140,8 @@ class Model:
         indices of the student's classes. A warning tells of images that the run learned from.
 
         Args:
-            dataset: as --dataset. The test subset is measured, or, where the data has none, all.
+            dataset: as --dataset. The test subset is measured; where the data has none, validation,
+                or else all.
             data_dir: as --data_dir.
             on_bad_image: "stop" at an image that cannot be read, or "skip" it with a warning.
             **source: other flags of the data by name; `test_list` alone will do for lists and

@@ -196,7 +196,8 @@ def _subset_prefixes(tree: FileTree, images: list[str], known: frozenset[str]) -
         _refuse_subsets_within_classes(tree, images)
         return {"train": ""}
     folders = _folder_of_each_subset(tree, named, nested)
-    alone = holding == set(folders.values()) or (known and "train" not in folders)
+    # A training refuses other folders beside these below; a measurement leaves them out.
+    alone = bool(known) or holding == set(folders.values())
     if "test" not in folders and "validation" in folders and alone:
         folders["test"] = folders.pop("validation")
         logging.info("%s: no test subset: %r becomes the test subset", tree.path, folders["test"])

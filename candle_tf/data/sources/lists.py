@@ -131,6 +131,7 @@ def list_source(
     """
     names = _read_names(config.class_names)
     if config.known_classes:
+        lists = _with_test_subset(lists)
         names, numbers = _known_labels(lists, names, config.known_classes, numbers_are_indices)
     else:
         names, numbers = _learned_labels(lists, names, numbers_are_indices)
@@ -163,15 +164,21 @@ def _read_lists(config: SourceConfig) -> dict[str, "Entries"]:
                     f"--{name}_list={given[name]} is given too. Leave one of them out."
                 )
             found[name] = entries
-    if config.known_classes:
-        if not {"train", "test"}.intersection(found):
-            found["test"] = found.pop("validation")
-    elif "train" not in found:
+    if "train" not in found and not config.known_classes:
         raise UserError(
             f"{config.train_list}: the column of subsets names no training images. Name them "
             "'train'."
         )
     return found
+
+
+def _with_test_subset(lists: dict[str, "Entries"]) -> dict[str, "Entries"]:
+    """The same lists; of a measurement without a test subset, validation is that, as in folders."""
+    if "test" in lists or "validation" not in lists:
+        return lists
+    logging.info("%s: validation becomes the test subset", lists["validation"].path)
+    others = {subset: entries for subset, entries in lists.items() if subset != "validation"}
+    return {**others, "test": lists["validation"]}
 
 
 # --- Reading one list

@@ -199,6 +199,16 @@ def test_images_that_are_measured_need_neither_all_classes_nor_a_training_subset
 
 
 @WRITERS
+@pytest.mark.parametrize("other", ["extra/new/3.png", "unlabelled/3.png"])
+def test_validation_images_are_measured_also_beside_another_folder(tmp_path, write, other):
+    path = write(tmp_path, tree("train/cat/1.png", "train/dog/1.png", "val/dog/2.png", other))
+    with open_source("folder", path, known_classes=KNOWN) as source:
+        assert source.test.ids == ("val/dog/2.png",)
+        assert source.train.ids == ("train/cat/1.png", "train/dog/1.png")
+        assert source.validation is None
+
+
+@WRITERS
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -108,6 +108,20 @@ def test_images_that_are_measured_need_no_training_subset(tmp_path, images, subs
         open_source("list", images, train_list=table)
 
 
+def test_of_training_and_validation_images_the_validation_images_are_measured(tmp_path, images):
+    text = "path,label,split\ncats/0.png,0,train\ncats/1.png,1,train\ndogs/3.png,2,val\n"
+    lists = {
+        "train_list": write_list(tmp_path, "cats/0.png 0\ncats/1.png 1\n"),
+        "validation_list": write_list(tmp_path, "dogs/3.png 2\n", "val.txt"),
+    }
+    for given in ({"train_list": write_list(tmp_path, text, "all.csv")}, lists):
+        with open_source("list", images, known_classes=KNOWN, **given) as source:
+            assert source.test.ids == ("dogs/3.png",)
+            assert source.test.labels.tolist() == [2]
+            assert source.train.ids == ("cats/0.png", "cats/1.png")
+            assert source.validation is None
+
+
 @pytest.mark.parametrize(
     ("known", "labels", "expected"),
     [
