@@ -147,6 +147,25 @@ def test_tables_with_one_test_set_have_the_same_images_in_a_resample():
         average_difference([])
 
 
+def test_the_average_over_tables_with_one_test_set_is_that_of_the_averaged_images():
+    """Also where the single images of one table vary more than the others, of the other less."""
+    labels = np.concatenate([np.arange(40), np.repeat(np.arange(40, 60), 2)])
+    nothing = np.zeros(len(labels))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        gaps = rng.choice([-1.0, 0.0, 1.0], (2, len(labels)), p=[0.2, 0.6, 0.2])
+        gaps[1] = np.where(rng.random(len(labels)) < 0.1, gaps[1], gaps[0])
+        both = average_difference([ComparedImages(each, nothing, labels, "t") for each in gaps])
+        mean = average_difference([ComparedImages(gaps.mean(axis=0), nothing, labels, "t")])
+        assert (both.mean, both.low, both.high) == pytest.approx((mean.mean, mean.low, mean.high))
+    # In a shot group one table may have other classes than another, even a single one.
+    gaps, sizes = rng.choice([-1.0, 0.0, 1.0], 30), (1, 10, 30)
+    parts = [ComparedImages(gaps[:n], nothing[:n], labels[:n], "t") for n in sizes]
+    found = average_difference(parts)
+    assert found.mean == pytest.approx(np.mean([gaps[:n].mean() for n in sizes]))
+    assert found.low < found.mean < found.high
+
+
 def test_what_is_missing_is_told_cell_by_cell(tmp_path):
     gone = ("scratch-ldam-0", "scratch-plain-0", "scratch-plain-1", "scratch-softmax-1")
     path = write_cells(tmp_path, "one", leave_out=gone)

@@ -63,8 +63,9 @@ def paired_difference(
             f"shapes {first.shape}, {second.shape} and {classes.shape} are not one [N], N > 0"
         )
     members = _by_class(first - second, classes)
+    (of_single,) = _deviations_of_single_images([members])
     drawn = _resample_mean_of_classes(
-        members, lambda place: np.random.default_rng([seed, place]), resamples
+        members, of_single, lambda place: np.random.default_rng([seed, place]), resamples
     )
     low, high = np.quantile(drawn, [0.025, 0.975])
     mean = float(np.mean([values.mean() for values in members]))
@@ -103,20 +104,45 @@ def average_difference(sets: Sequence[ComparedImages], *, resamples: int = RESAM
     """
     if not sets:
         raise ValueError("there is no data set to average over")
-    means, resampled = [], []
+    means: list[float] = []
+    classes: list[np.ndarray] = []
+    members: list[list[np.ndarray]] = []
     for each in sets:
         labels = np.asarray(each.labels)
         if not labels.size:
             raise ValueError(f"data set {each.name!r} has no image")
         differences = np.asarray(each.correct, float) - np.asarray(each.others, float)
-        classes, members = np.unique(labels), _by_class(differences, labels)
-        means.append(np.mean([values.mean() for values in members]))
+        classes.append(np.unique(labels))
+        members.append(_by_class(differences, labels))
+        means.append(float(np.mean([values.mean() for values in members[-1]])))
+    resampled = []
+    of_single = _deviations_by_name([each.name for each in sets], members)
+    for place, each in enumerate(sets):
         first = int.from_bytes(hashlib.sha256(each.name.encode()).digest()[:8], "big")
         # By label, so that a class of two sets has one draw.
-        draws = [np.random.default_rng([first, label]) for label in classes]
-        resampled.append(_resample_mean_of_classes(members, draws.__getitem__, resamples))
+        draws = [np.random.default_rng([first, label]) for label in classes[place]]
+        resampled.append(
+            _resample_mean_of_classes(
+                members[place], of_single[place], draws.__getitem__, resamples
+            )
+        )
     low, high = np.quantile(np.mean(resampled, axis=0), [0.025, 0.975])
     return Difference(float(np.mean(means)), float(low), float(high))
+
+
+def _deviations_by_name(
+    names: Sequence[str], members: Sequence[Sequence[np.ndarray]]
+) -> list[np.ndarray]:
+    """What the single images of each set vary by; by one estimate where names are the same.
+
+    With two estimates one draw would stand for different images in these sets.
+    """
+    found: dict[int, np.ndarray] = {}
+    for name in set(names):
+        places = [place for place, other in enumerate(names) if other == name]
+        deviations = _deviations_of_single_images([members[place] for place in places])
+        found.update(zip(places, deviations, strict=True))
+    return [found[place] for place in range(len(names))]
 
 
 def _by_class(values: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
@@ -126,6 +152,7 @@ def _by_class(values: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
 
 def _resample_mean_of_classes(
     members: Sequence[np.ndarray],
+    of_single: np.ndarray,
     generator: Callable[[int], np.random.Generator],
     resamples: int,
 ) -> np.ndarray:
@@ -137,10 +164,10 @@ def _resample_mean_of_classes(
 
     Args:
         members: values of each class's images.
+        of_single: deviations that those of a class with one image are drawn from.
         generator: of a class's draws, by its place.
         resamples: how many.
     """
-    of_single = _deviations_of_single_images(members)
     drawn = [
         values.mean() + _resample_means(_deviations(values) if len(values) > 1 else of_single,
                                         len(values), generator(place), resamples)
@@ -149,8 +176,8 @@ def _resample_mean_of_classes(
     return np.asarray(np.mean(drawn, axis=0))
 
 
-def _deviations_of_single_images(members: Sequence[np.ndarray]) -> np.ndarray:
-    """What a class with one image varies by: of two estimates the one with the larger variance.
+def _deviations_of_single_images(sets: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """What classes with one image vary by: of two estimates the one with the larger variance.
 
     One is the scaled deviations within all classes that have several images. If these are few, or
     of classes in which both classifiers are right, all of them may be 0: the interval would have no
@@ -160,19 +187,30 @@ def _deviations_of_single_images(members: Sequence[np.ndarray]) -> np.ndarray:
     that their mean is 0 where the single images are better or worse than the rest.
 
     Args:
-        members: values of each class's images.
+        sets: of the same images; of each set the values of each class's images.
 
     Returns:
-        `[M]`; one 0 where there is one image in all.
+        `[M]` of each set; one 0 for a set without such a class, or of one image in all.
     """
-    several = [_deviations(values) for values in members if len(values) > 1]
-    within = np.concatenate(several) if several else np.zeros(1)
-    if len(members) == 1:
-        return within
-    means = _deviations(np.array([values.mean() for values in members]))
-    single = means[[len(values) == 1 for values in members]]
-    among = np.concatenate([single, -single])
-    return within if not single.size or np.var(within) >= np.var(among) else among
+    within, among = [], []
+    for members in sets:
+        is_single = np.array([len(values) == 1 for values in members])
+        several = [_deviations(values) for values in members if len(values) > 1]
+        # Of a set without single images neither is used.
+        used = bool(several) and is_single.any()
+        within.append(np.concatenate(several) if used else np.zeros(1))
+        single = np.zeros(0)
+        if len(members) > 1:
+            single = _deviations(np.array([values.mean() for values in members]))[is_single]
+        among.append(np.concatenate([single, -single]) if single.size else np.zeros(1))
+    return within if _variance_of_sum(within) >= _variance_of_sum(among) else among
+
+
+def _variance_of_sum(deviations: Sequence[np.ndarray]) -> float:
+    """Of sets of the same images, which vary together; of others, as if they did not."""
+    if len({len(each) for each in deviations}) == 1:
+        return float(np.var(np.sum(deviations, axis=0)))
+    return float(sum(np.var(each) for each in deviations))
 
 
 def _deviations(values: np.ndarray) -> np.ndarray:
