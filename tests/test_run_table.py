@@ -218,22 +218,59 @@ def test_a_cell_that_fails_keeps_no_other_from_being_run(table, tmp_path, monkey
     assert other.row in (tmp_path / "table.md").read_text()
 
 
+def write_refused_report(run: Path) -> Path:
+    """A copy of a run's report that says that the export was refused, not yet in its place."""
+    report = json.loads((run / "report.json").read_text())
+    copy = run / "refused.json"
+    copy.write_text(json.dumps({**report, "refused": "not binary"}))
+    return copy
+
+
 def test_a_cell_whose_export_was_refused_has_its_figures_in_the_table(table, tmp_path, monkeypatch):
     folder, _ = table
     definition = read_definition(folder / "tiny.json")
     shutil.copytree(folder / "out" / "runs", tmp_path / "runs")
     refused, other = definition.cells
-    report = refused.run_path(tmp_path) / "report.json"
-    report.write_text(json.dumps({**json.loads(report.read_text()), "refused": "not binary"}))
-    command = [sys.executable, "-c", "raise SystemExit(2)"]
-    monkeypatch.setattr(run_table, "_command", lambda *_: command)
-    # The other one has failed, and has no report of this training.
+    write_refused_report(refused.run_path(tmp_path))
+    # The other one fails, and writes no report.
     (other.run_path(tmp_path) / "report.json").unlink()
+
+    def command(cell: Cell, *_: Any) -> list[str]:
+        run = str(cell.run_path(tmp_path))
+        program = f"import os; os.chdir({run!r}); os.replace('refused.json', 'report.json')"
+        wanted = program if cell == refused else "pass"
+        return [sys.executable, "-c", f"{wanted}; raise SystemExit(2)"]
+
+    monkeypatch.setattr(run_table, "_command", command)
     with pytest.raises(UserError, match=f"1 of 2 cells are not done. {other.name} ended"):
         run_table.main(definition, tmp_path, {})
     before = json.loads(refused.record_path(folder / "out").read_text())
     assert json.loads(refused.record_path(tmp_path).read_text())["figures"] == before["figures"]
     assert not other.record_path(tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "raise SystemExit(2)",  # e.g. the images are gone
+        "os.kill(os.getpid(), 9)",
+        "os.replace('refused.json', 'report.json'); os.kill(os.getpid(), 9)",
+    ],
+)
+def test_the_report_of_an_earlier_refusal_does_not_finish_a_cell_that_fails(
+    table, tmp_path, monkeypatch, program
+):
+    folder, _ = table
+    definition = read_definition(folder / "tiny.json")
+    shutil.copytree(folder / "out" / "runs", tmp_path / "runs")
+    cell = definition.cells[0]
+    run = cell.run_path(tmp_path)
+    shutil.copy(write_refused_report(run), run / "report.json")
+    program = f"import os; os.chdir({str(run)!r}); {program}"
+    monkeypatch.setattr(run_table, "_command", lambda *_: [sys.executable, "-c", program])
+    with pytest.raises(UserError, match=f"1 of 1 cells are not done. {cell.name} ended with"):
+        run_table.main(definition, tmp_path, {}, only=cell.name)
+    assert not cell.record_path(tmp_path).exists()
 
 
 def test_a_cell_that_reads_the_run_of_one_that_failed_is_not_begun(tmp_path, monkeypatch):

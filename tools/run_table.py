@@ -43,6 +43,9 @@ from tools.tables.records import (
 )
 from tools.tables.summary import write_summary
 
+# Exit code of a command that a `UserError` ended; an export that is refused is one.
+_USER_ERROR = 2
+
 
 def main(
     definition: TableDefinition,
@@ -132,6 +135,7 @@ def _run_cells(
     logs = [folder / "logs" / f"{cell.name}.log" for cell in cells]
     logging.info("%d cells to run: %s", len(cells), ", ".join(cell.name for cell in cells))
     failures: dict[str, str] = {}
+    before = [_report_version(cell, folder) for cell in cells]
 
     def can_begin(place: int) -> bool:
         return not failures.keys() & set(cells[place].needed_cells)
@@ -143,7 +147,7 @@ def _run_cells(
             if code is None:
                 failed = ", ".join(sorted(failures.keys() & set(cell.needed_cells)))
                 failures[cell.name] = f"{cell.name} reads the run of {failed}, so it was not begun."
-            elif code and not (refused := _refusal(cell, folder)):
+            elif code and not (refused := _refusal(cell, folder, code, before[place])):
                 failures[cell.name] = failure_text(code, commands[place], logs[place])
                 logging.error("--- %s", failures[cell.name])
             else:
@@ -154,10 +158,29 @@ def _run_cells(
     return failures
 
 
-def _refusal(cell: Cell, folder: Path) -> str:
-    """Why the export of a run was refused that is finished but for it; "" for any other run."""
+def _report_version(cell: Cell, folder: Path) -> tuple[int, int] | None:
+    """What is another for each report that a run writes; None where there is none."""
     report = cell.run_path(folder) / "report.json"
-    return read_results(report).refused if report.exists() else ""
+    if not report.exists():
+        return None
+    found = report.stat()
+    return found.st_mtime_ns, found.st_ino
+
+
+def _refusal(cell: Cell, folder: Path, code: int, before: tuple[int, int] | None) -> str:
+    """Why the export of a run was refused that a training has finished but for it; else "".
+
+    Args:
+        cell: of the run.
+        folder: of the table.
+        code: with which the training ended.
+        before: version of the report that was there before it. An export that was refused earlier
+            is no reason for a training that has ended before its own report.
+    """
+    version = _report_version(cell, folder)
+    if code != _USER_ERROR or version is None or version == before:
+        return ""
+    return read_results(cell.run_path(folder) / "report.json").refused
 
 
 def _finish_cell(definition: TableDefinition, cell: Cell, folder: Path) -> None:
