@@ -480,7 +480,10 @@ def _known_labels(
     if names is not None:
         return names, numbers
     if numbers:
-        return known, _are_indices(lists, known)
+        are_indices = _are_indices(lists, known)
+        if are_indices:
+            _warn_of_labels_from_one(lists, known)
+        return known, are_indices
     return sort_classes({label for entries in lists.values() for label in entries.labels}), False
 
 
@@ -505,6 +508,27 @@ def _are_indices(lists: dict[str, Entries], known: tuple[str, ...]) -> bool:
             "into folders of these names, and give --dataset=folder."
         )
     return not other
+
+
+def _warn_of_labels_from_one(lists: dict[str, Entries], known: tuple[str, ...]) -> None:
+    """Tells how indices without a 0 are read: if they begin at 1, each is taken for the next class.
+
+    Where classes are named as the labels are written, there is no doubt.
+    """
+    labels = {label for entries in lists.values() for label in entries.labels}
+    numbers = {_whole_number(label) for label in labels}
+    if 0 in numbers or not all(0 < number < len(known) for number in numbers):
+        return
+    if all(known[number] == str(number) for number in numbers):
+        return
+    first = next(iter(lists.values()))
+    logging.warning(
+        "%s: no label is 0, and label %d is taken for the class %r; if labels begin at 1, "
+        "subtract 1",
+        first.path,
+        min(numbers),
+        known[min(numbers)],
+    )
 
 
 def _subsets_of_lists(

@@ -79,8 +79,8 @@ KNOWN = ("wolf", "cat", "dog")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("path,label\ncats/0.png,1\ndogs/3.png,2\n", ["cat", "dog"]),
-        ("path,label\ncats/0.png,1\n", ["cat"]),
+        ("path,label\ncats/0.png,0\ndogs/3.png,2\n", ["wolf", "dog"]),
+        ("path,label\ncats/0.png,0\n", ["wolf"]),
         ("path,label\ncats/0.png,cat\ndogs/3.png,wolf\n", ["cat", "wolf"]),
         ("path,label\ncats/0.png,dog\n", ["dog"]),
     ],
@@ -91,6 +91,25 @@ def test_images_that_are_measured_need_not_have_all_classes(
     test_list = write_list(tmp_path, text, "new.csv")
     with open_source("list", images, known_classes=KNOWN, train_list=test_list) as source:
         assert [source.class_names[label] for label in source.train.labels] == expected
+    assert not caplog.records
+
+
+def test_measured_labels_that_may_begin_at_1_are_told(tmp_path, images, caplog):
+    first = write_list(tmp_path, "cats/0.png 2\n", "first.txt")
+    second = write_list(tmp_path, "dogs/3.png 1\n", "second.txt")
+    lists = {"train_list": first, "test_list": second}
+    with open_source("list", images, known_classes=KNOWN, **lists) as source:
+        assert (source.train.labels.tolist(), source.test.labels.tolist()) == ([2], [1])
+    told = "no label is 0, and label 1 is taken for the class 'cat'; if labels begin at 1, subtract"
+    assert told in caplog.text
+    caplog.clear()
+    names = write_list(tmp_path, "\n".join(KNOWN), "names.txt")
+    open_source("list", images, known_classes=KNOWN, class_names=names, **lists).close()
+    open_source("list", images, known_classes=("0", "1", "2"), **lists).close()
+    by_name = write_list(tmp_path, "cats/0.png 10\n")
+    open_source("list", images, known_classes=("1", "10"), train_list=by_name).close()
+    write_list(tmp_path, "dogs/3.png 0\n", "second.txt")
+    open_source("list", images, known_classes=KNOWN, **lists).close()
     assert not caplog.records
 
 
