@@ -26,7 +26,8 @@ from candle_tf.data.settings import LISTED, ON_BAD_IMAGE
 from candle_tf.data.sources.image_files import open_image_files
 from candle_tf.data.sources.registry import open_source
 from candle_tf.data.sources.source import Source
-from candle_tf.deploy.exported_student import ExportedStudent, load_exported
+from candle_tf.deploy.exported_student import ExportedStudent, find_export, load_exported
+from candle_tf.deploy.reported_export import find_run
 from candle_tf.errors import UserError
 from candle_tf.files import expand_home
 from candle_tf.metrics import Metrics, evaluate_logits
@@ -46,8 +47,8 @@ class Model:
 
     Attributes:
         student: what classifies.
-        results: every figure of the run; None for an export without its run.
-        run_dir: folder of the run; None likewise.
+        results: every figure of the run; None for what was loaded as an export.
+        run_dir: folder of the run, also of an export that is still in it; None for others.
     """
 
     student: ExportedStudent
@@ -227,10 +228,13 @@ def load(path: str | Path, runtime: str = "auto") -> Model:
     Raises:
         UserError: where there is none, or it is damaged.
     """
-    run_dir = Path(expand_home(str(path)))
-    student = load_exported(path, runtime)
-    report = run_dir / "report.json"
-    return Model(student, read_results(report), run_dir) if report.exists() else Model(student)
+    given = Path(expand_home(str(path)))
+    student = load_exported(given, runtime)
+    report = given / "report.json"
+    if report.exists():
+        return Model(student, read_results(report), given)
+    export, _ = find_export(given)
+    return Model(student, run_dir=find_run(export))
 
 
 def train(**settings: Any) -> Model:

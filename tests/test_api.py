@@ -283,6 +283,17 @@ def test_images_that_the_run_learned_from_are_told(two_images, tmp_path, caplog)
     assert not caplog.records
 
 
+@pytest.mark.parametrize("given", ["export", "export/student.lce.tflite", "export/saved_model/1"])
+def test_an_export_tells_of_images_that_its_run_learned_from(run_dir, given, tmp_path, caplog):
+    model = candle_tf.load(run_dir / given)
+    model.evaluate("digits")
+    assert "images to be measured are training or validation images of" in caplog.text
+    assert model.results is None
+    assert model.run_dir == run_dir.resolve()
+    copy = shutil.copytree(run_dir / "export", tmp_path / "export")
+    assert candle_tf.load(copy).run_dir is None
+
+
 def test_the_command_prints_and_writes_what_is_measured(run_dir, labelled, tmp_path):
     folder, _, _ = labelled
     done = start(

@@ -96,7 +96,7 @@ def load_exported(path: str | Path, runtime: str = "auto") -> ExportedStudent:
     if runtime not in RUNTIMES:
         raise UserError(f"--runtime={runtime} is not known; it is one of {', '.join(RUNTIMES)}.")
     path = Path(expand_home(str(path)))
-    folder, named = _find_export(path)
+    folder, named = find_export(path)
     if runtime not in ("auto", named or runtime):
         raise UserError(f"--runtime={runtime} contradicts {path}, which is for --runtime={named}.")
     chosen = named or ("lce" if runtime == "auto" else runtime)
@@ -113,8 +113,12 @@ def load_exported(path: str | Path, runtime: str = "auto") -> ExportedStudent:
     return ExportedStudent(str(source), chosen, scores_of=scores_of, **_input_of(metadata, folder))
 
 
-def _find_export(path: Path) -> tuple[Path, str | None]:
-    """The export folder that a path belongs to, and the runtime that it names, if any."""
+def find_export(path: Path) -> tuple[Path, str | None]:
+    """The export folder that a path belongs to, and the runtime that it names, if any.
+
+    Raises:
+        UserError: where there is no export; says what is there.
+    """
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder, its export or a file of it.")
     if path.is_file():
@@ -163,7 +167,7 @@ def find_saved_models(path: str | Path) -> Path:
         if path.resolve().name == SAVED_MODELS:
             refuse_other_student(path.resolve().parent, is_saved_model=True)
         return path
-    base = _find_export(path)[0] / SAVED_MODELS
+    base = find_export(path)[0] / SAVED_MODELS
     newest = max(_require_versions(base), key=_number)
     whole = path.resolve()
     if _is_saved_model(whole) and _number(whole) != _number(newest):

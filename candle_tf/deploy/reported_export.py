@@ -1,5 +1,6 @@
 """Whether the files of a run's export are of the student that its report tells of.
 
+    find_run(Path("runs/flowers/export"))      # runs/flowers
     refuse_other_student(Path("runs/flowers/export"), is_saved_model=False)
 
 A run that is continued, or corrected otherwise, exports another student. Where a check refuses that
@@ -17,6 +18,13 @@ _REPORT, _MANIFEST = "report.json", "manifest.json"
 _FOLDER, _SAVED_MODELS = "export", "saved_model"
 
 
+def find_run(export: Path) -> Path | None:
+    """The folder of the run that an export is of; None where no report is beside the export."""
+    whole = export.resolve()
+    is_of_run = whole.name == _FOLDER and (whole.parent / _REPORT).is_file()
+    return whole.parent if is_of_run else None
+
+
 def refuse_other_student(export: Path, *, is_saved_model: bool) -> None:
     """Refuses files that may be of another student than the one that the run reports.
 
@@ -30,14 +38,14 @@ def refuse_other_student(export: Path, *, is_saved_model: bool) -> None:
         UserError: where a check refused the export of the reported student, or that was not
             exported in whole; says how to get files of it. Where report or manifest is damaged.
     """
-    whole = export.resolve()
-    report = whole.parent / _REPORT
-    if whole.name != _FOLDER or not report.is_file():
+    run = find_run(export)
+    if run is None:
         return
+    whole, report = run / _FOLDER, run / _REPORT
     refused = read_json_object(report, "Start the run again to write it again.").get("refused")
     if refused and not is_saved_model and _has_checked_tflite_files(whole):
         return
-    if refused or not _is_recorded(whole.parent):
+    if refused or not _is_recorded(run):
         why = f"that was refused: {refused}" if refused else "that is not finished."
         raise UserError(
             f"{export} may hold another student than the one that {report} tells of. The run was "
