@@ -60,8 +60,8 @@ def _has_checked_tflite_files(export: Path) -> bool:
 
     What a check refuses is kept; that of an earlier export is removed where a check is passed.
     """
-    is_other = (export / f"{_SAVED_MODELS}{REFUSED}").is_dir()
-    return is_other and not any(export.glob(f"*.tflite{REFUSED}"))
+    is_saved_model_refused = (export / f"{_SAVED_MODELS}{REFUSED}").is_dir()
+    return is_saved_model_refused and not any(export.glob(f"*.tflite{REFUSED}"))
 
 
 def _is_recorded(run: Path) -> bool:

@@ -19,7 +19,7 @@ from candle_tf.data.splits.split import Split, load_split
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object
 from candle_tf.methods.checkpoints import Checkpoints
-from candle_tf.stages.seen_images import learned_ids
+from candle_tf.stages.seen_images import list_learned_ids
 from candle_tf.students.weights.spec import StudentSpec, parse_spec
 
 # Of a network whose classifier is not used.
@@ -107,7 +107,7 @@ class EarlierRun:
         """
         if self.split is None or self.split.source_hash != split.source_hash:
             return
-        if seen := learned_ids(self.split).intersection(split.test.ids):
+        if seen := list_learned_ids(self.split).intersection(split.test.ids):
             raise UserError(
                 f"{self.given} learned from {len(seen)} of the {len(split.test.ids)} test images of"
                 f" this run, such as {min(seen)}. Give this run the same split, by the same --seed "

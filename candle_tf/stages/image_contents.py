@@ -2,6 +2,7 @@
 
 record_contents(path, split.hash, source, ids_of(split), scan)
 changed_images(path, split.hash, source, ids_of(split), cache)   # later: ids with other bytes
+read_contents(path, split.hash, len(ids_of(split))).hashes       # what was recorded
 
 The record has a hash of each image's bytes, and the images' change tokens (sizes and modification
 times; checksums in a ZIP). While these are the same no image is read. Where they differ, as copies
@@ -9,8 +10,11 @@ of the images have other times, the images are read again and their bytes decide
 """
 
 import base64
+import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +29,26 @@ from candle_tf.files import read_json_object, write_atomically
 
 # Of each image's SHA-256: enough to tell that it changed, in a file smaller than the split's.
 _BYTES = 8
+# Reading waits for the disk, and a hash is computed without Python's lock.
+_THREADS = 4
+# Images whose reading is asked for at once: a place in the queue takes more memory than a hash.
+_BLOCK = 4096
 # In a record: of which images it is.
 _KEY = "split"
 _REMEDY = "Restore it, or choose a new run folder."
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a record holds of N images.
+
+    Attributes:
+        tokens: one text of the change tokens of all of them, as `change_tokens` gives it.
+        hashes: uint8 `[N, 8]`, the beginning of the SHA-256 of each image's bytes.
+    """
+
+    tokens: str
+    hashes: np.ndarray
 
 
 def record_contents(path: Path, key: str, source: Source, ids: Sequence[str], scan: Scan) -> None:
@@ -44,7 +65,7 @@ def record_contents(path: Path, key: str, source: Source, ids: Sequence[str], sc
         return
     record = {
         _KEY: key,
-        "tokens": source.content_hash(ids, missing="missing"),
+        "tokens": change_tokens(source, ids),
         "hashes": base64.b64encode(_hashes(scan, ids).tobytes()).decode(),
     }
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
@@ -57,6 +78,29 @@ def has_contents(path: Path, key: str) -> bool:
         UserError: where the record is damaged.
     """
     return path.exists() and _read(path).get(_KEY) == key
+
+
+def read_contents(path: Path, key: str, count: int) -> Contents | None:
+    """Reads the record; None where there is none of these images, as in runs of older versions.
+
+    Args:
+        path: of the JSON file.
+        key: as of `record_contents`.
+        count: of the images.
+
+    Raises:
+        UserError: where the record is damaged.
+    """
+    record = _read(path) if path.exists() else {}
+    if record.get(_KEY) != key:
+        return None
+    try:
+        stored = base64.b64decode(record["hashes"], validate=True)
+        hashes = np.frombuffer(stored, np.uint8).reshape(count, _BYTES)
+        return Contents(record["tokens"], hashes)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is damaged ({reason}). {_REMEDY}") from error
 
 
 def changed_images(
@@ -74,21 +118,12 @@ def changed_images(
     Raises:
         UserError: where the record is damaged.
     """
-    if not has_contents(path, key):
-        return []
-    record = _read(path)
-    try:
-        stored = base64.b64decode(record["hashes"], validate=True)
-        before = np.frombuffer(stored, np.uint8).reshape(len(ids), _BYTES)
-        tokens = record["tokens"]
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is damaged ({reason}). {_REMEDY}") from error
-    if source.content_hash(ids, missing="missing") == tokens:
+    before = read_contents(path, key, len(ids))
+    if before is None or change_tokens(source, ids) == before.tokens:
         return []
     logging.info("files of images have other sizes or times than before: their bytes are compared")
     now = _hashes(scan_images(source, ids, cache), ids)
-    return [ids[i] for i in np.flatnonzero((now != before).any(axis=1))]
+    return [ids[i] for i in np.flatnonzero((now != before.hashes).any(axis=1))]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -98,6 +133,30 @@ def _read(path: Path) -> dict[str, Any]:
 def ids_of(split: Split) -> list[str]:
     """Ids of the images of all subsets, in the order of a record."""
     return [image_id for subset in split.subsets.values() for image_id in subset.ids]
+
+
+def change_tokens(source: Source, ids: Sequence[str]) -> str:
+    """One text that changes with the size or time of a file; nothing is read."""
+    return source.content_hash(ids, missing="missing")
+
+
+def hash_images(source: Source, ids: Sequence[str]) -> list[bytes]:
+    """What a record has of each image's bytes; of an image that cannot be read no bytes.
+
+    Several images are read at once.
+    """
+
+    def hash_one(image_id: str) -> bytes:
+        try:
+            return hashlib.sha256(source.read_bytes(image_id)).digest()[:_BYTES]
+        except UserError:
+            return b""
+
+    found: list[bytes] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(ids), _BLOCK):
+            found += pool.map(hash_one, ids[start : start + _BLOCK])
+    return found
 
 
 def _hashes(scan: Scan, ids: Sequence[str]) -> np.ndarray:

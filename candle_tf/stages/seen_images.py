@@ -1,11 +1,9 @@
 """Images that a run learned from, among those that its student is measured on.
 
-learned_ids(split)                                 # of training and validation images
-seen_images(Path("runs/flowers"), source, ids)     # those of the ids that the run learned from
+list_learned_ids(split)                              # of training and validation images
+find_seen_images(Path("runs/flowers"), source, ids)  # those of the ids that the run learned from
 """
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +12,11 @@ from absl import logging
 from candle_tf.data.sources.source import Source
 from candle_tf.data.splits.split import Split, hash_source, load_split
 from candle_tf.errors import UserError
-from candle_tf.files import read_json_object
 from candle_tf.run_folder import RunFolder
+from candle_tf.stages.image_contents import change_tokens, hash_images, ids_of, read_contents
 
-_REMEDY = "Restore it."
 
-
-def learned_ids(split: Split) -> set[str]:
+def list_learned_ids(split: Split) -> set[str]:
     """Ids of the images that a run is trained on, or chooses its epoch by."""
     return {*split.train.ids, *split.validation.ids}
 
@@ -34,7 +30,7 @@ def warn_of_seen_images(run: Path, source: Source, ids: Sequence[str]) -> None:
         ids: of the images to be measured.
     """
     try:
-        seen = seen_images(run, source, ids)
+        seen = find_seen_images(run, source, ids)
     except UserError as error:
         logging.warning("Whether %s learned from these images cannot be told: %s", run, error)
         return
@@ -47,7 +43,7 @@ def warn_of_seen_images(run: Path, source: Source, ids: Sequence[str]) -> None:
         )
 
 
-def seen_images(run: Path, source: Source, ids: Sequence[str]) -> list[str]:
+def find_seen_images(run: Path, source: Source, ids: Sequence[str]) -> list[str]:
     """Those of some images that a run learned from; none for a folder without a split.
 
     Their bytes decide, by the hashes that the run recorded. They are not read where all sizes and
@@ -66,47 +62,15 @@ def seen_images(run: Path, source: Source, ids: Sequence[str]) -> list[str]:
     if not folder.split_path.exists():
         return []
     split = load_split(folder.split_path)
-    same_names = split.source_hash == hash_source(source)
-    path = folder.image_contents_path
-    record = read_json_object(path, _REMEDY) if path.exists() else {}
-    recorded = record.get("split") == split.hash
-    if same_names and (not recorded or record.get("tokens") == _change_tokens(source, split)):
-        learned = learned_ids(split)
+    recorded, learned = ids_of(split), list_learned_ids(split)
+    contents = read_contents(folder.image_contents_path, split.hash, len(recorded))
+    if split.source_hash == hash_source(source) and (
+        contents is None or contents.tokens == change_tokens(source, recorded)
+    ):
         return [image_id for image_id in ids if image_id in learned]
-    if not recorded:
+    if contents is None:
         return []
-    hashes, size = _learned_hashes(record, split, path)
-    return [image_id for image_id in ids if _hash_bytes(source, image_id)[:size] in hashes]
-
-
-def _change_tokens(source: Source, split: Split) -> str:
-    """As `image_contents.record_contents` writes them."""
-    ids = [image_id for subset in split.subsets.values() for image_id in subset.ids]
-    return source.content_hash(ids, missing="missing")
-
-
-def _learned_hashes(record: dict[str, object], split: Split, path: Path) -> tuple[set[bytes], int]:
-    """Recorded hashes of training and validation images, and how many bytes each has.
-
-    `image_contents.record_contents` writes the beginnings of the hashes of all three subsets, one
-    after the other.
-    """
-    subsets = [len(subset.ids) for subset in split.subsets.values()]
-    try:
-        stored = base64.b64decode(str(record["hashes"]), validate=True)
-        size, rest = divmod(len(stored), sum(subsets))
-        if rest or not size:
-            raise ValueError(f"{len(stored)} bytes of hashes for {sum(subsets)} images")
-    except (ValueError, KeyError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is damaged ({reason}). {_REMEDY}") from error
-    learned = len(split.train.ids) + len(split.validation.ids)
-    return {stored[i * size : (i + 1) * size] for i in range(learned)}, size
-
-
-def _hash_bytes(source: Source, image_id: str) -> bytes:
-    """SHA-256 of an image's stored bytes; of one that cannot be read, no bytes."""
-    try:
-        return hashlib.sha256(source.read_bytes(image_id)).digest()
-    except UserError:
-        return b""
+    rows = zip(recorded, contents.hashes, strict=True)
+    hashes = {row.tobytes() for image_id, row in rows if image_id in learned}
+    found = zip(ids, hash_images(source, ids), strict=True)
+    return [image_id for image_id, image_hash in found if image_hash in hashes]
