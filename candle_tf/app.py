@@ -63,7 +63,8 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
     """The settings that the command line (and --config, under it) asks for.
 
     A --dataset of the catalog brings settings of its own, which win over those of a --recipe; flags
-    win over both. A --recipe or such a --dataset beside --config replaces the settings that it has.
+    win over both. Beside --config a --recipe replaces the settings that it has, and so does such a
+    --dataset, if the file has another one.
 
     Args:
         flag_values: the flags.
@@ -82,7 +83,8 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
     # Of the plugins that the file names those alone are imported.
     import_plugins(flag_values["plugin"].value)
     before = Config.from_json(begin_from).to_dict()
-    if given.get("dataset", before["dataset"]) != before["dataset"]:
+    changes_data = given.get("dataset", before["dataset"]) != before["dataset"]
+    if changes_data and before["profile"] != "counts":
         # It was that of the other data set, where none was given.
         replaced.add("profile")
     values = {name: value for name, value in before.items() if name not in replaced}

@@ -404,6 +404,8 @@ class Config:
         dataset = given.get("dataset")
         # What is no text is refused with the other values of a wrong type.
         brought = settings_of(dataset) if isinstance(dataset, str) else {}
+        if before and before.get("dataset") == dataset:
+            brought = {}  # it has them, or others that were chosen
         config = cls.from_dict({**(before or {}), **brought, **given}, origin)
         _refuse_unused_imbalance(config, given)
         return config

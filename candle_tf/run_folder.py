@@ -198,7 +198,7 @@ class RunFolder:
         """Whether split.json was there before a run read its images; it checks them first."""
         if not self.data_check_path.exists():
             return self.split_path.exists()
-        remedy = "Delete it: nothing was trained by it."
+        remedy = "Delete it, and split.json, unless that is yours: nothing was trained by them."
         return read_json_object(self.data_check_path, remedy).get(SPLIT_FOUND) is True
 
     @property

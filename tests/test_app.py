@@ -272,6 +272,10 @@ def test_a_data_set_of_the_catalog_brings_its_settings_beside_a_settings_file(se
     assert (before.data.profile, read["profile"]) == ("natural", "exponential")
     assert read["width"] == 0.5
     assert settings("--config=config.json", *given, "--image_size=96")["image_size"] == 96
+    # Its own data set brings nothing: the file may have chosen otherwise.
+    chosen = Config.with_catalog({"dataset": "cifar10_lt100", "image_size": 32}, "here")
+    chosen.to_json(tmp_path / "config.json")
+    assert settings("--config=config.json", "--dataset=cifar10_lt100") == chosen.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -288,6 +292,9 @@ def test_the_profile_of_a_settings_file_is_that_of_its_data_set(
     Config(dataset=dataset, data_dir="a.zip", profile="step").to_json(tmp_path / "config.json")
     read = settings("--config=config.json", f"--dataset={dataset}", "--data_dir=b.zip")
     assert read["profile"] == "step"
+    other.replace(profile="counts", class_counts="5,4").to_json(tmp_path / "config.json")
+    read = settings("--config=config.json", *given)
+    assert (read["profile"], read["class_counts"]) == ("counts", "5,4")
 
 
 def test_an_imbalance_factor_without_effect_is_refused_beside_a_settings_file(refusal, tmp_path):

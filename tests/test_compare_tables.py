@@ -84,7 +84,7 @@ def write_cells(folder: Path, name: str, leave_out: tuple[str, ...] = (), **chan
 
 def read_tables(folder: Path, *paths: Path, of: str = "candle", start: str = "scratch") -> list:
     return [
-        read_methods(read_definition(p), folder / "runs" / p.stem, None, {}, start, of)
+        read_methods(read_definition(p), folder / "runs" / p.stem, None, {}, start, of.split(","))
         for p in paths
     ]
 
@@ -248,6 +248,30 @@ def test_what_cannot_be_compared_is_refused(tmp_path, given, changes, message):
     path = write_table(tmp_path, "one", **changes)
     with pytest.raises(UserError, match=message):
         read_tables(tmp_path, path, **given)
+
+
+def test_of_several_rows_of_candle_each_table_has_the_best_on_validation_images(tmp_path):
+    one = write_cells(tmp_path, "one", leave_out=("scratch-candle_t4-0", "scratch-candle_t4-1"))
+    two = write_cells(tmp_path, "two")
+    tables = read_tables(tmp_path, one, two, of="missing,candle,candle_t4")
+    rows = margin_rows(find_margins(tables))
+    assert [row.get("of") for row in rows[:3]] == ["candle", "candle_t4", None]
+    for name, path, row in (("candle", one, rows[0]), ("candle_t4", two, rows[1])):
+        alone = margin_rows(find_margins(read_tables(tmp_path, path, of=name)))[0]
+        assert row == alone
+    kinds = {row["method"]: row["kind"] for row in method_rows(tables[1:])}
+    assert kinds["candle"] == "CANDLE with other settings"
+    # On the seeds that both have: the other one's second seed is better than any.
+    for cell in read_definition(two).cells:
+        if cell.name == "scratch-candle-1":
+            place = cell.record_path(tmp_path / "runs" / "two")
+            content = json.loads(place.read_text())
+            content["validation"]["correct"] = 60 * [1]
+            place.write_text(json.dumps(content))
+        if cell.name == "scratch-candle_t4-1":
+            cell.record_path(tmp_path / "runs" / "two").unlink()
+    (table,) = read_tables(tmp_path, two, of="candle,candle_t4")
+    assert table.methods[0].name == "candle_t4"
 
 
 def test_a_table_that_chooses_is_compared_on_validation_images(tmp_path):

@@ -1,13 +1,13 @@
 """By how much CANDLE is better than the best other method, in several tables and on average.
 
-    python -m tools.compare_tables --start=scratch --of=candle \
+    python -m tools.compare_tables --start=scratch --of=candle,candle_patient \
         --tables=configs/tables/t1_caltech101.json,configs/tables/t2_cifar100_if100.json
 
 Trains nothing: it reads the cells that tools.run_table has finished, and kept records. For each
 table it tells the mean class accuracy of a method of CANDLE minus that of the best method that is
 not distilled, and of the best other distilled one, in all and by shot group, with 95 % intervals;
-then their averages over the tables. The best other method is chosen on validation images. What was
-not run is told cell by cell.
+then their averages over the tables. The best other method is chosen on validation images, and so is
+each table's of several rows of CANDLE. What was not run is told cell by cell.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def main(
     records: Mapping[str, Path],
     settings: Mapping[str, Mapping[str, Any]],
     start: str,
-    of: str,
+    of: Sequence[str],
 ) -> None:
     """Prints the comparison, and writes comparison_START_OF.md and .csv.
 
@@ -40,7 +40,8 @@ def main(
         records: folders of kept records, by table; tables without one have none.
         settings: of all cells of each table, by flag name; they win over the table's.
         start: one of `margins.STARTS`.
-        of: the method of CANDLE that is compared.
+        of: the method of CANDLE that is compared; of several each table's best on validation
+            images.
 
     Raises:
         UserError: see `margins.read_methods`.
@@ -51,7 +52,7 @@ def main(
         )
         for each in definitions
     ]
-    print(write_margins(tables, start, folder / f"comparison_{start}_{of}"))
+    print(write_margins(tables, start, folder / f"comparison_{start}_{'+'.join(of)}"))
 
 
 def settings_by_table(given: Sequence[str], tables: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -74,6 +75,8 @@ def settings_by_table(given: Sequence[str], tables: Sequence[str]) -> dict[str, 
 def _run(_: list[str]) -> None:
     values = flags.FLAGS
     paths = [Path(each) for each in values.tables]
+    if not values.of:
+        raise UserError("--of is empty; give a method of CANDLE, by its name in the tables.")
     if not paths:
         raise UserError("--tables is missing: files of configs/tables, separated by commas.")
     definitions = [read_definition(path) for path in paths]
@@ -92,7 +95,12 @@ def _run(_: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_list("tables", [], "the tables' files, of configs/tables")
     flags.DEFINE_enum("start", STARTS[0], STARTS, "cells from random, or from pretrained weights")
-    flags.DEFINE_string("of", "candle", "the method of CANDLE, by its name in the tables")
+    flags.DEFINE_list(
+        "of",
+        ["candle"],
+        "the method of CANDLE, by its name in the tables; of several, separated by commas, each "
+        "table's is the best on validation images",
+    )
     flags.DEFINE_string(
         "run_dir",
         "runs/tables",

@@ -63,18 +63,17 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
             as `run_split`; if images have other bytes than when the training began.
     """
     path = folder.data_check_path
-    if config.data.near_duplicates >= 0:
+    if _searches_copies(config, folder):
         require_hashes()
-    if config.unlabelled.unlabelled_dir:
+    if config.unlabelled.unlabelled_dir and folder.writes and not folder.has_begun:
         require_unlabelled_images(config)
     record, split = _read_or_check(config, folder, source)
     if _must_check_again(config, folder, source, split):
         folder.forget_data()
         record, split = _read_or_check(config, folder, source)
-    distance = config.data.near_duplicates
-    if folder.writes and distance >= 0 and record.get(_DISTANCE) != distance:
+    if _searches_copies(config, folder):
         # The run began without, or with another distance.
-        record = {**record, **_near_duplicates(source, split, distance)}
+        record = {**record, **_near_duplicates(source, split, config.data.near_duplicates)}
         _write(record, path)
     if folder.writes and not folder.has_begun:
         record = {name: value for name, value in record.items() if name != _UNLABELLED}
@@ -84,6 +83,16 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
         _write(record, path)
     _log(record, path)
     return split, record
+
+
+def _searches_copies(config: Config, folder: RunFolder) -> bool:
+    """Whether copies are to be searched, and are not in the record yet."""
+    distance, path = config.data.near_duplicates, folder.data_check_path
+    if distance < 0 or not folder.writes:
+        return False
+    record = read_data_check(path) if path.exists() else {}
+    # Older versions recorded no distance; it was that of the run.
+    return _NEAR not in record or record.get(_DISTANCE, distance) != distance
 
 
 def _read_or_check(
@@ -111,8 +120,8 @@ def _must_check_again(config: Config, folder: RunFolder, source: Source, split: 
     """
     if not folder.writes:
         return False  # the chief compares them
-    left_out = _left_out(read_data_check(folder.data_check_path))
-    if wants_other_counts(config, folder, source, split, left_out):
+    left_out = read_data_check(folder.data_check_path)["left_out"]
+    if wants_other_counts(config, folder, split, left_out):
         return True
     contents = folder.image_contents_path
     changed = changed_images(contents, split.hash, source, ids_of(split), config.run.cache_path)

@@ -3,7 +3,8 @@
 Knows nothing of TensorFlow, so that a split is drawn and shown at once.
 """
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -121,29 +122,42 @@ def _log_images_left_out(split: Split, source: Source) -> None:
 
 
 def wants_other_counts(
-    config: Config, folder: RunFolder, source: Source, split: Split, left_out: Collection[str]
+    config: Config, folder: RunFolder, split: Split, left_out: Sequence[Mapping[str, str]]
 ) -> bool:
     """Whether --class_counts has other counts than when a run's split was drawn.
 
     Args:
         config: The settings.
         folder: Of the run.
-        source: The data set.
         split: Of the run.
-        left_out: Ids of images that it goes without, as they cannot be read.
+        left_out: "part" and "class" of the images that it goes without, as they cannot be read.
 
     Raises:
-        UserError: Where it has, and something was trained.
+        UserError: Where it has, and something was trained or these are copies of a run's records.
     """
     settings = config.data
     if settings.profile != "counts" or settings.split or folder.has_found_split:
         return False
-    if leave_out(draw_split(config, source), left_out).hash == split.hash:
+    fixed = folder.has_begun or not folder.config_path.exists()
+    try:
+        wanted = read_class_counts(settings.class_counts, split.class_names)
+    except UserError as error:
+        if not fixed:
+            raise
+        logging.warning("Whether the class counts are still the same cannot be told: %s", error)
         return False
-    if folder.has_begun:
+    counted = ("train",) if split.own_validation else ("train", "validation")
+    fewer = Counter(entry["class"] for entry in left_out if entry["part"] in counted)
+    drawn = [
+        count + fewer[name]
+        for name, count in zip(split.class_names, split.train_counts.tolist(), strict=True)
+    ]
+    if wanted == drawn:
+        return False
+    if fixed:
         raise UserError(
             f"--class_counts={settings.class_counts} has other counts than those that the run in "
-            f"{folder.path} began with. Restore them, or give another --run_dir."
+            f"{config.run.run_dir} began with. Restore them, or give another --run_dir."
         )
     return True
 

@@ -15,6 +15,7 @@ from candle_tf.config import Config
 from candle_tf.data.cached_arrays import key_digest
 from candle_tf.data.images.scan import Scan, reason, scan_images
 from candle_tf.data.images.store import open_image_store
+from candle_tf.data.sources.archives import is_archive
 from candle_tf.data.sources.source import Source, format_names
 from candle_tf.data.sources.unlabelled import open_unlabelled
 from candle_tf.data.splits.duplicates import shared_ids
@@ -28,12 +29,15 @@ _SHOWN = 50
 
 
 def require_unlabelled_images(config: Config) -> None:
-    """Refuses a place that cannot be opened or has no images; none is read.
+    """Refuses a place that is no archive, and no folder with images; none is read.
 
     Raises:
         UserError: with what is wrong with it.
     """
-    _open(config).close()
+    path = Path(config.unlabelled.unlabelled_dir).expanduser()
+    # To list a compressed archive it is unpacked, which takes long.
+    if not (path.is_file() and is_archive(path)):
+        _open(config).close()
 
 
 def check_unlabelled_images(
@@ -74,6 +78,8 @@ def check_unlabelled_images(
                 f"{len(left_out)} cannot be read, and {len(shared)} are in the validation or test "
                 "subset. Give other images, or leave --unlabelled_dir out."
             )
+        # Of a start before, which trained nothing, they may be of other bytes.
+        contents.unlink(missing_ok=True)
         record_contents(contents, _key(ids), unlabelled, ids, scan)
         return {"images": len(ids), "content": unlabelled.content_hash(ids), **record}
 

@@ -277,7 +277,7 @@ def test_preparing_a_run_decodes_what_is_left(config):
     assert len(data.check["left_out"]) == 3
 
 
-def test_copies_are_searched_when_it_is_asked_for_later(config):
+def test_copies_are_searched_when_it_is_asked_for_later(config, monkeypatch):
     pytest.importorskip("imagehash", reason="ImageHash of requirements-dev.txt is not here")
     config = config.replace(on_bad_image="skip")
     folder = Path(config.data.data_dir)
@@ -295,8 +295,11 @@ def test_copies_are_searched_when_it_is_asked_for_later(config):
         assert all(pair["bits"] <= distance for pair in record["near_duplicates"])
         pairs = {(pair["train"], pair["test"]) for pair in record["near_duplicates"]}
         assert ("train/ant/00.png", "test/ant/0.png") in pairs
-        # What is found stays, also where it is not asked for again.
+        # What is found stays, also where it is not asked for again, or the package is gone.
         assert check(config)[1] == record
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "imagehash", None)
+            assert check(asked)[1] == record
 
 
 def test_the_package_of_the_search_is_asked_for_before_images_are_read(config, monkeypatch):

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from candle_tf.config import Config
 from candle_tf.data.splits.split import load_split, save_split
 from candle_tf.errors import UserError
-from candle_tf.run_folder import open_run_folder
+from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.check_images import check_split
 from candle_tf.stages.prepare import prepare
 from candle_tf.stages.split import draw_split, open_data, run_split
@@ -147,12 +148,48 @@ def test_counts_that_were_edited_are_drawn_again_or_refused(tmp_path, begun):
         begin(config)
         with pytest.raises(UserError, match=f"--class_counts={path} has other counts"):
             draw(second)
-        # A moved file with the same counts is no other one.
+        # A moved file with the same counts is no other one, and a lost one tells nothing.
         path = tmp_path / "moved.csv"
         config = config.replace(class_counts=str(path))
         assert draw(first) == first
+        config = config.replace(class_counts=str(tmp_path / "lost.csv"))
+        assert draw(second) == first
     else:
         assert draw(second) == second
+
+
+def test_counts_are_those_of_the_draw_without_images_that_cannot_be_read(tmp_path):
+    names = [f"{label}/{i}.png" for label in ("ant", "bee") for i in range(12)]
+    write_folder(tmp_path / "data", tree(*names) | dict.fromkeys(names[:12:4], b""))
+    config = settings(
+        tmp_path, dataset="folder", data_dir=str(tmp_path / "data"), profile="counts",
+        class_counts="9,5", on_bad_image="skip", test_fraction=0.1,
+    )  # fmt: skip
+    with open_data(config) as source:
+        split, record = check_split(config, open_run_folder(config), source)
+        assert split.train_counts.sum() < 14
+        begin(config)
+        assert check_split(config, open_run_folder(config), source)[0].hash == split.hash
+        assert record["left_out"]
+        with pytest.raises(UserError, match="--class_counts=9,4 has other counts"):
+            check_split(
+                config.replace(class_counts="9,4"),
+                open_run_folder(config.replace(class_counts="9,4")),
+                source,
+            )
+
+
+def test_copies_of_records_are_not_drawn_again(tmp_path):
+    config = settings(tmp_path, profile="counts", class_counts=",".join(10 * ["5"]))
+    with open_data(config) as source:
+        check_split(config, open_run_folder(config), source)
+        copy = RunFolder(tmp_path / "copy")
+        copy.path.mkdir()
+        for name in ("split.json", "data_check.json"):
+            shutil.copyfile(tmp_path / "run" / name, copy.path / name)
+        other = config.replace(class_counts=",".join(10 * ["4"]))
+        with pytest.raises(UserError, match=f"the run in {tmp_path / 'run'} began with"):
+            check_split(other, copy, source)
 
 
 @pytest.mark.parametrize("read_before", [False, True])

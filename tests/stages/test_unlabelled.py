@@ -117,6 +117,18 @@ def test_copies_with_other_times_resume_and_other_bytes_are_named(config, tmp_pa
         prepare(config, open_run_folder(config))
 
 
+def test_bytes_are_those_that_the_training_began_with(config, tmp_path):
+    prepare(config, open_run_folder(config))
+    image = tmp_path / "more" / MORE[3]
+    image.write_bytes((tmp_path / "more" / MORE[4]).read_bytes())
+    prepare(config, open_run_folder(config))
+    (tmp_path / "run" / "student" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "student" / "checkpoints" / "progress.json").write_text("{}")
+    for path in (tmp_path / "more").rglob("*.png"):
+        os.utime(path, (1e9, 1e9))
+    assert len(prepare(config, open_run_folder(config)).unlabelled) == len(MORE)
+
+
 def test_a_place_without_them_is_told_before_images_are_read(config, tmp_path):
     shutil.rmtree(tmp_path / "more")
     with pytest.raises(UserError, match="more"):

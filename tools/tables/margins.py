@@ -1,11 +1,11 @@
 """By how much CANDLE is better than the best other method, in several tables and on average.
 
-    tables = [read_methods(definition, folder, records, settings, "scratch", "candle"), ...]
+    tables = [read_methods(definition, folder, records, settings, "scratch", ["candle"]), ...]
     margins = find_margins(tables)                  # the goals' figures, with 95 % intervals
     rows = method_rows(tables)                      # which cells are there, and which are missing
 
-The best other method of a table is the one that is best on validation images: chosen on the test
-images, it would be the luckiest one.
+The best other method of a table is the one that is best on validation images, and so is that of
+several rows of CANDLE: chosen on the test images, it would be the luckiest one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,20 +44,22 @@ OF, CANDLE, DISTILLED, NOT_DISTILLED, OTHER_STUDENT = (
 # Those that the best is chosen of, each for a goal of its own.
 KINDS = (NOT_DISTILLED, DISTILLED)
 _MARGIN_COLUMNS = (
-    *("minus the best", "table", "method", "chosen of", "seeds", "images", "points", "95 %"),
+    *("minus the best", "table", "of", "method", "chosen of", "seeds", "images"),
+    *("points", "95 %"),
     *SHOT_GROUPS,
 )
 # By whether a table chooses settings.
 _IMAGES = {False: "test", True: "validation"}
 _CELL_COLUMNS = ("table", "method", "kind", "seeds", "missing", "validation %", "note")
-_LEFT = ("minus the best", "table", "method", "kind", "seeds", "images", "missing", "note")
+_LEFT = ("minus the best", "table", "of", "method", "kind", "seeds", "images", "missing", "note")
 _ABOUT = (
     "Points are of mean class accuracy, with 95 % intervals by a paired bootstrap over the images "
     "of each class; of the average, in each table, where tables with one test set have the same "
     "images in a resample. Tables that tell of validation images have an average of their own. The "
     "spread over seeds is not in the intervals. The best other method is the one with the highest "
     "accuracy on validation images relative to the compared method's, over the seeds that both "
-    "have, of the methods that were run. Methods with another student, and CANDLE with other "
+    "have, of the methods that were run. Of several rows of CANDLE a table's is the one with the "
+    "highest accuracy on validation images. Methods with another student, and CANDLE with other "
     "settings, are not chosen of. The average of a shot group is over the tables that have the "
     "group."
 )
@@ -95,6 +97,7 @@ class Margin:
 
     Attributes:
         table: its name.
+        of: the compared method.
         kind: one of `KINDS`.
         best: the other method, chosen on validation images; "" where none can be compared.
         candidates: how many methods it was chosen of.
@@ -106,6 +109,7 @@ class Margin:
     """
 
     table: str
+    of: str
     kind: str
     best: str
     candidates: int
@@ -121,7 +125,7 @@ def read_methods(
     records: Path | None,
     settings: Mapping[str, Any],
     start: str,
-    of: str,
+    of: Sequence[str],
 ) -> TableMethods:
     """Reads the records of a table's cells of one start.
 
@@ -131,38 +135,61 @@ def read_methods(
         records: folder of its kept records; it need not exist; None for none.
         settings: of all cells, as for `records.cell_config`.
         start: "scratch" or "pretrained": whether the cells have --student_weights.
-        of: the method that is compared, one of CANDLE.
+        of: the method that is compared, one of CANDLE; of several that the table has, the one
+            with the highest accuracy on validation images.
 
     Raises:
         UserError: where the table has no such method from this start, the method is none of
             CANDLE, a method has more than one row, or a record is damaged.
     """
     cells = _cells_by_method(definition, settings, start)
-    if of not in cells:
-        there = ", ".join(cells) or "no method"
-        raise UserError(
-            f"--of={of} is no method of {definition.name} with --start={start}, which has {there}."
-        )
     configs = {name: cell_config_without_data(each[0], settings) for name, each in cells.items()}
-    if not configs[of].training.is_candle:
-        raise UserError(
-            f"--of={of} is --method={configs[of].training.method} in {definition.name}, and none "
-            "of CANDLE, which is what other methods are compared with."
-        )
-    names = [of, *(name for name in cells if name != of)]
+    rows = _rows_of_candle(definition, configs, start, of)
     by_name = cells_by_name(definition)
-    methods = tuple(
-        _method_cells(
-            name,
-            OF if name == of else _kind(configs[name], configs[of]),
-            [
-                (cell.seed, find_record(cell, by_name, folder, records, settings))
-                for cell in cells[name]
-            ],
-        )
-        for name in names
+    read = {
+        name: [(cell.seed, find_record(cell, by_name, folder, records, settings)) for cell in each]
+        for name, each in cells.items()
+    }
+    best = _best_on_validation([_method_cells(name, OF, read[name]) for name in rows])
+    others = (
+        _method_cells(name, _kind(configs[name], configs[best.name]), found)
+        for name, found in read.items()
+        if name != best.name
     )
-    return TableMethods(definition, methods)
+    return TableMethods(definition, (best, *others))
+
+
+def _rows_of_candle(
+    definition: TableDefinition, configs: Mapping[str, Config], start: str, of: Sequence[str]
+) -> list[str]:
+    """Those of the names that the table has."""
+    there = [name for name in of if name in configs]
+    if not there:
+        raise UserError(
+            f"--of={','.join(of)} is no method of {definition.name} with --start={start}, which "
+            f"has {', '.join(configs) or 'no method'}."
+        )
+    for name in there:
+        if not configs[name].training.is_candle:
+            raise UserError(
+                f"--of={name} is --method={configs[name].training.method} in {definition.name}, "
+                "and none of CANDLE, which is what other methods are compared with."
+            )
+    return there
+
+
+def _best_on_validation(methods: Sequence[MethodCells]) -> MethodCells:
+    """The best of those that were run, on the seeds that all of them have, if there are such."""
+    there = [method for method in methods if method.records] or list(methods)
+    shared = set.intersection(*(set(method.records) for method in there))
+
+    def accuracy(method: MethodCells) -> float:
+        seeds = shared or set(method.records)
+        values = [validation_accuracy(method.records[seed]) for seed in sorted(seeds)]
+        # Without validation images none is better: the first one.
+        return float(np.nan_to_num(np.mean(values), nan=-1.0)) if values else -1.0
+
+    return max(there, key=accuracy)
 
 
 def _cells_by_method(
@@ -213,15 +240,15 @@ def find_margins(tables: Sequence[TableMethods]) -> list[Margin]:
 def _margin(table: TableMethods, kind: str) -> Margin:
     others = [method for method in table.methods if method.kind == kind]
     there = [method for method in others if not _obstacle(table, method)]
-    name, chooses = table.definition.name, table.definition.chooses
+    name, of, chooses = table.definition.name, table.methods[0].name, table.definition.chooses
     if not there:
-        return Margin(name, kind, "", 0, len(others), (), None, chooses)
+        return Margin(name, of, kind, "", 0, len(others), (), None, chooses)
     leads = [_validation_lead(_pairs(table, method)) for method in there]
     best = there[int(np.argmax(leads))]
     pairs = _pairs(table, best)
     seeds = tuple(record["seed"] for record, _ in pairs)
     images = paired_images(pairs, chooses)
-    return Margin(name, kind, best.name, len(there), len(others), seeds, images, chooses)
+    return Margin(name, of, kind, best.name, len(there), len(others), seeds, images, chooses)
 
 
 def _pairs(table: TableMethods, method: MethodCells) -> list[tuple[_Record, _Record]]:
@@ -264,6 +291,7 @@ def _rows_of_kind(kind: str, margins: Sequence[Margin]) -> Iterator[dict[str, st
         row = {
             "minus the best": kind,
             "table": margin.table,
+            "of": margin.of,
             "chosen of": f"{margin.candidates} of {margin.methods}",
         }
         if margin.images is None:
@@ -353,7 +381,7 @@ def write_margins(tables: Sequence[TableMethods], start: str, path: Path) -> str
         start: of all of them.
         path: without its ending: path.md and path.csv.
     """
-    of = tables[0].methods[0].name
+    of = " or ".join(dict.fromkeys(table.methods[0].name for table in tables))
     rows = margin_rows(find_margins(tables))
     told = ((rows, _MARGIN_COLUMNS), (method_rows(tables), _CELL_COLUMNS))
     start_text = "from scratch" if start == STARTS[0] else "from pretrained weights"
