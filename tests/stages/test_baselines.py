@@ -82,7 +82,9 @@ def test_a_classifier_is_adjusted_once_at_every_restore(tmp_path):
 
     # The same training by another method, which chooses its tau on the validation subset.
     shutil.copytree(tmp_path / "post_hoc" / "student", tmp_path / "tau" / "student")
-    student, _ = _restore(_train(configure(tmp_path / "tau", "tau_normalization")))
+    other = configure(tmp_path / "tau", "tau_normalization")
+    other.to_json(tmp_path / "tau" / "config.json")
+    student, _ = _restore(_train(other))
     kernel, bias = layer_weights(student.get_layer("logits"))
     assert (bias == 0).all()
     norms = np.linalg.norm(kernel, axis=0)

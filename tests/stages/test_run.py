@@ -402,12 +402,20 @@ def test_corrections_are_compared_on_images_that_the_student_was_not_trained_on(
         "tools.compare_corrections", str(run_dir), "--plugin=tests.tiny_parts"
     ).result()
     assert process.returncode == 0, process.stderr[-3000:]
-    plain, by_training, by_validation = process.stdout.splitlines()[-3:]
-    assert [line.split()[2] for line in (plain, by_training, by_validation)] == [
-        "none", "training", "validation"
-    ]  # fmt: skip
+    lines = process.stdout.splitlines()
+    rule = next(number for number, line in enumerate(lines) if line.startswith("---"))
+    rows = [line.split() for line in lines[rule + 1 : rule + 4]]
     split = load_split(run_dir / "split.json")
     with open_data(Config.from_json(run_dir / "config.json")) as source:
         used = {image for part in split.subsets.values() for image in part.ids}
-        left_out = [image for image in source.train.ids if image not in used]
-    assert plain.split()[1] == f"{len(left_out):,}"
+        labels = {
+            image: source.class_names[label]
+            for image, label in zip(source.train.ids, source.train.labels, strict=True)
+            if image not in used
+        }
+    measured = set(labels.values())
+    # Of the largest class no image is left out.
+    (whole,) = set(source.class_names) - measured
+    for row, images in zip(rows, ("none", "training", "validation"), strict=True):
+        assert row[1:6] == [f"{len(labels):,}", str(len(measured)), "of", "10", images]
+    assert lines[-1].endswith(f": {whole}.")

@@ -75,7 +75,9 @@ def test_two_phases_have_a_folder_each_and_resume_in_the_second(tmp_path):
     # The same first phase, then a second phase without any decay.
     first_phase = tmp_path / "whole" / "student_step1"
     shutil.copytree(first_phase, tmp_path / "plain" / "student_step1")
-    plain = _train(_config(tmp_path / "plain", **{**settings, "weight_decay": 0.0}))
+    other = _config(tmp_path / "plain", **{**settings, "weight_decay": 0.0})
+    other.to_json(tmp_path / "plain" / "config.json")
+    plain = _train(other)
     for one, other in zip(plain.student.weights, whole.student.weights, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)
 
