@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from candle_tf import app
-from candle_tf.config import OLDER_VALUES, Config
+from candle_tf.config import settings_of_older_runs
 from candle_tf.errors import UserError
 from candle_tf.reporting.analysis import analyze, read_run, sections_text
 from candle_tf.reporting.html import write_report
@@ -25,7 +25,7 @@ def main(folders: Sequence[str], html_path: str | None) -> None:
     """Prints what the runs in these folders say; writes the page where a path is given."""
     if not folders:
         raise UserError("Give folders of finished runs: python -m candle_tf.analyze RUN RUN ...")
-    earlier = {**Config().to_dict(), **OLDER_VALUES}
+    earlier = settings_of_older_runs()
     sections = analyze([read_run(Path(folder), earlier) for folder in folders])
     print(sections_text(sections))
     if html_path:

@@ -428,6 +428,11 @@ class Config:
         return cls.from_dict(values, str(path))
 
 
+def settings_of_older_runs() -> dict[str, Any]:
+    """What a setting was of runs that were begun before there was such a setting, by flag name."""
+    return {**Config().to_dict(), **OLDER_VALUES}
+
+
 def _refuse_unused_imbalance(config: Config, given: Collection[str]) -> None:
     """An imbalance factor that was given, while the profile that keeps all images was not."""
     is_given = "imbalance_factor" in given and "profile" not in given

@@ -63,16 +63,15 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
             as `run_split`; if images have other bytes than when the training began.
     """
     path = folder.data_check_path
-    if _searches_copies(config, folder):
+    if _searches_copies(config, folder, read_data_check(path) if path.exists() else {}):
         require_hashes()
     if config.unlabelled.unlabelled_dir and folder.writes and not folder.has_begun:
         require_unlabelled_images(config)
     record, split = _read_or_check(config, folder, source)
-    if _must_check_again(config, folder, source, split):
+    if _must_check_again(config, folder, source, split, record):
         folder.forget_data()
         record, split = _read_or_check(config, folder, source)
-    if _searches_copies(config, folder):
-        # The run began without, or with another distance.
+    if _searches_copies(config, folder, record):
         record = {**record, **_near_duplicates(source, split, config.data.near_duplicates)}
         _write(record, path)
     if folder.writes and not folder.has_begun:
@@ -85,12 +84,11 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
     return split, record
 
 
-def _searches_copies(config: Config, folder: RunFolder) -> bool:
-    """Whether copies are to be searched, and are not in the record yet."""
-    distance, path = config.data.near_duplicates, folder.data_check_path
+def _searches_copies(config: Config, folder: RunFolder, record: dict[str, Any]) -> bool:
+    """Whether copies are to be searched, and are not in the record, or with another distance."""
+    distance = config.data.near_duplicates
     if distance < 0 or not folder.writes:
         return False
-    record = read_data_check(path) if path.exists() else {}
     # Older versions recorded no distance; it was that of the run.
     return _NEAR not in record or record.get(_DISTANCE, distance) != distance
 
@@ -110,7 +108,9 @@ def _left_out(record: dict[str, Any]) -> list[str]:
     return [entry["id"] for entry in record["left_out"]]
 
 
-def _must_check_again(config: Config, folder: RunFolder, source: Source, split: Split) -> bool:
+def _must_check_again(
+    config: Config, folder: RunFolder, source: Source, split: Split, record: dict[str, Any]
+) -> bool:
     """Whether a run that nothing was trained in yet is of other images than its settings ask for.
 
     They have other bytes than recorded, or the file of --class_counts has other counts.
@@ -120,8 +120,7 @@ def _must_check_again(config: Config, folder: RunFolder, source: Source, split: 
     """
     if not folder.writes:
         return False  # the chief compares them
-    left_out = read_data_check(folder.data_check_path)["left_out"]
-    if wants_other_counts(config, folder, split, left_out):
+    if wants_other_counts(config, folder, split, record["left_out"]):
         return True
     contents = folder.image_contents_path
     changed = changed_images(contents, split.hash, source, ids_of(split), config.run.cache_path)
@@ -155,9 +154,6 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
         raise UserError(f"{error}\n{_list_images(bad)}") from error
     record_contents(folder.image_contents_path, readable.hash, source, ids_of(readable), scan)
     duplicates = find_duplicates(scan, readable)
-    near = {}
-    if config.data.near_duplicates >= 0:
-        near = _near_duplicates(source, readable, config.data.near_duplicates)
     return {
         SPLIT_FOUND: fixed,
         "scanned": len(ids),
@@ -165,7 +161,6 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
         "duplicates": [vars(duplicate) for duplicate in duplicates],
         "shared": count_pairs(duplicates),
         _CONTRADICTORY: [vars(each) for each in find_contradictions(scan, readable)],
-        **near,
     }
 
 

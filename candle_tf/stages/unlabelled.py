@@ -22,7 +22,12 @@ from candle_tf.data.splits.duplicates import shared_ids
 from candle_tf.data.splits.split import Split
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
-from candle_tf.stages.image_contents import changed_images, has_contents, record_contents
+from candle_tf.stages.image_contents import (
+    change_tokens,
+    changed_images,
+    has_contents,
+    record_contents,
+)
 
 # Images that a message lists; all are in the record.
 _SHOWN = 50
@@ -119,7 +124,7 @@ def _refuse_other_images(
     config: Config, source: Source, ids: list[str], record: dict[str, Any], contents: Path
 ) -> None:
     """Refuses images that a run did not begin with; copies of these are no other ones."""
-    if source.content_hash(ids, missing="missing") == record["content"]:
+    if change_tokens(source, ids) == record["content"]:
         return
     place, key = f"--unlabelled_dir={config.unlabelled.unlabelled_dir}", _key(ids)
     remedy = "Restore them, or choose a new run folder."

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags, logging
 
 from candle_tf import app
-from candle_tf.config import OLDER_VALUES, Config
+from candle_tf.config import Config, settings_of_older_runs
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from tools.tables.cells import Cell, setting_text
@@ -268,7 +268,7 @@ def _names_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
     """With what a setting was that there was not yet."""
-    return {**Config().to_dict(), **OLDER_VALUES, **settings}
+    return {**settings_of_older_runs(), **settings}
 
 
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -462,6 +462,10 @@ def _learned_labels(
     return names, numbers
 
 
+def _all_labels(lists: dict[str, Entries]) -> set[str]:
+    return {label for entries in lists.values() for label in entries.labels}
+
+
 def _known_labels(
     lists: dict[str, Entries],
     names: tuple[str, ...] | None,
@@ -484,7 +488,7 @@ def _known_labels(
         if are_indices:
             _warn_of_labels_from_one(lists, known)
         return known, are_indices
-    return sort_classes({label for entries in lists.values() for label in entries.labels}), False
+    return sort_classes(_all_labels(lists)), False
 
 
 def _are_indices(lists: dict[str, Entries], known: tuple[str, ...]) -> bool:
@@ -494,7 +498,7 @@ def _are_indices(lists: dict[str, Entries], known: tuple[str, ...]) -> bool:
         UserError: If they may be either, and a label would be another class.
     """
     first = next(iter(lists.values()))
-    labels = {label for entries in lists.values() for label in entries.labels}
+    labels = _all_labels(lists)
     if not labels.issubset(known):
         return True
     index = {name: i for i, name in enumerate(known)}
@@ -515,7 +519,7 @@ def _warn_of_labels_from_one(lists: dict[str, Entries], known: tuple[str, ...]) 
 
     Where classes are named as the labels are written, there is no doubt.
     """
-    labels = {label for entries in lists.values() for label in entries.labels}
+    labels = _all_labels(lists)
     numbers = {_whole_number(label) for label in labels}
     if 0 in numbers or not all(0 < number < len(known) for number in numbers):
         return
