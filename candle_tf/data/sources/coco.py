@@ -15,7 +15,8 @@ from typing import Any
 from absl import logging
 
 from candle_tf.data.sources.class_names import canonical_class_name
-from candle_tf.data.sources.lists import Entries, list_source, relative_path
+from candle_tf.data.sources.list_entries import Entries, relative_path
+from candle_tf.data.sources.lists import list_source
 from candle_tf.data.sources.source import Source, SourceConfig, find_repeats, format_names
 from candle_tf.errors import UserError
 from candle_tf.files import parse_json
