@@ -480,18 +480,6 @@ def test_predict_writes_the_other_files_where_one_cannot_be_written(run_dir, pho
 
 
 @pytest.mark.parametrize(
-    ("module", "flags"),
-    [("predict", ("csv", "jsonl", "html")), ("evaluate", ("csv", "json"))],
-)
-def test_outputs_that_cannot_be_written_are_refused_before_the_work(module, flags, tmp_path):
-    for flag in flags:
-        arguments = ["/nowhere", *(["x.png"] if module == "predict" else [])]
-        done = start(f"candle_tf.{module}", *arguments, f"--{flag}={tmp_path}")
-        assert done.returncode == 2
-        assert f"{tmp_path} cannot be written" in done.stderr
-
-
-@pytest.mark.parametrize(
     ("arguments", "words"), [([], "Give a run's folder"), (["/nowhere", "x.png"], "does not exist")]
 )
 def test_predict_refuses_with_one_message(arguments, words):

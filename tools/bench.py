@@ -30,7 +30,7 @@ from absl import flags, logging
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import require_writable_file, write_atomically
 
 ROWS = (
     "step",
@@ -67,6 +67,8 @@ _GROWTH_WIDTH = 0.25
 
 def main(rows: list[str], data_dir: str, repeats: int, json_path: str) -> None:
     """Runs the rows asked for, prints each as it is done, and writes them together."""
+    if json_path:
+        require_writable_file(Path(json_path))
     figures: dict[str, Any] = {}
     for row in rows:
         logging.info("--- %s", row)

@@ -20,7 +20,7 @@ from absl import flags
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import require_writable_file, write_atomically
 from candle_tf.reporting.table import text_table
 from tools.benchmarks.memory import peak
 
@@ -132,6 +132,8 @@ def main() -> None:
     classes = [min(given.classes, size // 4) for size in sizes]
     if not sizes or min(classes) < 2:
         raise UserError(f"--sizes={','.join(given.sizes)}, --classes={given.classes}: too few.")
+    if given.json:
+        require_writable_file(Path(given.json))
     figures = [measure(size, count) for size, count in zip(sizes, classes, strict=True)]
     if given.json:
         write_atomically(Path(given.json), (json.dumps(figures, indent=2) + "\n").encode())

@@ -23,7 +23,7 @@ from absl import flags
 from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import require_writable_file, write_atomically
 from candle_tf.reporting.table import text_table
 
 if TYPE_CHECKING:
@@ -227,6 +227,8 @@ def main() -> None:
         raise UserError(
             f"--images={given.images} is less than one batch, --batch_size={given.batch_size}."
         )
+    if given.json:
+        require_writable_file(Path(given.json))
     # The same ranges, and the same words, as in a training.
     config = Config(
         student=given.student,

@@ -17,7 +17,7 @@ from absl import flags
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import require_writable_file, write_atomically
 from candle_tf.reporting.table import human_bytes, percent, text_table
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.settings import StudentSettings
@@ -191,6 +191,8 @@ def main() -> None:
     for flag in ("classes", "images"):
         if given[flag].value < 1:
             raise UserError(f"--{flag}={given[flag].value} is out of range; it must be at least 1.")
+    if given.json:
+        require_writable_file(Path(given.json))
     # Refuses what is out of range in the words of a training.
     settings = StudentSettings(
         image_size=given.image_size, width=given.width, stem_stride=given.stem_stride
