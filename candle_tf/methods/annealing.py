@@ -44,12 +44,17 @@ class Annealing(tf.keras.callbacks.Callback):
 
     The temperature falls by one factor an epoch to `FINAL_TEMPERATURE` of its start. It is part of
     the checkpoints, so a resumed run anneals as one that was not interrupted. Validation always
-    runs with exact signs: epochs are selected by the network that would be exported.
+    runs with exact signs: epochs are selected by the network that would be exported. Signs are
+    much larger than ramps at first, so that it needs batch-norm statistics of their own:
+    `batch_norm_statistics.ReestimateBatchNorm`.
 
     Args:
         quantizers: to anneal.
         epochs: of the whole training.
         fraction: part of the training that is annealed, in [0, 1); the last epoch never is.
+
+    Attributes:
+        annealed_epochs: how many of the first epochs end before kernels are exact signs.
     """
 
     def __init__(

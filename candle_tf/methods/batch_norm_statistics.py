@@ -3,9 +3,10 @@
     BatchNormStatistics(student).reestimate(batches)        # batches with "inputs"
 
 Moving averages of a training are those of its last steps' weights and image size. Averaged weights,
-or another size of image, need statistics of their own: here the mean and the variance of each batch
-norm's inputs over all images ("precise batch norm": Wu & Johnson, "Rethinking 'Batch' in
-BatchNorm", 2021). Layers before it normalize by the statistics of the batch, as in training.
+another size of image, or signs in place of the ramps of annealed kernels need statistics of their
+own: here the mean and the variance of each batch norm's inputs over all images ("precise batch
+norm": Wu & Johnson, "Rethinking 'Batch' in BatchNorm", 2021). Layers before it normalize by the
+statistics of the batch, as in training.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -39,8 +40,8 @@ def trainable_batch_norms(network: tf.keras.Model) -> list[Any]:
 class BatchNormStatistics:
     """Estimates the statistics of a network, as often as it is asked to.
 
-    The network is computed plainly, in float32, as it is in evaluation. Frozen batch norms, and all
-    weights, stay as they are.
+    The network is computed plainly, in float32, as it is in evaluation; one of several replicas by
+    all of them. Frozen batch norms, and all weights, stay as they are.
 
     Args:
         network: a functional Keras model, from images.
@@ -55,32 +56,42 @@ class BatchNormStatistics:
         # The first node of a layer is that of its own network.
         inputs = [layer.get_input_at(0) for layer in self._layers]
         self._before = tf.keras.Model(network.inputs, inputs) if inputs else None
-        self._moments = tf.function(self._compute_moments, autograph=False)
+        self._moments = tf.function(self._moments_of_shares, autograph=False)
 
-    def reestimate(self, batches: Iterable[Mapping[str, tf.Tensor]]) -> None:
+    def reestimate(self, batches: Iterable[Mapping[str, Any]]) -> None:
         """Sets the moving means and variances to those of the layers' inputs on some images.
 
         Args:
-            batches: of one size, with "inputs" float `[B, S, S, 3]`; at least one.
+            batches: of one size, with "inputs" float `[B, S, S, 3]`; at least one. Of a network of
+                several replicas their shares of each, which are equal.
         """
         if self._before is None:
             return
         with _compute_plainly(self._network):
-            found = [self._moments(batch["inputs"]) for batch in batches]
-        for number, layer in enumerate(self._layers):
-            means, variances = (
-                np.array([of_batch[number][part].numpy() for of_batch in found], np.float64)
-                for part in (0, 1)
-            )
-            layer.moving_mean.assign(means.mean(axis=0))
-            # The variance within batches, and that of their means.
-            layer.moving_variance.assign(variances.mean(axis=0) + means.var(axis=0))
+            found = [self._moments(batch["inputs"]).numpy() for batch in batches]
+        means, variances = np.split(np.concatenate(found).astype(np.float64), 2, axis=1)
+        mean = means.mean(axis=0)
+        # The variance within batches, and that of their means.
+        variance = variances.mean(axis=0) + means.var(axis=0)
+        start = 0
+        for layer in self._layers:
+            end = start + layer.moving_mean.shape[0]
+            layer.moving_mean.assign(mean[start:end])
+            layer.moving_variance.assign(variance[start:end])
+            start = end
 
-    def _compute_moments(self, images: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    def _moments_of_shares(self, images: Any) -> tf.Tensor:
+        """A row for each replica: the means of all layers' channels, then the variances."""
+        strategy = self._network.distribute_strategy
+        return strategy.gather(strategy.run(self._compute_moments, args=(images,)), axis=0)
+
+    def _compute_moments(self, images: tf.Tensor) -> tf.Tensor:
         assert self._before is not None
         # This moves the moving averages as well, which are then replaced.
         values = tf.nest.flatten(self._before(images, training=True))
-        return [tf.nn.moments(x, list(range(len(x.shape) - 1))) for x in values]
+        moments = [tf.nn.moments(x, list(range(len(x.shape) - 1))) for x in values]
+        means, variances = zip(*moments, strict=True)
+        return tf.concat([*means, *variances], axis=0)[tf.newaxis]
 
 
 @contextmanager
@@ -99,8 +110,9 @@ def _compute_plainly(network: tf.keras.Model) -> Iterator[None]:
 class ReestimateBatchNorm(BeforeValidation):
     """Estimates the statistics of a network after the steps of some epochs.
 
-    In training they are not used, so it goes the same way. Annealed kernels are exact signs for
-    that, as they are in validation.
+    In training they are not used, so it goes the same way; the moving averages of the next epoch
+    begin with them, and forget them by its steps. Annealed kernels are exact signs for that, as
+    they are in validation.
 
     Args:
         network: a functional Keras model.

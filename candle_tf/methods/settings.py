@@ -116,7 +116,7 @@ class TrainingSettings(SettingsGroup):
         False,
         "after each epoch's steps, estimate the student's batch-norm statistics again, from 2,048 "
         "training views; with --weight_average it is always so, with --progressive_sizes after "
-        "epochs at another size than --image_size",
+        "epochs at another size than --image_size, and while weights are annealed (BNext)",
     )
 
     def check(self) -> None:

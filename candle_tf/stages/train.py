@@ -22,11 +22,15 @@ from candle_tf.data.pipeline import (
 )
 from candle_tf.data.samplers import DEFERRED
 from candle_tf.data.targets import Targets
-from candle_tf.distribute import ALONE, ONE_PROCESS, BatchShare, Workers
+from candle_tf.distribute import ONE_PROCESS, BatchShare, Workers
 from candle_tf.errors import UserError
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
-from candle_tf.methods.batch_norm_statistics import VIEWS, ReestimateBatchNorm
+from candle_tf.methods.batch_norm_statistics import (
+    VIEWS,
+    ReestimateBatchNorm,
+    trainable_batch_norms,
+)
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.distillation import (
     FoldHead,
@@ -363,7 +367,7 @@ def _train(
             callbacks=[
                 *([annealing] if annealing.quantizers else []),
                 *([UseAverage()] if config.optimizer.weight_average else []),
-                *_reestimation(config, data, student, annealing, steps),
+                *_reestimation(config, data, student, annealing, steps, workers),
                 *([FoldHead()] if has_tied_head(config) else []),
                 *label_weight_callbacks(config, data, calibrated, trainer),
             ],
@@ -383,21 +387,49 @@ def _train(
 
 
 def _reestimation(
-    config: Config, data: Data, student: tf.keras.Model, annealing: Annealing, steps: int
+    config: Config,
+    data: Data,
+    student: tf.keras.Model,
+    annealing: Annealing,
+    steps: int,
+    workers: Workers = ONE_PROCESS,
 ) -> list[ReestimateBatchNorm]:
     """What estimates the batch-norm statistics at --image_size, where those of training do not
-    serve: of averages, and after epochs at another size."""
+    serve: of averages, after epochs at another size, and of the signs of annealed kernels."""
     sides, size = student_sides(config), config.student.image_size
     always = bool(config.optimizer.weight_average) or config.training.reestimate_batch_norm
-    epochs = [epoch for epoch, side in enumerate(sides) if always or side != size]
+    annealed = annealing.annealed_epochs if _has_statistics_of_signs(student, annealing) else 0
+    epochs = [
+        epoch for epoch, side in enumerate(sides) if always or side != size or epoch < annealed
+    ]
     if not epochs:
         return []
+    count = min(steps, math.ceil(VIEWS / config.training.batch_size))
 
-    def views(epoch: int) -> tf.data.Dataset:
-        batches = _batches(config, data, None, None, epoch, ALONE, size)
-        return batches.take(min(steps, math.ceil(VIEWS / config.training.batch_size)))
+    def views(epoch: int, share: BatchShare) -> tf.data.Dataset:
+        batches = _batches(config, data, None, None, epoch, share, size)
+        return batches.take(count * len(share.replicas))
 
-    return [ReestimateBatchNorm(student, views, epochs, annealing.quantizers)]
+    def views_of_epoch(epoch: int) -> Any:
+        return workers.distribute(partial(views, epoch))
+
+    return [ReestimateBatchNorm(student, views_of_epoch, epochs, annealing.quantizers)]
+
+
+def _has_statistics_of_signs(student: tf.keras.Model, annealing: Annealing) -> bool:
+    """Whether there are annealed kernels, and statistics of their signs can be estimated."""
+    if not annealing.quantizers:
+        return False
+    try:
+        trainable_batch_norms(student)
+    except ValueError as error:
+        logging.warning(
+            "validation while binary weights are annealed says little: the batch-norm statistics "
+            "are those of the annealed weights, as others cannot be estimated (%s)",
+            error,
+        )
+        return False
+    return True
 
 
 def _batches(

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
+from candle_tf.methods.batch_norm_statistics import ReestimateBatchNorm
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.training_loop import fit
 from candle_tf.metrics import SCORE
@@ -34,7 +35,9 @@ class _Temperatures(tf.keras.callbacks.Callback):
 class _Run:
     """A training of an annealed student, and what it left."""
 
-    def __init__(self, folder, epochs, fraction, stop_at=None, validation=None) -> None:
+    def __init__(
+        self, folder, epochs, fraction, stop_at=None, validation=None, reestimates=False
+    ) -> None:
         tf.keras.utils.set_random_seed(0)
         self.student = _annealed_student()
         self.trainer = supervised_trainer(self.student, "cross_entropy", adam(0.01))
@@ -42,12 +45,15 @@ class _Run:
         self.folder = folder
         record = _Temperatures(self.quantizers[0], stop_at)
         annealing = Annealing(self.quantizers, epochs, fraction)
+        annealed = range(annealing.annealed_epochs) if reestimates else ()
+        views = [teacher_batch(100, seed=50)]
+        statistics = ReestimateBatchNorm(self.student, lambda _: views, annealed, self.quantizers)
         try:
             self.checkpoints = fit(
                 self.trainer,
                 lambda first: _batches(epochs).skip(STEPS * first),
                 steps=STEPS, epochs=epochs, folder=folder, validation=validation,
-                callbacks=[annealing, record],
+                callbacks=[annealing, statistics, record],
             )  # fmt: skip
         except KeyboardInterrupt:
             assert stop_at is not None
@@ -84,6 +90,30 @@ def test_a_resumed_run_anneals_as_one_that_was_not_interrupted(tmp_path, stop_at
     assert len(second.temperatures) == 5 - stop_at
     for one, other in zip(second.student.weights, whole.student.weights, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_of_signs_change_no_step_and_resume_exactly(tmp_path):
+    """Whatever was estimated for validation, training goes the same way."""
+    validation = tf.data.Dataset.from_tensors(teacher_batch(200, seed=99))
+    same = {"epochs": 5, "fraction": 0.8, "validation": validation}
+    without = _Run(tmp_path / "without", **same)
+    whole = _Run(tmp_path / "whole", **same, reestimates=True)
+    _Run(tmp_path / "run", **same, reestimates=True, stop_at=2)
+    resumed = _Run(tmp_path / "run", **same, reestimates=True)
+
+    assert whole.temperatures == without.temperatures
+    for one, other in zip(
+        whole.student.trainable_weights, without.student.trainable_weights, strict=True
+    ):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.name)
+    for name in ("whole", "run"):
+        steps = (tmp_path / name / "steps.csv").read_text()
+        assert steps == (tmp_path / "without" / "steps.csv").read_text()
+    for one, other in zip(whole.student.weights, resumed.student.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.name)
+    losses = [[row["val_loss"] for row in run.checkpoints.history] for run in (whole, resumed)]
+    assert losses[0] == losses[1]
+    assert losses[0] != [row["val_loss"] for row in without.checkpoints.history]
 
 
 def test_epochs_are_selected_and_restored_with_exact_signs(tmp_path):

@@ -9,13 +9,15 @@ import sys
 import zipfile
 from pathlib import Path
 
+import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.distribute import open_workers
+from candle_tf.distribute import ONE_PROCESS, BatchShare, Workers, open_workers
 from candle_tf.methods.balance import TotalLoss
 from candle_tf.methods.baselines import SupervisedTrainer
+from candle_tf.methods.batch_norm_statistics import ReestimateBatchNorm
 from candle_tf.methods.class_balance import ClassTotalLoss
 from candle_tf.methods.feature_losses import CosineLoss
 from candle_tf.methods.label_loss import LabelLoss
@@ -26,6 +28,7 @@ from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.registry import METHODS
 from candle_tf.methods.trainer import TOTAL_LOSS, Trainer
 from candle_tf.methods.training_loop import fit
+from candle_tf.students.layers.annealed_sign import BNextKernelSign
 from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 from tests.command import start
 from tests.methods.test_distillation import distillation_trainer
@@ -122,7 +125,35 @@ def _worker(folder: Path) -> None:
     for label, strategy in (("one", tf.distribute.get_strategy()), ("two", mirrored)):
         losses = _losses_of_the_batch(strategy)
         (folder / f"losses_{label}.json").write_text(json.dumps(losses))
+    for label, workers in (("one", ONE_PROCESS), ("two", open_workers("mirrored"))):
+        for synced in (False, True):
+            np.savez(folder / f"statistics_{label}_{synced}.npz", *_statistics(workers, synced))
     _pretrain(folder)
+
+
+def _statistics(workers: Workers, synced: bool) -> list[np.ndarray]:
+    """Of batch norms behind a float and behind an annealed convolution, and its temperature."""
+    tf.keras.utils.set_random_seed(0)
+    quantizer = BNextKernelSign()
+    with workers.scope():
+        pixels = tf.keras.Input([4, 4, 3])
+        x = tf.keras.layers.Conv2D(5, 3, name="stem")(pixels)
+        x = tf.keras.layers.Activation("tanh")(tf.keras.layers.BatchNormalization()(x))
+        x = lq.layers.QuantConv2D(6, 2, kernel_quantizer=quantizer, name="conv")(x)
+        network = tf.keras.Model(pixels, tf.keras.layers.BatchNormalization()(x))
+    if synced and workers.replicas > 1:
+        synchronize_batch_norm(network)
+    images = np.random.default_rng(3).normal(size=(3, 8, 4, 4, 3)).astype(np.float32)
+
+    def batches(share: BatchShare) -> tf.data.Dataset:
+        shares = [batch[places] for batch in images for places in share.slices(8)]
+        return tf.data.Dataset.from_tensor_slices({"inputs": shares})
+
+    callback = ReestimateBatchNorm(network, lambda _: workers.distribute(batches), {0}, [quantizer])
+    with workers.scope():
+        callback.on_epoch_begin(0)
+        callback.on_epoch_end(0)
+    return [weight.numpy() for weight in network.non_trainable_weights]
 
 
 def _losses_of_the_batch(strategy: tf.distribute.Strategy) -> list[float]:
@@ -216,6 +247,21 @@ def test_weights_of_examples_are_those_of_the_whole_batch(results):
         json.loads((results / f"losses_{label}.json").read_text()) for label in ("one", "two")
     )
     np.testing.assert_allclose(two, one, rtol=1e-5)
+
+
+def test_statistics_estimated_on_two_replicas_are_those_of_one(results):
+    """Of each replica's share the second layer's inputs are normalized by that share, unsynced."""
+    found = {
+        (label, synced): list(np.load(results / f"statistics_{label}_{synced}.npz").values())
+        for label in ("one", "two")
+        for synced in (False, True)
+    }
+    for one, other in zip(found["one", True], found["two", True], strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+    for one, other in zip(found["one", False][:2], found["two", False][:2], strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found["two", False][-1], found["two", True][-1], rtol=1e-3)
+    assert [value for values in found.values() for value in values if not value.ndim] == [1.0] * 4
 
 
 def test_pretraining_on_two_replicas_is_that_on_one(results):

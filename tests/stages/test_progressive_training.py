@@ -7,7 +7,7 @@ import tensorflow as tf
 from candle_tf.data.pipeline import training_batches
 from candle_tf.deploy.binarize import make_deployable
 from candle_tf.errors import UserError
-from candle_tf.methods.annealing import Annealing
+from candle_tf.methods.annealing import Annealing, find_annealed_quantizers
 from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import student_weights
@@ -17,6 +17,8 @@ from candle_tf.stages.student_views import student_augmentation
 from candle_tf.stages.training_requirements import check_training_requirements
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.compute_policy import resolve_compute_policy
+from candle_tf.students.layers.annealed_sign import BNextKernelSign
+from candle_tf.students.layers.binary_conv import BinaryConv2D
 from candle_tf.students.layers.blocks import binary_layers
 from candle_tf.students.settings import StudentSettings
 from tests.stages.interrupt import interrupt
@@ -109,6 +111,21 @@ def test_statistics_are_estimated_where_those_of_training_do_not_serve(tmp_path,
     student = config.student.build(10)
     found = training._reestimation(config, None, student, Annealing([], EPOCHS, 0.8), steps=3)
     assert [each._epochs for each in found] == ([] if epochs is None else [epochs])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_statistics_of_signs_are_estimated_while_kernels_are_annealed(tmp_path, caplog, nested):
+    """Where they can be: a student that was trained before is not refused for them."""
+    pixels = tf.keras.Input([8, 8, 3])
+    x = BinaryConv2D(4, 3, kernel_quantizer=BNextKernelSign())(pixels)
+    norm = tf.keras.layers.BatchNormalization(name="inner_bn")
+    student = tf.keras.Model(pixels, tf.keras.Sequential([norm])(x) if nested else norm(x))
+    annealing = Annealing(find_annealed_quantizers(student), EPOCHS, 0.5)
+    config = _config(tmp_path).replace(epochs=EPOCHS, progressive_sizes="")
+    found = training._reestimation(config, None, student, annealing, steps=3)
+    assert [each._epochs for each in found] == ([] if nested else [{0, 1}])
+    said = "cannot be estimated (the batch norm inner_bn is inside of another layer)"
+    assert (said in caplog.text) == nested
 
 
 def test_a_second_stage_keeps_the_averages_of_the_first(tmp_path):
