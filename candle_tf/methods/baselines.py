@@ -77,6 +77,7 @@ class LabelMethodTrainer(Trainer):
         parameter_groups: of the student's trainable variables.
         steps: of the whole training.
         cosine: whether loss and validation get cosines for logits.
+        validation_scale: what validation multiplies its logits or cosines by, above 0.
         xla: whether XLA compiles the training step.
     """
 
@@ -89,16 +90,18 @@ class LabelMethodTrainer(Trainer):
         *,
         steps: int,
         cosine: bool = False,
+        validation_scale: float = 1.0,
         xla: bool = False,
     ) -> None:
         super().__init__(student, classes, parameter_groups, name="supervised_trainer", xla=xla)
         self._loss = loss
         self._steps = steps
         self._cosine = cosine
+        self._validation_scale = validation_scale
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Logits or cosines `[B, C]` of inputs."""
-        return self._logits(self.network(inputs, training=training))
+        """Logits or cosines `[B, C]` of inputs, times the scale of validation."""
+        return self._validation_scale * self._logits(self.network(inputs, training=training))
 
     def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The total loss alone, the mean over the batch."""

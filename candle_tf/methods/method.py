@@ -47,11 +47,14 @@ class LabelMethod:
         build_loss: (settings, training counts int `[C]`) -> `StepLoss`.
         cosine: whether the loss is given cosines between features and class weights for logits.
         adjust: changes the classifier of a finished epoch, before it is measured or exported.
+        validation_scale: settings -> what validation multiplies cosines by, above 0, so that its
+            cross-entropy is of logits as the loss makes them; None for 1.
     """
 
     build_loss: Callable[[BaselineSettings, np.ndarray], StepLoss]
     cosine: bool = False
     adjust: Adjustment | None = None
+    validation_scale: Callable[[BaselineSettings], float] | None = None
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,14 @@ def build_baseline_trainer(
             groups,
             steps=steps,
             cosine=method.cosine,
+            validation_scale=_validation_scale(config, method),
             xla=xla,
         )
     return SupervisedTrainer(student, method, data.counts, groups, xla)
+
+
+def _validation_scale(config: Config, method: LabelMethod) -> float:
+    return 1.0 if method.validation_scale is None else method.validation_scale(config.baseline)
 
 
 def _build_contrastive_trainer(

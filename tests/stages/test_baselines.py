@@ -16,6 +16,7 @@ from candle_tf.metrics import SCORE
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import report
 from candle_tf.stages import train as training
+from candle_tf.stages.baselines import build_baseline_trainer
 from candle_tf.stages.calibrate import Calibrated
 from candle_tf.stages.distillation import has_trained_classifier
 from candle_tf.stages.earlier_run import EarlierRun
@@ -92,6 +93,19 @@ def test_a_classifier_is_adjusted_once_at_every_restore(tmp_path):
     tau = 1 - np.log(norms) / np.log(before)
     np.testing.assert_allclose(tau, tau[0], atol=1e-3)
     assert min(abs(tau[0] - choice) for choice in TAUS) < 1e-3
+
+
+def test_the_scale_of_a_runs_cosines_reaches_its_validation(tmp_path):
+    config = configure(tmp_path, "ldam_drw", ldam_scale=7.0)
+    data = prepare(config, open_run_folder(config))
+    student = config.student.build(data.classes)
+    trainer = build_baseline_trainer(config, data, student, steps=3, xla=False)
+    pixels = np.random.default_rng(0).uniform(0, 255, (9, 16, 16, 3)).astype(np.float32)
+    outputs = student(pixels, training=False)
+    features, kernel = outputs["features"].numpy(), student.get_layer("logits").kernel.numpy()
+    lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(kernel, axis=0)
+    expected = 7.0 * features @ kernel / lengths
+    np.testing.assert_allclose(trainer(pixels).numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
 def _restore(trained):

@@ -76,4 +76,11 @@ def export_cosines(
     return Classifier(settings.ldam_scale * unit.kernel, unit.bias)
 
 
-METHOD = LabelMethod(build_loss, cosine=True, adjust=export_cosines)
+def validation_scale(settings: BaselineSettings) -> float:
+    """s: cosines alone have a cross-entropy near log C, however sure the student is."""
+    return settings.ldam_scale
+
+
+METHOD = LabelMethod(
+    build_loss, cosine=True, adjust=export_cosines, validation_scale=validation_scale
+)

@@ -13,6 +13,7 @@ from candle_tf.methods.optimizers import adam
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.registry import METHODS
 from candle_tf.methods.second_stage import ClassifierTrainer, reset_classifier
+from candle_tf.metrics import SCORE
 
 COUNTS = np.array([60, 20, 5, 1])
 RNG = np.random.default_rng(0)
@@ -70,6 +71,30 @@ def test_the_loss_of_mixed_images_and_cosines_is_that_of_numpy():
     expected = ratios * loss(data["labels"]) + (1 - ratios) * loss(data["partner_labels"])
     actual = label_trainer("ldam_drw", student).compute_losses(data, training=True)
     assert float(actual["objective"]) == pytest.approx(expected.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_validation_is_the_cross_entropy_of_scaled_cosines(scale):
+    """Of cosines alone it is near log C, whatever the student has learned."""
+    student, data = dense_student(), batch()
+    features = student(data["inputs"], training=False)["features"].numpy().astype(np.float64)
+    kernel = student.get_layer("logits").kernel.numpy().astype(np.float64)
+    lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(kernel, axis=0)
+    logits = scale * features @ kernel / lengths
+    settings = BaselineSettings(ldam_scale=scale)
+    method = METHODS["ldam_drw"]
+    trainer = LabelMethodTrainer(
+        student, 4, method.build_loss(settings, COUNTS), all_of(student), steps=10, cosine=True,
+        validation_scale=method.validation_scale(settings),
+    )  # fmt: skip
+    examples = tf.data.Dataset.from_tensors({key: data[key] for key in ("inputs", "labels")})
+    found = trainer.evaluate(examples, verbose=0, return_dict=True)
+    labels = data["labels"].numpy()
+    expected = -log_softmax(logits, axis=1)[np.arange(SIZE), labels].mean()
+    assert found["loss"] == pytest.approx(expected, rel=1e-4)
+    right = np.argmax(logits, axis=1) == labels
+    accuracies = [right[labels == label].mean() for label in np.unique(labels)]
+    assert found[SCORE.removeprefix("val_")] == pytest.approx(np.mean(accuracies))
 
 
 def test_classes_are_re_weighted_once_their_time_has_come():
