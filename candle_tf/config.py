@@ -399,7 +399,8 @@ class Config:
             before: settings of a file that what is given changes.
 
         Raises:
-            UserError: as `from_dict`, and for an imbalance factor without effect.
+            UserError: as `from_dict`; for an imbalance factor without effect, and a classifier
+                that no loss would train.
         """
         dataset = given.get("dataset")
         # What is no text is refused with the other values of a wrong type.
@@ -408,6 +409,7 @@ class Config:
             brought = {}  # it has them, or others that were chosen
         config = cls.from_dict({**(before or {}), **brought, **given}, origin)
         _refuse_unused_imbalance(config, given)
+        refuse_random_classifier(config)
         return config
 
     @classmethod
@@ -431,6 +433,29 @@ class Config:
 def settings_of_older_runs() -> dict[str, Any]:
     """What a setting was of runs that were begun before there was such a setting, by flag name."""
     return {**Config().to_dict(), **OLDER_VALUES}
+
+
+def refuse_random_classifier(config: Config) -> None:
+    """Refuses a training of CANDLE in which no loss reaches the student's classifier.
+
+    `Config` itself takes such settings: they are those of the first stage of --method=candle_crt,
+    and of older runs, which are still read.
+
+    Raises:
+        UserError: where lambda is 0 at every step, and no part of the total loss is on labels.
+    """
+    balance = config.balance
+    if config.training.method != "candle" or balance.student_head == "tied":
+        return
+    if balance.largest_lambda > 0 or not balance.leaves_labels_out:
+        return
+    names = {"fixed": ("fixed_lambda",), "schedule": ("first_lambda", "last_lambda")}
+    given = " ".join(f"--{name}=0" for name in names[balance.balance])
+    raise UserError(
+        f"{given} with --label_weight=0 leaves the feature loss alone, which does not reach the "
+        "student's classifier: it would keep its random weights. Give --method=candle_crt, which "
+        f"trains it afterwards, or a --label_weight or --{names[balance.balance][-1]} above 0."
+    )
 
 
 def _refuse_unused_imbalance(config: Config, given: Collection[str]) -> None:

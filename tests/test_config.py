@@ -8,6 +8,7 @@ import pytest
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.recipes import RECIPES
+from candle_tf.stages.training_requirements import check_training_requirements
 from candle_tf.students.architectures.registry import STUDENTS
 
 FIELDS = Config.fields()
@@ -516,6 +517,48 @@ def test_settings_of_brackets_without_end_are_refused(tmp_path):
 )  # fmt: skip
 def test_settings_without_effect_are_known(settings, told):
     assert Config(**settings).without_effect() == told
+
+
+FEATURES_ALONE = {"balance": "fixed", "fixed_lambda": 0.0, "label_weight": "0.0"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({}, "--fixed_lambda=0 with --label_weight=0 .*or --fixed_lambda above 0"),
+        ({"balance": "schedule", "first_lambda": 0.0, "last_lambda": 0.0},
+         "--first_lambda=0 --last_lambda=0 with .*or --last_lambda above 0"),
+    ],
+)  # fmt: skip
+def test_a_classifier_that_nothing_trains_is_refused(changes, remedy):
+    given = {**FEATURES_ALONE, **changes}
+    with pytest.raises(UserError, match=f"{remedy}") as told:
+        Config.with_catalog(given, "here")
+    assert "--method=candle_crt" in str(told.value)
+    # Settings that are read of an older run, and of the first of two stages.
+    assert Config(**given).balance.largest_lambda == 0
+    with pytest.raises(UserError, match=f"{remedy}"):
+        check_training_requirements(Config(**given), replicas=1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label_weight": "0.1"},
+        {"label_weight": "auto"},
+        {"fixed_lambda": 0.1},
+        {"balance": "schedule"},
+        {"balance": "schedule", "first_lambda": 0.0},
+        {"balance": "schedule", "last_lambda": 0.0},
+        {"balance": "plain"},
+        {"method": "candle_crt"},
+        {"method": "focal"},
+        {"student_head": "tied", "feature_loss": "r2"},
+    ],
+    ids=str,
+)
+def test_a_classifier_that_something_trains_is_not_refused(changes):
+    Config.with_catalog({**FEATURES_ALONE, **changes}, "here")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

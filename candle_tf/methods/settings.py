@@ -374,6 +374,20 @@ class BalanceSettings(SettingsGroup):
         choices=STUDENT_HEADS,
     )
 
+    @property
+    def largest_lambda(self) -> float:
+        """The most that the KL loss weighs in any step; 1 where an adversary gives lambda."""
+        given = {
+            "fixed": self.fixed_lambda,
+            "schedule": max(self.first_lambda, self.last_lambda),
+        }
+        return given.get(self.balance, 1.0)
+
+    @property
+    def leaves_labels_out(self) -> bool:
+        """Whether --label_weight is the number 0."""
+        return self.label_weight not in (AUTO, ADAPTIVE) and float(self.label_weight) == 0
+
     def check(self) -> None:
         for name in ("label_weight", "prior_correction"):
             value = getattr(self, name)

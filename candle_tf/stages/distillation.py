@@ -14,6 +14,7 @@ from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.targets import MapTargets, Targets
+from candle_tf.errors import UserError
 from candle_tf.methods.balance import BalanceInputs, TotalLoss, build_total_loss
 from candle_tf.methods.distillation import (
     DistillationTrainer,
@@ -104,16 +105,34 @@ def has_trained_classifier(config: Config, data: Data, calibrated: Calibrated | 
         data: the prepared split.
         calibrated: the teacher, for --label_weight=auto.
     """
-    balance = config.balance
     if config.training.method != "candle" or has_tied_head(config):
         return True
-    lambdas = {
-        "fixed": (balance.fixed_lambda,),
-        "schedule": (balance.first_lambda, balance.last_lambda),
-    }
-    if max(lambdas.get(balance.balance, (1.0,))) > 0:
-        return True
-    return label_weight(config, data, calibrated) > 0
+    return config.balance.largest_lambda > 0 or label_weight(config, data, calibrated) > 0
+
+
+def refuse_untrained_classifier(config: Config, data: Data, calibrated: Calibrated) -> None:
+    """Refuses to train a student whose classifier would keep its random weights.
+
+    What is 0 by its settings alone is refused with them (`config.refuse_random_classifier`).
+
+    Args:
+        config: the run's settings; not those of the first of two stages, whose classifier is
+            trained by the second.
+        data: the prepared split.
+        calibrated: the teacher, whose accuracy decides on --label_weight=auto and adaptive.
+
+    Raises:
+        UserError: where no loss reaches the classifier.
+    """
+    if has_trained_classifier(config, data, calibrated):
+        return
+    known = "is 100 %" if calibrated.accuracy is not None else "is not known"
+    raise UserError(
+        f"--label_weight={config.balance.label_weight} is 0 here, as the teacher's accuracy "
+        f"{known}, and --balance={config.balance.balance} has a lambda of 0 at every step: nothing "
+        "would train the student's classifier. Give another --run_dir with --method=candle_crt, "
+        "which trains it afterwards, a number above 0 for --label_weight, or a lambda above 0."
+    )
 
 
 def _build_total_loss(

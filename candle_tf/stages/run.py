@@ -23,6 +23,7 @@ from candle_tf.stages.balance_floors import read_balance_floors
 from candle_tf.stages.balance_replay import read_balance_replay
 from candle_tf.stages.calibrate import Calibrated, calibrate, open_teacher
 from candle_tf.stages.disk_space import DiskNeeds
+from candle_tf.stages.distillation import refuse_untrained_classifier
 from candle_tf.stages.evaluate import evaluate
 from candle_tf.stages.export import STAGE as EXPORT
 from candle_tf.stages.export import export
@@ -127,6 +128,7 @@ def _run_stages(
             lambda: calibrate(config, data, path, workers, _keep_teacher(config, data, folder)),
         )
         folder.record("calibrate", _training_files(path))
+        refuse_untrained_classifier(config, data, calibrated)
         if needs:
             _add_teacher(needs, config, calibrated).require()
     path = folder.path / "student"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from candle_tf.config import Config
+from candle_tf.config import Config, refuse_random_classifier
 from candle_tf.data.image_sizes import parse_sizes
 from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
@@ -38,8 +38,10 @@ def check_training_requirements(config: Config, replicas: int) -> None:
             option or method for several devices; for a method of two views with settings that leave
             one view, or none of one class; with an option for a student that is not the same
             network at all sizes, or one with batch norms whose inputs are not at hand; with an
-            option of binary kernels for a student without any.
+            option of binary kernels for a student without any; for a classifier that no loss
+            would train.
     """
+    refuse_random_classifier(config)
     if config.training.distils:
         run_teacher.refuse_bad_run_teachers(config.teacher, config.maps.map_weight)
     if config.student.student_weights and not _is_begun(config):

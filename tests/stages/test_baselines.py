@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.data.augment.precomputed_views import same_for_all
+from candle_tf.errors import UserError
 from candle_tf.methods.calibration import teacher_classifier
 from candle_tf.methods.long_tail.tau_normalization import TAUS
 from candle_tf.metrics import SCORE
@@ -18,13 +20,15 @@ from candle_tf.stages import report
 from candle_tf.stages import train as training
 from candle_tf.stages.baselines import build_baseline_trainer
 from candle_tf.stages.calibrate import Calibrated
-from candle_tf.stages.distillation import has_trained_classifier
+from candle_tf.stages.distillation import has_trained_classifier, refuse_untrained_classifier
 from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.stages.evaluate import logits_of
 from candle_tf.stages.prepare import prepare
+from candle_tf.stages.run import run
 from candle_tf.students.compute_policy import resolve_compute_policy
 from candle_tf.teachers.targets import CachedTargets
 from tests.stages.test_train import _config, _train, one_block_student  # noqa: F401
+from tests.stages.tiny_run import TINY_RUN
 
 EPOCHS = 5
 
@@ -231,3 +235,22 @@ def test_what_gives_a_student_a_classifier_to_choose_an_epoch_by(
         None, teacher_classifier(4, data.classes), targets, np.zeros((1, data.classes)), accuracy
     )
     assert has_trained_classifier(config, data, calibrated) == expected
+    with nullcontext() if expected else pytest.raises(UserError, match="--method=candle_crt"):
+        refuse_untrained_classifier(config, data, calibrated)
+
+
+def test_a_run_whose_classifier_nothing_would_train_ends_before_the_student(tmp_path):
+    """With one image of each class nothing tells what --label_weight=auto is."""
+    import tests.tiny_parts  # noqa: F401
+
+    config = Config(
+        **{**TINY_RUN, "profile": "counts"}, class_counts=",".join("1" * 10), epochs=1,
+        student="tiny_student", teacher="tiny_teacher", validation_fraction=0.0,
+        select_epoch="last", calibration_epochs=1, calibration_resolutions=(32,),
+        balance="schedule", first_lambda=0.0, last_lambda=0.0, run_dir=str(tmp_path),
+    )  # fmt: skip
+    told = "--label_weight=auto is 0 here, as the teacher's accuracy is not known, and"
+    with pytest.raises(UserError, match=told):
+        run(config)
+    assert (tmp_path / "calibrate" / "checkpoints" / "progress.json").exists()
+    assert not (tmp_path / "student").exists()
