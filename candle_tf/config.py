@@ -13,7 +13,6 @@ write its field in its group: flag, help and JSON follow. To add a group, give i
 import dataclasses
 import json
 from collections.abc import Collection, Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +32,7 @@ from candle_tf.methods.settings import (
 from candle_tf.plugins import import_plugins, refuse_new_plugins
 from candle_tf.recipes import DEFAULT, RECIPES, recipe_settings
 from candle_tf.settings import SettingsGroup, convert_setting, setting
+from candle_tf.settings_without_effect import settings_without_effect
 from candle_tf.students.settings import ComputeSettings, StudentSettings
 from candle_tf.teachers.settings import TeacherSettings
 
@@ -145,22 +145,25 @@ class Config:
         return Config(**(self._values() | recipe_settings(changes.get("recipe", "")) | changes))
 
     def without_effect(self) -> dict[str, str]:
-        """Settings that are not at their default and have no effect, each with what it is for.
+        """Settings that were given and have no effect, each with what it is for.
 
-        Of settings for a method or a balance none where plugins are used: one of theirs may read
-        them.
+        Values that are the default, or that the recipe or the data set of the catalog brings, were
+        not given. Of settings for a method, a balance or the like none where plugins are used: one
+        of theirs may read them.
         """
-        fields, found = self.fields(), {}
-        for name, field in fields.items():
-            other, _, wanted = field.metadata["only_for"].partition("=")
-            if not other or self[name] == field.default:
-                continue
-            if other in ("method", "balance") and self.run.plugin:
-                continue
-            value, patterns = self[other], wanted.split("|")
-            fits = any(fnmatch(str(value), pattern) for pattern in patterns)
-            if not (fits if wanted else value != fields[other].default):
-                found[name] = field.metadata["only_for"]
+        values, fields = self._values(), self.fields()
+        sources = recipe_settings(self.run.recipe), settings_of(self.data.dataset)
+        brought = {name: [source[name] for source in sources if name in source] for name in fields}
+        found = settings_without_effect(
+            values, fields, brought=brought, has_plugins=bool(self.run.plugin)
+        )
+        views = self.teacher
+        if 0 < views.tail_views <= views.views and "tail_views" not in found:
+            found["tail_views"] = f"views below {views.tail_views}"
+        # Who asks for no label loss has one with these methods.
+        none_given = values["label_weight"] == "0" and "0" not in brought["label_weight"]
+        if none_given and self.training.has_label_loss:
+            found["label_weight"] = fields["label_weight"].metadata["only_for"]
         return found
 
     @property
@@ -399,8 +402,8 @@ class Config:
             before: settings of a file that what is given changes.
 
         Raises:
-            UserError: as `from_dict`; for an imbalance factor without effect, and a classifier
-                that no loss would train.
+            UserError: as `from_dict`; for an imbalance factor or a label weight without effect,
+                and a classifier that no loss would train.
         """
         dataset = given.get("dataset")
         # What is no text is refused with the other values of a wrong type.
@@ -409,6 +412,7 @@ class Config:
             brought = {}  # it has them, or others that were chosen
         config = cls.from_dict({**(before or {}), **brought, **given}, origin)
         _refuse_unused_imbalance(config, given)
+        _refuse_other_label_weight(config, given)
         refuse_random_classifier(config)
         return config
 
@@ -467,3 +471,21 @@ def _refuse_unused_imbalance(config: Config, given: Collection[str]) -> None:
             f"--dataset={config.data.dataset}, which keeps all images: give --profile=exponential "
             "or step too, or leave it out."
         )
+
+
+def _refuse_other_label_weight(config: Config, given: Collection[str]) -> None:
+    """The weight of CANDLE's label loss, given to a method with one of its own.
+
+    0 is told alone (`without_effect`): a table may give it to all of its rows.
+    """
+    weight, method = config.balance.label_weight, config.training.method
+    if "label_weight" not in given or not config.training.has_label_loss:
+        return
+    if weight == Config.fields()["label_weight"].default or config.balance.leaves_labels_out:
+        return
+    raise UserError(
+        f"--label_weight={weight} contradicts --method={method}: it is of CANDLE's total loss. "
+        f"The weight of the label loss of {method} is --distillation_label_weight "
+        f"({config.baseline.distillation_label_weight:g} here): give that, or leave "
+        "--label_weight out."
+    )

@@ -12,6 +12,7 @@ groups.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -32,6 +33,7 @@ def setting(
     at_most: float = math.inf,
     below: float = math.inf,
     only_for: str = "",
+    nothing: Any = None,
 ) -> Any:
     """A field of a settings group.
 
@@ -42,12 +44,24 @@ def setting(
         at_least, above, at_most, below: bounds of a number, or of each number of a tuple.
         only_for: another setting and its value without which this one has no effect:
             "balance=fixed", "sampler=deferred_*", one of several in "balance=plain|fixed", or "mix"
-            for any but its default. The help begins with it.
+            for any but its default; several with " and ", or one of them with " or ". The help
+            begins with it.
+        nothing: the value that asks for nothing, if the default asks for something: as without
+            effect it is not told.
     """
-    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    text = f"for --{only_for}: {help}" if only_for else help
-    metadata = {"help": text, "choices": choices, "bounds": bounds, "only_for": only_for}
+    metadata = {
+        "help": f"for {as_flags(only_for)}: {help}" if only_for else help,
+        "choices": choices,
+        "bounds": {"at_least": at_least, "above": above, "at_most": at_most, "below": below},
+        "only_for": only_for,
+        "nothing": nothing,
+    }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def as_flags(only_for: str) -> str:
+    """What a setting is for, as one writes it: "--mix_views=half", "--a=1 and --b"."""
+    return re.sub(r"^|(?<= and )|(?<= or )", "--", only_for)
 
 
 @dataclasses.dataclass(frozen=True)

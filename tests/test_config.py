@@ -2,16 +2,36 @@ import dataclasses
 import fnmatch
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
+from absl import flags
 
+import candle_tf
+from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.errors import UserError
+from candle_tf.methods.method import DistillationMethod, TwoStageMethod
+from candle_tf.methods.registry import (
+    CANDLE,
+    METHODS,
+    WITH_LABEL_LOSS,
+    WITH_SECOND_STAGE,
+    WITH_TEACHER,
+)
 from candle_tf.recipes import RECIPES
+from candle_tf.settings import as_flags
 from candle_tf.stages.training_requirements import check_training_requirements
 from candle_tf.students.architectures.registry import STUDENTS
+from tools.tables.definition import read_definition
+from tools.tables.records import cell_config_without_data
 
+ROOT = Path(candle_tf.__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
+TABLES = sorted((ROOT / "configs" / "tables").glob("*.json"))
 FIELDS = Config.fields()
+SMOOTHING = "calibration_loss=label_aware_smoothing or method=mislas"
 # What else must be set for a value to make sense.
 COMPANIONS = {
     ("profile", "counts"): {"class_counts": "5,3"},
@@ -510,9 +530,68 @@ def test_settings_of_brackets_without_end_are_refused(tmp_path):
         ({"balance_entropy": 0.1, "balance_learning_rate": 0.01, "balance": "fixed"},
          {"balance_entropy": "balance=adversarial|relative",
           "balance_learning_rate": "balance=adversarial|relative|plain|class_adversarial"}),
+        ({"label_weight": "0.5", "method": "focal"}, {"label_weight": CANDLE}),
+        # Whether a table's other rows have a label loss changes nothing of this one.
+        ({"label_weight": "0", "prior_correction": "0", "export_teacher": "off",
+          "method": "focal"}, {}),
+        ({"label_weight": "0", "method": "ltkd"}, {"label_weight": CANDLE}),
+        ({"label_weight": "0", "method": "candle_crt"}, {}),
+        ({"balance": "plain", "method": "focal"}, {"balance": CANDLE}),
+        ({"balance": "fixed", "fixed_lambda": 0.9, "temperature": 4.0, "method": "focal"},
+         {"balance": CANDLE, "fixed_lambda": CANDLE, "temperature": WITH_TEACHER}),
+        ({"balance": "fixed", "fixed_lambda": 0.9, "temperature": 4.0, "method": "candle_crt"},
+         {}),
+        ({"temperature": 4.0, "method": "dive"}, {}),
+        ({"class_balanced_beta": 0.9, "method": "ldam_drw"}, {}),
+        ({"class_balanced_beta": 0.9, "distillation_label_weight": 0.3, "classifier_epochs": 3,
+          "classifier_learning_rate": 0.1, "smoothing_head": 0.3, "smoothing_tail": 0.1,
+          "map_fraction": 0.2, "anneal_fraction": 0.5},
+         {"class_balanced_beta": "method=class_balanced|ldam_drw",
+          "distillation_label_weight": "method=plain_distillation|ltkd|dive",
+          "classifier_epochs": "method=crt|mislas|candle_crt",
+          "classifier_learning_rate": "method=crt|mislas|candle_crt",
+          "smoothing_head": SMOOTHING, "smoothing_tail": SMOOTHING, "map_fraction": "map_weight",
+          "anneal_fraction": "student=bnext_*"}),
+        ({"distillation_label_weight": 0.3, "method": "ltkd"}, {}),
+        ({"classifier_epochs": 3, "smoothing_head": 0.3, "method": "mislas"}, {}),
+        ({"smoothing_tail": 0.1, "calibration_loss": "label_aware_smoothing"}, {}),
+        ({"smoothing_tail": 0.1, "calibration_loss": "label_aware_smoothing", "method": "focal"},
+         {"smoothing_tail": f"{WITH_TEACHER} or method=mislas", "calibration_loss": WITH_TEACHER}),
+        ({"smoothing_tail": 0.1, "calibration_loss": "label_aware_smoothing", "method": "mislas"},
+         {"calibration_loss": WITH_TEACHER}),
+        ({"map_fraction": 0.2, "map_weight": 0.25, "teacher_view": "same"}, {}),
+        ({"anneal_fraction": 0.5, "student": "bnext_m"}, {}),
+        ({"tail_views": 3}, {"tail_views": "teacher_view=same"}),
+        ({"tail_views": 4, "teacher_view": "same"}, {"tail_views": "views below 4"}),
+        ({"tail_views": 5, "teacher_view": "same"}, {}),
+        ({"views": 5, "tail_views": 5, "teacher_view": "same", "teacher_mode": "online"},
+         {"views": "teacher_mode=cached", "tail_views": "teacher_mode=cached"}),
+        ({"balance_learning_rate": 0.1, "balance": "class_adversarial"}, {}),
+        ({"balance_learning_rate": 0.1, "balance": "class_adversarial",
+          "balance_closed_form": True},
+         {"balance_learning_rate": "balance_closed_form=False"}),
+        ({"teacher": "efficientnet_lite1", "teacher_layers": 2, "calibration_epochs": 3,
+          "combine_resolutions": "concatenate", "method": "cross_entropy"},
+         dict.fromkeys(["teacher", "teacher_layers", "calibration_epochs", "combine_resolutions"],
+                       WITH_TEACHER)),
+        # Images are stored at the largest of them, and these views are the student's too.
+        ({"calibration_resolutions": (224,), "teacher_view": "same", "views": 8,
+          "method": "cross_entropy"}, {}),
+        ({"imbalance_factor": 10.0, "profile": "natural"},
+         {"imbalance_factor": "profile=exponential|step"}),
+        # What a recipe and a data set bring was not given.
+        ({"recipe": "patient", "method": "balanced_softmax"}, {}),
+        ({"recipe": "patient", "temperature": 3.0, "method": "balanced_softmax"},
+         {"temperature": WITH_TEACHER}),
+        ({"recipe": "paper", "method": "ltkd"}, {}),
+        ({"dataset": "dtd", "calibration_loss": "label_aware_smoothing", "smoothing_head": 0.01,
+          "smoothing_tail": 0.39, "imbalance_factor": 10.0, "method": "focal"}, {}),
         # A loss or balance of the plugin may read it.
         ({"balance_entropy": 0.1, "balance": "fixed", "plugin": "tests.command"}, {}),
         ({"ldam_scale": 20.0, "method": "focal", "plugin": "tests.command"}, {}),
+        ({"smoothing_tail": 0.1, "anneal_fraction": 0.5, "plugin": "tests.command"}, {}),
+        ({"mix_views": "all", "sampler_start": 0.8, "plugin": "tests.command"},
+         {"sampler_start": "sampler=deferred_*"}),
     ],
 )  # fmt: skip
 def test_settings_without_effect_are_known(settings, told):
@@ -569,10 +648,94 @@ def test_no_recipe_has_a_setting_without_effect(recipe):
 @pytest.mark.parametrize("name", [name for name in FIELDS if FIELDS[name].metadata["only_for"]])
 def test_what_a_setting_is_for_is_a_setting_with_that_value(name):
     """Help, warning and settings cannot name different things."""
-    other, _, wanted = FIELDS[name].metadata["only_for"].partition("=")
-    assert FIELDS[name].metadata["help"].startswith(f"for --{FIELDS[name].metadata['only_for']}: ")
-    choices = [str(choice) for choice in FIELDS[other].metadata["choices"]]
-    assert all(fnmatch.filter(choices, pattern) for pattern in wanted.split("|") if wanted)
+    only_for = FIELDS[name].metadata["only_for"]
+    assert FIELDS[name].metadata["help"].startswith(f"for {as_flags(only_for)}: ")
+    for condition in re.split(" and | or ", only_for):
+        other, _, wanted = condition.partition("=")
+        field = FIELDS[other]
+        choices = [str(choice) for choice in field.metadata["choices"]]
+        if isinstance(field.default, bool):
+            choices = ["False", "True"]
+        assert all(fnmatch.filter(choices, pattern) for pattern in wanted.split("|") if wanted)
+
+
+def test_what_a_setting_is_for_is_told_as_flags():
+    assert as_flags("a=b|c") == "--a=b|c"
+    assert as_flags("a and b=c or d=e_*") == "--a and --b=c or --d=e_*"
+
+
+def test_methods_that_a_setting_is_for_are_those_that_are_so():
+    config = Config()
+    kinds = {
+        CANDLE: lambda name: config.replace(method=name).training.is_candle,
+        WITH_TEACHER: lambda name: config.replace(method=name).training.distils,
+        WITH_LABEL_LOSS: lambda name: isinstance(METHODS[name], DistillationMethod),
+        WITH_SECOND_STAGE: lambda name: isinstance(METHODS[name], TwoStageMethod),
+        "method=mislas": lambda name: getattr(METHODS[name], "loss", "") == "label_aware_smoothing",
+    }
+    for only_for, is_so in kinds.items():
+        patterns = only_for.removeprefix("method=").split("|")
+        assert {name for name in METHODS if is_so(name)} == set(patterns)
+    assert {name for name in METHODS if config.replace(method=name).training.has_label_loss} == {
+        name for name in METHODS if isinstance(METHODS[name], DistillationMethod)
+    }
+
+
+# Settings that have an effect with all others, or where images, files or the machine decide.
+FOR_ALL = {
+    "dataset", "data_dir", "train_list", "test_list", "validation_list", "class_names",
+    "archive_encoding", "on_bad_image", "near_duplicates", "profile", "validation_fraction",
+    "test_fraction", "split", "resize", "store", "sampler", "augmentation", "color_jitter",
+    "randaugment_magnitude", "mix", "teacher_view", "calibration_resolutions", "student",
+    "image_size", "width", "stem_stride", "student_weights", "export_student", "method", "epochs",
+    "batch_size", "binary_steps", "select_epoch", "progressive_sizes", "reestimate_batch_norm",
+    "precision", "xla", "kernels", "strategy", "sync_batch_norm", "optimizer", "learning_rate",
+    "warmup_fraction", "rate_decay", "clip_norm", "weight_decay", "binary_weight_decay",
+    "clip_latent_weights", "weight_average", "seed", "run_dir", "cache_dir", "recipe", "plugin",
+}  # fmt: skip
+
+
+def test_every_setting_says_what_it_is_for_or_is_for_all():
+    for_some = {name for name in FIELDS if FIELDS[name].metadata["only_for"]}
+    assert for_some | FOR_ALL == set(FIELDS)
+    assert not for_some & FOR_ALL
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_no_configuration_has_a_setting_without_effect_with_any_method(path):
+    """They are compared on one flagfile (`tools.compare_methods`)."""
+    values = flags.FlagValues()
+    app.define_config_flags(values)
+    values(["candle_tf.train", f"--flagfile={path}"])
+    place = {} if values["dataset"].value == "digits" else {"data_dir": "x", "train_list": "x.csv"}
+    if values["dataset"].value == "folder":
+        place.pop("train_list")
+    config = app.config_from_flags(values, **place)
+    for method in METHODS:
+        assert config.replace(method=method).without_effect() == {}
+
+
+def test_no_kept_table_has_a_setting_without_effect_or_one_that_is_refused():
+    cells = [cell for path in TABLES for cell in read_definition(path).cells]
+    # What a seed changes is the seed.
+    rows = {(cell.flagfile, str(cell.settings)): cell for cell in cells}
+    for cell in rows.values():
+        assert cell_config_without_data(cell, {}).without_effect() == {}, cell.name
+
+
+@pytest.mark.parametrize("method", ["plain_distillation", "ltkd", "dive"])
+@pytest.mark.parametrize("weight", ["0.3", "1", "adaptive"])
+def test_the_label_weight_of_candle_is_refused_for_methods_with_one_of_their_own(method, weight):
+    given = {"method": method, "label_weight": weight}
+    with pytest.raises(UserError) as told:
+        Config.with_catalog(given, "here")
+    assert f"--label_weight={weight} contradicts --method={method}" in str(told.value)
+    assert "--distillation_label_weight (0.5 here)" in str(told.value)
+    # An older run is read, and a table may have no label loss in any of its rows.
+    assert Config(**given).balance.label_weight == weight
+    for other in ("0", "auto"):
+        Config.with_catalog({"method": method, "label_weight": other}, "here")
+    Config.with_catalog({"method": method}, "here", before={"label_weight": weight})
 
 
 def test_a_run_of_before_a_setting_has_the_value_that_it_had(tmp_path):

@@ -74,6 +74,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "runtime_messages",
                 "terminal",
                 "settings",
+                "settings_without_effect",
                 "timing",
             }
         ],

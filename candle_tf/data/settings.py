@@ -8,6 +8,7 @@ from candle_tf.data.samplers import SAMPLERS
 from candle_tf.data.sources.registry import SOURCES
 from candle_tf.data.splits.longtail import PROFILES, SELECTIONS
 from candle_tf.errors import UserError
+from candle_tf.methods.registry import CANDLE
 from candle_tf.settings import SettingsGroup, setting
 
 # The settings that --dataset=list has of its own.
@@ -74,17 +75,23 @@ class DataSettings(SettingsGroup):
         choices=(AUTO, *PROFILES, "counts"),
     )
     imbalance_factor: float = setting(
-        100.0, "images of the largest class per image of the smallest", at_least=1, at_most=1e9
+        100.0,
+        "images of the largest class per image of the smallest",
+        at_least=1,
+        at_most=1e9,
+        only_for="profile=exponential|step",
     )
     class_counts: str = setting(
         "",
-        "for --profile=counts: 500,300,20 by class, or a .json, .csv or .tsv file of counts",
+        "500,300,20 by class, or a .json, .csv or .tsv file of counts",
+        only_for="profile=counts",
     )
     selection: str = setting(
         "seeded",
         "which images of a class are kept: drawn by --seed, the first by name, or as LDAM-DRW's "
         "code draws them (CIFAR; it counts by class index)",
         choices=SELECTIONS,
+        only_for="profile=exponential|step|counts",
     )
     validation_fraction: float = setting(
         0.1, "fraction of each training class held out to choose the epoch", at_least=0, below=1
@@ -202,8 +209,8 @@ class UnlabelledSettings(SettingsGroup):
 
     unlabelled_dir: str = setting(
         "",
-        "for --method=candle: more images to distil on, without labels: a folder, ZIP or TAR, in "
-        "any folders",
+        "more images to distil on, without labels: a folder, ZIP or TAR, in any folders",
+        only_for=CANDLE,
     )
     unlabelled_fraction: float = setting(
         0.5,
@@ -214,10 +221,11 @@ class UnlabelledSettings(SettingsGroup):
     )
     unlabelled_views: int = setting(
         0,
-        "for --unlabelled_dir and --teacher_view=same: precomputed views of each image without "
-        "labels; fewer do where there are many such images; 0: as many as --views",
+        "precomputed views of each image without labels; fewer do where there are many such "
+        "images; 0: as many as --views",
         at_least=0,
         at_most=10_000,
+        only_for="unlabelled_dir and teacher_view=same and teacher_mode=cached",
     )
 
     def in_batch(self, batch_size: int) -> int:

@@ -8,9 +8,12 @@ from candle_tf.errors import UserError
 from candle_tf.methods.registry import (
     BALANCES,
     CALIBRATION_LOSSES,
+    CANDLE,
     FEATURE_LOSSES,
     LOGIT_LOSSES,
     METHODS,
+    WITH_LABEL_LOSS,
+    WITH_TEACHER,
 )
 from candle_tf.settings import SettingsGroup, setting
 
@@ -27,6 +30,7 @@ COMBINE_RESOLUTIONS = ("mean", "concatenate")
 CALIBRATION_SAMPLERS = ("instance", "class_balanced", "square_root")
 OPTIMIZERS = ("adam", "adam_sgd", "bop")
 DECAYS = ("cosine", "linear")
+_WITH_ADVERSARY = "balance=adversarial|relative|plain|class_adversarial"
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,38 @@ class CalibrationSettings(SettingsGroup):
         "of the teacher's features of a view at several resolutions the student learns their mean, "
         "and calibration uses each; concatenate: both use them side by side",
         choices=COMBINE_RESOLUTIONS,
+        only_for=WITH_TEACHER,
     )
     calibration_loss: str = setting(
-        "balanced_softmax", "loss of the teacher's new classifier", choices=CALIBRATION_LOSSES
+        "balanced_softmax",
+        "loss of the teacher's new classifier",
+        choices=CALIBRATION_LOSSES,
+        only_for=WITH_TEACHER,
     )
     calibration_sampler: str = setting(
         "instance",
         "how calibration samples classes, as --sampler; the loss's prior follows it",
         choices=CALIBRATION_SAMPLERS,
+        only_for=WITH_TEACHER,
     )
-    calibration_epochs: int = setting(30, "epochs of calibration", at_least=1)
-    calibration_batch_size: int = setting(256, "batch size of calibration", at_least=1)
+    calibration_epochs: int = setting(
+        30,
+        "epochs of calibration",
+        at_least=1,
+        only_for=WITH_TEACHER,
+    )
+    calibration_batch_size: int = setting(
+        256,
+        "batch size of calibration",
+        at_least=1,
+        only_for=WITH_TEACHER,
+    )
     calibration_learning_rate: float = setting(
-        1e-3, "Adam's peak rate in calibration", above=0, at_most=1e3
+        1e-3,
+        "Adam's peak rate in calibration",
+        above=0,
+        at_most=1e3,
+        only_for=WITH_TEACHER,
     )
     logit_adjustment_tau: float = setting(
         1.0,
@@ -63,10 +86,18 @@ class CalibrationSettings(SettingsGroup):
         only_for="calibration_loss=logit_adjustment",
     )
     smoothing_head: float = setting(
-        0.2, "label_aware_smoothing of the largest class", at_least=0, below=1
+        0.2,
+        "smoothing of the largest class",
+        at_least=0,
+        below=1,
+        only_for="calibration_loss=label_aware_smoothing or method=mislas",
     )
     smoothing_tail: float = setting(
-        0.0, "label_aware_smoothing of the smallest class", at_least=0, below=1
+        0.0,
+        "smoothing of the smallest class",
+        at_least=0,
+        below=1,
+        only_for="calibration_loss=label_aware_smoothing or method=mislas",
     )
 
     def check(self) -> None:
@@ -95,10 +126,10 @@ class TrainingSettings(SettingsGroup):
     )
     anneal_fraction: float = setting(
         0.8,
-        "of students with annealed weights (BNext): fraction of the epochs before they are exact "
-        "signs",
+        "fraction of the epochs before annealed weights are exact signs",
         at_least=0,
         below=1,
+        only_for="student=bnext_*",
     )
     select_epoch: str = setting(
         "auto",
@@ -148,6 +179,12 @@ class TrainingSettings(SettingsGroup):
         return self.method == "candle" or getattr(METHODS[self.method], "distils", False)
 
     @property
+    def has_label_loss(self) -> bool:
+        """Whether the method has a label loss of its own beside a teacher's, whose weight is
+        --distillation_label_weight."""
+        return self.method in WITH_LABEL_LOSS.removeprefix("method=").split("|")
+
+    @property
     def contrasts(self) -> bool:
         """Whether the method needs two views of each image, and a momentum encoder."""
         return self.method != "candle" and getattr(METHODS[self.method], "contrasts", False)
@@ -191,6 +228,7 @@ class OptimizerSettings(SettingsGroup):
         "(adam_sgd: 0.01, bop: 0.0001)",
         at_least=0,
         at_most=1e3,
+        only_for="optimizer=adam_sgd|bop",
     )
     bop_threshold: float = setting(
         1e-8,
@@ -252,7 +290,13 @@ class OptimizerSettings(SettingsGroup):
 class BalanceSettings(SettingsGroup):
     """The two distillation losses and lambda, the balance between them."""
 
-    temperature: float = setting(2.0, "T of the KL loss", at_least=0.01, at_most=1e3)
+    temperature: float = setting(
+        2.0,
+        "T of the KL loss",
+        at_least=0.01,
+        at_most=1e3,
+        only_for=WITH_TEACHER,
+    )
     balance: str = setting(
         "adversarial",
         "lambda: adversarial (the paper's total loss and an entropy barrier), relative (losses "
@@ -260,6 +304,7 @@ class BalanceSettings(SettingsGroup):
         "schedule (from --first_lambda to --last_lambda) or "
         "class_adversarial (lambda of each class, losses relative to the mean prediction's)",
         choices=BALANCES,
+        only_for=CANDLE,
     )
     fixed_lambda: float = setting(
         0.5,
@@ -305,29 +350,33 @@ class BalanceSettings(SettingsGroup):
     )
     balance_floors: str = setting(
         "",
-        "for --balance=class_adversarial: the folder of a finished run with --balance=fixed; both "
-        "losses count from where they ended there, not from 0",
+        "the folder of a finished run with --balance=fixed; both losses count from where they "
+        "ended there, not from 0",
+        only_for="balance=class_adversarial",
     )
     balance_replay: str = setting(
         "",
         "the folder of a finished run with the same --balance, whose recorded lambda is that of "
         "each step in place of an adversary's (a control)",
+        only_for=_WITH_ADVERSARY,
     )
     balance_closed_form: bool = setting(
         False,
-        "for --balance=class_adversarial: the best lambda of each third of class sizes by its "
-        "formula, in place of a network (a control)",
+        "the best lambda of each third of class sizes by its formula, in place of a network (a "
+        "control)",
+        only_for="balance=class_adversarial",
     )
     balance_permute_sizes: bool = setting(
         False,
-        "for --balance=class_adversarial: give each class the size of another one (a control)",
+        "give each class the size of another one (a control)",
+        only_for="balance=class_adversarial",
     )
     balance_learning_rate: float = setting(
         1e-3,
         "Adam's rate of the balancing network; class_adversarial's is five times as large",
         above=0,
         at_most=1e3,
-        only_for="balance=adversarial|relative|plain|class_adversarial",
+        only_for=f"{_WITH_ADVERSARY} and balance_closed_form=False",
     )
     center_features: bool = setting(
         True,
@@ -339,12 +388,14 @@ class BalanceSettings(SettingsGroup):
         "the first loss, between logits: kl (the paper's), standardized (KL of logits with mean 0 "
         "and variance 1) or dist (correlations of rows and columns)",
         choices=LOGIT_LOSSES,
+        only_for=CANDLE,
     )
     feature_loss: str = setting(
         "cosine",
         "the second loss: cosine (the paper's), source_kl (KL in the space of the classes that "
         "the teacher was itself trained on) or r2 (squared error relative to the variance)",
         choices=FEATURE_LOSSES,
+        only_for=CANDLE,
     )
     source_temperature: float = setting(
         2.0,
@@ -360,18 +411,23 @@ class BalanceSettings(SettingsGroup):
         "calibrated one of validation images, or without any a linear classifier of held-out "
         "training images; adaptive: the same at first, and more after each epoch in which the "
         "student comes closer to its teacher on validation images, half where both are as good",
+        only_for=CANDLE,
+        nothing="0",
     )
     prior_correction: str = setting(
         "1",
-        "CANDLE's correction of the trained student for the classes that it prefers on validation "
-        "images (on training images where there are none), folded into its bias: 0 for none, up to "
-        "1 for all of it, auto: what is best on validation images",
+        "correction of the trained student for the classes that it prefers on validation images "
+        "(on training images where there are none), folded into its bias: 0 for none, up to 1 for "
+        "all of it, auto: what is best on validation images",
+        only_for="method=candle",
+        nothing="0",
     )
     student_head: str = setting(
         "free",
         "the student's classifier: free (learned), or tied (the teacher's, on the projected "
         "features; one dense layer on the device all the same)",
         choices=STUDENT_HEADS,
+        only_for=CANDLE,
     )
 
     @property
@@ -443,12 +499,14 @@ class MapSettings(SettingsGroup):
         "beginning, e.g. 0.25 (with --teacher_view=same); 0 for none",
         at_least=0,
         at_most=1e3,
+        only_for=CANDLE,
     )
     map_fraction: float = setting(
         0.6,
         "fraction of the training in which --map_weight falls linearly to 0",
         above=0,
         at_most=1,
+        only_for="map_weight",
     )
 
 

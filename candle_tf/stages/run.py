@@ -19,6 +19,7 @@ from candle_tf.native.ops import has_bfloat16_products
 from candle_tf.progress import format_seconds
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import RunFolder, join_run_folder, open_run_folder
+from candle_tf.settings import as_flags
 from candle_tf.stages.balance_floors import read_balance_floors
 from candle_tf.stages.balance_replay import read_balance_replay
 from candle_tf.stages.calibrate import Calibrated, calibrate, open_teacher
@@ -75,7 +76,9 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         check_training_requirements(config, workers.replicas)
         folder = _open_folder(config, workers)
         for name, wanted in config.without_effect().items():
-            logging.warning("--%s=%s has no effect: it is for --%s", name, config[name], wanted)
+            logging.warning(
+                "--%s=%s has no effect: it is for %s", name, config[name], as_flags(wanted)
+            )
         try:
             results = _run_stages(config, folder, policy, workers)
         except (OSError, tf.errors.OpError) as error:

@@ -36,7 +36,11 @@ class StudentSettings(SettingsGroup):
         "(ImageNet weights, fetched), a file (.safetensors, .h5, .pth), or the folder of a run; "
         "empty for new ones",
     )
-    student_weights_sha256: str = setting("", "the SHA-256 which that file must have")
+    student_weights_sha256: str = setting(
+        "",
+        "the SHA-256 which that file must have",
+        only_for="student_weights",
+    )
     export_student: str = setting(
         "auto",
         "auto: SavedModel and TFLite files are written and checked; off: no files, of the teacher "

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from candle_tf.errors import UserError
 from candle_tf.files import expand_home
+from candle_tf.methods.registry import WITH_TEACHER
 from candle_tf.settings import SettingsGroup, setting
 from candle_tf.teachers.registry import OFFLINE_TEACHER, TEACHERS
 
@@ -100,19 +101,26 @@ class TeacherSettings(SettingsGroup):
         OFFLINE_TEACHER,
         f"{', '.join(TEACHERS)}; the EfficientNet-Lites work offline; several joined by + teach "
         "with their features side by side",
+        only_for=WITH_TEACHER,
     )
     teacher_weights: str = setting(
         "",
         "a weights file for the teacher, instead of its own; of several teachers one for each, "
         "separated by commas, empty for a teacher's own",
+        only_for=WITH_TEACHER,
     )
-    teacher_weights_sha256: str = setting("", "the SHA-256 which that file must have")
+    teacher_weights_sha256: str = setting(
+        "",
+        "the SHA-256 which that file must have",
+        only_for="teacher_weights",
+    )
     teacher_layers: int = setting(
         1,
         "layers of the teacher whose pooled features are taken side by side: the last, and as many "
         "before it at ever earlier strides, for images unlike those it was trained on",
         at_least=1,
         at_most=5,
+        only_for=WITH_TEACHER,
     )
     teacher_view: str = setting(
         "whole",
@@ -122,16 +130,16 @@ class TeacherSettings(SettingsGroup):
     teacher_mode: str = setting(
         "cached",
         "cached: the teacher's outputs on each precomputed view are computed once and cached; "
-        "online: it runs on new views in every epoch, at its own cost in every step (with "
-        "--teacher_view=same)",
+        "online: it runs on new views in every epoch, at its own cost in every step",
         choices=TEACHER_MODES,
+        only_for="teacher_view=same",
     )
     views: int = setting(
         4,
         "precomputed views of each image, used one after the other",
         at_least=1,
         at_most=10_000,
-        only_for="teacher_view=same",
+        only_for="teacher_view=same and teacher_mode=cached",
     )
     tail_views: int = setting(
         0,
@@ -139,6 +147,7 @@ class TeacherSettings(SettingsGroup):
         "--views times the largest class's images per image of its own",
         at_least=0,
         at_most=10_000,
+        only_for="teacher_view=same and teacher_mode=cached",
     )
 
     teacher_top_k: int = setting(
@@ -146,12 +155,15 @@ class TeacherSettings(SettingsGroup):
         "for thousands of classes: how many of the teacher's logits are stored for each view, with "
         "the probability of all others together; 0 for all logits",
         at_least=0,
+        only_for=WITH_TEACHER,
     )
     export_teacher: str = setting(
         "auto",
         "auto: the calibrated teacher is also written as an int8 TFLite file and measured like the "
         "student, to compare what one could ship; off: it is not",
         choices=EXPORT_TEACHER,
+        only_for=WITH_TEACHER,
+        nothing="off",
     )
 
     def check(self) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from candle_tf.methods.registry import WITH_LABEL_LOSS, WITH_SECOND_STAGE
 from candle_tf.settings import SettingsGroup, setting
 
 
@@ -16,9 +17,12 @@ class BaselineSettings(SettingsGroup):
         only_for="method=focal",
     )
     class_balanced_beta: float = setting(
-        0.9999, "beta of the effective number of images (class_balanced, ldam_drw)", at_least=0,
+        0.9999,
+        "beta of the effective number of images",
+        at_least=0,
         below=1,
-    )  # fmt: skip
+        only_for="method=class_balanced|ldam_drw",
+    )
     ldam_margin: float = setting(
         0.5,
         "margin of the smallest class, as a cosine",
@@ -40,16 +44,16 @@ class BaselineSettings(SettingsGroup):
     )
     method_tau: float = setting(
         1.0,
-        "tau of --method=logit_adjustment and post_hoc_logit_adjustment",
+        "tau of the logit adjustment",
         at_least=0,
         only_for="method=*logit_adjustment",
     )
     distillation_label_weight: float = setting(
         0.5,
-        "weight of the label loss of plain_distillation, ltkd and dive; the teacher's losses have "
-        "the rest",
+        "weight of the label loss; the teacher's losses have the rest",
         at_least=0,
         at_most=1,
+        only_for=WITH_LABEL_LOSS,
     )
     dive_power: float = setting(
         0.5,
@@ -106,8 +110,14 @@ class BaselineSettings(SettingsGroup):
         only_for="method=paco",
     )
     classifier_epochs: int = setting(
-        10, "of methods with a second stage: epochs of the classifier alone", at_least=1
+        10,
+        "epochs of the second stage, of the classifier alone",
+        at_least=1,
+        only_for=WITH_SECOND_STAGE,
     )
     classifier_learning_rate: float = setting(
-        1e-3, "of methods with a second stage: Adam's peak rate in it", above=0
+        1e-3,
+        "Adam's peak rate in the second stage",
+        above=0,
+        only_for=WITH_SECOND_STAGE,
     )

@@ -1,6 +1,10 @@
+from fnmatch import fnmatch
+
 import pytest
 
+from candle_tf.config import Config
 from candle_tf.errors import UserError
+from candle_tf.methods.annealing import find_annealed_quantizers
 from candle_tf.students.architectures.registry import STUDENTS, build_student
 from candle_tf.students.layers.blocks import binary_layers
 
@@ -14,6 +18,9 @@ def test_every_student_has_features_logits_and_binary_layers(name):
     names = [layer.name for layer in binary_layers(student)]
     assert len(names) == len(set(names))
     assert bool(names) != name.startswith("float_")
+    for_annealed = Config.fields()["anneal_fraction"].metadata["only_for"]
+    is_annealed = bool(find_annealed_quantizers(student))
+    assert is_annealed == fnmatch(f"student={name}", for_annealed)
 
 
 def test_options_reach_the_architecture():
