@@ -50,9 +50,9 @@ _LOSSES_OF_ALL_LOGITS = {
 }
 
 
-# What a setting was of runs that were begun before there was such a setting, where the default is
-# another one.
-OLDER_VALUES = {"prior_correction": "0"}
+# What a setting was of runs that were begun before there was such a setting, where the default or
+# a recipe has another one.
+OLDER_VALUES = {"prior_correction": "0", "crop_area": 0.35}
 # Names in the settings of every run; a user's own file may hold a few settings alone.
 _OF_EVERY_RUN = frozenset({"dataset", "student", "teacher", "epochs", "seed", "run_dir"})
 
@@ -70,7 +70,7 @@ class RunSettings(SettingsGroup):
     recipe: str = setting(
         DEFAULT,
         "settings to begin from, where none are given: default; paper (CANDLE's losses, balance, "
-        "optimizer, resolutions and views as published); or patient (teacher and student on the "
+        "optimizer, resolutions and crops as published); or patient (teacher and student on the "
         "same views, half of them mixed: for three times as many epochs)",
         choices=tuple(RECIPES),
     )

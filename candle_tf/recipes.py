@@ -12,7 +12,8 @@ DEFAULT = "default"
 
 # "paper": what is known of CANDLE (arXiv 2404.00285) and of its authors' scripts. Settings that are
 # defaults today are named as well, so that the recipe stays when defaults change. Epochs and
-# learning rates are not published, and smoothing differs by data set (`data.catalog`).
+# learning rates are not published, smoothing differs by data set (`data.catalog`), and views are
+# precomputed.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     DEFAULT: {},
     "paper": {
@@ -22,12 +23,16 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "combine_resolutions": "mean",
         "image_size": 224,
         "augmentation": "random_resized_crop_flip",
+        "crop_area": 0.08,
         "resize": "crop",
         "color_jitter": 0.4,
         "randaugment_magnitude": 0.0,
         "mix": "none",
         "teacher_view": "same",
+        # The authors' views are new in every epoch, for which the teacher runs in every step. So
+        # many precomputed ones are each shown ten times in 100 epochs.
         "teacher_mode": "cached",
+        "views": 10,
         "teacher_layers": 1,
         "method": "candle",
         "binary_steps": 1,

@@ -577,6 +577,8 @@ def test_settings_of_brackets_without_end_are_refused(tmp_path):
         # Images are stored at the largest of them, and these views are the student's too.
         ({"calibration_resolutions": (224,), "teacher_view": "same", "views": 8,
           "method": "cross_entropy"}, {}),
+        ({"crop_area": 0.1}, {"crop_area": "augmentation=random_resized_crop_flip"}),
+        ({"crop_area": 0.1, "augmentation": "random_resized_crop_flip"}, {}),
         ({"imbalance_factor": 10.0, "profile": "natural"},
          {"imbalance_factor": "profile=exponential|step"}),
         # What a recipe and a data set bring was not given.

@@ -1,5 +1,7 @@
 """--recipe: what is given wins over it, and a run's records hold what came of it."""
 
+import json
+
 import pytest
 from absl import flags
 
@@ -21,6 +23,7 @@ PAPER = {
     "student_head": "free", "combine_resolutions": "mean", "teacher_layers": 1,
     "map_weight": 0.0, "weight_average": 0.0, "progressive_sizes": "",
     "reestimate_batch_norm": False, "teacher_mode": "cached", "rate_decay": "cosine",
+    "crop_area": 0.08, "views": 10,
     "warmup_fraction": 0.02, "clip_norm": 0.0, "weight_decay": 0.0, "clip_latent_weights": True,
 }  # fmt: skip
 
@@ -83,6 +86,19 @@ def test_a_record_holds_the_resolved_settings_and_is_read_back(tmp_path):
     again = parse(f"--config={tmp_path / 'config.json'}", "--recipe=paper")
     assert again == Config(recipe="paper", epochs=7, width=0.5)
     assert again == Config(epochs=7, batch_size=32, width=0.5).replace(recipe="paper")
+
+
+def test_a_run_of_before_a_recipe_had_a_setting_has_the_value_that_it_had(tmp_path):
+    path = tmp_path / "config.json"
+    Config(recipe="paper", epochs=7, views=4).to_json(path)
+    values = json.loads(path.read_text())
+    del values["crop_area"]
+    path.write_text(json.dumps(values))
+    before = Config.from_json(path)
+    assert (before.augment.crop_area, before.teacher.views) == (0.35, 4)
+    # Where the recipe is given again, it brings what it has today.
+    again = parse(f"--config={path}", "--recipe=paper")
+    assert (again.augment.crop_area, again.teacher.views, again["epochs"]) == (0.08, 10, 7)
 
 
 @pytest.mark.parametrize("name", sorted(set(PAPER)))

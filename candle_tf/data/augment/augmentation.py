@@ -11,7 +11,7 @@ alone, never on what else is in the batch.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -125,10 +125,7 @@ class Augmentation:
         """All that views of given images depend on, JSON-ready."""
         return {
             "version": AUGMENTATION_VERSION,
-            "operations": [
-                {"operation": type(operation).__name__, **asdict(operation)}  # type: ignore[call-overload]
-                for operation in self.operations
-            ],
+            "operations": [operation.key() for operation in self.operations],
             # Whole images are the same under every seed.
             "seed": None if self.is_whole else self.seed,
         }

@@ -11,6 +11,7 @@ original aspect (width to height), which is stored beside the image.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,11 +21,15 @@ from candle_tf.data.augment.random_numbers import SEED_MULTIPLIER
 from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.images.store import CENTRE_CROP
 
+# The kind whose area --crop_area is of.
+RANDOM_RESIZED = "random_resized_crop_flip"
 PAD = 1 / 8  # 4 of 32 pixels, as is usual since ResNet on CIFAR (He et al. 2016)
-CROP_AREA = (0.35, 1.0)
+# The least part of the area that random resized crops cover where nothing else is asked for. It was
+# no setting once: keys of caches with it do not name it, and so it may not change.
+LEAST_AREA = 0.35
 CROP_ASPECT = (3 / 4, 4 / 3)
 # Of the random resized crops that alternate with whole, shifted images.
-ALTERNATING_AREA = (0.5, 1.0)
+ALTERNATING_AREA = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,22 @@ class Crop(Operation):
 
     Attributes:
         kind: a name of `sample_view`.
+        least_area: as in `sample_view`.
     """
 
     kind: str
+    least_area: float = LEAST_AREA
 
     @classmethod
     def from_settings(cls, settings: AugmentSettings) -> "Crop":
-        return cls(settings.augmentation)
+        kind = settings.augmentation
+        return cls(kind, settings.crop_area) if kind == RANDOM_RESIZED else cls(kind)
+
+    def key(self) -> dict[str, Any]:
+        key = super().key()
+        if self.least_area == LEAST_AREA:
+            del key["least_area"]
+        return key
 
     @property
     def flips(self) -> bool:
@@ -67,6 +81,7 @@ class Crop(Operation):
             rendering.seed,
             rendering.size,
             aspects=batch.get("aspects"),
+            least_area=self.least_area,
         )
 
 
@@ -91,15 +106,16 @@ def sample_view(
     key: tf.Tensor,
     view: int | tf.Tensor,
     aspect: tf.Tensor | None = None,
+    least_area: float = LEAST_AREA,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Samples the box and the flip of a view.
 
     Args:
         augmentation: "none" (whole image), "pad_crop" (shifted by up to 1/8 of its side, black
             beyond the border), "pad_crop_flip" (and mirrored half of the time),
-            "random_resized_crop_flip" (35 % to all of the area, aspect 3/4 to 4/3, mirrored half of
-            the time) or "alternating_crop_flip" (even view numbers as pad_crop_flip, odd ones as
-            random_resized_crop_flip with 50 % to all of the area).
+            "random_resized_crop_flip" (`least_area` to all of the area, aspect 3/4 to 4/3, mirrored
+            half of the time) or "alternating_crop_flip" (even view numbers as pad_crop_flip, odd
+            ones as random_resized_crop_flip with 50 % to all of the area).
         seed: the run's seed.
         key: int64 scalar, the image's key.
         view: number of the view, from 0.
@@ -107,6 +123,7 @@ def sample_view(
             it: "none" is then its `centre_box`; pad_crop takes a square of its shorter side from
             anywhere in it, padded by 1/8; areas and aspects of random_resized_crop are true ones.
             None takes the square it was stretched to for the image.
+        least_area: of random_resized_crop_flip alone, in (0, 1].
 
     Returns:
         box: float32 [4], top, left, bottom, right as fractions of the image's sides; may reach
@@ -127,8 +144,8 @@ def sample_view(
         return _shift_box(numbers, aspect), tf.constant(False)
     if augmentation == "pad_crop_flip":
         return _shift_box(numbers, aspect), flip
-    if augmentation == "random_resized_crop_flip":
-        return _resized_crop_box(numbers, aspect), flip
+    if augmentation == RANDOM_RESIZED:
+        return _resized_crop_box(numbers, aspect, least_area), flip
     if augmentation == "alternating_crop_flip":
         even = tf.cast(view, tf.int64) % 2 == 0
         crop = _resized_crop_box(numbers, aspect, ALTERNATING_AREA)
@@ -150,11 +167,8 @@ def _shift_box(numbers: tf.Tensor, aspect: tf.Tensor | None) -> tf.Tensor:
     return tf.concat([offset, offset + sides], axis=0)
 
 
-def _resized_crop_box(
-    numbers: tf.Tensor, aspect: tf.Tensor | None, areas: tuple[float, float] | None = None
-) -> tf.Tensor:
-    areas = areas or CROP_AREA
-    area = areas[0] + numbers[0] * (areas[1] - areas[0])
+def _resized_crop_box(numbers: tf.Tensor, aspect: tf.Tensor | None, least_area: float) -> tf.Tensor:
+    area = least_area + numbers[0] * (1.0 - least_area)
     low, high = tf.math.log(CROP_ASPECT[0]), tf.math.log(CROP_ASPECT[1])
     root_aspect = tf.exp(0.5 * (low + numbers[1] * (high - low)))
     if aspect is None:
@@ -208,6 +222,7 @@ def render_views(
     seed: int,
     size: int,
     aspects: tf.Tensor | None = None,
+    least_area: float = LEAST_AREA,
 ) -> tf.Tensor:
     """Draws and renders one view of each image.
 
@@ -218,6 +233,7 @@ def render_views(
         augmentation, seed: as in `sample_view`.
         size: side of the result in pixels.
         aspects: float32 [B], width to height of the original images; None: see `sample_view`.
+        least_area: as in `sample_view`.
 
     Returns:
         float32 [B, size, size, 3] in 0..255.
@@ -227,8 +243,9 @@ def render_views(
         return _cut(images, whole_box(), size)
 
     def one(item: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        image, key, number, *aspect = item
-        box, flip = sample_view(augmentation, seed, key, number, *aspect)
+        image, key, number, *rest = item
+        aspect = rest[0] if rest else None
+        box, flip = sample_view(augmentation, seed, key, number, aspect, least_area)
         return render(image, box, flip, size)
 
     signature = tf.TensorSpec([size, size, 3], tf.float32)

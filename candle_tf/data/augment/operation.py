@@ -25,8 +25,8 @@ and of every cache's key.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -103,6 +103,11 @@ class Operation(ABC):
     @abstractmethod
     def from_settings(cls: type[OperationType], settings: AugmentSettings) -> OperationType | None:
         """The operation that the settings ask for; None where they ask for none."""
+
+    def key(self) -> dict[str, Any]:
+        """All that its views depend on, JSON-ready: its name and its fields."""
+        fields = asdict(self)  # type: ignore[call-overload]
+        return {"operation": type(self).__name__, **fields}
 
     @property
     def flips(self) -> bool:

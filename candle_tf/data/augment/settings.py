@@ -81,6 +81,13 @@ class AugmentSettings(SettingsGroup):
         at_most=1,
         only_for="mix_views=half",
     )
+    crop_area: float = setting(
+        0.35,
+        "least fraction of the image's area in a crop (the paper: 0.08); the most is all of it",
+        above=0,
+        at_most=1,
+        only_for="augmentation=random_resized_crop_flip",
+    )
 
     def check(self) -> None:
         if self.randaugment_layers != 2 and not self.randaugment_magnitude:

@@ -167,3 +167,31 @@ def test_every_setting_and_the_seed_change_the_key():
     original = make_augmentation(AugmentSettings(**given), 0)
     keys += [original.key(), Augmentation(original.operations, seed=1).key()]
     assert len({str(key) for key in keys}) == len(others) + 2
+
+
+def crop_key(augmentation, **settings):
+    key = make_augmentation(AugmentSettings(augmentation, **settings), 0).key()
+    return key["operations"][0]
+
+
+def test_the_least_area_changes_pixels_and_key_of_the_crops_that_it_is_of():
+    small, plain = (
+        AugmentSettings("random_resized_crop_flip", crop_area=area) for area in (0.08, 0.35)
+    )
+    part = examples()
+    keys = part.images.keys[part.rows]
+    for settings in (small, plain):
+        expected = render_views(
+            tf.constant(part.images.array[part.rows]), tf.constant(keys),
+            tf.fill([COUNT], tf.constant(2, tf.int64)), settings.augmentation, 3, 24,
+            least_area=settings.crop_area,
+        )  # fmt: skip
+        np.testing.assert_array_equal(render(part, range(COUNT), 2, settings), expected)
+    assert np.abs(render(part, range(COUNT), 2, small) - render(part, range(COUNT), 2, plain)).max()
+    # Keys of before it was a setting: caches and runs with them are used again.
+    name = "random_resized_crop_flip"
+    assert crop_key(name) == {"operation": "Crop", "kind": name}
+    assert crop_key(name, crop_area=0.08) == {**crop_key(name), "least_area": 0.08}
+    for other in ("none", "pad_crop", "pad_crop_flip", "alternating_crop_flip"):
+        assert crop_key(other, crop_area=0.08) == {"operation": "Crop", "kind": other}
+    assert make_augmentation(AugmentSettings("none", crop_area=0.08), 5).key() == WHOLE.key()

@@ -10,8 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from candle_tf.data.augment.crops import (
-    CROP_AREA,
     CROP_ASPECT,
+    LEAST_AREA,
     PAD,
     render,
     render_views,
@@ -31,9 +31,9 @@ def draw(augmentation, seed, key, view):
 
 
 @functools.lru_cache
-def draws(augmentation, seed=0, view=0):
+def draws(augmentation, seed=0, view=0, least_area=LEAST_AREA):
     """Boxes [DRAWS, 4] and flips [DRAWS] of one view of the images KEYS."""
-    one = functools.partial(sample_view, augmentation, seed, view=view)
+    one = functools.partial(sample_view, augmentation, seed, view=view, least_area=least_area)
     signature = (tf.TensorSpec([4], tf.float32), tf.TensorSpec([], tf.bool))
     run = tf.function(
         lambda keys: tf.map_fn(lambda key: one(key=key), keys, fn_output_signature=signature)
@@ -118,28 +118,40 @@ def test_pad_crop_shifts_by_up_to_an_eighth_each_way(augmentation):
     assert abs(np.corrcoef(offsets.T)[0, 1]) < 5 / math.sqrt(DRAWS)
 
 
-def test_random_resized_crop_keeps_to_its_ranges():
-    boxes, _ = draws("random_resized_crop_flip")
+@pytest.mark.parametrize("least", [0.35, 0.08])
+def test_random_resized_crop_keeps_to_its_ranges(least):
+    boxes, _ = draws("random_resized_crop_flip", least_area=least)
     height, width = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     assert boxes.min() >= 0
     assert boxes.max() <= 1 + 1e-6
     aspect, area = width / height, width * height
     assert aspect.min() >= CROP_ASPECT[0] - 1e-4
     assert aspect.max() <= CROP_ASPECT[1] + 1e-4
-    assert area.max() <= CROP_AREA[1] + 1e-4
+    assert area.max() <= 1 + 1e-4
     # Clipping at the image's border takes away at most 1 - sqrt(3/4) of a side.
     whole = (height < 1 - 1e-6) & (width < 1 - 1e-6)
-    assert area[whole].min() >= CROP_AREA[0] - 1e-4
+    assert area[whole].min() >= least - 1e-4
     assert 0.5 * DRAWS < whole.sum() < DRAWS
     # The extremes do come up.
-    assert area.min() < 0.4
+    assert area.min() < least + 0.05
     assert area.max() > 0.9
+    # Uniform between them, where nothing is clipped: below half of the area nothing is.
+    below = (area < 0.5).sum()
+    share = (0.5 - least) / (1 - least)
+    assert abs(below - DRAWS * share) < 5 * math.sqrt(DRAWS * share * (1 - share))
     assert aspect.min() < 0.78
     assert aspect.max() > 1.28
     # Not all crops are in one corner.
     free = whole & (height < 0.8)
     places = boxes[free, 0] / (1 - height[free])
     assert abs(places.mean() - 0.5) < 5 * math.sqrt(1 / 12 / free.sum())
+
+
+@pytest.mark.parametrize("augmentation", ["pad_crop_flip", "alternating_crop_flip"])
+def test_other_crops_have_an_area_of_their_own(augmentation):
+    for view in (0, 1):
+        given = [draws(augmentation, view=view, least_area=least) for least in (0.35, 0.08)]
+        np.testing.assert_array_equal(given[0][0], given[1][0])
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)

@@ -48,7 +48,8 @@ def test_every_operation_has_a_fingerprint():
     ("module", "name", "value", "changed"),
     [
         (crops, "PAD", 0.13, "pad_crop"),
-        (crops, "CROP_AREA", (0.3, 1.0), "random_resized_crop_flip"),
+        (crops, "CROP_ASPECT", (0.7, 4 / 3), "random_resized_crop_flip"),
+        (crops, "ALTERNATING_AREA", 0.45, "alternating_crop_flip"),
         (crops, "CENTRE_CROP", 0.8, "evaluation, crop"),
         (color_jitter, "GREY", (0.333, 0.334, 0.333), "color_jitter"),
         (color_jitter, "COLOR", 9, "color_jitter"),
