@@ -15,6 +15,8 @@ import numpy.typing as npt
 RESAMPLES = 2000
 # Of these, 8 bytes for the index and 8 for the value are in memory.
 _DRAWN_AT_ONCE = 2**20
+# A class with fewer images varies as all such classes together do: its own may agree by chance.
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ def paired_difference(
 
     Images are resampled within their class, as mean class accuracy weighs classes alike. A class of
     few images varies less among its own images than among all that could have been drawn: what is
-    resampled is scaled for that. A class with one image varies as the others' images do, or as the
-    single images do among the classes, whichever is more.
+    resampled is scaled for that. Classes with two or three images vary as all of these together do,
+    within their classes or about the mean difference, whichever is more. A class with one image
+    varies as the others' images do, or as the single images do among the classes, whichever is
+    more. Where nothing varies at all and the difference is not 0, see `_spread_where_none_is`.
 
     Args:
         correct: `[N]`, whether a classifier was right; of several trainings their mean, 0 to 1.
@@ -63,9 +67,9 @@ def paired_difference(
             f"shapes {first.shape}, {second.shape} and {classes.shape} are not one [N], N > 0"
         )
     members = _by_class(first - second, classes)
-    (of_single,) = _deviations_of_single_images([members])
+    (deviations,) = _deviations_of_classes([members])
     drawn = _resample_mean_of_classes(
-        members, of_single, lambda place: np.random.default_rng([seed, place]), resamples
+        members, deviations, lambda place: np.random.default_rng([seed, place]), resamples
     )
     low, high = np.quantile(drawn, [0.025, 0.975])
     mean = float(np.mean([values.mean() for values in members]))
@@ -116,14 +120,14 @@ def average_difference(sets: Sequence[ComparedImages], *, resamples: int = RESAM
         members.append(_by_class(differences, labels))
         means.append(float(np.mean([values.mean() for values in members[-1]])))
     resampled = []
-    of_single = _deviations_by_name([each.name for each in sets], members)
+    deviations = _deviations_by_name([each.name for each in sets], members)
     for place, each in enumerate(sets):
         first = int.from_bytes(hashlib.sha256(each.name.encode()).digest()[:8], "big")
         # By label, so that a class of two sets has one draw.
         draws = [np.random.default_rng([first, label]) for label in classes[place]]
         resampled.append(
             _resample_mean_of_classes(
-                members[place], of_single[place], draws.__getitem__, resamples
+                members[place], deviations[place], draws.__getitem__, resamples
             )
         )
     low, high = np.quantile(np.mean(resampled, axis=0), [0.025, 0.975])
@@ -132,15 +136,15 @@ def average_difference(sets: Sequence[ComparedImages], *, resamples: int = RESAM
 
 def _deviations_by_name(
     names: Sequence[str], members: Sequence[Sequence[np.ndarray]]
-) -> list[np.ndarray]:
-    """What the single images of each set vary by; by one estimate where names are the same.
+) -> list[list[np.ndarray]]:
+    """What each class of each set varies by; by one estimate where names are the same.
 
     With two estimates one draw would stand for different images in these sets.
     """
-    found: dict[int, np.ndarray] = {}
+    found: dict[int, list[np.ndarray]] = {}
     for name in set(names):
         places = [place for place, other in enumerate(names) if other == name]
-        deviations = _deviations_of_single_images([members[place] for place in places])
+        deviations = _deviations_of_classes([members[place] for place in places])
         found.update(zip(places, deviations, strict=True))
     return [found[place] for place in range(len(names))]
 
@@ -152,28 +156,109 @@ def _by_class(values: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
 
 def _resample_mean_of_classes(
     members: Sequence[np.ndarray],
-    of_single: np.ndarray,
+    deviations: Sequence[np.ndarray],
     generator: Callable[[int], np.random.Generator],
     resamples: int,
 ) -> np.ndarray:
     """Resampled means over classes, `[resamples]`.
 
-    Resampled, a class's mean has the variance (n - 1) / n^2 s^2, where that of the mean of n drawn
-    images is s^2 / n (s^2 without bias): so deviations are scaled by sqrt(n / (n - 1)). Of a class
-    with one image s^2 is not known; see `_deviations_of_single_images`.
-
     Args:
         members: values of each class's images.
-        of_single: deviations that those of a class with one image are drawn from.
+        deviations: what those of each class's drawn images from its mean are drawn from.
         generator: of a class's draws, by its place.
         resamples: how many.
     """
     drawn = [
-        values.mean() + _resample_means(_deviations(values) if len(values) > 1 else of_single,
-                                        len(values), generator(place), resamples)
-        for place, values in enumerate(members)
-    ]  # fmt: skip
+        values.mean() + _resample_means(of_class, len(values), generator(place), resamples)
+        for place, (values, of_class) in enumerate(zip(members, deviations, strict=True))
+    ]
     return np.asarray(np.mean(drawn, axis=0))
+
+
+def _deviations_of_classes(
+    sets: Sequence[Sequence[np.ndarray]],
+) -> list[list[np.ndarray]]:
+    """What the images of each class vary by.
+
+    Resampled, a class's mean has the variance (n - 1) / n^2 s^2, where that of the mean of n drawn
+    images is s^2 / n (s^2 without bias): so deviations are scaled by sqrt(n / (n - 1)). Of a class
+    with one image s^2 is not known, and of one with two or three it is 0 more often than not.
+
+    Args:
+        sets: of the same images; of each set the values of each class's images.
+
+    Returns:
+        Of each set those of each class.
+    """
+    single, few = _deviations_of_single_images(sets), _deviations_of_few_images(sets)
+    found = []
+    for members, of_single, of_few in zip(sets, single, few, strict=True):
+        by_size = {1: of_single, **dict.fromkeys(range(2, _FEW), of_few)}
+        of_class = [
+            by_size[len(values)] if len(values) in by_size else _deviations(values)
+            for values in members
+        ]
+        if not any(_varies(each) for each in of_class):
+            of_class = [_spread_where_none_is(members)] * len(members)
+        found.append(of_class)
+    return found
+
+
+def _deviations_of_few_images(sets: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """What classes with two or three images vary by: of two estimates the larger one.
+
+    One is the scaled deviations within these classes, without bias, but from as few images: where
+    both of a class agree by chance in all classes, it is 0. The other one is deviations from the
+    mean over all classes. The differences between classes are in these. The larger one of two is,
+    on average, so much too large as intervals of a normal distribution's width are too narrow for
+    a variance that is estimated from few images: by simulation 92 to 96 % of them hold the truth.
+
+    Args:
+        sets: of the same images; of each set the values of each class's images.
+
+    Returns:
+        `[M]` of each set; one 0 for a set without such a class.
+    """
+    within, about_mean = [], []
+    for members in sets:
+        few = [values for values in members if 1 < len(values) < _FEW]
+        within.append(np.concatenate([_deviations(each) for each in few] or [np.zeros(1)]))
+        about_mean.append(_deviations_from_the_mean(few, members))
+    return within if _variance_of_sum(within) >= _variance_of_sum(about_mean) else about_mean
+
+
+def _deviations_from_the_mean(
+    some: Sequence[np.ndarray], members: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Of the images of some classes from the mean over all classes, each with both signs.
+
+    Were all images of one distribution, the variance of x - mean were (1 - 1 / (n C)) s^2.
+    """
+    mean, classes = np.mean([values.mean() for values in members]), len(members)
+    scaled = [
+        (values - mean) * np.sqrt(classes * len(values) / max(1, classes * len(values) - 1))
+        for values in some
+    ]
+    deviations = np.concatenate(scaled or [np.zeros(1)])
+    return np.concatenate([deviations, -deviations])
+
+
+def _spread_where_none_is(members: Sequence[np.ndarray]) -> np.ndarray:
+    """What all images vary by where those of each class are equal: as if all were of one class.
+
+    If all classes are equal, too, it is as if one more image had no difference: the interval is
+    about that of the "rule of three" (Hanley and Lippman-Hand, 1983). All 0 where none differs.
+    """
+    spread = _deviations_from_the_mean(members, members)
+    if _varies(spread):
+        return spread
+    values = np.concatenate(members)
+    return np.append(np.zeros(len(values)), -values[0])
+
+
+def _varies(deviations: np.ndarray) -> bool:
+    """Whether one is not 0, but for the rounding of a mean."""
+    return bool(np.abs(deviations).max() > 1e-12)
 
 
 def _deviations_of_single_images(sets: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
