@@ -113,6 +113,24 @@ def test_the_exponent_of_the_norms_is_that_of_the_power_law(sections):
     assert np.isnan(analysis.norm_exponent(np.ones(3), np.full(3, 7)))
 
 
+def test_classes_without_weights_are_left_out_of_the_exponent_and_named(tmp_path):
+    norms = COUNTS**-0.25
+    norms[1] = 0
+    folders = [
+        make_run(tmp_path / "dead", CANDLE, norms.tolist()),
+        make_run(tmp_path / "nothing", CANDLE, [0.0] * 4),
+    ]
+    first, *_ = [
+        section for section in analysis.analyze([read(folder) for folder in folders])
+        if section.title == "Classifier weights, head to tail"
+    ]  # fmt: skip
+    (table,) = tables(first)
+    assert table["dead"]["a"] == "-0.250"
+    assert table["nothing"]["a"] == "–"
+    assert f"1 of dead, student ({CLASSES[1]})" in text(first)
+    assert f"4 of nothing, student ({', '.join(CLASSES)})" in text(first)
+
+
 def test_lambda_is_told_of_every_column(sections):
     section = sections["Lambda during training"]
     (table,) = [item for item in section.items if isinstance(item, html.Table)]

@@ -174,23 +174,28 @@ def norm_exponent(norms: np.ndarray, counts: np.ndarray) -> float:
     """The a of norm ~ n^a, by least squares of the logarithms; nan where all n are equal.
 
     Args:
-        norms: of each class's weights, float `[C]`, above 0.
+        norms: of each class's weights, float `[C]`, at least 0; classes with 0 are left out.
         counts: training images of each class, int `[C]`, at least 1.
 
     Returns:
         Above 0 where the head has the larger weights, below 0 where the tail has.
     """
-    return _slope(np.log(np.asarray(counts, float)), np.log(np.asarray(norms, float)))
+    sizes, lengths = np.asarray(counts, float), np.asarray(norms, float)
+    has_weights = lengths > 0
+    return _slope(np.log(sizes[has_weights]), np.log(lengths[has_weights]))
 
 
 def _norms(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
-    rows, shown = [], {}
+    rows, shown, left_out = [], {}, []
     for run in runs:
         for model, norms in run.results.norms.items():
+            without = [name for name, norm in zip(run.class_names, norms, strict=True) if norm == 0]
+            if without:
+                left_out.append(f"{len(without)} of {run.name}, {model} ({_some(without)})")
             exponent = norm_exponent(np.array(norms), run.counts)
             means = [_group_mean(run, np.array(norms), group) for group in SHOT_GROUPS]
             optimizer = run.results.config["optimizer"] if model == STUDENT else "adam"
-            rows.append([run.name, model, optimizer, *means, f"{exponent:+.3f}"])
+            rows.append([run.name, model, optimizer, *means, _exponent(exponent)])
             if np.array_equal(run.counts, runs[0].counts):
                 shown[f"{run.name}, {model}"] = norms
     if not rows:
@@ -200,9 +205,21 @@ def _norms(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
         "Mean norm of the classifier's weights by shot group, and the exponent a of norm ~ n^a: "
         "above 0 the head has the larger weights, below 0 the tail."
     )
+    if left_out:
+        yield f"Classes whose weights are all 0 are left out of a: {'; '.join(left_out)}."
     yield html.Table(["run", "model", "optimizer", *SHOT_GROUPS, "a"], rows, left=3)
     figure = plots.weight_norms(shown, runs[0].counts)
     yield html.Figure(plots.to_png(figure), "Classifier weight norms, head to tail")
+
+
+def _some(names: Sequence[str]) -> str:
+    further = len(names) - _SHOWN_CLASSES
+    shown = ", ".join(names[:_SHOWN_CLASSES])
+    return f"{shown} and {further} more" if further > 0 else shown
+
+
+def _exponent(value: float) -> str:
+    return f"{value:+.3f}" if np.isfinite(value) else "–"
 
 
 def _group_mean(run: Run, values: np.ndarray, group: str) -> str:
