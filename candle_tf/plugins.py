@@ -61,15 +61,19 @@ def refuse_new_plugins(names: str, place: Path) -> None:
         place: the file that names them, for the message.
 
     Raises:
-        UserError: where one is not imported yet.
+        UserError: where some are not imported yet, with all of these.
     """
-    for name in _split(names):
-        if name not in sys.modules:
-            raise UserError(
-                f"{place} names the plugin {name!r}, which is code that would run with your "
-                "rights, so it was not imported. If you trust it, name it by --plugin, or in "
-                "Python import it first."
-            )
+    missing = [name for name in _split(names) if name not in sys.modules]
+    if missing:
+        several = len(missing) > 1
+        plugins = f"the plugins {', '.join(missing)}" if several else f"the plugin {missing[0]!r}"
+        them, code = ("them", "which are") if several else ("it", "which is")
+        were = "they were" if several else "it was"
+        raise UserError(
+            f"{place} names {plugins}, {code} code that would run with your rights, so {were} not "
+            f"imported. If you trust {them}, give --plugin={','.join(missing)}, or in Python "
+            f"import {them} first."
+        )
 
 
 def _split(names: str) -> list[str]:

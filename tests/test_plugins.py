@@ -12,7 +12,7 @@ import pytest
 import candle_tf
 from candle_tf.config import Config
 from candle_tf.errors import UserError
-from candle_tf.plugins import import_plugins
+from candle_tf.plugins import import_plugins, refuse_new_plugins
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.reference_run import open_reference_run
 from candle_tf.stages.trained_student import load_trained_student
@@ -119,9 +119,16 @@ def test_to_read_a_run_imports_no_plugin_that_its_settings_alone_name(
     theirs: Path, read: Callable[[Path], object]
 ) -> None:
     with pytest.raises(UserError, match=r"theirs/config\.json names the plugin 'theirs\.payload'.*"
-                       r"name it by --plugin.*import it first"):  # fmt: skip
+                       r"give --plugin=theirs\.payload.*import it first"):  # fmt: skip
         read(theirs)
     assert not Path("imported").exists()
+
+
+def test_all_plugins_that_are_not_imported_are_told_at_once():
+    words = "plugins not_here, nor_here, which are .*give --plugin=not_here,nor_here, or in Python"
+    with pytest.raises(UserError, match=words):
+        refuse_new_plugins("not_here, pytest, nor_here", Path("config.json"))
+    refuse_new_plugins("pytest", Path("config.json"))
 
 
 def test_a_run_is_read_where_its_plugin_is_imported_or_given(theirs):

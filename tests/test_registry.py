@@ -2,7 +2,8 @@ import sys
 
 import pytest
 
-from candle_tf.registry import Registry
+from candle_tf.errors import UserError
+from candle_tf.registry import Registry, refuse_signature
 
 
 @pytest.fixture
@@ -69,3 +70,47 @@ def test_an_unknown_name_is_a_key_error():
 )
 def test_names_that_take_more_are_found_by_their_beginning(given, found):
     assert Registry({"digits": len, "tfds:<builder>": max}).find(given) == found
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("nowhere:build", "No module named 'nowhere'"),
+        ("some_plugin:nothing", "has no attribute 'nothing'"),
+        ("needy_plugin:build", "No module named 'absent_package'"),
+    ],
+)
+def test_what_cannot_be_imported_names_the_part(tmp_path, target, words):
+    (tmp_path / "needy_plugin.py").write_text("import absent_package\n")
+    registry = Registry({"mine": target})
+    with pytest.raises(UserError, match=f"'mine' stands for '{target}', which.*{words}") as caught:
+        registry["mine"]
+    assert isinstance(caught.value.__cause__, ImportError | AttributeError)
+
+
+def test_a_mistake_inside_a_module_keeps_its_traceback(tmp_path, monkeypatch):
+    (tmp_path / "wrong_plugin.py").write_text("import sys\nsys.no_such_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        Registry({"mine": "wrong_plugin:build"})["mine"]
+
+
+def test_the_title_of_a_part_says_where_it_is(module):
+    registry = Registry({"a": f"{module}:build", "b": Registry.find, "c": 3})
+    registry["a"]
+    titles = [registry.title(name) for name in registry]
+    assert titles == ["'a' (some_plugin:build)", "'b' (candle_tf.registry:Registry.find)", "'c'"]
+
+
+def test_a_function_of_other_arguments_is_refused_before_it_is_called():
+    def build(shape, classes, *, width):
+        raise AssertionError((shape, classes, width))
+
+    refuse_signature("student 'mine'", build, "shape", "classes", width=1.0)
+    refuse_signature("a built-in", max, "shape")
+    with pytest.raises(UserError, match=r"student 'mine' is called with \(shape, width=1.0\) and "
+                       r"takes \(shape, classes, \*, width\): .*'classes'"):  # fmt: skip
+        refuse_signature("student 'mine'", build, "shape", width=1.0)
+    with pytest.raises(UserError, match="teacher 'mine' is of type int, which cannot be called"):
+        refuse_signature("teacher 'mine'", 3)
