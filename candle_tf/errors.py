@@ -1,5 +1,7 @@
 """The error that a user can fix; mains print it as one message, without a traceback."""
 
+import re
+
 
 class UserError(Exception):
     """What was wrong, with the value and the place, and what to do about it.
@@ -12,13 +14,18 @@ class UserError(Exception):
 
 _NAMED = f"{UserError.__name__}: "
 _TRACEBACK = "\nTraceback (most recent call last)"
+# What Keras adds to the message of an error in a layer.
+_LAYER = re.compile(r"\n\s*\n\s*Call arguments received by layer")
 
 
 def find_user_error(error: BaseException) -> UserError | None:
-    """The `UserError` that a generator of a `tf.data` pipeline raised; None where none did.
+    """The `UserError` that was raised inside of TensorFlow; None where none was.
 
-    TensorFlow passes on the text of such an error alone, in an error of its own.
+    Of one that a generator of a `tf.data` pipeline raised it passes on the text alone, in an error
+    of its own; one that is raised while a function is traced gets the places in the code before.
     """
     _, _, text = str(error).partition(_NAMED)
-    message = text.partition(_TRACEBACK)[0].strip()
+    # Of a layer in a function that is traced there are two, one inside the other.
+    text = text.partition(_TRACEBACK)[0].rpartition(_NAMED)[2]
+    message = _LAYER.split(text)[0].strip()
     return UserError(message) if message else None

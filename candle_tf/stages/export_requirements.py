@@ -17,7 +17,7 @@ from candle_tf.deploy.tflite.interpreters import compute_engine, import_litert
 from candle_tf.errors import UserError
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.disk_space import DiskNeeds, disk_needs
-from candle_tf.students.analysis.preflight import refuse_unconvertible
+from candle_tf.students.analysis.preflight import refuse_unconvertible, warn_of_float
 
 
 def check_export_requirements(
@@ -55,6 +55,7 @@ def check_export_requirements(
         )
     student = config.student.build(len(class_names))
     refuse_unconvertible(student)
+    warn_of_float(config.student.student, student)
     tf.keras.utils.set_random_seed(config.run.seed)
     needs = disk_needs(config, student, folder)
     needs.require()

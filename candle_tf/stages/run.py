@@ -85,6 +85,11 @@ def run(config: Config) -> tuple[RunFolder, Results]:
             if explained := explain_full_disk(error, folder.path) or find_user_error(error):
                 raise explained from error
             raise
+        except UserError as error:
+            # TensorFlow adds places in the code to one that is raised while it traces a function.
+            if explained := find_user_error(error):
+                raise explained from error
+            raise
         finally:
             folder.remove_if_nothing_began()
     return folder, results or read_results(folder.report_path)

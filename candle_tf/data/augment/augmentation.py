@@ -23,6 +23,7 @@ from candle_tf.data.augment.settings import OPERATIONS, PERIOD, AugmentSettings
 from candle_tf.data.augment.view_kinds import first_numbers
 from candle_tf.data.augment.views import Views
 from candle_tf.data.subset import Subset
+from candle_tf.errors import UserError
 
 # A part of the key of every cache of teacher features: raise it with every change of what a view
 # looks like, so that older caches are computed again. tests/data/augment/test_version.py compares
@@ -114,11 +115,15 @@ class Augmentation:
 
         Returns:
             float32 [B, size, size, 3] in 0..255.
+
+        Raises:
+            UserError: for an operation that gives another shape or type.
         """
         pixels = batch["images"]
         for before, operation in self._steps():
             render_before = before._at(size)
-            pixels = operation.apply(pixels, Rendering(batch, size, self.seed, render_before))
+            given = operation.apply(pixels, Rendering(batch, size, self.seed, render_before))
+            pixels = _checked_pixels(operation, given, [batch["images"].shape[0], size, size, 3])
         return pixels
 
     def key(self) -> dict[str, Any]:
@@ -141,11 +146,41 @@ class Augmentation:
         return lambda batch: self.render(batch, size)
 
 
+def _checked_pixels(operation: Operation, given: Any, shape: list[int | None]) -> tf.Tensor:
+    """What an operation gave, where it is float32 of a shape."""
+    is_tensor = tf.is_tensor(given)
+    name = type(operation).__name__
+    if not is_tensor or given.dtype != tf.float32 or not given.shape.is_compatible_with(shape):
+        found = f"{given.dtype.name} {given.shape}" if is_tensor else type(given).__name__
+        raise UserError(
+            f"augmentation {name} ({type(operation).__module__}): `apply` gave {found}; asked is "
+            f"float32 {tf.TensorShape(shape)}, in 0 to 255."
+        )
+    # Nothing is computed for it where the shape is known already.
+    return tf.ensure_shape(given, shape, name=f"pixels_of_{name}")
+
+
+def _refuse_no_operation(name: str) -> None:
+    """Refuses a registered augmentation that is no whole subclass of `Operation`."""
+    part = OPERATIONS[name]
+    title = f"augmentation {OPERATIONS.title(name)}"
+    if not isinstance(part, type) or not issubclass(part, Operation):
+        raise UserError(f"{title} is no subclass of candle_tf.data.augment.operation.Operation.")
+    if missing := sorted(part.__abstractmethods__):
+        raise UserError(f"{title} has no method {', '.join(missing)}, which an Operation needs.")
+
+
 WHOLE = Augmentation((Crop("none"),), seed=0)
 
 
 def make_augmentation(settings: AugmentSettings, seed: int) -> Augmentation:
-    """The operations that the settings ask for, of all in `OPERATIONS`, in its order."""
+    """The operations that the settings ask for, of all in `OPERATIONS`, in its order.
+
+    Raises:
+        UserError: for one in `OPERATIONS` that is no subclass of `Operation`, or lacks a method.
+    """
+    for name in OPERATIONS:
+        _refuse_no_operation(name)
     made = (operation.from_settings(settings) for operation in OPERATIONS.values())
     return Augmentation(tuple(operation for operation in made if operation is not None), seed)
 

@@ -18,7 +18,7 @@ from candle_tf.data.sources.source import (
 )
 from candle_tf.errors import UserError
 from candle_tf.files import explain_path
-from candle_tf.registry import Registry
+from candle_tf.registry import Registry, refuse_signature
 
 __all__ = ["SOURCES", "LabelledImages", "Source", "SourceConfig", "open_source"]
 
@@ -48,12 +48,15 @@ def open_source(
         **settings: The other attributes of `SourceConfig`: train_list, test_list, ...
 
     Raises:
-        UserError: If the data set is unknown, missing or not laid out as expected.
+        UserError: If the data set is unknown, missing or not laid out as expected; if a function of
+            `SOURCES` takes other arguments, or returns no `Source`, or one of other labels.
     """
     found = SOURCES.find(dataset)
     if found is None:
         raise UserError(f"Unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}.")
     kind, _ = found
+    title = f"source {SOURCES.title(kind)}"
+    refuse_signature(title, SOURCES[kind], "name", "config")
     try:
         config = SourceConfig(data_dir, known_classes=tuple(known_classes), **settings)
         source = SOURCES[kind](dataset, config)
@@ -61,9 +64,28 @@ def open_source(
         if explained := explain_path(error):
             raise explained from error
         raise
+    if not isinstance(source, Source):
+        raise UserError(f"{title} returned {type(source).__name__} and not a Source.")
     try:
+        _require_labels(title, source)
         require_one_line_names(source.class_names)
     except UserError:
         source.close()
         raise
     return source
+
+
+def _require_labels(title: str, source: Source) -> None:
+    """Checks that labels are places in the list of class names."""
+    names = source.class_names
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        kind = type(wrong[0]).__name__
+        raise UserError(f"{title}: the class name {wrong[0]!r} is of type {kind} and no text.")
+    for subset in (source.train, source.test, source.validation):
+        if subset is None or not len(subset.labels):
+            continue
+        least, most = int(subset.labels.min()), int(subset.labels.max())
+        if least < 0 or most >= len(names):
+            raise UserError(
+                f"{title}: labels {least}..{most} for {len(names)} class names; count from 0."
+            )

@@ -102,10 +102,22 @@ class Source:
         """Reads one image, uint8 [H, W, 3], RGB. Thread-safe.
 
         Raises:
-            UserError: If the image cannot be read or decoded.
+            UserError: If the image cannot be read or decoded, or the reader gives something else.
             KeyError: If the source has no such id.
         """
-        return self.reader(image_id)
+        image = self.reader(image_id)
+        if (
+            not isinstance(image, np.ndarray)
+            or image.dtype != np.uint8
+            or image.ndim != 3
+            or image.shape[2] != 3
+            or not image.size
+        ):
+            raise UserError(
+                f"source {self.name!r}: the reader gave {_describe(image)} for {image_id!r}; asked "
+                "is an array of dtype uint8, 0 to 255, and of shape [H, W, 3], RGB."
+            )
+        return image
 
     def read_bytes(self, image_id: str) -> bytes:
         """Reads one image as it is stored, not decoded. Thread-safe.
@@ -114,7 +126,7 @@ class Source:
             UserError: If the image cannot be read.
             KeyError: If the source has no such id.
         """
-        return self.encoded(image_id) if self.encoded else self.reader(image_id).tobytes()
+        return self.encoded(image_id) if self.encoded else self.read_image(image_id).tobytes()
 
     def content_hash(self, ids: Iterable[str], missing: str | None = None) -> str:
         """SHA-256 (hex) over ids, in order, and contents: a key for caches of decoded images.
@@ -151,6 +163,12 @@ class Source:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _describe(image: object) -> str:
+    if isinstance(image, np.ndarray):
+        return f"an array of dtype {image.dtype} and shape {list(image.shape)}"
+    return type(image).__name__
 
 
 def find_repeats(names: Sequence[str]) -> list[str]:

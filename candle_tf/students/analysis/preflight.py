@@ -1,6 +1,7 @@
 """Whether a student will stay binary on the device, checked before it is trained.
 
 refuse_unconvertible(student)           # UserError, naming the first layer and the reason
+warn_of_float("mine", student)          # a warning where nothing of it is binary
 conversion_problems(student)            # [("block01_conv", "its activations come from ..."), ...]
 
 The rules are those by which the Larq Compute Engine's converter silently makes a float convolution
@@ -48,6 +49,26 @@ def refuse_unconvertible(student: tf.keras.Model) -> None:
         raise UserError(
             f"The converter would not keep layer {layer} of {student.name} binary: "
             f"{reason}{others}. Change the student before it is trained."
+        )
+
+
+def warn_of_float(name: str, student: tf.keras.Model) -> None:
+    """Logs a warning for a student without any binary layer, but for those whose name says so.
+
+    Args:
+        name: under which it is registered; "float_..." is without binary layers on purpose.
+        student: Keras model, built or trained.
+    """
+    binary = any(
+        _is_one_bit(getattr(part, each, None))
+        for part in student.submodules  # layers, also those of models inside
+        for each in _KERNEL_QUANTIZERS
+    )
+    if not binary and not any("float" in each for each in (name, student.name)):
+        logging.warning(
+            "the student %s has no binary layer: its files are float. Where that is wanted, "
+            "register it under a name with 'float' in it",
+            name,
         )
 
 

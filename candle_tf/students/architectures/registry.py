@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from candle_tf.errors import UserError
-from candle_tf.registry import Registry
+from candle_tf.registry import Registry, refuse_signature
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -45,8 +45,39 @@ def build_student(
         (float [N, d_S]) and "logits" (float [N, classes]).
 
     Raises:
-        UserError: for a name that is not registered.
+        UserError: for a name that is not registered; for a function of other arguments, or one
+            that returns something else.
     """
     if name not in STUDENTS:
         raise UserError(f"--student={name} is not known; it is one of {', '.join(STUDENTS)}.")
-    return STUDENTS[name](input_shape, classes, **options)
+    build = STUDENTS[name]
+    title = f"student {STUDENTS.title(name)}"
+    refuse_signature(title, build, "input_shape", "classes", **options)
+    student = build(input_shape, classes, **options)
+    _refuse_other_outputs(title, student, classes)
+    return student
+
+
+def _refuse_other_outputs(title: str, student: Any, classes: int) -> None:
+    import tensorflow as tf
+
+    asked = f"'features' [None, any] and 'logits' [None, {classes}]"
+    if not isinstance(student, tf.keras.Model):
+        raise UserError(
+            f"{title} returned {type(student).__name__} and not a Keras model with the outputs "
+            f"{asked}."
+        )
+    # A model that is no functional one has no outputs before it is called.
+    outputs = getattr(student, "output", None)
+    if not isinstance(outputs, dict) or not {"features", "logits"} <= set(outputs):
+        found = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
+        raise UserError(
+            f"{title} returned a model whose outputs are {found} and not a dictionary of {asked}; "
+            "write tf.keras.Model(pixels, {'features': features, 'logits': logits})."
+        )
+    shapes = {name: list(outputs[name].shape) for name in ("features", "logits")}
+    if len(shapes["features"]) != 2 or shapes["logits"] != [None, classes]:
+        raise UserError(
+            f"{title} has 'features' {shapes['features']} and 'logits' {shapes['logits']} for "
+            f"{classes} classes; asked are {asked}."
+        )

@@ -2,22 +2,27 @@ import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 # isort: split
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from candle_tf.data.augment import augmentation as operations_of
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation, make_augmentation
 from candle_tf.data.augment.color_jitter import draw_factors, jitter
 from candle_tf.data.augment.crops import render_views
 from candle_tf.data.augment.evaluation import student_pixels
 from candle_tf.data.augment.mix import HalfMix, Mix, draw_mixtures, mix_pixels
+from candle_tf.data.augment.operation import Operation
 from candle_tf.data.augment.settings import OPERATIONS, AugmentSettings
 from candle_tf.data.augment.views import Views
 from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import evaluation_batches
 from candle_tf.data.subset import Subset
+from candle_tf.errors import UserError, find_user_error
+from candle_tf.registry import Registry
 
 COUNT = 9
 SIDE = 32
@@ -195,3 +200,79 @@ def test_the_least_area_changes_pixels_and_key_of_the_crops_that_it_is_of():
     for other in ("none", "pad_crop", "pad_crop_flip", "alternating_crop_flip"):
         assert crop_key(other, crop_area=0.08) == {"operation": "Crop", "kind": other}
     assert make_augmentation(AugmentSettings("none", crop_area=0.08), 5).key() == WHOLE.key()
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(Operation):
+    """Does to pixels what a function does."""
+
+    change: object
+
+    @classmethod
+    def from_settings(cls, settings):  # noqa: ARG003
+        return None
+
+    def draw(self, drawing):  # noqa: ARG002
+        return {}
+
+    def signature(self, before):  # noqa: ARG002
+        return {}
+
+    def apply(self, pixels, rendering):  # noqa: ARG002
+        return self.change(pixels)
+
+
+def with_own(change) -> Augmentation:
+    return Augmentation((*make_augmentation(PLAIN, 0).operations, Own(change)), 0)
+
+
+def without_shape(x):
+    return tf.py_function(lambda y: y[:, :8], [x], tf.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda x: x[:, :8], r"float32 \(5, 8, 24, 3\)"),
+        (lambda x: x[:, :, :, :1], r"float32 \(5, 24, 24, 1\)"),
+        (lambda x: x[0], r"float32 \(24, 24, 3\)"),
+        (lambda x: tf.cast(x, tf.uint8), r"uint8 \(5, 24, 24, 3\)"),
+        (lambda x: tf.cast(x, tf.float16), r"float16 \(5, 24, 24, 3\)"),
+        (lambda _: None, "NoneType"),
+    ],
+)
+def test_an_operation_of_another_shape_or_type_is_refused_while_it_is_traced(change, found):
+    part, augmentation = examples(), with_own(change)
+    batch = augmentation.draw(part, Views(np.arange(5), np.zeros(5, np.int64)))
+    dataset = tf.data.Dataset.from_tensors(batch)
+    with pytest.raises(UserError) as caught:
+        dataset.map(lambda each: augmentation.render(each, 24))
+    told = find_user_error(caught.value)
+    assert told is not None
+    assert re.fullmatch(
+        rf"augmentation Own \(.*test_augmentation\): `apply` gave {found}; asked is "
+        r"float32 \(5, 24, 24, 3\), in 0 to 255\.",
+        str(told),
+    )
+
+
+def test_a_shape_that_is_not_known_before_is_checked_when_it_is():
+    part, augmentation = examples(), with_own(without_shape)
+    batch = augmentation.draw(part, Views(np.arange(5), np.zeros(5, np.int64)))
+    traced = tf.function(lambda each: augmentation.render(each, 24))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="pixels_of_Own"):
+        traced(batch)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (type("Part", (), {}), "is no subclass of .*Operation"),
+        (with_own, r"\(.*:with_own\) is no subclass of"),
+        (type("Part", (Operation,), {"draw": None}), "has no method apply, from_settings, sig"),
+    ],
+)
+def test_what_is_no_operation_is_refused(monkeypatch, part, words):
+    monkeypatch.setattr(operations_of, "OPERATIONS", Registry({"mine": part}))
+    with pytest.raises(UserError, match=f"augmentation 'mine' .*{words}"):
+        make_augmentation(PLAIN, 0)

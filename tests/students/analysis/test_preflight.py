@@ -20,6 +20,7 @@ from candle_tf.students.analysis.preflight import (
     conversion_problems,
     conversion_warnings,
     refuse_unconvertible,
+    warn_of_float,
 )
 from candle_tf.students.architectures.reactnet import reactnet_a
 from candle_tf.students.layers.blocks import batch_norm, binary_conv, binary_layers
@@ -337,6 +338,20 @@ def test_refusal_names_student_layer_and_reason():
     student = one_layer(after(sign, tf.keras.layers.MaxPooling2D(2)))
     with pytest.raises(UserError, match=r"layer layer of one binary: .*MaxPool"):
         refuse_unconvertible(student)
+
+
+def test_a_student_without_a_binary_layer_is_a_warning_but_where_its_name_says_so(caplog):
+    pixels = tf.keras.Input([8, 8, 3])
+    x = tf.keras.layers.Conv2D(4, 3)(pixels)
+    without = tf.keras.Model(pixels, x)
+    inner = tf.keras.Sequential([one_layer(conv())], name="inner")
+    with caplog.at_level("WARNING"):
+        warn_of_float("float_net", without)
+        warn_of_float("net", tf.keras.Model(pixels, x, name="net_in_float"))
+        warn_of_float("binary_net", tf.keras.Sequential([inner]))
+        warn_of_float("net", without)
+    told = [each.split(". ")[0] for each in caplog.messages if "no binary layer" in each]
+    assert told == ["the student net has no binary layer: its files are float"]
 
 
 def test_a_slope_per_pixel_is_a_warning_and_no_refusal(caplog):
