@@ -141,10 +141,8 @@ class Checkpoints:
             elif path.name not in recorded:
                 path.unlink(missing_ok=True)
 
-    def restore_selected(
-        self, policy: str, validation_counts: np.ndarray | None = None
-    ) -> Selection:
-        """Restores the epoch that a policy selects.
+    def select(self, policy: str, validation_counts: np.ndarray | None = None) -> Selection:
+        """The epoch that a policy selects.
 
         Args:
             policy: as --select_epoch names them.
@@ -155,10 +153,26 @@ class Checkpoints:
 
         Raises:
             ValueError: for another policy.
-            UserError: as `restore`.
         """
         scores = [row.get(SCORE) for row in self.history]
-        selected = select_epoch(policy, scores, self.best_epoch, validation_counts)
+        return select_epoch(policy, scores, self.best_epoch, validation_counts)
+
+    def restore_selected(
+        self, policy: str, validation_counts: np.ndarray | None = None
+    ) -> Selection:
+        """Restores the epoch that a policy selects.
+
+        Args:
+            policy, validation_counts: as of `select`.
+
+        Returns:
+            As `select`.
+
+        Raises:
+            ValueError: for another policy.
+            UserError: as `restore`.
+        """
+        selected = self.select(policy, validation_counts)
         self.restore(selected.epoch)
         logging.info(
             "%s: epoch %d of %d is used: %s",

@@ -2,7 +2,7 @@
 
 run = EarlierRun(Path("runs/earlier"), "--student_weights=runs/earlier")
 run.spec, run.class_names
-network = run.load_network()                # its best epoch
+network = run.load_network()                # the epoch that it selected
 run.refuse_seen_images(split)               # what it was trained on is no test image here
 """
 
@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -19,6 +20,7 @@ from candle_tf.data.splits.split import Split, load_split
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object
 from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.reporting.results import read_results
 from candle_tf.stages.seen_images import list_learned_ids
 from candle_tf.students.weights.spec import StudentSpec, parse_spec
 
@@ -69,12 +71,15 @@ class EarlierRun:
         """Of its classifier; None for a pretraining."""
         return self.split.class_names if self.split else None
 
-    def load_network(self, image_size: int = 0, epoch: int = 0) -> tf.keras.Model:
+    def load_network(self, image_size: int = 0, epoch: int = 0, policy: str = "") -> tf.keras.Model:
         """Its student as it was trained; `trained_student` has it as it was measured.
 
         Args:
             image_size: side of the network's input in pixels; 0 for that of the run.
-            epoch: the best or the last one, counted from 1; 0 for the best.
+            epoch: the best or the last one, counted from 1; 0 for the one that `policy` selects.
+            policy: as --select_epoch names them; "" for the epoch that the run's report is of, or
+                where it has none of all its epochs, the one that the run would select. Of a
+                pretraining the best.
 
         Raises:
             UserError: where no epoch is finished, the run was continued since that epoch was its
@@ -87,7 +92,7 @@ class EarlierRun:
         checkpoints = Checkpoints(self.path / "student" / "checkpoints", trainer)
         if not checkpoints.epochs_done:
             raise UserError(f"{self.given}: no epoch of its student is finished yet.")
-        epoch = epoch or checkpoints.best_epoch
+        epoch = epoch or self._selected_epoch(checkpoints, policy)
         if not checkpoints.has_epoch(epoch):
             raise UserError(
                 f"{self.given} has no checkpoint of epoch {epoch}, which its report is of: the run "
@@ -120,12 +125,30 @@ class EarlierRun:
                 *(self.given, len(seen), len(split.validation.ids), self.split.seed),
             )
 
-    def _setting(self, name: str) -> Any:
+    def _selected_epoch(self, checkpoints: Checkpoints, policy: str) -> int:
+        """See `load_network`."""
+        if self.split is None:
+            return checkpoints.best_epoch
+        report = self.path / "report.json"
+        if not policy and report.is_file():
+            results = read_results(report)
+            # Of fewer where the run was continued: it may select another one now.
+            if results.last_epoch == checkpoints.epochs_done:
+                return results.selected_epoch
+        counts = np.bincount(self.split.validation.labels, minlength=len(self.split.class_names))
+        # What it is of runs that were begun before there was such a setting, too.
+        policy = policy or self._setting("select_epoch", "auto")
+        try:
+            return checkpoints.select(policy, counts).epoch
+        except ValueError as error:
+            raise self._no_settings(error) from error
+
+    def _setting(self, name: str, default: Any = None) -> Any:
         remedy = f"{self.given} is no folder of a run: give what --run_dir named."
         settings = read_json_object(self.path / "config.json", remedy)
-        if name not in settings:
+        if name not in settings and default is None:
             raise self._no_settings(KeyError(name))
-        return settings[name]
+        return settings.get(name, default)
 
     def _no_settings(self, error: Exception) -> UserError:
         return UserError(

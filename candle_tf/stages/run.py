@@ -20,6 +20,7 @@ from candle_tf.progress import format_seconds
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.run_folder import RunFolder, join_run_folder, open_run_folder
 from candle_tf.settings import as_flags
+from candle_tf.stages import run_teacher
 from candle_tf.stages.balance_floors import read_balance_floors
 from candle_tf.stages.balance_replay import read_balance_replay
 from candle_tf.stages.calibrate import Calibrated, calibrate, open_teacher
@@ -226,13 +227,28 @@ def _keep_teacher(config: Config, data: Data, folder: RunFolder) -> Teacher:
     begun = (folder.path / "calibrate" / "checkpoints" / "progress.json").exists()
     before = folder.manifest().get("teacher", teacher.fingerprint)
     if begun and before != teacher.fingerprint:
-        raise UserError(
-            f"--teacher={config.teacher.teacher} has other weights than when {folder.path} was "
-            "begun, and its new classifier was trained on features of those. Restore the weights, "
-            "or give another --run_dir."
-        )
+        teacher = _open_other_epoch(config, data, folder, before)
     folder.record("teacher", [], teacher=teacher.fingerprint)
     return teacher
+
+
+def _open_other_epoch(config: Config, data: Data, folder: RunFolder, fingerprint: str) -> Teacher:
+    """The teacher with other weights than it has now: where it is a run, at another epoch. Older
+    versions took the best one, and a run that was reported again may have selected another.
+
+    Raises:
+        UserError: where none has this fingerprint.
+    """
+    for policy in ("best", "last") if run_teacher.has_run(config.teacher) else ():
+        with run_teacher.select_epochs_by(policy):
+            teacher = open_teacher(config, data)
+        if teacher.fingerprint == fingerprint:
+            return teacher
+    raise UserError(
+        f"--teacher={config.teacher.teacher} has other weights than when {folder.path} was "
+        "begun, and its new classifier was trained on features of those. Restore the weights, "
+        "or give another --run_dir."
+    )
 
 
 def _add_teacher(needs: DiskNeeds, config: Config, calibrated: Calibrated) -> DiskNeeds:

@@ -3,11 +3,14 @@
     refuse_bad_run_teachers(settings)              # before anything is computed
     refuse_seen_images(settings, data.split)       # when the split is known
 
-It may be a float network (`--student=float_resnet18`) or a larger binary student. Its classifier is
-left out: a new one is calibrated on its features, as of every teacher.
+It may be a float network (`--student=float_resnet18`) or a larger binary student, at the epoch that
+its run selected. Its classifier is left out: a new one is calibrated on its features, as of every
+teacher.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import tensorflow as tf
@@ -21,6 +24,8 @@ from candle_tf.teachers.feature_parts import shrink
 from candle_tf.teachers.settings import TeacherChoice, TeacherSettings, split_teachers
 
 _PREFIX = "run:"
+# How the epochs of the runs are selected; "" as the runs themselves do.
+_POLICY = ContextVar("policy", default="")
 
 
 def load_run(choice: str, weights: str, sha256: str) -> Backbone:
@@ -41,7 +46,7 @@ def load_run(choice: str, weights: str, sha256: str) -> Backbone:
             f"{run.given} has weights of its own: leave --teacher_weights and "
             "--teacher_weights_sha256 out."
         )
-    network = run.load_network()
+    network = run.load_network(policy=_POLICY.get())
     set_exact_signs(find_annealed_quantizers(network))
     side = run.image_size
 
@@ -59,6 +64,25 @@ def _resize(pixels: tf.Tensor, side: int) -> tf.Tensor:
     if given == side:
         return pixels
     return shrink(pixels, side) if given > side else tf.image.resize(pixels, (side, side))
+
+
+def has_run(settings: TeacherSettings) -> bool:
+    """Whether a run is the teacher, or one of several."""
+    return any(_runs(settings))
+
+
+@contextmanager
+def select_epochs_by(policy: str) -> Iterator[None]:
+    """Inside, `load_run` takes another epoch than the one that its run selected.
+
+    Args:
+        policy: as --select_epoch names them.
+    """
+    before = _POLICY.set(policy)
+    try:
+        yield
+    finally:
+        _POLICY.reset(before)
 
 
 def refuse_bad_run_teachers(settings: TeacherSettings, map_weight: float) -> None:

@@ -70,7 +70,7 @@ def starting_weights(settings: StudentSettings) -> StartingWeights:
 
 
 def _of_run(path: Path, spec: StudentSpec, image_size: int, sha256: str) -> StartingWeights:
-    """The best epoch of a run, or of a pretraining."""
+    """The epoch that a run selected, or the best one of a pretraining."""
     if sha256:
         raise UserError(
             f"--student_weights_sha256={sha256} is for a file, and --student_weights={path} is the "

@@ -56,7 +56,8 @@ def test_a_training_across_sizes_resumes_and_holds_averages(tmp_path):
 
     _check_statistics(config, whole.student)
     _check_export(whole.student, trainers[0])
-    whole.checkpoints.restore(whole.checkpoints.best_epoch)
+    counts = prepare(config, open_run_folder(config)).validation_counts
+    whole.checkpoints.restore_selected(config.training.select_epoch, counts)
     start = student_weights.starting_weights(
         StudentSettings(student_weights=str(tmp_path / "whole"), image_size=16)
     )

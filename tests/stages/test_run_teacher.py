@@ -1,5 +1,7 @@
 """The network of an earlier run as the teacher, and the images that it must not have seen."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +18,14 @@ from candle_tf.deploy.tflite.converter import run_litert
 from candle_tf.deploy.tflite.teacher import convert_teacher
 from candle_tf.errors import UserError
 from candle_tf.methods.calibration import teacher_classifier
+from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.metrics import SCORE
 from candle_tf.reporting.image_predictions import TEST, read_image_predictions
 from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.stages.run import run
+from candle_tf.stages.student_weights import starting_weights
 from candle_tf.stages.trained_student import load_trained_student
+from candle_tf.students.settings import StudentSettings
 from candle_tf.teachers.backbones import load_teacher
 from candle_tf.teachers.registry import TEACHERS
 from tests.stages.tiny_run import TINY_RUN
@@ -144,6 +150,105 @@ def test_a_run_is_not_resumed_with_other_weights_of_its_teacher(tmp_path, monkey
     assert folder.manifest()["teacher"] == weights
     run(config.replace(epochs=2))
     assert folder.manifest()["teacher"] == weights
+
+
+def made_run(
+    folder: Path, earlier: Path, scores: list[float], classes: int = 10, **settings: object
+) -> list:
+    """A run of a tiny student with these validation accuracies, which is not reported.
+
+    Returns:
+        Its student's weights at each epoch.
+    """
+    config = configure(folder, student="tiny_student", method="cross_entropy", **settings)
+    folder.mkdir()
+    config.to_json(folder / "config.json")
+    shutil.copy(earlier / "split.json", folder)
+    trainer = tf.Module()
+    trainer.network = config.student.build(classes)
+    checkpoints = Checkpoints(folder / "student" / "checkpoints", trainer)
+    weights = []
+    for number, score in enumerate(scores):
+        trainer.network.set_weights([each + number for each in trainer.network.get_weights()])
+        checkpoints.save({"epoch": number + 1, SCORE: score})
+        weights.append(trainer.network.get_weights())
+    return weights
+
+
+def report_of(folder: Path, earlier: Path, selected: int, last: int) -> None:
+    content = json.loads((earlier / "report.json").read_text())
+    content.update(selected_epoch=selected, last_epoch=last)
+    (folder / "report.json").write_text(json.dumps(content))
+
+
+@pytest.mark.usefixtures("tiny_plugin")
+@pytest.mark.parametrize(
+    ("scores", "policy", "report", "epoch"),
+    [
+        # As the run says that it selected.
+        ([0.9, 0.1], "auto", (2, 2), 2),
+        ([0.1, 0.9, 0.8], "last", (2, 3), 2),
+        # As it would select: on few images the last is as good as one a little above it.
+        ([0.52, 0.5], "auto", None, 2),
+        ([0.9, 0.1], "auto", None, 1),
+        ([0.9, 0.1], "last", None, 2),
+        ([0.52, 0.5], "best", None, 1),
+        # It was continued after its report.
+        ([0.9, 0.1], "last", (1, 1), 2),
+    ],
+)
+def test_the_epoch_of_a_run_is_the_one_that_it_selected(
+    earlier, tmp_path, scores, policy, report, epoch
+):
+    folder = tmp_path / "run"
+    weights = made_run(folder, earlier, scores, select_epoch=policy)
+    if report:
+        report_of(folder, earlier, *report)
+    student = StudentSettings(
+        student="tiny_student", width=TINY_RUN["width"], stem_stride=1, image_size=16,
+        student_weights=str(folder),
+    )  # fmt: skip
+    found = starting_weights(student).network.get_weights()
+    for one, other in zip(found, weights[epoch - 1], strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Without the classifier.
+    teacher = load_teacher(f"run:{folder}").encoder.get_weights()
+    for one, other in zip(teacher, weights[epoch - 1][:-2], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.usefixtures("tiny_plugin")
+def test_a_pretraining_begins_from_its_best_epoch(earlier, tmp_path):
+    weights = made_run(tmp_path / "run", earlier, [0.52, 0.5], classes=2)
+    (tmp_path / "run" / "split.json").unlink()
+    found = EarlierRun(tmp_path / "run", "it").load_network().get_weights()
+    for one, other in zip(found, weights[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.usefixtures("tiny_plugin")
+def test_a_run_resumes_with_the_epoch_of_its_teacher_that_it_was_begun_with(earlier, tmp_path):
+    """As of an older version, which took the best one."""
+    teacher = tmp_path / "teacher"
+    made_run(teacher, earlier, [0.9, 0.1], select_epoch="best")
+    config = configure(
+        tmp_path / "run", student="tiny_student", teacher=f"run:{teacher}", epochs=1,
+        calibration_epochs=2, export_student="off",
+    )  # fmt: skip
+    folder, _ = run(config)
+    weights = folder.manifest()["teacher"]
+    report_of(teacher, earlier, 2, 2)
+    assert load_teacher(f"run:{teacher}").fingerprint != weights
+    _, results = run(config.replace(epochs=2))
+    assert results.last_epoch == 2
+    assert folder.manifest()["teacher"] == weights
+
+    shutil.rmtree(teacher / "student")
+    shutil.rmtree(tmp_path / "run" / "cache")
+    made_run(tmp_path / "other", earlier, [0.9, 0.1, 0.2])
+    shutil.copytree(tmp_path / "other" / "student", teacher / "student")
+    with pytest.raises(UserError, match=r"--teacher=run:.* has other weights than when .* begun"):
+        run(config.replace(epochs=3))
 
 
 def test_what_learned_from_the_test_images_is_refused(earlier, tmp_path):
