@@ -18,10 +18,12 @@ from candle_tf.data.pipeline import REPEATED
 from candle_tf.data.samplers import epoch_index, occurrences
 from candle_tf.distribute import ALONE, BatchShare
 from candle_tf.methods import losses
+from candle_tf.methods.checked_losses import checked_losses
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.registry import CALIBRATION_LOSSES
 from candle_tf.methods.settings import CalibrationSettings
 from candle_tf.methods.trainer import TOTAL_LOSS, Batch, Trainer
+from candle_tf.registry import refuse_signature
 from candle_tf.teachers.feature_parts import StoredFeatures
 from candle_tf.teachers.features import OnlineFeatures
 
@@ -67,7 +69,7 @@ def teacher_classifier(
 
 
 def build_calibration_loss(
-    settings: CalibrationSettings, counts: np.ndarray, shown: np.ndarray
+    settings: CalibrationSettings, counts: np.ndarray, shown: np.ndarray, name: str = ""
 ) -> CalibrationLoss:
     """The loss that --calibration_loss names, of (logits `[B, C]`, labels `[B]`), giving `[B]`.
 
@@ -76,9 +78,25 @@ def build_calibration_loss(
         counts: training images of each class, int `[C]`.
         shown: how often an epoch shows each class, up to a factor, `[C]`, above 0: `counts` where
             all images have as many views.
+        name: another of `registry.CALIBRATION_LOSSES`, as that of a second stage.
+
+    Raises:
+        UserError: while it is traced, for a loss that is not float32 `[B]`.
     """
-    loss: CalibrationLoss = CALIBRATION_LOSSES[settings.calibration_loss](settings, counts, shown)
-    return loss
+    name = name or settings.calibration_loss
+    what = f"calibration loss {CALIBRATION_LOSSES.title(name)}"
+    return checked_losses(CALIBRATION_LOSSES[name](settings, counts, shown), what)
+
+
+def refuse_calibration_arguments(settings: CalibrationSettings) -> None:
+    """Refuses a function that takes other arguments than `build_calibration_loss` calls it with.
+
+    Raises:
+        UserError: with both.
+    """
+    name = settings.calibration_loss
+    what = f"calibration loss {CALIBRATION_LOSSES.title(name)}"
+    refuse_signature(what, CALIBRATION_LOSSES[name], "settings", "counts", "shown")
 
 
 def build_cross_entropy(

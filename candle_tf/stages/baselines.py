@@ -1,6 +1,7 @@
 """Trainers of all methods but CANDLE, and the second stage of those that have two."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from candle_tf.methods.baselines import (
     LogitDistillationTrainer,
     SupervisedTrainer,
 )
+from candle_tf.methods.calibration import build_calibration_loss
+from candle_tf.methods.checked_losses import check_teacher_losses, checked_losses
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.contrastive import ContrastiveTrainer, build_projector
 from candle_tf.methods.method import (
@@ -29,7 +32,7 @@ from candle_tf.methods.method import (
 )
 from candle_tf.methods.optimizers import cosine_schedule
 from candle_tf.methods.parameter_groups import build_parameter_groups
-from candle_tf.methods.registry import CALIBRATION_LOSSES, METHODS
+from candle_tf.methods.registry import METHODS
 from candle_tf.methods.second_stage import ClassifierTrainer, reset_classifier
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
@@ -55,26 +58,31 @@ def build_baseline_trainer(
         student: to be trained.
         steps: of the whole training.
         xla: whether XLA compiles the training step.
+
+    Raises:
+        UserError: while a step is traced, for a loss that is not float32 `[B]`.
     """
     method = METHODS[config.training.method]
+    what = f"method {METHODS.title(config.training.method)}"
     if isinstance(method, ContrastiveMethod):
         return _build_contrastive_trainer(config, data, student, method, steps=steps, xla=xla)
     groups = build_parameter_groups(student, config.optimizer, steps=steps)
     if isinstance(method, DistillationMethod):
         losses = method.build_losses(config.baseline, config.balance.temperature, data.counts)
-        return LogitDistillationTrainer(student, data.classes, losses, groups, xla)
+        checked = check_teacher_losses(losses, what)
+        return LogitDistillationTrainer(student, data.classes, checked, groups, xla)
     if isinstance(method, LabelMethod):
         return LabelMethodTrainer(
             student,
             data.classes,
-            method.build_loss(config.baseline, data.counts),
+            checked_losses(method.build_loss(config.baseline, data.counts), what),
             groups,
             steps=steps,
             cosine=method.cosine,
             validation_scale=_validation_scale(config, method),
             xla=xla,
         )
-    return SupervisedTrainer(student, method, data.counts, groups, xla)
+    return SupervisedTrainer(student, checked_losses(method, what), data.counts, groups, xla)
 
 
 def _validation_scale(config: Config, method: LabelMethod) -> float:
@@ -91,6 +99,8 @@ def _build_contrastive_trainer(
     xla: bool,
 ) -> ContrastiveTrainer:
     contrast = method.build(config.baseline, data.counts)
+    what = f"method {METHODS.title(config.training.method)}"
+    contrast = replace(contrast, loss=checked_losses(contrast.loss, what))
     _tell_of_views(config, data, contrast.queue_length)
     projector = build_projector(student, config.run.seed)
     return ContrastiveTrainer(
@@ -208,7 +218,9 @@ def train_classifier(
         student,
         data.classes,
         # All classes are sampled alike.
-        CALIBRATION_LOSSES[method.loss](config.calibration, data.counts, np.ones_like(data.counts)),
+        build_calibration_loss(
+            config.calibration, data.counts, np.ones_like(data.counts), method.loss
+        ),
         scale_only=method.scale_only,
         rate=cosine_schedule(
             config.baseline.classifier_learning_rate, steps * epochs, warmup_fraction=0.0

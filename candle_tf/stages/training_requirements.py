@@ -9,13 +9,17 @@ from pathlib import Path
 import tensorflow as tf
 
 from candle_tf.config import Config, refuse_random_classifier
+from candle_tf.data.augment.augmentation import make_augmentation
 from candle_tf.data.image_sizes import parse_sizes
 from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
 from candle_tf.methods.batch_norm_statistics import trainable_batch_norms
+from candle_tf.methods.calibration import refuse_calibration_arguments
+from candle_tf.methods.checked_losses import refuse_arguments, try_losses
 from candle_tf.stages import run_teacher, student_weights
 from candle_tf.students.any_image_size import explain_fixed_size
 from candle_tf.students.layers.blocks import binary_layers
+from candle_tf.teachers.backbones import refuse_unknown_teachers
 
 # The number of classes decides nothing here.
 _ANY_CLASSES = 2
@@ -27,14 +31,16 @@ def check_training_requirements(config: Config, replicas: int) -> None:
     The options are --progressive_sizes, --weight_average and --reestimate_batch_norm. The student
     is built for this, once and for each size, and the random state is set again as at the start of
     the run. What a method of two views cannot be trained with is told here as well: how a method
-    learns is known by importing it, and TensorFlow with it.
+    learns is known by importing it, and TensorFlow with it. So are registered functions that take
+    other arguments than they will be called with.
 
     Args:
         config: the run's settings.
         replicas: devices that train together.
 
     Raises:
-        UserError: for a teacher's run or starting weights that cannot be loaded; with such an
+        UserError: for a part of other arguments, or an augmentation that is none; for a teacher's
+            run or starting weights that cannot be loaded; with such an
             option or method for several devices; for a method of two views with settings that leave
             one view, or none of one class; with an option for a student that is not the same
             network at all sizes, or one with batch norms whose inputs are not at hand; with an
@@ -42,7 +48,14 @@ def check_training_requirements(config: Config, replicas: int) -> None:
             would train.
     """
     refuse_random_classifier(config)
+    if config.run.plugin:
+        # A student of a user's own; those of the package are known to be right.
+        config.student.build(_ANY_CLASSES)
+    refuse_arguments(config.training.method)
+    make_augmentation(config.augment, config.run.seed)
     if config.training.distils:
+        refuse_unknown_teachers(config.teacher)
+        refuse_calibration_arguments(config.calibration)
         run_teacher.refuse_bad_run_teachers(config.teacher, config.maps.map_weight)
     if config.student.student_weights and not _is_begun(config):
         student_weights.starting_weights(config.student)
@@ -60,10 +73,13 @@ def check_split_requirements(config: Config, split: Split) -> None:
     Raises:
         UserError: for a teacher and starting weights that were trained on this run's test images;
             for options that are decided on validation images where there are none, and a loss that
-            does not depend on how sure a student of two classes is.
+            does not depend on how sure a student of two classes is; for a method's loss that is not
+            one number of each example.
     """
     _refuse_seen_images(config, split)
     _refuse_options(config, split)
+    training, temperature = config.training, config.balance.temperature
+    try_losses(training.method, config.baseline, temperature, split.train_counts)
 
 
 def _refuse_seen_images(config: Config, split: Split) -> None:

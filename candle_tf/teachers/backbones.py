@@ -21,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from candle_tf.errors import UserError
+from candle_tf.errors import UserError, find_user_error
+from candle_tf.registry import refuse_signature
 from candle_tf.teachers.earlier_maps import with_earlier_maps
 from candle_tf.teachers.efficientnet_lite import efficientnet_lite, normalise, package_weights
 from candle_tf.teachers.feature_parts import FeaturePart, side_by_side
@@ -59,6 +60,7 @@ class FrozenBackbone(tf.keras.layers.Layer):
         preprocess: from pixels float32 [N, H, W, 3] in 0..255 to what `backbone` takes.
         name: of the layer.
         scales: what the features of each output are multiplied by; by default nothing.
+        title: the teacher's name and place, for messages.
 
     Attributes:
         sizes: features of each output; known once the layer was called.
@@ -70,6 +72,7 @@ class FrozenBackbone(tf.keras.layers.Layer):
         preprocess: Preprocess,
         name: str = "frozen_backbone",
         scales: Sequence[float] = (),
+        title: str = "",
     ) -> None:
         # float32 pixels even under a mixed-precision policy, which the backbone itself follows.
         super().__init__(trainable=False, name=name, dtype="float32")
@@ -77,13 +80,18 @@ class FrozenBackbone(tf.keras.layers.Layer):
         self._backbone = backbone
         self._preprocess = preprocess
         self._scales = tuple(scales)
+        self._title = title
         self.sizes: tuple[int, ...] = ()
 
     def call(self, pixels: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Pooled features, float32 [N, d]; `training` has no effect."""
+        """Pooled features, float32 [N, d]; `training` has no effect.
+
+        Raises:
+            UserError: while it is traced, for outputs that are neither maps nor features.
+        """
         del training  # Keras passes the surrounding model's; a teacher only ever infers.
         outputs = tf.nest.flatten(self._backbone(self._preprocess(pixels), training=False))
-        features = [_pool(output) for output in outputs]
+        features = [_pool(output, self._title) for output in outputs]
         # A model that is no functional one only tells them here.
         self.sizes = tuple(int(part.shape[-1]) for part in features)
         if self._scales:
@@ -93,7 +101,7 @@ class FrozenBackbone(tf.keras.layers.Layer):
 
     def with_scales(self, scales: Sequence[float]) -> "FrozenBackbone":
         """The same network, with other scales."""
-        return FrozenBackbone(self._backbone, self._preprocess, self.name, scales)
+        return FrozenBackbone(self._backbone, self._preprocess, self.name, scales, self._title)
 
     # Setting `trainable` on a model sets it on all layers inside, past any setter of theirs: so
     # what an optimiser may be given is decided here.
@@ -117,8 +125,13 @@ class FrozenBackbone(tf.keras.layers.Layer):
         return self._preprocess(pixels)
 
 
-def _pool(output: tf.Tensor) -> tf.Tensor:
+def _pool(output: tf.Tensor, title: str) -> tf.Tensor:
     """Maps [N, h, w, d] or features [N, d] to features, float32 [N, d]."""
+    if output.shape.rank not in (2, 4) or output.shape[-1] is None:
+        raise UserError(
+            f"teacher {title}: its model gave an output of shape {output.shape}; asked are maps "
+            "[N, h, w, d] or features [N, d], with a d that does not depend on the images."
+        )
     features = tf.reduce_mean(output, axis=[1, 2]) if output.shape.rank == 4 else output
     return tf.cast(features, tf.float32)
 
@@ -203,13 +216,28 @@ def load_teacher(
 
     Raises:
         UserError: unknown name; weights that are missing, cannot be fetched, have another SHA-256
-            or do not fit the architecture; or a teacher without so many layers.
+            or do not fit the architecture; a teacher without so many layers; or a function of
+            `registry.TEACHERS` that takes other arguments, or gives no `Backbone`.
     """
     choices = split_teachers(name, weights, weights_sha256)
     return _teacher(name, choices, [_load_backbone(*choice) for choice in choices], layers)
 
 
-def _load_backbone(name: str, weights: str, weights_sha256: str) -> Backbone:
+def refuse_unknown_teachers(settings: TeacherSettings) -> None:
+    """Refuses teachers that are known to be wrong before one is loaded.
+
+    Raises:
+        UserError: unknown name, or a function of `registry.TEACHERS` that takes other arguments.
+    """
+    choices = split_teachers(
+        settings.teacher, settings.teacher_weights, settings.teacher_weights_sha256
+    )
+    for choice in choices:
+        _find_loader(choice.name)
+
+
+def _find_loader(name: str) -> tuple[Callable[[str, str, str], Any], str]:
+    """The function of a teacher's name, and what it adds to the registered one."""
     found = TEACHERS.find(name)
     if found is None:
         raise UserError(
@@ -217,8 +245,32 @@ def _load_backbone(name: str, weights: str, weights_sha256: str) -> Backbone:
             "keras_cv:resnet50_imagenet or keras_applications:ResNet152."
         )
     kind, choice = found
-    backbone: Backbone = TEACHERS[kind](choice, weights, weights_sha256)
+    load = TEACHERS[kind]
+    refuse_signature(f"teacher {TEACHERS.title(kind)}", load, "choice", "weights", "sha256")
+    return load, choice
+
+
+def _load_backbone(name: str, weights: str, weights_sha256: str) -> Backbone:
+    load, choice = _find_loader(name)
+    backbone = load(choice, weights, weights_sha256)
+    if not isinstance(backbone, Backbone):
+        kind = type(backbone).__name__
+        raise UserError(
+            f"teacher {_title(name)} returned {kind} and not a Backbone: return "
+            "candle_tf.teachers.backbones.Backbone(model, preprocess)."
+        )
+    if not isinstance(backbone.model, tf.keras.Model) or not callable(backbone.preprocess):
+        kinds = [type(part).__name__ for part in (backbone.model, backbone.preprocess)]
+        raise UserError(
+            f"teacher {_title(name)} returned a Backbone of {kinds[0]} and {kinds[1]}; asked are a "
+            "Keras model and a function of pixels."
+        )
     return backbone
+
+
+def _title(name: str) -> str:
+    found = TEACHERS.find(name)
+    return TEACHERS.title(found[0]) if found else repr(name)
 
 
 def load_configured_teacher(settings: TeacherSettings) -> Teacher:
@@ -238,14 +290,16 @@ def _teacher(
         replace(each, model=with_earlier_maps(each.model, layers, choice.name))
         for choice, each in zip(choices, backbones, strict=True)
     ]
-    encoder, inference = _encoder(_freeze(backbones)), None
+    titles = [_title(choice.name) for choice in choices]
+    encoder, inference = _encoder(_freeze(backbones, titles)), None
     if any(each.foldable for each in backbones):
         inference = _encoder(
             _freeze(
                 [
                     replace(each, model=fold_batch_norms(each.model)) if each.foldable else each
                     for each in backbones
-                ]
+                ],
+                titles,
             )
         )
     parts = tuple(
@@ -261,16 +315,21 @@ def _teacher(
     return teacher
 
 
-def _freeze(backbones: Sequence[Backbone]) -> list[FrozenBackbone]:
+def _freeze(backbones: Sequence[Backbone], titles: Sequence[str]) -> list[FrozenBackbone]:
     return [
-        FrozenBackbone(each.model, each.preprocess, f"frozen_backbone{number or ''}")
-        for number, each in enumerate(backbones)
+        FrozenBackbone(each.model, each.preprocess, f"frozen_backbone{number or ''}", title=title)
+        for number, (each, title) in enumerate(zip(backbones, titles, strict=True))
     ]
 
 
 def _encoder(frozen: Sequence[FrozenBackbone]) -> tf.keras.Model:
     pixels = tf.keras.Input((None, None, 3), dtype="float32", name="pixels")
-    features = [each(pixels) for each in frozen]
+    try:
+        features = [each(pixels) for each in frozen]
+    except UserError as error:
+        if explained := find_user_error(error):
+            raise explained from error
+        raise
     return tf.keras.Model(pixels, side_by_side(features), name="teacher_encoder", trainable=False)
 
 
