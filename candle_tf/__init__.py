@@ -1,5 +1,13 @@
 """candle_tf: long-tailed recognition on binary networks (CANDLE, arXiv 2404.00285).
 
+    candle_tf.train(dataset="folder", data_dir="flowers.zip", run_dir="runs/flowers")
+    candle_tf.load("runs/flowers")      # a finished run or an export, as a Model
+    candle_tf.Model                     # predict(), evaluate(), results, keras_model
+    candle_tf.UserError                 # what is wrong with settings, files or images
+
+`help(candle_tf.train)` and `help(candle_tf.Model)` say more. A training tells its stages and how
+far it is after `absl.logging.set_verbosity(absl.logging.INFO)`.
+
 Importing the package chooses Keras 2 (the `tf-keras` package), which Larq needs. That works after
 `import tensorflow` too, as long as nothing has used `tf.keras`; later, the package says what to do.
 """
@@ -12,9 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from candle_tf.runtime_messages import quiet_child
+from candle_tf.runtime_messages import quiet_imports
 
-__all__ = ["Model", "__version__", "load", "train"]  # types: __init__.pyi
+__all__ = ["Model", "UserError", "__version__", "load", "train"]  # types: __init__.pyi
 
 __version__ = "0.2.0"
 
@@ -55,11 +63,11 @@ def _has_loaded_keras(tensorflow: ModuleType) -> bool:
 _choose_keras_2()
 # The C++ notices would bury our own messages; errors still come through as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-quiet_child()
+quiet_imports()
 
 
 def __getattr__(name: str) -> Any:
-    """`load`, `train` and `Model` of `candle_tf.api`, imported when first asked for.
+    """`load`, `train`, `Model` and `UserError`, imported when first asked for.
 
     TensorFlow takes seconds to start, and a mistyped flag must not wait for it.
     """
@@ -68,4 +76,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("candle_tf.train")
     if name in ("load", "Model"):
         return getattr(importlib.import_module("candle_tf.api"), name)
+    if name == "UserError":
+        return importlib.import_module("candle_tf.errors").UserError
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

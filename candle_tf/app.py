@@ -9,7 +9,6 @@ if __name__ == "__main__":
 
 import logging as standard_logging
 import os
-import re
 import select
 import sys
 from collections.abc import Callable
@@ -23,9 +22,8 @@ from candle_tf.command_help import HelpGroups, asks_for_help, help_text
 from candle_tf.config import Config
 from candle_tf.errors import UserError, find_user_error
 from candle_tf.files import expand_home, explain_full_disk, explain_path
-from candle_tf.plugins import import_plugins
-from candle_tf.recipes import recipe_settings
-from candle_tf.runtime_messages import HARMLESS_WARNING, quiet_imports
+from candle_tf.runtime_messages import is_harmless_warning, set_child_verbosity
+from candle_tf.stages.given_settings import config_of
 from candle_tf.terminal import guard_streams
 
 _CONFIG_FILE = "config"
@@ -60,11 +58,7 @@ def define_config_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any) -> Config:
-    """The settings that the command line (and --config, under it) asks for.
-
-    A --dataset of the catalog brings settings of its own, which win over those of a --recipe; flags
-    win over both. Beside --config a --recipe replaces the settings that it has, and so does such a
-    --dataset, if the file has another one.
+    """The settings that the command line (and --config, under it) asks for: see `config_of`.
 
     Args:
         flag_values: the flags.
@@ -74,21 +68,8 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **fixed: Any)
         UserError: for values that `Config` refuses, and a plugin that the file of --config names
             and --plugin does not; for an imbalance factor without effect.
     """
-    begin_from = flag_values[_CONFIG_FILE].value
     given = _given_settings(flag_values) | fixed
-    if not begin_from:
-        return Config.with_catalog(given, _ORIGIN)
-    # What `Config` takes from the recipe, where no flag is given.
-    replaced = set(recipe_settings(flag_values["recipe"].value))
-    # Of the plugins that the file names those alone are imported.
-    import_plugins(flag_values["plugin"].value)
-    before = Config.from_json(begin_from).to_dict()
-    changes_data = given.get("dataset", before["dataset"]) != before["dataset"]
-    if changes_data and before["profile"] != "counts":
-        # It was that of the other data set, where none was given.
-        replaced.add("profile")
-    values = {name: value for name, value in before.items() if name not in replaced}
-    return Config.with_catalog(given, _ORIGIN, before=values)
+    return config_of(given, _ORIGIN, flag_values[_CONFIG_FILE].value or "")
 
 
 def _given_settings(flag_values: flags.FlagValues) -> dict[str, Any]:
@@ -114,6 +95,7 @@ def run(
     takes_arguments: bool = False,
     needs_arguments: bool = False,
     help_groups: HelpGroups | None = None,
+    resumes: bool = False,
 ) -> None:
     """Runs a main under absl; a `UserError` ends it with one message and exit code 2.
 
@@ -123,6 +105,7 @@ def run(
         needs_arguments: whether an empty command line shows the help (exit code 2), and starts
             nothing.
         help_groups: what --help shows, see `command_help.help_text`.
+        resumes: whether the same command resumes what Ctrl-C stopped, which it then says.
     """
 
     def main_with_messages(argv: list[str]) -> None:
@@ -133,7 +116,7 @@ def run(
         if logging.get_verbosity() < logging.DEBUG:
             logging.get_absl_handler().addFilter(_is_ours)
         logging.get_absl_handler().python_handler.stream = sys.stderr
-        quiet_imports()
+        set_child_verbosity()
         if len(argv) > 1 and not takes_arguments:
             _fail(f"{argv[1]!r} is not a flag; flags begin with --.")
         try:
@@ -145,7 +128,8 @@ def run(
                 sys.exit(_OUTPUT_CLOSED)
             raise
         except KeyboardInterrupt:
-            _fail("Stopped. The same command resumes from the last checkpoint.", code=130)
+            advice = " The same command resumes from the last checkpoint." if resumes else ""
+            _fail(f"Stopped.{advice}", code=130)
         except Exception as error:
             explained = explain_full_disk(error) or explain_path(error) or find_user_error(error)
             if explained:
@@ -187,6 +171,8 @@ def _parse(argv: list[str]) -> list[str]:
         arguments = flags.FLAGS([_installed_flagfile(argument) for argument in argv])
         _expand_homes(flags.FLAGS)
         return [expand_home(argument) for argument in arguments]
+    except SystemExit:  # absl ends its own --helpfull with 1
+        sys.exit(0)
     except UserError as error:
         _fail(str(error))
     except flags.IllegalFlagValueError as error:
@@ -223,11 +209,28 @@ def _installed_flagfile(argument: str) -> str:
 def _illegal_value(message: str) -> str:
     """absl's "flag --epochs=abc: invalid literal for int() ..." in plain words."""
     given, _, reason = message.removeprefix("flag ").partition(": ")
-    name = given.removeprefix("--").partition("=")[0]
+    name, _, value = given.removeprefix("--").partition("=")
     words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
     kind = flags.FLAGS[name].flag_type() if name in flags.FLAGS else ""
     given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
-    return f"{given} is not {words[kind]}." if kind in words else f"{given}: {reason}"
+    if kind not in words:
+        return f"{given}: {reason}"
+    parser = flags.FLAGS[name].parser
+    if not _is_outside_bounds(parser, value):
+        return f"{given} is not {words[kind]}."
+    bounds = {"at least": parser.lower_bound, "at most": parser.upper_bound}
+    allowed = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
+    return f"{given} is out of range; it must be {' and '.join(allowed)}."
+
+
+def _is_outside_bounds(parser: Any, value: str) -> bool:
+    """Whether a flag's text is a number of its type, but not one within its bounds."""
+    if not hasattr(parser, "is_outside_bounds"):
+        return False
+    try:
+        return bool(parser.is_outside_bounds(parser.convert(value)))
+    except ValueError:
+        return False
 
 
 def _is_ours(record: standard_logging.LogRecord) -> bool:
@@ -237,8 +240,7 @@ def _is_ours(record: standard_logging.LogRecord) -> bool:
         Path(record.pathname).is_relative_to(each) for each in (package, package.parent / "tools")
     ):
         return True
-    is_harmless = re.match(HARMLESS_WARNING, record.getMessage()) is not None
-    return record.levelno >= standard_logging.WARNING and not is_harmless
+    return record.levelno >= standard_logging.WARNING and not is_harmless_warning(record)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:

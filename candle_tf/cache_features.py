@@ -48,6 +48,7 @@ def command() -> None:
         lambda _: main(app.config_from_flags(), _read_shard(flags.FLAGS.shard)),
         needs_arguments=True,
         help_groups={"Shard": ("shard",), **TRAINING_HELP},
+        resumes=True,
     )
 
 

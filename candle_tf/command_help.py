@@ -14,15 +14,13 @@ HelpGroups = Mapping[str, Sequence[str]]
 # Of the mains that take a run's settings.
 TRAINING_HELP: HelpGroups = {
     "Data": (
-        "dataset", "data_dir", "train_list", "profile", "imbalance_factor", "validation_fraction",
-        "on_bad_image", "unlabelled_dir",
+        "dataset", "data_dir", "train_list", "test_list", "profile", "imbalance_factor",
+        "validation_fraction", "unlabelled_dir",
     ),
-    "Teacher": ("teacher", "calibration_epochs"),
-    "Student": ("student", "width", "image_size", "student_weights"),
-    "Training": (
-        "method", "epochs", "batch_size", "learning_rate", "augmentation", "select_epoch",
-    ),
-    "Run": ("run_dir", "cache_dir", "seed", "config", "flagfile"),
+    "Teacher": ("teacher",),
+    "Student": ("student", "width", "stem_stride", "image_size", "student_weights"),
+    "Training": ("recipe", "method", "epochs", "learning_rate", "prior_correction"),
+    "Run": ("run_dir", "cache_dir", "seed", "plugin", "config", "flagfile"),
 }  # fmt: skip
 
 _ASKED = ("--help", "-help", "-h", "--h", "-?")
@@ -47,7 +45,8 @@ def help_text(module: str, groups: HelpGroups | None, flag_values: Any) -> str:
     """
     own = [flag.name for flag in flag_values.get_flags_for_module(sys.modules[module])]
     shown: HelpGroups = groups or {"Flags": own}
-    parts = [(sys.modules[module].__doc__ or "").strip()]
+    # As written in the file: `candle_tf.train` shows Python the text of the function.
+    parts = [(vars(sys.modules[module])["__doc__"] or "").strip()]
     parts += [_group(title, names, flag_values) for title, names in shown.items() if names]
     return "\n\n".join([*parts, f"All flags: {_program(module)} --helpfull"])
 

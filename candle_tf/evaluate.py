@@ -21,6 +21,7 @@ from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import require_writable_file, write_atomically, write_each
 from candle_tf.metrics import Metrics, untested_sentence
+from candle_tf.plugins import import_plugins
 from candle_tf.reporting.table import method_table, percent, text_table
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def metrics_text(model: "Model", metrics: Metrics) -> str:
 
 def define_flags() -> None:
     """Defines this main's flags: when it runs, as other mains have flags of the same names."""
+    flags.DEFINE_string("plugin", "", "Python modules that register data sources of your own")
     flags.DEFINE_string("dataset", "folder", "as of candle_tf.train; its test subset, or all of it")
     for name in _OF_DATA:
         field = Config.fields()[name]
@@ -87,6 +89,7 @@ def main(arguments: list[str]) -> None:
     for path in (given.csv, given.json):
         if path:
             require_writable_file(Path(path))
+    import_plugins(given.plugin)
     # TensorFlow comes with it.
     from candle_tf.api import load
 

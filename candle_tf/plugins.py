@@ -46,6 +46,11 @@ def import_plugins(names: str) -> None:
                 f"--plugin={name} is no module in {here} or among the installed ones; give the "
                 "name without .py."
             ) from error
+        except SystemExit as error:
+            raise UserError(
+                f"--plugin={name} ends the program when it is imported (exit code "
+                f"{error.code!r}): take the call of sys.exit() out of its top level."
+            ) from error
         except Exception as error:
             kind = type(error).__name__
             raise UserError(

@@ -51,7 +51,7 @@ def _settings() -> Pretraining:
 def command() -> None:
     """What `candle-pretrain` and `python -m candle_tf.pretrain` run."""
     _define_flags()
-    app.run(lambda _: main(_settings()), needs_arguments=True, help_groups=_HELP)
+    app.run(lambda _: main(_settings()), needs_arguments=True, help_groups=_HELP, resumes=True)
 
 
 if __name__ == "__main__":

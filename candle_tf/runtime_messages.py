@@ -1,21 +1,25 @@
-"""Keeps what TensorFlow's runtime says of itself at each start out of the output of our mains.
+"""Keeps what TensorFlow's runtime says of itself at each start out of our output.
 
-quiet_imports()                         # before TensorFlow is imported for the first time
+quiet_imports()                         # in `candle_tf` itself: before TensorFlow is imported
 with drop_runtime_messages():           # what else writes such lines
     interpreter = litert.Interpreter(...)
-quiet_child()                           # in `candle_tf` itself, for processes that a main starts
+with drop_harmless_warnings():          # of TensorFlow's own log
+    loaded = tf.saved_model.load(...)
+set_child_verbosity()                         # in a main: processes that it starts say as much
 
 The lines are written by C++ to file descriptor 2, before anything in Python could ask for silence.
-They are dropped by what they say; all others are passed on as they come. With --verbosity=1 nothing
-is dropped.
+They are dropped by what they say; all others are passed on as they come. With --verbosity=1, from
+Python absl.logging.set_verbosity(1), nothing is dropped.
 """
 
 import contextlib
 import importlib.abc
 import importlib.util
 import io
+import logging as standard_logging
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -64,22 +68,40 @@ _VERBOSITY = "CANDLE_TF_VERBOSITY"
 def quiet_imports() -> None:
     """Makes the first imports of TensorFlow and keras_core drop their harmless lines.
 
-    Here, and in the processes that this one starts by `multiprocessing`.
+    In a process that a main has started by `multiprocessing`, unless the main says everything.
     """
-    os.environ[_VERBOSITY] = str(logging.get_verbosity())
+    verbosity = os.environ.get(_VERBOSITY)
+    # Its name is set before anything of ours is imported; `parent_process()` is known later.
+    is_child = multiprocessing.current_process().name != "MainProcess"
+    if is_child and verbosity is not None and int(verbosity) >= logging.DEBUG:
+        logging.set_verbosity(logging.DEBUG)
     contexts = {"tensorflow": drop_runtime_messages, "keras_core": _drop_backend_line}
     sys.meta_path.insert(0, _QuietFinder(contexts))
 
 
-def quiet_child() -> None:
-    """`quiet_imports`, in a process that a main has started by `multiprocessing`; else nothing."""
-    verbosity = os.environ.get(_VERBOSITY)
-    # Its name is set before anything of ours is imported; `parent_process()` is known later.
-    if verbosity is None or multiprocessing.current_process().name == "MainProcess":
-        return
-    if int(verbosity) >= logging.DEBUG:
-        logging.set_verbosity(logging.DEBUG)
-    quiet_imports()
+def set_child_verbosity() -> None:
+    """Makes processes that this one starts by `multiprocessing` say as much as it does."""
+    os.environ[_VERBOSITY] = str(logging.get_verbosity())
+
+
+def is_harmless_warning(record: standard_logging.LogRecord) -> bool:
+    """Whether a line of TensorFlow's own log is of graphs that are converted and never trained."""
+    return re.match(HARMLESS_WARNING, record.getMessage()) is not None
+
+
+@contextlib.contextmanager
+def drop_harmless_warnings() -> Iterator[None]:
+    """Drops `HARMLESS_WARNING` from absl's log, and leaves the log as it was."""
+
+    def is_kept(record: standard_logging.LogRecord) -> bool:
+        return logging.get_verbosity() >= logging.DEBUG or not is_harmless_warning(record)
+
+    logger = logging.get_absl_logger()
+    logger.addFilter(is_kept)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_kept)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,8 @@ def main(config):
 
 if __name__ == "__main__":
     app.define_config_flags()
-    app.run(lambda _: main(app.config_from_flags()))
+    resumes = "--recipe=patient" in sys.argv
+    app.run(lambda _: main(app.config_from_flags()), resumes=resumes)
 """
 
 
@@ -164,6 +165,7 @@ def test_flags_carry_help_and_choices():
 
 def test_help_shows_the_flags(start):
     done = start("--helpfull")
+    assert done.returncode == 0
     assert "--imbalance_factor" in done.stdout
     assert "Traceback" not in done.stderr
 
@@ -354,11 +356,45 @@ def test_a_defect_keeps_its_traceback(start, where, error):
     assert "main.py" in done.stderr
 
 
-def test_ctrl_c_says_how_to_resume(start):
-    done = start("--run_dir=ctrl-c")
-    assert done.returncode == 130
-    assert "Traceback" not in done.stderr
-    assert "same command resumes" in done.stderr
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "error: Stopped.\n"),
+        (
+            ["--recipe=patient"],
+            "error: Stopped. The same command resumes from the last checkpoint.\n",
+        ),
+    ],
+)
+def test_ctrl_c_says_how_to_resume_where_that_is_so(start, given, said):
+    done = start("--run_dir=ctrl-c", *given)
+    assert (done.returncode, done.stderr) == (130, said)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--top=0", "--top=0 is out of range; it must be at least 1."),
+        ("--top=x", "--top=x is not a whole number."),
+        ("--share=2", "--share=2 is out of range; it must be at least 0.0 and at most 0.99."),
+        ("--share=x", "--share=x is not a number."),
+        ("--kind=c", "--kind=c: value should be one of <a|b>"),
+    ],
+)
+def test_a_number_out_of_a_flags_own_range_is_told_as_that(tmp_path, flag, said):
+    (tmp_path / "main.py").write_text(
+        "from absl import flags\nfrom candle_tf import app\n"
+        "flags.DEFINE_integer('top', 5, '', lower_bound=1)\n"
+        "flags.DEFINE_float('share', 0.5, '', 0.0, 0.99)\n"
+        "flags.DEFINE_enum('kind', 'a', ('a', 'b'), '')\n"
+        "app.run(lambda _: print(flags.FLAGS.share))\n"
+    )
+    root = str(Path(app.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "main.py", flag], cwd=tmp_path, env={**os.environ, "PYTHONPATH": root},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
 
 
 def test_an_imbalance_factor_that_has_no_effect_is_refused(start):

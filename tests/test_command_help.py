@@ -28,6 +28,10 @@ def test_help_of_training_shows_some_flags_and_names_the_way_to_all():
     shown = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  --")]
     assert shown == [f"--{name}" for names in TRAINING_HELP.values() for name in names]
     assert 20 <= len(shown) <= 25
+    # What README begins with.
+    assert {"--recipe", "--plugin", "--test_list", "--stem_stride", "--prior_correction"} <= {
+        *shown
+    }
     assert len(Config.fields()) > 2 * len(shown)
     for title in TRAINING_HELP:
         assert f"\n{title}:\n" in done.stdout
@@ -39,6 +43,12 @@ def test_help_of_a_main_with_few_flags_shows_all_of_them():
     assert done.returncode == 0
     assert "--tfds_dir" in done.stdout
     assert "--json" in done.stdout
+
+
+def test_help_of_a_tool_that_imports_tensorflow_says_nothing_else():
+    done = start_from_nothing("tools.build_native", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--compile_for" in done.stdout
 
 
 @pytest.mark.parametrize(

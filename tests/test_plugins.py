@@ -63,6 +63,7 @@ def test_the_examples_train_and_export(folder, flags, request):
     [
         (None, "is no module in"),
         ("import module_that_is_absent", "needs module_that_is_absent"),
+        ("import sys; sys.exit(3)", "broken ends the program when it is imported (exit code 3)"),
         ("1 / 0", "fails when it is imported: ZeroDivisionError"),
         ("from candle_tf.students.architectures.registry import STUDENTS\n"
          "STUDENTS.register('reactnet_a', 'a:b')", "the name 'reactnet_a' is taken"),

@@ -63,11 +63,11 @@ MAIN = """
 import multiprocessing, sys
 import candle_tf
 from absl import logging
-from candle_tf.runtime_messages import quiet_imports
+from candle_tf.runtime_messages import set_child_verbosity
 
 if __name__ == "__main__":
     logging.set_verbosity(int(sys.argv[1]))
-    quiet_imports()
+    set_child_verbosity()
     from candle_tf.data.pipeline import steps_per_epoch  # TensorFlow is imported for it
     process = multiprocessing.get_context("spawn").Process(target=steps_per_epoch, args=(1, 1))
     process.start()

@@ -49,4 +49,5 @@ if __name__ == "__main__":
         lambda _: main(app.config_from_flags()),
         needs_arguments=True,
         help_groups={"Comparison": ("methods",), **TRAINING_HELP},
+        resumes=True,
     )

@@ -265,4 +265,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "processes", 1, "cells that train at once, each on CPUs of its own", lower_bound=1
     )
-    app.run(_run, needs_arguments=True)
+    app.run(_run, needs_arguments=True, resumes=True)

@@ -176,8 +176,8 @@ class DataSettings(SettingsGroup):
                 raise UserError(missing)
         if SOURCES.find(self.kind) is None:
             raise UserError(
-                f"--dataset={self.dataset} is not known; it is {', '.join(SOURCES)} or one of the "
-                f"catalog: {', '.join(CATALOG)}."
+                f"--dataset={self.dataset} is not known; it is {', '.join(SOURCES)}, one of a "
+                f"--plugin, or one of the catalog: {', '.join(CATALOG)}."
             )
 
     def _check_locations(self) -> None:

@@ -8,6 +8,7 @@ To add a kind of data set, write a function of (name, config) that returns a `So
 of its own, and add a line to `SOURCES`.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from candle_tf.data.sources.source import (
@@ -33,6 +34,12 @@ SOURCES: Registry[Callable[[str, SourceConfig], Source]] = Registry(
     }
 )
 
+_OPTIONS = tuple(
+    field.name
+    for field in dataclasses.fields(SourceConfig)
+    if field.name not in ("data_dir", "known_classes")
+)
+
 
 def open_source(
     dataset: str, data_dir: str = "", known_classes: Sequence[str] = (), **settings: str
@@ -48,15 +55,23 @@ def open_source(
         **settings: The other attributes of `SourceConfig`: train_list, test_list, ...
 
     Raises:
-        UserError: If the data set is unknown, missing or not laid out as expected; if a function of
-            `SOURCES` takes other arguments, or returns no `Source`, or one of other labels.
+        UserError: If the data set or a setting is unknown, or the data are missing or not laid out
+            as expected; if a function of `SOURCES` takes other arguments, or returns no `Source`,
+            or one of other labels.
     """
     found = SOURCES.find(dataset)
     if found is None:
-        raise UserError(f"Unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}.")
+        raise UserError(
+            f"Unknown data set {dataset!r}: choose one of {', '.join(SOURCES)} (or --plugin)."
+        )
     kind, _ = found
     title = f"source {SOURCES.title(kind)}"
     refuse_signature(title, SOURCES[kind], "name", "config")
+    if unknown := sorted(set(settings) - set(_OPTIONS)):
+        raise UserError(
+            f"{unknown[0]}={settings[unknown[0]]!r} is no option of a data set; it is one of "
+            f"{', '.join(_OPTIONS)}."
+        )
     try:
         config = SourceConfig(data_dir, known_classes=tuple(known_classes), **settings)
         source = SOURCES[kind](dataset, config)
