@@ -11,17 +11,19 @@ All of it is what the command line does, by the same names; what is wrong with s
 images is a `UserError`.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from absl import logging
+from PIL import Image
 
-from candle_tf.config import Config
 from candle_tf.data.catalog import kind_of
+from candle_tf.data.images.decode import convert_image
 from candle_tf.data.settings import LISTED, ON_BAD_IMAGE
 from candle_tf.data.sources.image_files import open_image_files
 from candle_tf.data.sources.registry import open_source
@@ -33,27 +35,55 @@ from candle_tf.files import expand_home
 from candle_tf.metrics import Metrics, evaluate_logits
 from candle_tf.progress import Progress
 from candle_tf.reporting.results import Results, read_results
+from candle_tf.reporting.table import percent
+from candle_tf.runtime_messages import drop_harmless_warnings
 from candle_tf.stages.data_paths import require_data_paths
+from candle_tf.stages.given_settings import config_of
 from candle_tf.stages.predict import BATCH_SIZE, Prediction, classify, predict
 from candle_tf.stages.seen_images import warn_of_seen_images
 
+# One image: a path, which may be of many, an array as decoded, or Pillow's.
+_Path: TypeAlias = str | Path
+_Pixels: TypeAlias = np.ndarray | Image.Image
 # Of a decoded image.
 _DIMENSIONS = 3
+# Key of a model in the report, by its runtime.
+_REPORTED = {"lce": "tflite", "float": "tflite_float", "saved_model": "student"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """An exported student, and the report of its run where there is one.
+
+    One that was loaded can be pickled, for multiprocessing and joblib: it is loaded again from its
+    path.
 
     Attributes:
         student: what classifies.
         results: every figure of the run; None for what was loaded as an export.
         run_dir: folder of the run, also of an export that is still in it; None for others.
+        loaded_from: path and runtime as `load` was given them; None for others.
     """
 
     student: ExportedStudent
     results: Results | None = None
     run_dir: Path | None = None
+    loaded_from: tuple[Path, str] | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        """What was loaded, and how good its run says it is."""
+        told = [self.student.source, f"runtime {self.student.runtime}"]
+        told.append(f"{len(self.labels)} classes")
+        metrics = self.results.metrics if self.results else {}
+        if found := metrics.get(_REPORTED[self.student.runtime]):
+            told.append(f"mean accuracy {percent(found.mean)} %")
+        return f"Model({', '.join(told)})"
+
+    def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[Any, ...]]:
+        """To be pickled: a loaded student holds an interpreter, which cannot be."""
+        if self.loaded_from is not None:
+            return load, self.loaded_from
+        return Model, (self.student, self.results, self.run_dir)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -79,17 +109,20 @@ class Model:
             )
         from candle_tf.stages.trained_student import load_trained_student
 
-        return load_trained_student(self.run_dir, self.results.selected_epoch)
+        with drop_harmless_warnings():
+            return load_trained_student(self.run_dir, self.results.selected_epoch)
 
     def predict(
-        self, images: "Sequence[str | Path] | Sequence[np.ndarray] | np.ndarray | str | Path",
+        self,
+        images: _Path | _Pixels | Iterable[_Path] | Iterable[_Pixels],
         top: int = 5,
-    ) -> list[Prediction]:  # fmt: skip
+    ) -> list[Prediction]:
         """Classifies images.
 
         Args:
-            images: paths of image files, folders and archives, or decoded images, uint8
-                [H, W, 3] each (of one size: [N, H, W, 3]); or one of these.
+            images: paths of image files, folders and archives; or decoded images, uint8 [H, W, 3]
+                each (of one size: [N, H, W, 3]), or Pillow's, which give what their files give; or
+                one of these.
             top: classes of each image, the most likely first; at least 1.
 
         Returns:
@@ -98,12 +131,11 @@ class Model:
 
         Raises:
             UserError: for paths that do not exist, arrays of another shape or type, and what is
-                neither.
+                neither; for a `top` that is no whole number from 1 up.
         """
-        if top < 1:
-            raise UserError(f"top={top} is less than 1: give how many classes of each image.")
+        top = _require_count(top)
         given = _as_list(images)
-        arrays = [image for image in given if isinstance(image, np.ndarray)]
+        arrays = [image for image in given if isinstance(image, np.ndarray | Image.Image)]
         if arrays and len(arrays) == len(given):
             return self._predict_arrays(arrays, top)
         paths = [image for image in given if isinstance(image, str | Path)]
@@ -111,16 +143,21 @@ class Model:
             kinds = sorted({type(image).__name__ for image in given})
             raise UserError(
                 f"predict() was given {', '.join(kinds)}: give paths of images, or decoded images "
-                "as uint8 NumPy arrays [H, W, 3], and not both."
+                "as uint8 NumPy arrays [H, W, 3] or of Pillow, and not both."
             )
         if not paths:
             return []
         with open_image_files(paths) as files:
             return list(predict(self.student, files, top))
 
-    def _predict_arrays(self, images: Sequence[np.ndarray], top: int) -> list[Prediction]:
-        inputs = [self.student.preprocess(image) for image in images]
+    def _predict_arrays(self, images: Sequence[_Pixels], top: int) -> list[Prediction]:
         names = [f"image {number}" for number in range(len(images))]
+        inputs = [
+            self.student.preprocess(
+                convert_image(image, name) if isinstance(image, Image.Image) else image
+            )
+            for name, image in zip(names, images, strict=True)
+        ]
         batches = range(0, len(images), BATCH_SIZE)
         found = [
             classify(self.student, names[i : i + BATCH_SIZE], inputs[i : i + BATCH_SIZE], top)
@@ -131,9 +168,9 @@ class Model:
     def evaluate(
         self,
         dataset: str = "folder",
-        data_dir: str = "",
+        data_dir: str | Path = "",
         on_bad_image: str = "stop",
-        **source: str,
+        **source: str | Path,
     ) -> Metrics:
         """Accuracy on labelled images: per class, by shot group of the training, calibration.
 
@@ -149,22 +186,25 @@ class Model:
                 for annotations of COCO.
 
         Raises:
-            UserError: for data that cannot be used, an image that cannot be read where that is not
-                to be skipped, no image that can, and a class that the student does not know.
+            UserError: for data that cannot be used, a flag that data do not have, an image that
+                cannot be read where that is not to be skipped, no image that can, and a class that
+                the student does not know.
         """
         if on_bad_image not in ON_BAD_IMAGE:
             raise UserError(
                 f"on_bad_image={on_bad_image} is not known; it is {' or '.join(ON_BAD_IMAGE)}."
             )
-        kind = kind_of(dataset, data_dir, source.get("train_list") or source.get("test_list", ""))
-        if kind in LISTED and not source.get("train_list"):
-            if not source.get("test_list"):
+        place = str(data_dir)
+        given = {name: str(value) for name, value in source.items()}
+        kind = kind_of(dataset, place, given.get("train_list") or given.get("test_list", ""))
+        if kind in LISTED and not given.get("train_list"):
+            if not given.get("test_list"):
                 raise UserError(
                     f"The data set {dataset!r} needs --test_list, the file that names the images "
                     "to measure and their classes, beside --data_dir."
                 )
-            source = {**source, "train_list": source["test_list"], "test_list": ""}
-        with open_source(kind, data_dir, known_classes=self.labels, **source) as data:
+            given = {**given, "train_list": given["test_list"], "test_list": ""}
+        with open_source(kind, place, known_classes=self.labels, **given) as data:
             subset = data.test or data.train
             if self.run_dir is not None:
                 warn_of_seen_images(self.run_dir, data, subset.ids)
@@ -229,20 +269,24 @@ def load(path: str | Path, runtime: str = "auto") -> Model:
         UserError: where there is none, or it is damaged.
     """
     given = Path(expand_home(str(path)))
-    student = load_exported(given, runtime)
+    with drop_harmless_warnings():
+        student = load_exported(given, runtime)
+    loaded_from = given.absolute(), runtime
     report = given / "report.json"
     if report.exists():
-        return Model(student, read_results(report), given)
+        return Model(student, read_results(report), given, loaded_from)
     export, _ = find_export(given)
-    return Model(student, run_dir=find_run(export))
+    return Model(student, run_dir=find_run(export), loaded_from=loaded_from)
 
 
-def train(**settings: Any) -> Model:
+def train(*, config: str | Path | None = None, **settings: Any) -> Model:
     """Runs everything: calibration, training, evaluation, export and report.
 
-    The same call resumes a stopped run, and gives a finished one back.
+    The same call resumes a stopped run, and gives a finished one back. It tells its stages and how
+    far it is in absl's log: `absl.logging.set_verbosity(absl.logging.INFO)` shows them.
 
     Args:
+        config: a run's config.json to begin from; settings given beside it win.
         **settings: flags of `python -m candle_tf.train` by name, e.g. `dataset="folder"`,
             `data_dir="flowers.zip"`, `run_dir="runs/flowers"`, `epochs=25`. As there, a data set
             of the catalog brings settings of its own, and what is given wins.
@@ -254,29 +298,56 @@ def train(**settings: Any) -> Model:
         UserError: for settings and data that cannot be used, and for an export that a check
             refuses, after the run was reported.
     """
-    config = Config.with_catalog(_as_json(settings), "The call of train()")
-    if config.student.export_student == "off":
+    chosen = config_of(_as_json(settings), "The call of train()", str(config or ""))
+    if chosen.student.export_student == "off":
         raise UserError(
             "export_student='off' leaves nothing that train() could give back: leave it out, or "
             "run python -m candle_tf.train, whose report.json holds the figures."
         )
-    require_data_paths(config)
-    from candle_tf.stages.run import require_export, run
+    require_data_paths(chosen)
+    with drop_harmless_warnings():
+        from candle_tf.stages.run import require_export, run
 
-    folder, results = run(config)
+        folder, results = run(chosen)
     require_export(results)
     return load(folder.path)
 
 
+def _require_count(top: Any) -> int:
+    try:
+        count = operator.index(top)
+    except TypeError as error:
+        raise UserError(
+            f"top={top!r} is no whole number: give how many classes of each image."
+        ) from error
+    if count < 1:
+        raise UserError(f"top={top} is less than 1: give how many classes of each image.")
+    return count
+
+
 def _as_list(images: Any) -> list[Any]:
     """What was given as images, one by one; what holds none is itself one, to be refused."""
-    is_one = isinstance(images, np.ndarray) and images.ndim == _DIMENSIONS
+    is_one = isinstance(images, np.ndarray) and _is_one_image(images)
     if is_one or isinstance(images, str | bytes | Path) or not isinstance(images, Iterable):
         return [images]
     return list(images)
 
 
+def _is_one_image(array: np.ndarray) -> bool:
+    """Whether an array can be no list of images or of paths."""
+    return array.dtype.kind not in "OSU" and array.ndim <= _DIMENSIONS and array.shape != (0,)
+
+
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as a config.json has them: paths as text, tuples as lists."""
-    plain = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in plain.items()}
+    """Settings as a config.json has them: paths as text, tuples as lists, NumPy's as Python's."""
+    return {name: _plain(value) for name, value in settings.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -6,6 +6,7 @@
 The same command resumes an interrupted run.
 """
 
+import inspect
 import sys
 import types
 from pathlib import Path
@@ -56,16 +57,34 @@ def command() -> None:
         lambda _: main(app.config_from_flags()),
         needs_arguments=True,
         help_groups=TRAINING_HELP,
+        resumes=True,
     )
 
 
 class _CallableModule(types.ModuleType):
-    """This module, which `candle_tf.train(...)` calls as `candle_tf.api.train`."""
+    # This module, which `candle_tf.train(...)` calls as `candle_tf.api.train`, whose text it has.
 
     def __call__(self, **settings: Any) -> Any:
         from candle_tf.api import train
 
         return train(**settings)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        from candle_tf.api import train
+
+        return train.__doc__
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The settings by name with their defaults, for editors and notebooks."""
+        named = inspect.Parameter.KEYWORD_ONLY
+        begin_from = inspect.Parameter("config", named, default=None, annotation="str | Path")
+        settings = [
+            inspect.Parameter(name, named, default=field.default, annotation=type(field.default))
+            for name, field in Config.fields().items()
+        ]
+        return inspect.Signature([begin_from, *settings], return_annotation="candle_tf.Model")
 
 
 sys.modules[__name__].__class__ = _CallableModule

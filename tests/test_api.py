@@ -3,12 +3,16 @@
 import csv
 import io
 import json
+import multiprocessing
 import os
+import pickle
+import pydoc
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,7 @@ from candle_tf.stages.check_images import check_split
 from candle_tf.stages.split import open_data
 from tests.command import start
 from tests.data.sources.test_registry import write_folder
+from tests.test_runtime_messages import NOISE
 
 SETTINGS = {
     "dataset": "digits",
@@ -38,12 +43,16 @@ RUNTIMES = ("lce", "float", "saved_model")
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    """A run by the Python call, in a process of its own: it sets TensorFlow's seeds."""
+def trained(tmp_path_factory):
+    """A run by the Python call, in a process of its own: it sets TensorFlow's seeds; its output."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     code = (
-        "import candle_tf\n"
+        "import absl.logging, candle_tf\n"
+        "absl.logging.set_verbosity(absl.logging.INFO)\n"
         f"model = candle_tf.train(run_dir={str(folder)!r}, **{SETTINGS!r})\n"
+        "absl.logging.set_verbosity(absl.logging.WARNING)\n"
+        f"again = candle_tf.train(config={str(folder / 'config.json')!r})\n"
+        "assert again.results == model.results\n"
         "print(len(model.labels), model.results.metrics['tflite'].images)"
     )
     root = Path(candle_tf.__file__).parents[1]
@@ -54,7 +63,13 @@ def run_dir(tmp_path_factory):
     classes, tested = map(int, done.stdout.split()[-2:])
     assert classes == 10
     assert tested > 100
-    return folder
+    return folder, done
+
+
+@pytest.fixture(scope="module")
+def run_dir(trained):
+    """The run of `trained`."""
+    return trained[0]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +96,89 @@ def photos(tmp_path, scans):
     return folder, tmp_path / "more.zip"
 
 
+def test_a_training_tells_its_stages_and_nothing_of_the_runtime(trained):
+    _, done = trained
+    for stage in ("1/6 data", "3/6 train the student", "6/6 report"):
+        assert done.stderr.count(f"--- {stage}") == 1
+    assert not NOISE.search(done.stderr), done.stderr
+    assert "unsaved custom gradients" not in done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_model_says_what_it_is_in_a_line(run_dir):
+    model = candle_tf.load(run_dir)
+    source, mean = run_dir / "export" / "student.lce.tflite", model.results.metrics["tflite"].mean
+    told = f"Model({source}, runtime lce, 10 classes, mean accuracy {100 * mean:.1f} %)"
+    assert repr(model) == told
+    floats = candle_tf.load(run_dir / "export", "float")
+    assert repr(floats).endswith("student.float.tflite, runtime float, 10 classes)")
+
+
+def classes_of(model, image):
+    """In another process."""
+    return model.predict(image)[0].classes
+
+
+def test_a_loaded_model_is_sent_to_another_process(run_dir, scans, tmp_path, monkeypatch):
+    (tmp_path / "run").symlink_to(run_dir)
+    monkeypatch.chdir(tmp_path)
+    model = candle_tf.load("run", "float")
+    spawn = multiprocessing.get_context("spawn")
+    monkeypatch.chdir(Path(candle_tf.__file__).parents[1])
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        assert pool.submit(classes_of, model, scans[0]).result() == classes_of(model, scans[0])
+    again = pickle.loads(pickle.dumps(model))
+    assert again.student.runtime == "float"
+    assert again.results == model.results
+    bare = candle_tf.Model(_Brightness())
+    assert pickle.loads(pickle.dumps(bare)).labels == bare.labels
+
+
+def test_numbers_of_numpy_are_settings():
+    """They are read, as what is refused behind them tells."""
+    with pytest.raises(UserError, match="leaves nothing"):
+        candle_tf.train(
+            dataset="digits", export_student="off", epochs=np.int64(2), width=np.float32(0.25),
+            center_features=np.bool_(True), calibration_resolutions=(np.int32(32), 64),
+        )  # fmt: skip
+    with pytest.raises(UserError, match=r"epochs=2\.5, which is no int"):
+        candle_tf.train(dataset="digits", epochs=np.float64(2.5))
+    with pytest.raises(UserError, match="--calibration_resolutions=8 is out of range"):
+        candle_tf.train(dataset="digits", calibration_resolutions=np.array([32, 8]))
+
+
+def test_a_settings_file_that_is_missing_is_told(tmp_path):
+    with pytest.raises(UserError, match="There is no settings file"):
+        candle_tf.train(config=tmp_path / "config.json", epochs=3)
+
+
+def test_the_package_names_what_it_has_without_tensorflow():
+    code = (
+        "import sys, inspect, candle_tf\n"
+        "assert {'load', 'train', 'Model', 'UserError'} <= set(dir(candle_tf))\n"
+        "assert all(f'candle_tf.{name}' in candle_tf.__doc__ for name in"
+        " ('load', 'train', 'Model', 'UserError'))\n"
+        "from candle_tf.config import Config\n"
+        "from candle_tf.errors import UserError\n"
+        "assert candle_tf.UserError is UserError\n"
+        "named = inspect.signature(candle_tf.train).parameters\n"
+        "assert list(named) == ['config', *Config.fields()]\n"
+        "assert all(named[k].default == v.default for k, v in Config.fields().items())\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    root = Path(candle_tf.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_of_the_training_is_that_of_the_call():
+    shown = pydoc.plain(pydoc.render_doc(candle_tf.train))
+    for line in filter(None, map(str.strip, candle_tf.api.train.__doc__.splitlines())):
+        assert line in shown
+
+
 def test_files_arrays_and_archives_give_the_same(run_dir, photos, scans):
     model = candle_tf.load(run_dir)
     by_file = model.predict(photos)
@@ -94,6 +192,9 @@ def test_files_arrays_and_archives_give_the_same(run_dir, photos, scans):
     assert bad.name.endswith("bad.png")
     assert "bad.png" in bad.error
     assert (bad.classes, bad.image) == ((), None)
+    by_image = model.predict([Image.open(photos[0] / f"{number}.png") for number in range(5)])
+    assert by_image == by_array[:5]
+    assert len(set(by_image + by_array)) == len(by_array)
 
 
 def test_scores_are_a_softmax_the_best_first(run_dir, scans):
@@ -256,6 +357,14 @@ def test_a_list_may_lack_classes(two_images, model, text, accuracies):
     assert metrics.untested_classes == tuple(untested)
 
 
+def test_a_path_may_be_one_and_an_unknown_flag_of_data_is_told(two_images):
+    model, folder = candle_tf.Model(_Brightness()), two_images / "images"
+    metrics = model.evaluate("list", folder, test_list=two_images / "list.csv")
+    assert (metrics.images, metrics.mean) == (2, 1.0)
+    with pytest.raises(UserError, match=r"foo='x' is no option of a data set.*train_list, test_l"):
+        model.evaluate("folder", folder, foo="x")
+
+
 def test_a_folder_may_lack_classes(two_images):
     shutil.rmtree(two_images / "images" / "dark")
     metrics = candle_tf.Model(_Brightness()).evaluate("folder", str(two_images / "images"))
@@ -320,6 +429,22 @@ def test_the_command_prints_and_writes_what_is_measured(run_dir, labelled, tmp_p
     assert "Give one run's folder or its export" in none.stderr
 
 
+def test_the_command_measures_on_a_source_of_a_plugin(run_dir, labelled, tmp_path):
+    folder, _, _ = labelled
+    (tmp_path / "my_source.py").write_text(
+        "from candle_tf.data.sources.registry import SOURCES\n"
+        "SOURCES.register('mine', 'candle_tf.data.sources.folder:open_folder')"
+    )
+    given = (str(run_dir), "--dataset=mine", f"--data_dir={folder}", "--on_bad_image=skip")
+    done = start("candle_tf.evaluate", *given, "--plugin=my_source", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "39 images of 10 classes" in done.stdout
+    without = start("candle_tf.evaluate", *given, cwd=tmp_path)
+    assert without.returncode == 2
+    assert "Unknown data set 'mine': choose one of digits, folder" in without.stderr
+    assert "(or --plugin)" in without.stderr
+
+
 @pytest.mark.parametrize(
     ("path", "runtime", "words"),
     [
@@ -369,6 +494,21 @@ def test_arrays_that_are_no_image_are_refused(run_dir, image):
         candle_tf.load(run_dir).predict([image])
 
 
+@pytest.mark.parametrize("shape", [(40, 48), (48,), (40, 48, 4)])
+def test_an_array_of_up_to_three_dimensions_is_one_image(run_dir, shape):
+    with pytest.raises(UserError, match=re.escape(f"An image is uint8 {list(shape)}; give uint8")):
+        candle_tf.load(run_dir).predict(np.zeros(shape, np.uint8))
+
+
+def test_images_of_pillow_that_have_no_pixels_are_refused(run_dir):
+    model = candle_tf.load(run_dir)
+    with pytest.raises(UserError, match="image 1: mode F"):
+        model.predict([Image.new("L", (4, 4)), Image.new("F", (4, 4))])
+    with pytest.raises(UserError, match="Image, str"):
+        model.predict([Image.new("L", (4, 4)), "a.png"])
+    assert len(model.predict(Image.new("L", (4, 4)))) == 1
+
+
 @pytest.mark.parametrize(
     ("images", "kinds"),
     [
@@ -399,6 +539,13 @@ def test_how_images_and_classes_are_asked_for(run_dir, photos, scans):
     for top in (0, -1):
         with pytest.raises(UserError, match=f"top={top} is less than 1"):
             model.predict(scans[:1], top=top)
+    for top in (1.5, "2", None):
+        with pytest.raises(UserError, match=re.escape(f"top={top!r} is no whole number")):
+            model.predict(scans[:1], top=top)
+    assert len(model.predict(scans[:1], top=np.int64(2))[0].classes) == 2
+    by_array = model.predict(np.array([str(path) for path in paths]))
+    assert [p.scores for p in by_array] == [p.scores for p in found[0]]
+    assert model.predict(np.array([])) == []
 
 
 def test_a_version_of_the_saved_model_is_the_one_that_is_named(run_dir, tmp_path, monkeypatch):

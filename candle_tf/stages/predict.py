@@ -25,14 +25,14 @@ class Prediction:
         classes: the k most likely class names, the most likely first; empty for a bad image.
         scores: their softmax, 0 to 1.
         error: why the image could not be classified; empty for a good one.
-        image: the student's input, uint8 [S, S, 3]; None for a bad image.
+        image: the student's input, uint8 [S, S, 3]; None for a bad image. It is not compared.
     """
 
     name: str
     classes: tuple[str, ...]
     scores: tuple[float, ...]
     error: str = ""
-    image: np.ndarray | None = field(default=None, repr=False)
+    image: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 def predict(

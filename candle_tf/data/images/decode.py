@@ -12,7 +12,7 @@ from PIL import Image
 
 from candle_tf.data.images.heif import find_heif_kind, read_avif_orientation, require_decoder
 from candle_tf.data.images.metadata import drop_metadata, is_cut_off
-from candle_tf.data.images.orientation import read_orientation, upright
+from candle_tf.data.images.orientation import read_orientation, read_tiff_orientation, upright
 from candle_tf.errors import UserError
 
 # A part of the key of every cache of decoded images: raise it with every change of the pixels that
@@ -74,6 +74,58 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
             f"{origin}: not a readable image ({_reason(error, data, formats)}): "
             "replace the file or take it out of the data set."
         ) from error
+
+
+def convert_image(image: Image.Image, origin: str) -> np.ndarray:
+    """The pixels of Pillow's image, as `decode_image` gives them of its file.
+
+    The EXIF orientation that the image still has is applied; the image itself stays as it is.
+
+    Args:
+        image: as opened, or of any mode but F (numbers without a range).
+        origin: what it is, for messages.
+
+    Returns:
+        uint8 [H, W, 3], RGB, 0..255, writable.
+
+    Raises:
+        UserError: for an image without pixels, of more than `MAX_PIXELS`, of a mode that has no
+            RGB, or whose file is damaged.
+    """
+    width, height = image.size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise UserError(
+            f"{origin}: {width} x {height} pixels; give an image of 1 to {MAX_PIXELS:,}."
+        )
+    if image.mode == "F":
+        raise UserError(f"{origin}: mode F has no range of values; give mode RGB or L.")
+    try:
+        # Before the rest is read: what a PNG says behind its pixels is not used.
+        orientation = _orientation_of(image)
+        image.load()
+        return np.array(_to_rgb(upright(_without_wide_opacity(image), orientation)))
+    except Exception as error:  # as above
+        raise UserError(
+            f"{origin}: no readable image of mode {image.mode} ({type(error).__name__}: {error}): "
+            "give one that can be converted to RGB."
+        ) from error
+
+
+def _orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, by the rules of `read_orientation`."""
+    if image.format == "AVIF":
+        return read_avif_orientation(image)
+    return read_tiff_orientation(image.info.get("exif") or b"")
+
+
+def _without_wide_opacity(image: Image.Image) -> Image.Image:
+    """Without the one transparent colour of 16 bits, which Pillow compares with those of 8."""
+    colour = image.info.get("transparency")
+    if not isinstance(colour, tuple) or max(colour) < 256:
+        return image
+    copy = image.copy()
+    del copy.info["transparency"]
+    return copy
 
 
 def _refuse_bomb(size: tuple[int, int], encoded: int, origin: str) -> None:

@@ -58,6 +58,15 @@ def read_orientation(data: bytes) -> int:
     return _read_tiff(data, start) if start else 1
 
 
+def read_tiff_orientation(exif: bytes) -> int:
+    """The orientation of EXIF data alone, as `read_orientation` returns it.
+
+    Args:
+        exif: a TIFF structure, with or without the mark that it has in a JPEG; empty for none.
+    """
+    return _read_tiff(exif, len(_EXIF) if exif.startswith(_EXIF) else 0) if exif else 1
+
+
 def upright(image: Image.Image, orientation: int) -> Image.Image:
     """Rotates and mirrors an image so that its top is up."""
     method = _METHODS.get(orientation)
