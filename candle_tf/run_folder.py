@@ -6,7 +6,9 @@ runs/digits/
   image_contents.json  hashes of the images' bytes, which a resumed run compares; those of images
                   without labels are in unlabelled_contents.json
   split.json      images of train, validation and test
-  calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier
+  calibrate/      history.csv, steps.csv, tensorboard/, checkpoints/ of the teacher's classifier;
+                  select_epoch.json, how its epoch is selected, where --select_epoch was changed
+                  after a student had begun to learn from it
   student/        the same of the student; classifier.safetensors, the classifier as it was
                   measured, of methods that change it after training; balance_floors.json and
                   balance_replay.csv, what was read of another run
@@ -38,8 +40,10 @@ from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, sha256_of_file, write_atomically
 from candle_tf.folder_lock import NAME as LOCK_NAME
 from candle_tf.folder_lock import lock_folder
+from candle_tf.methods.settings import EPOCH_CHOICES
 
 _CONFIG = "config.json"
+_POLICY = "select_epoch.json"
 # In data_check.json: whether the split was there before.
 SPLIT_FOUND = "split_found"
 _PACKAGES = (
@@ -82,7 +86,10 @@ _CHANGEABLE = (
     "export_student",
     "export_teacher",
     "prior_correction",
+    "select_epoch",
 )
+# Of these, what decides which outputs of the teacher a worker computes.
+_SAME_FOR_WORKERS = ("select_epoch",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +174,19 @@ class RunFolder:
             return None
         history = read_json_object(first, "Restore it, or give another --run_dir.").get("history")
         return len(history) if isinstance(history, list) else None
+
+    def keep_calibration_policy(self, policy: str) -> None:
+        """Records how the epoch of the teacher's classifier was selected, for a student that has
+        learned from it: --select_epoch may be changed for the student.
+
+        Args:
+            policy: the --select_epoch before the first change; later ones leave the record.
+        """
+        calibrated = (self.path / "calibrate" / "checkpoints" / "progress.json").exists()
+        begun = any(self.path.glob("student*/checkpoints/progress.json"))
+        path = self.path / "calibrate" / _POLICY
+        if calibrated and begun and not path.exists():
+            write_atomically(path, (json.dumps({"select_epoch": policy}) + "\n").encode())
 
     def remove_if_nothing_began(self) -> None:
         """Removes the records of a run that stopped before its first epoch, so that none blocks
@@ -342,11 +362,16 @@ def open_run_folder(config: Config) -> RunFolder:
             "or another --run_dir."
         )
     found = folder.list_records()
+    if before is not None and before["select_epoch"] != settings["select_epoch"]:
+        # Before config.json is written, which held it.
+        with _explain_unwritable(folder.path):
+            folder.keep_calibration_policy(before["select_epoch"])
     write_settings(folder.path, settings)
     if before is not None and before["epochs"] != epochs and folder.has_begun and done is None:
         _log_more_epochs(before["epochs"], epochs, config.optimizer.rate_decay)
     if before is not None and folder.has_begun:
-        _log_other_correction(before["prior_correction"], settings["prior_correction"])
+        for name in ("prior_correction", "select_epoch"):
+            _log_other(name, before[name], settings[name])
     return RunFolder(folder.path, lock, found=found)
 
 
@@ -434,8 +459,30 @@ def join_run_folder(config: Config) -> RunFolder:
     folder = RunFolder(Path(config.run.run_dir), writes=False)
     chiefs = Config.from_json(folder.config_path).to_dict()
     settings = config.to_dict()
-    _require_same(chiefs, settings, _changeable_names(chiefs, settings), folder.path)
+    changeable = set(_changeable_names(chiefs, settings)).difference(_SAME_FOR_WORKERS)
+    _require_same(chiefs, settings, changeable, folder.path)
     return folder
+
+
+def calibration_policy(folder: Path, policy: str) -> str:
+    """How the epoch of the teacher's classifier is selected, as --select_epoch names it.
+
+    Args:
+        folder: of the calibration.
+        policy: the run's --select_epoch, which holds where there is no record of an earlier one.
+
+    Raises:
+        UserError: for a damaged record.
+    """
+    path = folder / _POLICY
+    if not path.exists():
+        return policy
+    recorded = read_json_object(path, "Restore it from a copy.").get("select_epoch")
+    if recorded not in EPOCH_CHOICES:
+        raise UserError(
+            f"{path} is damaged (select_epoch is {recorded!r}). Restore it from a copy."
+        )
+    return str(recorded)
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -485,12 +532,12 @@ def _changed_names(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     return {name for name in new if name not in same and old.get(name) != new[name]}
 
 
-def _log_other_correction(old: str, new: str) -> None:
+def _log_other(name: str, old: str, new: str) -> None:
     if old != new:
         logging.warning(
-            "--prior_correction was %s and is now %s: the trained student is measured, exported "
-            "and reported again, in place of the one before",
-            *(old, new),
+            "--%s was %s and is now %s: the trained student is measured, exported and reported "
+            "again, in place of the one before",
+            *(name, old, new),
         )
 
 

@@ -9,7 +9,13 @@ import candle_tf
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import sha256_of_file
-from candle_tf.run_folder import RunFolder, join_run_folder, open_run_folder, versions
+from candle_tf.run_folder import (
+    RunFolder,
+    calibration_policy,
+    join_run_folder,
+    open_run_folder,
+    versions,
+)
 
 
 def config(path, **changes):
@@ -82,6 +88,42 @@ def test_epochs_may_be_raised_or_left_to_the_data(tmp_path, before, now):
     begin(tmp_path)
     assert open_run_folder(config(tmp_path, epochs=now)).has_begun
     assert Config.from_json(tmp_path / "config.json").training.epochs == now
+
+
+def test_another_epoch_may_be_selected_and_the_teachers_stays(tmp_path, caplog):
+    """Of what was trained before, in config.json alone, and over two changes."""
+    open_run_folder(config(tmp_path))
+    begin(tmp_path)
+    calibration = tmp_path / "calibrate"
+    (calibration / "checkpoints").mkdir(parents=True)
+    (calibration / "checkpoints" / "progress.json").write_text("{}")
+    assert calibration_policy(calibration, "last") == "last"
+    for policy in ("best", "last", "auto"):
+        open_run_folder(config(tmp_path, select_epoch=policy))
+        assert Config.from_json(tmp_path / "config.json").training.select_epoch == policy
+        assert calibration_policy(calibration, policy) == "auto"
+    assert "--select_epoch was auto and is now best" in caplog.text
+
+    for damaged in ("{", '{"select_epoch": "newest"}'):
+        (calibration / "select_epoch.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"select_epoch\.json.*Restore it"):
+            calibration_policy(calibration, "last")
+
+
+@pytest.mark.parametrize("begun", ["calibrate", "student"])
+def test_no_epoch_of_a_teacher_is_kept_that_nothing_learned_from(tmp_path, begun):
+    open_run_folder(config(tmp_path))
+    (tmp_path / begun / "checkpoints").mkdir(parents=True)
+    (tmp_path / begun / "checkpoints" / "progress.json").write_text("{}")
+    open_run_folder(config(tmp_path, select_epoch="best"))
+    assert calibration_policy(tmp_path / "calibrate", "best") == "best"
+
+
+def test_all_workers_select_the_same_epoch(tmp_path):
+    """Of the teacher: its outputs would differ."""
+    open_run_folder(config(tmp_path))
+    with pytest.raises(UserError, match="--select_epoch was auto and is now best"):
+        join_run_folder(config(tmp_path, select_epoch="best"))
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear"])

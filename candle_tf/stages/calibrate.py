@@ -31,6 +31,7 @@ from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.settings import AUTO
 from candle_tf.methods.training_loop import fit
+from candle_tf.run_folder import calibration_policy
 from candle_tf.stages.prepare import Data
 from candle_tf.stages.student_views import (
     student_augmentation,
@@ -396,7 +397,8 @@ def _train_classifier(
         validation_steps=workers.share.steps(len(data.validation), _BLOCK),
         workers=workers,
     )
-    checkpoints.restore_selected(config.training.select_epoch, data.validation_counts)
+    policy = calibration_policy(folder, config.training.select_epoch)
+    checkpoints.restore_selected(policy, data.validation_counts)
     if workers.replicas == 1:
         return trainer.network
     # In variables of this process alone.

@@ -224,9 +224,12 @@ def _train_two_stages(
     logging.info("first of two stages: the whole student by %s", method.first)
     of_first = _of_first_stage(config, method)
     first = train_student(of_first, data, targets, stage1, policy, calibrated)
-    chooses = has_trained_classifier(of_first, data, calibrated)
-    selection = config.training.select_epoch if chooses else "last"
-    first.checkpoints.restore_selected(selection, data.validation_counts)
+    # Once begun, the second stage's checkpoints hold the network of the epoch that was selected;
+    # --select_epoch may be another one now.
+    if not _is_begun(folder):
+        chooses = has_trained_classifier(of_first, data, calibrated)
+        selection = config.training.select_epoch if chooses else "last"
+        first.checkpoints.restore_selected(selection, data.validation_counts)
     logging.info("second of two stages: the classifier alone, all classes sampled alike")
     checkpoints = train_classifier(config, data, first.student, method, folder)
     return Trained(first.student, checkpoints, policy, first.checkpoints)

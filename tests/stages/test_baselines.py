@@ -208,6 +208,24 @@ def test_an_epoch_is_not_chosen_by_a_classifier_that_nothing_trains(tmp_path):
         assert np.array_equal(*weights) == (selected == "last")
 
 
+def test_another_selected_epoch_leaves_the_network_that_a_second_stage_was_trained_on(tmp_path):
+    """Of a first stage whose second epoch is made up, and the worst."""
+    config = configure(tmp_path, "crt", classifier_epochs=1, select_epoch="best")
+    trained = _train(config)
+    trained.checkpoints.restore_selected("last")
+    before, first = trained.student.get_weights(), trained.first_stage
+    first.restore(1)
+    trained.student.set_weights([each + 1.0 for each in before])
+    first.save({**first.history[-1], "epoch": 2, SCORE: 0.0})
+
+    config = config.replace(epochs=2)
+    config.to_json(tmp_path / "config.json")
+    again = _train(config.replace(select_epoch="last"))
+    again.checkpoints.restore_selected("last")
+    for one, other in zip(again.student.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("settings", "accuracy", "expected"),
     [

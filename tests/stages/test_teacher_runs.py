@@ -10,6 +10,8 @@ import pytest
 
 from candle_tf.config import Config
 from candle_tf.data.augment.precomputed_views import views_by_class
+from candle_tf.methods.checkpoints import Checkpoints
+from candle_tf.metrics import SCORE
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import calibrate as calibration
 from candle_tf.stages.prepare import prepare
@@ -76,6 +78,30 @@ def test_the_teacher_runs_once_on_each_view_of_each_image_at_each_resolution(tea
     stages(tmp_path / "other", cache_dir=cache, calibration_epochs=2)
     assert teacher.shown == []
     np.testing.assert_array_equal(again.targets.logits, first.targets.logits)
+
+
+def test_a_student_that_learned_from_an_epoch_of_the_teacher_keeps_it(teacher, tmp_path):
+    """Whatever --select_epoch is now. The third epoch is made up, and the worst."""
+    run_dir = tmp_path / "run"
+    settings = {"select_epoch": "best", "calibration_epochs": 2, "epochs": 1}
+    data, first = stages(run_dir, **settings)
+    begun = run_dir / "student" / "checkpoints" / "progress.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text("{}")
+    settings["calibration_epochs"] = 3
+    config = Config(**{**SETTINGS, **settings, "run_dir": str(run_dir)})
+    trainer = calibration._build_trainer(config, teacher, data, data.counts, 1)
+    checkpoints = Checkpoints(run_dir / "calibrate" / "checkpoints", trainer)
+    checkpoints.restore(2)
+    trainer.network.set_weights([each + 1.0 for each in trainer.network.get_weights()])
+    checkpoints.save({**checkpoints.history[-1], "epoch": 3, SCORE: -1.0})
+    config.to_json(run_dir / "config.json")
+
+    expected = first.classifier.get_weights()
+    for policy in ("last", "auto", "best"):
+        _, again = stages(run_dir, **{**settings, "select_epoch": policy})
+        for one, other in zip(again.classifier.get_weights(), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ from candle_tf.methods.method import Classifier
 from candle_tf.metrics import SCORE
 from candle_tf.reporting.image_predictions import TEST, read_image_predictions
 from candle_tf.stages.earlier_run import EarlierRun
+from candle_tf.stages.prepare import prepare
 from candle_tf.stages.run import run
+from candle_tf.stages.train import train_student
 from candle_tf.stages.trained_student import load_trained_student
+from candle_tf.students.compute_policy import ComputePolicy
 from tests.stages.tiny_run import TINY_RUN
 
 SETTINGS = {**TINY_RUN, "student": "tiny_student", "epochs": 2}
@@ -147,3 +150,32 @@ def test_a_damaged_classifier_is_refused(tmp_path):
     path.write_bytes(sound[:-4])
     with pytest.raises(UserError, match="damaged"):
         read_classifier(path)
+
+
+@pytest.mark.usefixtures("tiny_plugin")
+def test_another_epoch_of_a_finished_run_is_selected_without_training(tmp_path):
+    """The second epoch is made up: the first one's student, whose classifier is the other way."""
+    config = Config(
+        **{**SETTINGS, "epochs": 1}, method="cross_entropy", export_student="off",
+        select_epoch="best", run_dir=str(tmp_path),
+    )  # fmt: skip
+    folder, first = run(config)
+    data, policy = prepare(config, folder), ComputePolicy()
+    trained = train_student(config, data, None, tmp_path / "student", policy)
+    classifier = trained.student.get_layer("logits")
+    classifier.set_weights([-each for each in classifier.get_weights()])
+    trained.checkpoints.save({**trained.checkpoints.history[-1], "epoch": 2, SCORE: 0.0})
+    config = config.replace(epochs=2)
+    config.to_json(tmp_path / "config.json")
+    progress = (tmp_path / "student" / "checkpoints" / "progress.json").read_bytes()
+
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
+    # What another run would begin from.
+    before = EarlierRun(tmp_path, "it").load_network(epoch=1)(pixels)["logits"].numpy()
+    _, results = run(config.replace(select_epoch="last"))
+    after = EarlierRun(tmp_path, "it").load_network()(pixels)["logits"].numpy()
+    assert (first.selected_epoch, results.selected_epoch) == (1, 2)
+    np.testing.assert_allclose(after, -before, rtol=1e-5, atol=1e-6)
+    assert results.metrics["student"] == results.metrics["student_last_epoch"]
+    assert results.metrics["student"] != first.metrics["student"]
+    assert (tmp_path / "student" / "checkpoints" / "progress.json").read_bytes() == progress
