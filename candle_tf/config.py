@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from candle_tf.data.augment.settings import PERIOD, AugmentSettings
 from candle_tf.data.catalog import settings_of
+from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.settings import DataSettings, UnlabelledSettings
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
@@ -168,9 +169,19 @@ class Config:
 
     @property
     def labelled_batch_size(self) -> int:
-        """Images with labels in a step of the student; an epoch shows each of them once."""
+        """Images with labels in a step of the student; an epoch shows each of them at most once."""
         batch_size = self.training.batch_size
         return batch_size - self.unlabelled.in_batch(batch_size)
+
+    def images_in_epoch(self, labelled: int) -> int:
+        """Images that an epoch shows the student, those without labels among them.
+
+        Args:
+            labelled: training images with labels; a last batch that is not full is left out.
+        """
+        size = min(self.labelled_batch_size, labelled)
+        unlabelled = self.unlabelled.in_batch(self.training.batch_size)
+        return steps_per_epoch(labelled, self.labelled_batch_size) * (size + unlabelled)
 
     def _values(self) -> dict[str, Any]:
         groups = [getattr(self, name) for name in self.groups()]

@@ -67,6 +67,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "progress",
                 "recipes",
                 "metrics",
+                "data.epoch_steps",
                 "data.image_sizes",
                 "data.splits.longtail",
                 "data.catalog",

@@ -112,8 +112,9 @@ class TrainingSettings(SettingsGroup):
     method: str = setting("candle", "how the student learns", choices=METHODS)
     epochs: int = setting(
         0,
-        "epochs of the student; 0 for 100, or as many as show it 128,000 images, and a quarter of "
-        "either with --student_weights; more than before continue a finished run",
+        "epochs of the student; 0 for 100, or where these are more for as many as show it 128,000 "
+        "images, and a quarter of either with --student_weights; more than before continue a "
+        "finished run",
         at_least=0,
     )
     batch_size: int = setting(64, "images in a step", at_least=1)
@@ -161,7 +162,7 @@ class TrainingSettings(SettingsGroup):
         """--epochs, or where it is 0 as many as are sensible.
 
         Args:
-            images: for training.
+            images: that an epoch shows the student.
             pretrained: whether the student starts from weights.
         """
         fraction = PRETRAINED_FRACTION if pretrained else 1.0

@@ -36,7 +36,7 @@ from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import Data, prepare
 from candle_tf.stages.report import report
 from candle_tf.stages.run_place import refuse_run_among_images
-from candle_tf.stages.train import train_student, train_together, with_epochs
+from candle_tf.stages.train import default_epochs, train_student, train_together, with_epochs
 from candle_tf.stages.training_requirements import (
     check_split_requirements,
     check_training_requirements,
@@ -115,7 +115,8 @@ def _run_stages(
     policy = _keep_precision(config, folder, policy)
     check = partial(check_split_requirements, config)
     data = times.run("1/6 data", lambda: prepare(config, folder, workers, check))
-    config = with_epochs(config, len(data.train))
+    default = _keep_default_epochs(config, len(data.train), folder)
+    config = with_epochs(config, len(data.train), default)
     records = (folder.config_path, folder.data_check_path, folder.split_path)
     # Runs of older versions have none of the images' contents.
     paths = (folder.image_contents_path, folder.unlabelled_contents_path)
@@ -125,6 +126,7 @@ def _run_stages(
         [*records, *contents],
         split=data.split.hash,
         precision=policy.dtype,
+        default_epochs=str(default),
     )
     needs = None
     if workers.is_chief:
@@ -208,13 +210,34 @@ def _keep_precision(config: Config, folder: RunFolder, policy: ComputePolicy) ->
     What is the faster one for a CPU may change with a version. Runs of versions that did not record
     it at their beginning were in bfloat16 where the CPU multiplies it.
     """
-    begun = any(folder.path.glob("student*/checkpoints/progress.json"))
+    begun = _has_begun_student(folder)
     if config.compute.precision != "auto" or not policy.native or not begun:
         return policy
     dtype = folder.manifest().get("precision")
     if dtype not in DTYPES:
         dtype = "bfloat16" if has_bfloat16_products() else "float32"
     return replace(policy, dtype=dtype)
+
+
+def _keep_default_epochs(config: Config, images: int, folder: RunFolder) -> int:
+    """What --epochs=0 stands for, which stays what it was for a student that has begun.
+
+    Versions that did not record it counted all training images, also those that a last batch, which
+    is not full, leaves out: they had fewer epochs.
+
+    Args:
+        config: the run's settings.
+        images: for training, with labels.
+        folder: of the run.
+    """
+    if not _has_begun_student(folder):
+        return default_epochs(config, config.images_in_epoch(images))
+    kept = str(folder.manifest().get("default_epochs", ""))
+    return int(kept) if kept.isdecimal() and int(kept) else default_epochs(config, images)
+
+
+def _has_begun_student(folder: RunFolder) -> bool:
+    return any(folder.path.glob("student*/checkpoints/progress.json"))
 
 
 def _keep_teacher(config: Config, data: Data, folder: RunFolder) -> Teacher:

@@ -258,23 +258,37 @@ def _is_begun(folder: Path) -> bool:
 # How often a precomputed view is shown before it is learned by heart, as an order of magnitude.
 _SHOWN_AT_MOST = 10
 _EPOCHS_TOLD = {
-    False: "100, or as many as show 128,000 images",
-    True: "25, or as many as show 32,000 images, as the student starts from weights",
+    False: "100, or more where these do not show 128,000 images",
+    True: "25, or more where these do not show 32,000 images, as the student starts from weights",
 }
 
 
-def with_epochs(config: Config, images: int) -> Config:
+def default_epochs(config: Config, images: int) -> int:
+    """What --epochs=0 stands for.
+
+    Args:
+        config: the run's settings.
+        images: that an epoch shows the student.
+    """
+    pretrained = bool(config.student.student_weights)
+    return config.replace(epochs=0).training.epochs_for(images, pretrained)
+
+
+def with_epochs(config: Config, images: int, default: int = 0) -> Config:
     """The settings with the number of epochs that --epochs=0 stands for; logs what they amount to.
 
     Args:
         config: the run's settings.
-        images: for training.
+        images: for training, with labels.
+        default: what --epochs=0 stands for in a run that was begun; 0 for what it is today.
     """
     training = config.training
     pretrained = bool(config.student.student_weights)
-    epochs = training.epochs_for(images, pretrained)
+    default = default or default_epochs(config, config.images_in_epoch(images))
+    epochs = training.epochs or default
     steps = steps_per_epoch(images, config.labelled_batch_size) * epochs
-    size = min(config.labelled_batch_size, images)
+    unlabelled = config.unlabelled.in_batch(training.batch_size)
+    size = min(config.labelled_batch_size, images) + unlabelled
     logging.info(
         "the student's training: %s epochs of %s images, %s steps of %d, %s images seen%s",
         *(f"{epochs:,}", f"{images:,}", f"{steps:,}", size, f"{steps * size:,}"),
@@ -285,13 +299,12 @@ def with_epochs(config: Config, images: int) -> Config:
         spans = spans_of_sides(sides, 0)
         told = [f"{sides[first]} px until epoch {end}" for first, end in spans]
         logging.info("the student's training views: %s", ", ".join(told))
-    if config.unlabelled.unlabelled_dir:
-        logging.info("each step has %d images without labels, too", training.batch_size - size)
-    sensible = config.replace(epochs=0).training.epochs_for(images, pretrained)
-    if steps < _FEW_STEPS and epochs < sensible:
+    if unlabelled:
+        logging.info("%d of the images in each step are without labels", unlabelled)
+    if steps < _FEW_STEPS and epochs < default:
         logging.warning(
             "%s steps are few: of so many a student learns little. --epochs=0 stands for %s here",
-            *(f"{steps:,}", f"{sensible:,}"),
+            *(f"{steps:,}", f"{default:,}"),
         )
     _tell_of_few_views(config, epochs)
     _tell_of_two_corrections(config)

@@ -30,7 +30,7 @@ from candle_tf.stages.calibrate import calibrate
 from candle_tf.stages.disk_space import disk_needs
 from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.stages.prepare import prepare
-from candle_tf.stages.run import _keep_precision
+from candle_tf.stages.run import _keep_default_epochs, _keep_precision
 from candle_tf.stages.split import open_data
 from candle_tf.stages.train import train_student
 from candle_tf.students.compute_policy import (
@@ -144,6 +144,25 @@ def test_a_student_that_has_begun_keeps_its_precision(tmp_path, kept):
         assert _keep_precision(config, folder, policy) == policies[kept]
         assert _keep_precision(named, folder, policy) == policy
     assert _keep_precision(config, folder, PLAIN) == PLAIN
+
+
+def test_a_student_that_has_begun_keeps_what_no_epochs_stand_for(tmp_path):
+    config, folder = Config(dataset="digits"), RunFolder(tmp_path)
+    assert _keep_default_epochs(config, 100, folder) == 2000
+    (tmp_path / "student" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "student" / "checkpoints" / "progress.json").write_text("{}")
+    # Versions that did not record it divided 128,000 by all images.
+    assert _keep_default_epochs(config, 100, folder) == 1280
+    folder.record("data", [], default_epochs="1999")
+    assert _keep_default_epochs(config, 100, folder) == 1999
+
+
+def test_a_run_records_what_no_epochs_stand_for(finished):
+    run_dir, _ = finished
+    config = Config.from_json(run_dir / "config.json")
+    images = config.images_in_epoch(read_results(run_dir / "report.json").split["train"])
+    recorded = json.loads((run_dir / "manifest.json").read_text())["default_epochs"]
+    assert int(recorded) == max(100, -(-128_000 // images))
 
 
 def test_predictions_on_validation_images_are_those_of_the_selected_epoch(finished):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from candle_tf.config import Config
+from candle_tf.distribute import ALONE
 from candle_tf.errors import UserError
 from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.reporting.data_findings import data_findings
@@ -185,6 +186,16 @@ def test_what_cannot_use_them_is_refused(config, settings, message):
 def test_views_of_their_own_are_refused_where_there_are_none(config, settings, message):
     with pytest.raises(UserError, match=message):
         config.replace(unlabelled_views=3, **settings)
+
+
+def test_an_epoch_shows_as_many_images_as_it_is_told_to(config):
+    data = prepare(config, open_run_folder(config))
+    batches = training._batches(config, data, None, None, 0, ALONE, 16)
+    shown = [len(batch["inputs"]) for batch in batches]
+    assert sum(shown) == config.training.epochs * config.images_in_epoch(len(data.train))
+    # All of them are full.
+    assert set(shown) == {config.training.batch_size}
+    assert len(data.train) % config.labelled_batch_size
 
 
 def test_one_view_of_each_has_no_crops(config):

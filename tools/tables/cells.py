@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from candle_tf.config import Config
-from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object
 from candle_tf.reporting.image_predictions import (
@@ -109,7 +108,7 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         path.parents[1].name: read_json_object(path, remedy)["history"]
         for path in run.glob("student*/checkpoints/progress.json")
     }
-    in_epoch = _images_in_epoch(Config.from_json(run / "config.json"), results.split["train"])
+    in_epoch = Config.from_json(run / "config.json").images_in_epoch(results.split["train"])
     epochs = [row for history in histories.values() for row in history]
     names = sorted(results.split["train_counts"])
     validation = {}
@@ -148,13 +147,6 @@ def _correct(predictions: ImagePredictions, names: list[str]) -> dict[str, list[
         "labels": np.searchsorted(names, predictions.classes).tolist(),
         "correct": predictions.correct("student").astype(int).tolist(),
     }
-
-
-def _images_in_epoch(config: Config, labelled: int) -> int:
-    """Of full batches, with the images without labels in them."""
-    size = min(config.labelled_batch_size, labelled)
-    unlabelled = config.training.batch_size - config.labelled_batch_size
-    return steps_per_epoch(labelled, config.labelled_batch_size) * (size + unlabelled)
 
 
 def setting_text(value: Any) -> str:
