@@ -58,6 +58,24 @@ def test_the_examples_train_and_export(folder, flags, request):
     assert again.returncode == 0, again.stderr[-3000:]
 
 
+def test_a_teacher_that_was_changed_is_told_where_its_features_are_cached(folder, tmp_path):
+    for path in folder.glob("my_*.py"):
+        (tmp_path / path.name).write_text(path.read_text())
+    flags = [f"--plugin={MODULES}", *SMALL, "--teacher=my_teacher", "--cache_dir=cache"]
+    done = start("candle_tf.cache_features", *flags, "--run_dir=before", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    code = (tmp_path / "my_teacher.py").read_text()
+    assert code.count("pixels / 255.0") == 1
+    (tmp_path / "my_teacher.py").write_text(code.replace("pixels / 255.0", "pixels / 1.0"))
+    done = train(tmp_path, *flags, "--run_dir=after")
+    assert done.returncode == 2
+    assert re.search(
+        r"cache/features-32px-\w+\.npy has values of --teacher=my_teacher", done.stderr
+    )
+    assert "--cache_dir" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

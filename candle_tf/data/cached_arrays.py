@@ -43,9 +43,12 @@ from candle_tf.progress import Progress
 
 Compute = Callable[[int, int], np.ndarray]
 IsCurrent = Callable[[int, np.ndarray], bool]
+CheckRows = Callable[[np.ndarray, np.ndarray], None]
 
 # Seconds after which blocks that others compute are asked for again.
 _WAIT = 0.2
+# Places at which two successive rows are checked.
+_CHECKED_PLACES = 4
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def stored_array(
     compute: Compute,
     shard: Shard | None = None,
     is_current: IsCurrent | None = None,
+    check: CheckRows | None = None,
 ) -> np.ndarray:
     """Opens the array of a key; computes the blocks that are missing, together with others.
 
@@ -100,6 +104,8 @@ def stored_array(
         shard: computes the blocks of this shard alone; rows of other shards may be missing then.
         is_current: from the first row of a block that was finished before, and its rows, to whether
             they are used; those that are not are computed again. None uses all.
+        check: of the numbers of at most eight rows that were finished before, int64 [B], and these
+            rows; what it raises is raised before anything is computed. None checks nothing.
 
     Returns:
         Read-only memory map of the given shape and dtype.
@@ -112,6 +118,8 @@ def stored_array(
     array.open(name)
     if is_current is not None:
         array.forget_blocks(is_current)
+    if check is not None:
+        array.check_some_rows(check)
     starts = array.starts
     chosen = starts if shard is None else [starts[place] for place in shard.blocks(len(starts))]
     array.compute(name, chosen, compute)
@@ -186,6 +194,19 @@ class _SharedArray:
                 if outdated.get(start) != checksum
             }
             self._write_manifest()
+
+    def check_some_rows(self, check: CheckRows) -> None:
+        """Checks pairs of successive rows, spread evenly over the finished blocks."""
+        starts = np.sort(np.array([int(start) for start in self.finished], np.int64))
+        lengths = np.array([self._stop(start) - start for start in starts.tolist()], np.int64)
+        if not lengths.sum():
+            return
+        ends = np.cumsum(lengths)
+        first = np.linspace(0, max(0, ends[-1] - 2), _CHECKED_PLACES).astype(np.int64)
+        places = np.unique(np.minimum(np.concatenate([first, first + 1]), ends[-1] - 1))
+        blocks = np.searchsorted(ends, places, side="right")
+        rows = starts[blocks] + places - (ends - lengths)[blocks]
+        check(rows, np.array(np.load(self.path, mmap_mode="r")[rows]))
 
     def compute(self, name: str, starts: Sequence[int], compute: Compute) -> None:
         """Computes blocks until all are finished, by this process or by others."""

@@ -14,6 +14,7 @@ import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras_cv
@@ -27,7 +28,7 @@ from candle_tf.teachers.earlier_maps import with_earlier_maps
 from candle_tf.teachers.efficientnet_lite import efficientnet_lite, normalise, package_weights
 from candle_tf.teachers.feature_parts import FeaturePart, side_by_side
 from candle_tf.teachers.folding import fold_batch_norms
-from candle_tf.teachers.registry import OFFLINE_TEACHER, TEACHERS
+from candle_tf.teachers.registry import OFFLINE_TEACHER, OWN_TEACHERS, TEACHERS
 from candle_tf.teachers.settings import TeacherChoice, TeacherSettings, split_teachers
 from candle_tf.weight_files.checksums import fingerprint, verified_bytes, verify
 from candle_tf.weight_files.keras_h5 import load_h5
@@ -149,6 +150,9 @@ class Teacher:
         inference: what `features` runs where it is not the encoder itself: the same function,
             faster.
         parts: what its features are made of, in order; one part where none is given.
+        has_foreign_code: whether a function that is not this package's makes it, as a plugin's: its
+            fingerprint does not tell what that does with the weights.
+        checked: files of stored values that were compared with what it gives (`stored_values`).
     """
 
     name: str
@@ -157,6 +161,8 @@ class Teacher:
     fingerprint: str
     inference: tf.keras.Model | None = None
     parts: tuple[FeaturePart, ...] = ()
+    has_foreign_code: bool = False
+    checked: set[Path] = field(default_factory=set, repr=False, compare=False)
     _compiled: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -191,6 +197,7 @@ class Teacher:
             encoder=_scale_encoder(self.encoder, scales),
             inference=self.inference and _scale_encoder(self.inference, scales),
             parts=parts,
+            checked=set(),
         )
 
 
@@ -308,11 +315,17 @@ def _teacher(
         for layer, size in enumerate(frozen.sizes)
     )
     size = int(encoder.output_shape[-1])
-    teacher = Teacher(name, encoder, size, fingerprint(encoder), inference, parts)
+    foreign = any(_is_foreign(choice.name) for choice in choices)
+    teacher = Teacher(name, encoder, size, fingerprint(encoder), inference, parts, foreign)
     logging.info(
         "Teacher %s: %d features, weights %s", name, teacher.feature_size, teacher.fingerprint
     )
     return teacher
+
+
+def _is_foreign(name: str) -> bool:
+    found = TEACHERS.find(name)
+    return found is None or found[0] not in OWN_TEACHERS
 
 
 def _freeze(backbones: Sequence[Backbone], titles: Sequence[str]) -> list[FrozenBackbone]:

@@ -25,13 +25,14 @@ import tensorflow as tf
 from candle_tf.data.augment.augmentation import Augmentation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews
 from candle_tf.data.augment.views import Views
-from candle_tf.data.cached_arrays import Shard, stored_array
+from candle_tf.data.cached_arrays import Shard, array_path, stored_array
 from candle_tf.data.subset import Subset
 from candle_tf.data.targets import Targets
 from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import FrozenBackbone, Teacher
 from candle_tf.teachers.features import as_float16, features_key, features_of
 from candle_tf.teachers.network_maps import MEASURED_SIDE, cut_tensors, map_heights
+from candle_tf.teachers.stored_values import value_check
 
 
 @dataclass(frozen=True)
@@ -338,22 +339,28 @@ def store_maps(
         the second.
 
     Raises:
-        UserError: if the disk is too full, or a value is not finite in float16.
+        UserError: if the disk is too full, or a value is not finite in float16; where a plugin's
+            teacher does not give some of the stored maps any more.
     """
+    name = f"maps-{views.resolution}px"
+    key = {**maps.key(views), "pca": basis.fingerprint}
+
+    def of_rows(rows: np.ndarray) -> np.ndarray:
+        return basis.project(maps.grids(views, views.precomputed.of_rows(rows)))
 
     def compute(start: int, stop: int) -> np.ndarray:
-        chosen = views.precomputed.of_rows(np.arange(start, stop))
-        return as_float16(basis.project(maps.grids(views, chosen)), maps.teacher.name)
+        return as_float16(of_rows(np.arange(start, stop)), maps.teacher.name)
 
     return stored_array(
         folder,
-        f"maps-{views.resolution}px",
-        {**maps.key(views), "pca": basis.fingerprint},
+        name,
+        key,
         (views.precomputed.total, POSITIONS, maps.dimensions),
         "float16",
         _BLOCK,
         compute,
         shard,
+        check=value_check(maps.teacher, array_path(folder, name, key), of_rows),
     )
 
 

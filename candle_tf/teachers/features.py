@@ -21,11 +21,12 @@ from absl import logging
 from candle_tf.data.augment.augmentation import WHOLE, Augmentation
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
 from candle_tf.data.augment.views import Views
-from candle_tf.data.cached_arrays import Shard, key_digest, stored_array
+from candle_tf.data.cached_arrays import Shard, array_path, key_digest, stored_array
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
 from candle_tf.teachers.backbones import Teacher
 from candle_tf.teachers.feature_parts import StoredFeatures, column_scales, resolution_groups
+from candle_tf.teachers.stored_values import value_check
 
 # Raise it when features of given weights and pixels change; those of pixels and of decoding are
 # `AUGMENTATION_VERSION` and the versions in `data.images`.
@@ -80,23 +81,34 @@ def cached_features(
         float16 [R, d_T], memory-mapped.
 
     Raises:
-        UserError: if the disk is too full, or a feature is not finite in float16.
+        UserError: if the disk is too full, or a feature is not finite in float16; where a plugin's
+            teacher does not give some of the stored features any more.
     """
+    name = f"features-{resolution}px"
+    key = features_key(teacher, subset, augmentation, precomputed, resolution)
+
+    def of_rows(rows: np.ndarray) -> np.ndarray:
+        views = precomputed.of_rows(rows)
+        return features_of(teacher, subset, augmentation, views, resolution)
 
     def compute(start: int, stop: int) -> np.ndarray:
-        views = precomputed.of_rows(np.arange(start, stop))
-        values = features_of(teacher, subset, augmentation, views, resolution)
-        return as_float16(values, teacher.name)
+        return as_float16(of_rows(np.arange(start, stop)), teacher.name)
 
     return stored_array(
         folder,
-        f"features-{resolution}px",
-        features_key(teacher, subset, augmentation, precomputed, resolution),
+        name,
+        key,
         (precomputed.total, teacher.feature_size),
         "float16",
         _BLOCK,
         compute,
         shard,
+        check=value_check(
+            teacher,
+            array_path(folder, name, key),
+            of_rows,
+            tuple(part.size for part in teacher.parts),
+        ),
     )
 
 

@@ -16,5 +16,7 @@ TEACHERS: Registry[Callable[[str, str, str], Any]] = Registry(
         "run:<folder>": "candle_tf.stages.run_teacher:load_run",
     }
 )
+# Those whose code is this package's.
+OWN_TEACHERS = frozenset(TEACHERS)
 # Its weights come with an installed package.
 OFFLINE_TEACHER = "efficientnet_lite0"

@@ -96,6 +96,38 @@ def test_finished_blocks_that_are_not_to_be_used_are_computed_again(tmp_path):
     assert fresh.ranges == BLOCKS
 
 
+def test_rows_of_finished_blocks_alone_are_checked_before_others_are_computed(tmp_path):
+    given = []
+
+    def check(rows, stored):
+        given.append(rows)
+        np.testing.assert_array_equal(stored, expected_rows()[rows])
+        if not 0 < sum(map(len, given)) < 15:
+            raise UserError("changed")
+
+    def open_checked(work):
+        return stored_array(
+            tmp_path, "features", KEY, SHAPE, "float16", BLOCK, work, check=check
+        )  # fmt: skip
+
+    work = Work()
+    open_checked(work)
+    assert (given, work.ranges) == ([], BLOCKS)
+    open_checked(Work())
+    # Four pairs, of which the rows 3 and 6 are in two.
+    assert given[0].tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
+    flip_byte(only(tmp_path, ".npy"), 5)
+    work = Work()
+    open_checked(work)
+    assert given[1].tolist() == [0, 1, 2, 3, 8, 9]
+    assert work.ranges == [(4, 8)]
+    flip_byte(only(tmp_path, ".npy"), 5)
+    work = Work()
+    with pytest.raises(UserError, match="changed"):
+        open_checked(work)
+    assert work.ranges == []
+
+
 def test_the_array_cannot_be_written_to(tmp_path):
     for array in (open_array(tmp_path, Work()), open_array(tmp_path, Work())):
         with pytest.raises(ValueError, match="read-only"):
