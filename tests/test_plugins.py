@@ -26,6 +26,56 @@ SMALL = ["--dataset=stripes", "--profile=exponential", "--imbalance_factor=2",
          "--calibration_epochs=2",
          "--calibration_resolutions=32", "--validation_fraction=0.2"]  # fmt: skip
 
+WRONG_PARTS = """
+from candle_tf.data.augment.settings import OPERATIONS
+from candle_tf.data.samplers import SAMPLERS
+from candle_tf.methods.registry import LOGIT_LOSSES, METHODS
+from candle_tf.students.architectures.registry import STUDENTS
+
+def raises(shape, classes, *, width, stem_stride):
+    raise ValueError("no such width")
+
+def mean(logits, labels, counts):
+    return logits[0, 0]
+
+def half(counts, done):
+    return 0 * counts + 0.5
+
+def alike(counts, done):
+    return 0 * counts + 1 / len(counts)
+
+STUDENTS.register("raises", raises)
+METHODS.register("mean", mean)
+OPERATIONS.register("short", "wrong_operations:Short")
+OPERATIONS.register("unsaid", "wrong_operations:Unsaid")
+SAMPLERS.register("half", half)
+SAMPLERS.register("alike", alike)
+LOGIT_LOSSES.register("gone", "nowhere:build")
+"""
+WRONG_OPERATIONS = """
+import numpy as np
+import tensorflow as tf
+from candle_tf.data.augment.operation import Operation
+
+class Short(Operation):
+    @classmethod
+    def from_settings(cls, settings):
+        return cls()
+
+    def draw(self, drawing):
+        return {"x": np.zeros(3)}
+
+    def signature(self, before):
+        return {"x": tf.TensorSpec(before["keys"].shape, tf.float32)}
+
+    def apply(self, pixels, rendering):
+        return pixels
+
+class Unsaid(Short):
+    def signature(self, before):
+        return {}
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -33,7 +83,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugins")
     text = (ROOT / "docs" / "plugins.md").read_text()
     blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.S)
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     for name, code in blocks:
         (folder / name).write_text(code)
     return folder
@@ -74,6 +124,44 @@ def test_a_teacher_that_was_changed_is_told_where_its_features_are_cached(folder
     )
     assert "--cache_dir" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_examples_are_checked_with_a_line_for_every_one(folder):
+    done = start("tools.check_plugin", f"--plugin={MODULES},my_method", cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.sub(r" of \d+ to \d+", "", done.stdout).splitlines() == [
+        "ok    student 'my_student' (my_student:build_my_student): "
+        "features [5, 16], logits [5, 3], 4 binary layers",
+        "ok    method 'my_loss' (my_loss:focal_loss): "
+        "its arguments, and losses float32 [B] where they need no queue",
+        "ok    method 'my_method' (my_weights:METHOD): "
+        "its arguments, and losses float32 [B] where they need no queue",
+        "ok    teacher 'my_teacher' (my_teacher:load_my_teacher): features [5, 32]",
+        "ok    source 'stripes' (my_source:open_stripes): 48 images of 2 classes, (16, 16, 3)",
+        "ok    augmentation 'darken' (my_darken:Darken): views [5, 32, 32, 3]",
+    ]
+
+
+def test_wrong_parts_are_told_together(tmp_path):
+    (tmp_path / "wrong_parts.py").write_text(WRONG_PARTS)
+    (tmp_path / "wrong_operations.py").write_text(WRONG_OPERATIONS)
+    done = start("tools.check_plugin", "--plugin=wrong_parts", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "6 of 7 parts of --plugin=wrong_parts are wrong" in done.stderr
+    for line, words in zip(
+        done.stdout.splitlines(),
+        [
+            "WRONG 'raises' raised ValueError: no such width",
+            "WRONG method 'mean' (wrong_parts:mean) gave float32 ()",
+            "WRONG augmentation 'short' (wrong_operations:Short): `draw` gave 'x' as float64 [3]; ",
+            "WRONG augmentation 'unsaid' (wrong_operations:Unsaid): x is in `draw` or in `signat",
+            "WRONG sampler 'half' (wrong_parts:half) gave [0.5, 0.5, 0.5]",
+            "ok    sampler 'alike' (wrong_parts:alike): probabilities of classes",
+            "WRONG 'gone' stands for 'nowhere:build', which cannot be imported",
+        ],
+        strict=True,
+    ):
+        assert line.startswith(words), line
 
 
 @pytest.mark.parametrize(

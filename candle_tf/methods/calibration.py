@@ -88,13 +88,16 @@ def build_calibration_loss(
     return checked_losses(CALIBRATION_LOSSES[name](settings, counts, shown), what)
 
 
-def refuse_calibration_arguments(settings: CalibrationSettings) -> None:
+def refuse_calibration_arguments(settings: CalibrationSettings, name: str = "") -> None:
     """Refuses a function that takes other arguments than `build_calibration_loss` calls it with.
+
+    Args:
+        settings, name: as of `build_calibration_loss`.
 
     Raises:
         UserError: with both.
     """
-    name = settings.calibration_loss
+    name = name or settings.calibration_loss
     what = f"calibration loss {CALIBRATION_LOSSES.title(name)}"
     refuse_signature(what, CALIBRATION_LOSSES[name], "settings", "counts", "shown")
 

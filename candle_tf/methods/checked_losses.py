@@ -104,7 +104,7 @@ def try_losses(
         counts: training images of each class, int `[C]`.
 
     Raises:
-        UserError: as `refuse_arguments`, and for other losses than float32 `[B]`.
+        UserError: as `refuse_arguments`, and for losses other than float32 `[B]`, or not finite.
     """
     refuse_arguments(name)
     method, what, classes = METHODS[name], f"method {METHODS.title(name)}", len(counts)
@@ -135,17 +135,21 @@ def try_loss(
         others: what else the loss is called with, by place; the names are for the message.
 
     Raises:
-        UserError: for one that takes other arguments, or gives other losses than float32 `[B]`.
+        UserError: for one that takes other arguments, or gives other losses than float32 `[B]`,
+            or some that are not finite.
     """
     refuse_signature(what, loss, "logits", "labels", *others)
     whole = checked_losses(loss, what)
     labels = tf.range(_TRIED) % classes
+    traced = tf.function(lambda logits: whole(logits, labels, *others.values()))
     try:
-        tf.function(lambda logits: whole(logits, labels, *others.values()))(_made_logits(classes))
+        each = traced(_made_logits(classes)).numpy()
     except UserError as error:
         if explained := find_user_error(error):
             raise explained from error
         raise
+    if not np.isfinite(each).all():
+        raise UserError(f"{what} gave {each.tolist()}: its losses are not finite.")
 
 
 def _refuse_no_distillation(losses: object, what: str) -> None:

@@ -59,6 +59,12 @@ def test_a_plain_loss_is_tried_before_the_work(monkeypatch, change, found):
         try_method("mine")
 
 
+def test_losses_that_are_not_finite_are_told_before_the_work(monkeypatch):
+    register(monkeypatch, mine=lambda z, y, n: cross_entropy(z, y) / (n[0] - 50.0))
+    with pytest.raises(UserError, match=r"'mine' .* gave \[inf, .*: its losses are not finite"):
+        try_method("mine")
+
+
 @wrong
 def test_the_loss_of_a_label_method_is_tried(monkeypatch, change, found):
     method = LabelMethod(lambda *_: lambda z, y, done: change(cross_entropy(z, y) * (1.0 + done)))
