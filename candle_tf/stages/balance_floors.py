@@ -6,14 +6,18 @@ kl, fs = keep_balance_floors(config)            # and they stay what they are in
 Source: the excess loss of DoReMi (Xie et al., NeurIPS 2023) over that of a reference.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 
 from candle_tf.config import Config
+from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
+from candle_tf.methods.settings import CalibrationSettings
 from candle_tf.reporting.csv_columns import read_columns
 from candle_tf.stages.reference_run import (
     has_kept,
@@ -25,34 +29,35 @@ from candle_tf.stages.reference_run import (
 _KEPT = "balance_floors.json"
 # The part of the steps, the last of them, of which the losses are averaged.
 _LAST = 0.1
-# Settings that decide what the losses mean.
+# Settings that decide what the losses mean: of the images, of their views, of the teacher that runs
+# on these, and of the losses themselves. Whether the split is the same is seen by its hash.
 _SAME = (
     "dataset",
     "profile",
     "imbalance_factor",
     "validation_fraction",
-    "augmentation",
-    "mix",
-    "mix_alpha",
-    "mix_views",
-    "unmixed_from",
+    "resize",
+    "seed",
+    *(field.name for field in dataclasses.fields(AugmentSettings)),
     "views",
+    "tail_views",
     "sampler",
     "sampler_start",
     "unlabelled_dir",
     "unlabelled_fraction",
+    "unlabelled_views",
     "teacher",
     "teacher_weights",
     "teacher_layers",
     "teacher_view",
-    "combine_resolutions",
+    "teacher_mode",
+    "teacher_top_k",
+    *(field.name for field in dataclasses.fields(CalibrationSettings)),
     "temperature",
     "logit_loss",
     "feature_loss",
     "source_temperature",
     "center_features",
-    "calibration_loss",
-    "calibration_resolutions",
 )
 
 
@@ -117,6 +122,27 @@ def _read_run(config: Config) -> tuple[float, float]:
                 "cannot be compared. Give a run with the same."
             )
     return _last_losses(run.steps_path, place)
+
+
+def refuse_other_split(config: Config, split: Split) -> None:
+    """Refuses floors of a run with another split; a run that has begun keeps those that it has.
+
+    Args:
+        config: the run's settings.
+        split: of the run.
+
+    Raises:
+        UserError: where --balance_floors names such a run.
+    """
+    given = config.balance.balance_floors
+    if not given or has_kept(config, _KEPT):
+        return
+    there = open_reference_run("balance_floors", given, "--balance=fixed").split_hash
+    if there != split.hash:
+        raise UserError(
+            f"--balance_floors={given} has another split: its losses are of other images, and "
+            "cannot be compared. Give a run with the same, or --split with that run's split.json."
+        )
 
 
 def keep_balance_floors(config: Config) -> tuple[float, float]:

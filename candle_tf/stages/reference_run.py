@@ -12,6 +12,7 @@ from pathlib import Path
 
 from candle_tf.config import Config
 from candle_tf.errors import UserError
+from candle_tf.files import read_json_object
 from candle_tf.run_folder import RunFolder
 
 
@@ -22,10 +23,22 @@ class ReferenceRun:
     Attributes:
         config: its settings.
         steps_path: its student's losses at each step.
+        report_path: its report.
     """
 
     config: Config
     steps_path: Path
+    report_path: Path
+
+    @property
+    def split_hash(self) -> str:
+        """Of the split that it was trained on; "" where its report does not say it.
+
+        Raises:
+            UserError: where the report is damaged.
+        """
+        split = read_json_object(self.report_path, "Restore it, or give another run.").get("split")
+        return str(split.get("hash", "")) if isinstance(split, dict) else ""
 
 
 def open_reference_run(flag: str, given: str, wanted: str) -> ReferenceRun:
@@ -47,7 +60,7 @@ def open_reference_run(flag: str, given: str, wanted: str) -> ReferenceRun:
                 f"--{flag}={given} is no finished run: it has no {path.name}. Give what --run_dir "
                 f"of a run with {wanted} named."
             )
-    return ReferenceRun(Config.from_json(folder.config_path), steps)
+    return ReferenceRun(Config.from_json(folder.config_path), steps, folder.report_path)
 
 
 def kept_path(config: Config, name: str) -> Path:

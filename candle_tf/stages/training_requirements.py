@@ -17,6 +17,7 @@ from candle_tf.methods.batch_norm_statistics import trainable_batch_norms
 from candle_tf.methods.calibration import refuse_calibration_arguments
 from candle_tf.methods.checked_losses import refuse_arguments, try_losses
 from candle_tf.stages import run_teacher, student_weights
+from candle_tf.stages.balance_floors import refuse_other_split
 from candle_tf.students.any_image_size import explain_fixed_size
 from candle_tf.students.layers.blocks import binary_layers
 from candle_tf.teachers.backbones import refuse_unknown_teachers
@@ -72,12 +73,13 @@ def check_split_requirements(config: Config, split: Split) -> None:
 
     Raises:
         UserError: for a teacher and starting weights that were trained on this run's test images;
-            for options that are decided on validation images where there are none, and a loss that
-            does not depend on how sure a student of two classes is; for a method's loss that is not
-            one number of each example.
+            for options that are decided on validation images where there are none; for a loss that
+            does not depend on how sure a student of two classes is, and a method's loss that is not
+            one number of each example; for floors of another split's run.
     """
     _refuse_seen_images(config, split)
     _refuse_options(config, split)
+    refuse_other_split(config, split)
     training, temperature = config.training, config.balance.temperature
     try_losses(training.method, config.baseline, temperature, split.train_counts)
 

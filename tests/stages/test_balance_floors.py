@@ -1,5 +1,7 @@
 """Where the losses of an adversary that sees the class begin to count: another run's end."""
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -7,8 +9,11 @@ import numpy as np
 import pytest
 
 from candle_tf.config import Config
+from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.errors import UserError
 from candle_tf.stages.balance_floors import keep_balance_floors, read_balance_floors
+from candle_tf.stages.split import draw_split, open_data
+from candle_tf.stages.training_requirements import check_split_requirements
 
 
 def reference_run(folder, steps="", **changes):
@@ -123,6 +128,70 @@ def test_another_run_s_losses_are_no_floors(tmp_path, changes, message):
     run = reference_run(tmp_path, table([1.0], [0.5]), **changes)
     with pytest.raises(UserError, match=message):
         read_balance_floors(adversarial(run))
+
+
+# Of each setting that decides what is seen, a value that is not the default, with what it needs.
+OTHER_VIEWS = {
+    "augmentation": "pad_crop",
+    "color_jitter": 0.4,
+    "randaugment_magnitude": 5.0,
+    "randaugment_layers": 3,
+    "mix": "mixup",
+    "mix_alpha": 0.5,
+    "mix_views": "half",
+    "unmixed_from": 0.9,
+    "crop_area": 0.08,
+    "views": 8,
+    "tail_views": 8,
+    "teacher_mode": "online",
+    "resize": "crop",
+    "seed": 1,
+    "calibration_sampler": "class_balanced",
+    "calibration_epochs": 3,
+    "calibration_batch_size": 32,
+    "unlabelled_views": 6,
+}
+NEEDED = {
+    "randaugment_layers": {"randaugment_magnitude": 5.0},
+    "mix_alpha": {"mix": "mixup"},
+    "mix_views": {"mix": "mixup"},
+    "unmixed_from": {"mix": "mixup", "mix_views": "half"},
+    "unlabelled_views": {"unlabelled_dir": "more"},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_VIEWS)
+def test_losses_on_other_views_are_no_floors(tmp_path, name):
+    shared = {"teacher_view": "same", **NEEDED.get(name, {})}
+    value = OTHER_VIEWS[name]
+    run = reference_run(tmp_path, table([1.0], [0.5]), **shared, **{name: value})
+    assert read_balance_floors(adversarial(run, **shared, **{name: value})) == (1.0, 0.5)
+    with pytest.raises(UserError, match=f"has --{name}={value}, and this run"):
+        read_balance_floors(adversarial(run, **shared))
+
+
+def test_every_setting_of_the_views_is_compared():
+    assert {field.name for field in dataclasses.fields(AugmentSettings)} <= set(OTHER_VIEWS)
+
+
+def test_losses_of_another_split_are_no_floors(tmp_path):
+    run = reference_run(tmp_path / "fixed", table([1.0], [0.5]))
+    (tmp_path / "run").mkdir()
+    config = adversarial(run, run_dir=str(tmp_path / "run"))
+    with open_data(config) as source:
+        split, other = (draw_split(each, source) for each in (config, config.replace(seed=1)))
+    assert split.hash != other.hash
+    report = Path(run) / "report.json"
+    report.write_text(json.dumps({"split": {"hash": split.hash}}))
+    check_split_requirements(config, split)
+    for content in ({"split": {"hash": other.hash}}, {"split": []}, {}):
+        report.write_text(json.dumps(content))
+        with pytest.raises(UserError, match="has another split: its losses are of other images"):
+            check_split_requirements(config, split)
+    # What a run has begun with it keeps.
+    begin(config)
+    shutil.rmtree(run)
+    check_split_requirements(config, split)
 
 
 @pytest.mark.parametrize(
