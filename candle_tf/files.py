@@ -49,6 +49,29 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
         raise _unwritable(path, error) from error
 
 
+def append_durably(path: Path, data: bytes) -> None:
+    """Writes `data` behind what a file holds, through to the disk.
+
+    A process that is killed leaves any part of it: the reader must know where whole data ends.
+
+    Args:
+        path: of the file.
+        data: what is added.
+
+    Raises:
+        UserError: where the file cannot be written.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if full := explain_full_disk(error, path.parent, f"{path}", len(data)):
+            raise full from error
+        raise _unwritable(path, error) from error
+
+
 def write_each(writes: Iterable[Callable[[], None]]) -> None:
     """Writes files, each of them also where another one cannot be written.
 

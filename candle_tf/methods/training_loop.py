@@ -1,7 +1,5 @@
 """`fit` for long trainings: resume, history, step log, TensorBoard, NaN guard."""
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,6 +15,7 @@ from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.methods.checkpoints import Checkpoints, Row
 from candle_tf.methods.progress import ProgressLog
+from candle_tf.methods.step_file import StepFile, csv_text
 from candle_tf.methods.trainer import Trainer
 
 Batches = Callable[[int], tf.data.Dataset]
@@ -159,7 +158,7 @@ class _StepLog(tf.keras.callbacks.Callback):
     def __init__(self, path: Path, steps: int) -> None:
         super().__init__()
         self._path = path
-        self._steps = steps
+        self._file = StepFile(path, steps)
         self._epoch = 0
         self._rows: list[Mapping[str, float]] = []
 
@@ -189,10 +188,7 @@ class _StepLog(tf.keras.callbacks.Callback):
                 raise _divergence_error(
                     f"the weight {weight.name} is not finite after epoch {epoch + 1}"
                 )
-        kept = _lines(self._path)[: 1 + epoch * self._steps] if epoch else []
-        # A run that an older version began keeps its columns.
-        text = _csv(self._rows, header=not kept, columns=next(csv.reader(kept), None))
-        write_atomically(self._path, ("".join(kept) + text).encode())
+        self._file.append(epoch, self._rows)
         names = [name for name in self._rows[0] if name not in ("epoch", "step")]
         for name in names:
             logs[name] = sum(row[name] for row in self._rows) / len(self._rows)
@@ -216,7 +212,7 @@ class _EpochLog(tf.keras.callbacks.Callback):
         self._checkpoints.save({**row, "seconds": seconds})
         history = self._checkpoints.history
         # A run that an older version began keeps its columns; the checkpoints' record has all.
-        text = _csv(history, header=True, columns=list(history[0]))
+        text = csv_text(history, list(history[0]), header=True)
         write_atomically(self._path, text.encode())
 
 
@@ -225,23 +221,3 @@ def _divergence_error(what: str) -> UserError:
         f"Training diverged: {what}. The checkpoint of the epoch before is untouched; try a lower "
         "learning rate in a new run folder."
     )
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines(keepends=True) if path.exists() else []
-
-
-def _csv(rows: "list[Any]", header: bool, columns: list[str] | None = None) -> str:
-    """The rows; with other columns than theirs, what these lack is nan."""
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text,
-        fieldnames=columns or list(rows[0]),
-        restval="nan",
-        extrasaction="ignore" if columns else "raise",
-        lineterminator="\n",
-    )
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

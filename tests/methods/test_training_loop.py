@@ -310,6 +310,33 @@ def test_steps_of_an_epoch_that_was_not_saved_are_written_over(tmp_path):
     assert max(row["objective"] for row in rows) < 9.0
 
 
+@pytest.mark.parametrize(
+    "cut", [1, 2, 30, 60, -1], ids=["one byte", "two", "some", "more", "all but one"]
+)
+def test_steps_of_an_epoch_that_was_cut_off_are_written_over(tmp_path, cut):
+    """As by a kill in the middle of a write, of which any part may be there."""
+    _fit(_supervised_trainer(), tmp_path / "whole", 4)
+    whole = (tmp_path / "whole" / "steps.csv").read_bytes()
+    _fit(_supervised_trainer(), tmp_path / "run", 2)
+    log = tmp_path / "run" / "steps.csv"
+    begun = log.read_bytes()
+    third = b"".join(whole.splitlines(keepends=True)[7:10])
+    assert whole.startswith(begun + third)
+    assert len(third) > 60
+    log.write_bytes(begun + third[:cut])
+    _fit(_supervised_trainer(), tmp_path / "run", 4)
+    rows = _rows(log)
+    assert [(row["epoch"], row["step"]) for row in rows] == [
+        (epoch, step) for epoch in (1, 2, 3, 4) for step in (1, 2, 3)
+    ]
+    assert log.read_bytes()[: len(begun)] == begun
+    resumed, other = (
+        [row["objective"] for row in _rows(each)]
+        for each in (log, tmp_path / "whole" / "steps.csv")
+    )
+    np.testing.assert_allclose(resumed, other, rtol=1e-5)
+
+
 def test_a_log_that_another_version_began_keeps_its_columns(tmp_path):
     _fit(_supervised_trainer(), tmp_path, 1)
     log = tmp_path / "steps.csv"
