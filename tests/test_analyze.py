@@ -57,7 +57,8 @@ def make_run(
     results = Results(settings, split, 1, 1, metrics, {}, {}, norms={"student": norms})
     write_results(results, folder / "report.json")
     ids = [f"{images}{number}" for number in range(40)]
-    write_image_predictions(folder / TEST, ids, labels, logits, classes)
+    predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
+    write_image_predictions(folder / TEST, ids, labels, predicted, classes)
     return folder
 
 

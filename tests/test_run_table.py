@@ -793,9 +793,9 @@ def test_settings_of_all_cells_yield_to_those_of_an_axis(tmp_path):
 def test_predictions_come_back_whatever_their_names_hold(tmp_path):
     path = tmp_path / "predictions.csv"
     names = ["a,b", 'quote"d', "d\rög"]
-    logits = np.eye(3)[[2, 0, 1]]
+    predicted = {"m": np.array([2, 0, 1])}
     write_image_predictions(
-        path, ["x\n.png", "y\r.png", "z.png"], np.array([2, 1, 0]), {"m": logits}, names
+        path, ["x\n.png", "y\r.png", "z.png"], np.array([2, 1, 0]), predicted, names
     )
     back = read_image_predictions(path)
     assert back.images == ("x\n.png", "y\r.png", "z.png")

@@ -11,7 +11,12 @@ def mean_class_accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
         labels: int `[N]`, N at least 1.
         logits: float `[N, C]`.
     """
-    hits = logits.argmax(axis=1) == labels
+    return mean_accuracy_of_predictions(labels, logits.argmax(axis=1))
+
+
+def mean_accuracy_of_predictions(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """The same of predicted classes, int `[N]`."""
+    hits = predicted == labels
     seen = np.bincount(labels)
     correct = np.bincount(labels, weights=hits)
     return float(np.mean(correct[seen > 0] / seen[seen > 0]))

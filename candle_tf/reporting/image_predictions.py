@@ -45,7 +45,7 @@ def write_image_predictions(
     path: Path,
     images: Sequence[str],
     labels: np.ndarray,
-    logits: Mapping[str, np.ndarray],
+    predicted: Mapping[str, np.ndarray],
     class_names: Sequence[str],
 ) -> None:
     """Writes the file.
@@ -54,13 +54,13 @@ def write_image_predictions(
         path: of the file.
         images: N ids.
         labels: int `[N]`.
-        logits: by model, float `[N, C]`.
+        predicted: by model, classes int `[N]`.
         class_names: C names.
     """
     names = np.array(class_names)
-    predicted = [names[values.argmax(axis=1)] for values in logits.values()]
-    rows = zip(images, names[labels], *predicted, strict=True)
-    text = "".join(map(csv_line, [(*_GIVEN, *logits), *rows]))
+    columns = [names[classes] for classes in predicted.values()]
+    rows = zip(images, names[labels], *columns, strict=True)
+    text = "".join(map(csv_line, [(*_GIVEN, *predicted), *rows]))
     write_atomically(path, text.encode(errors="surrogateescape"))
 
 

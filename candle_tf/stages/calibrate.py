@@ -26,7 +26,7 @@ from candle_tf.methods.calibration import (
     online_feature_batches,
     teacher_classifier,
 )
-from candle_tf.methods.class_accuracy import mean_class_accuracy
+from candle_tf.methods.class_accuracy import mean_accuracy_of_predictions
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.settings import AUTO
@@ -122,7 +122,7 @@ def calibrate(
         targets, of_unlabelled = maps.add_maps(targets), maps.add_maps_without_labels(of_unlabelled)
     if fingerprint(teacher.encoder) != teacher.fingerprint:
         raise RuntimeError("the frozen teacher's weights moved during calibration")
-    logits = _whole_image_logits(config, teacher, classifier, data.test)
+    logits = np.concatenate([*_whole_image_logits(config, teacher, classifier, data.test)])
     accuracy = _accuracy(config, teacher, classifier, data)
     return Calibrated(teacher, classifier, targets, logits, accuracy, of_unlabelled)
 
@@ -144,7 +144,8 @@ def _accuracy(
     """See `Calibrated.accuracy`."""
     if len(data.validation):
         logits = _whole_image_logits(config, teacher, classifier, data.validation)
-        return mean_class_accuracy(data.validation.labels, logits)
+        predicted = np.concatenate([each.argmax(axis=1) for each in logits])
+        return mean_accuracy_of_predictions(data.validation.labels, predicted)
     if not (config.training.is_candle and config.balance.label_weight == AUTO):
         return None
     return held_out_accuracy(*_features_of_images(config, teacher, data), config.run.seed)
@@ -175,10 +176,10 @@ def _features_of_images(
 
 def _whole_image_logits(
     config: Config, teacher: Teacher, classifier: tf.keras.Model, subset: Subset
-) -> np.ndarray:
-    blocks = _whole_image_features(config, teacher, subset).blocks()
-    logits = [classifier(block, training=False)["logits"].numpy() for block in blocks]
-    return np.concatenate(logits)
+) -> Iterator[np.ndarray]:
+    """Float32 `[B, C]` of some images after the others."""
+    for block in _whole_image_features(config, teacher, subset).blocks():
+        yield classifier(block, training=False)["logits"].numpy()
 
 
 def cache_all_features(

@@ -1,9 +1,10 @@
 """Fourth stage: measure the teacher and the student on the test set, after every choice is made.
 
-The student's logits of the validation images are computed, too: tables that choose settings compare
-runs image by image.
+What the student predicts of the validation images is computed, too: tables that choose settings
+compare runs image by image.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ class Evaluation:
         selection: why the selected epoch was selected.
         pixels: the test images as the student gets them, uint8 `[N, S, S, 3]`.
         logits: the student's logits for them at the selected epoch, float32 `[N, C]`.
-        validation_logits: the same for the validation images, float32 `[V, C]`. Where these are
+        validation_predictions: its classes for the validation images, int `[V]`. Where these are
             what the classifier is corrected by, each is corrected by the others.
     """
 
@@ -40,7 +41,7 @@ class Evaluation:
     last_epoch: int
     pixels: np.ndarray
     logits: np.ndarray
-    validation_logits: np.ndarray
+    validation_predictions: np.ndarray
     selection: str = ""
 
 
@@ -84,7 +85,7 @@ def evaluate(
         last,
         pixels,
         logits,
-        _validation_logits(config, data, trained),
+        _validation_predictions(config, data, trained),
         selected.reason,
     )
 
@@ -109,17 +110,18 @@ def read_pixels(subset: Subset, image_size: int) -> np.ndarray:
     return pixels
 
 
-def _validation_logits(config: Config, data: Data, trained: Trained) -> np.ndarray:
-    """Batch by batch: a validation set's images need not fit into memory."""
+def _validation_predictions(config: Config, data: Data, trained: Trained) -> np.ndarray:
+    """Batch by batch: a validation set's images, and its logits, need not fit into memory."""
     if not len(data.validation):
-        return np.zeros((0, data.classes), np.float32)
+        return np.zeros(0, np.int64)
     checkpoints = trained.checkpoints
+    logits: Iterable[np.ndarray]
     if isinstance(checkpoints, AdjustedCheckpoints) and corrects_prior(config):
-        return correct_validation_logits(config, data, trained.student, checkpoints.bias_change)
-    batches = evaluation_batches(data.validation, image_size=config.student.image_size)
-    return np.concatenate(
-        [logits_of(trained.student, batch["inputs"].numpy()) for batch in batches]
-    )
+        logits = correct_validation_logits(config, data, trained.student, checkpoints.bias_change)
+    else:
+        batches = evaluation_batches(data.validation, image_size=config.student.image_size)
+        logits = (logits_of(trained.student, batch["inputs"].numpy()) for batch in batches)
+    return np.concatenate([each.argmax(axis=1) for each in logits])
 
 
 def logits_of(student: tf.keras.Model, pixels: np.ndarray) -> np.ndarray:

@@ -13,9 +13,12 @@ from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
 from candle_tf.methods.method import Classifier
 from candle_tf.methods.prior_correction import (
+    HeldOutLogs,
+    LazyLogits,
     choose_strength,
     correct_prior,
-    held_out_log_predictions,
+    corrected_blocks,
+    held_out_logs,
     mean_prediction,
     split_by_class,
 )
@@ -60,17 +63,17 @@ def correct_student(config: Config, data: Data, student: tf.keras.Model) -> None
         _logits_by_class(trained, more, training.labels),
     )
     prediction = mean_prediction(by_class)
-    strength = _strength(
-        config, data.validation.labels, lambda: _validation(config, data, student, trained)
-    )
+    strength = _strength(config, lambda: _validation(config, data, student, trained))
     logging.info("correction of the student's preferred classes with strength %.2f", strength)
     layer.bias.assign(correct_prior(trained, prediction, strength).bias)
 
 
 def correct_validation_logits(
     config: Config, data: Data, student: tf.keras.Model, bias_change: np.ndarray
-) -> np.ndarray:
+) -> Iterator[np.ndarray]:
     """Logits of the validation images, none corrected by what is predicted of that image itself.
+
+    Those of thousands of classes need not fit into memory.
 
     Args:
         config: the run's settings.
@@ -79,13 +82,12 @@ def correct_validation_logits(
         bias_change: of its classifier by the correction, float `[C]`.
 
     Returns:
-        float32 `[V, C]`.
+        float32 `[B, C]` of some images after the others.
     """
     layer = student.get_layer("logits")
     trained = Classifier(layer.kernel.numpy(), layer.bias.numpy() - bias_change)
     logits, logs = _validation(config, data, student, trained)
-    strength = _strength(config, data.validation.labels, lambda: (logits, logs))
-    return logits - np.float32(strength) * logs
+    return corrected_blocks(logits, logs, _strength(config, lambda: (logits, logs)))
 
 
 def features_of(config: Config, subset: Subset, student: tf.keras.Model) -> np.ndarray:
@@ -96,27 +98,29 @@ def features_of(config: Config, subset: Subset, student: tf.keras.Model) -> np.n
     return np.concatenate([empty, *features])
 
 
-def _strength(
-    config: Config, labels: np.ndarray, outputs: Callable[[], tuple[np.ndarray, np.ndarray]]
-) -> float:
+def _strength(config: Config, outputs: Callable[[], tuple[LazyLogits, HeldOutLogs]]) -> float:
     """t; `outputs` are those of `_validation`, computed where t is chosen by them."""
     if config.balance.prior_correction != AUTO:
         return float(config.balance.prior_correction)
-    logits, logs = outputs()
-    return choose_strength(logits, labels, logs)
+    return choose_strength(*outputs())
 
 
 def _validation(
     config: Config, data: Data, student: tf.keras.Model, trained: Classifier
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[LazyLogits, HeldOutLogs]:
     """Logits of the validation images as trained, and log p of each by the others."""
-    training = _training_images(data, fewest=2)
     logits, more = (
-        features_of(config, subset, student) @ trained.kernel + trained.bias
-        for subset in (data.validation, training)
+        _lazy_logits(trained, features_of(config, subset, student), subset.labels)
+        for subset in (data.validation, _training_images(data, fewest=2))
     )
-    labels = data.validation.labels
-    return logits, held_out_log_predictions(logits, labels, more, training.labels)
+    return logits, held_out_logs(logits, more)
+
+
+def _lazy_logits(classifier: Classifier, features: np.ndarray, labels: np.ndarray) -> LazyLogits:
+    def compute(rows: slice) -> np.ndarray:
+        return np.asarray(features[rows] @ classifier.kernel + classifier.bias)
+
+    return LazyLogits(labels, classifier.kernel.shape[1], compute)
 
 
 def _training_images(data: Data, fewest: int) -> Subset:

@@ -127,11 +127,13 @@ def _store_classifier(
 def _write_predictions(
     folder: Path, data: Data, calibrated: Calibrated | None, evaluation: Evaluation
 ) -> list[Path]:
-    teacher = {"teacher": calibrated.test_logits} if calibrated else {}
+    logits = {"teacher": calibrated.test_logits} if calibrated else {}
+    logits["student"] = evaluation.logits
+    predicted = {model: values.argmax(axis=1) for model, values in logits.items()}
     names, split = data.split.class_names, data.split
     test, validation = folder / image_predictions.TEST, folder / image_predictions.VALIDATION
     image_predictions.write_image_predictions(
-        test, split.test.ids, data.test.labels, teacher | {"student": evaluation.logits}, names
+        test, split.test.ids, data.test.labels, predicted, names
     )
     if not len(data.validation):
         return [test]
@@ -139,7 +141,7 @@ def _write_predictions(
         validation,
         split.validation.ids,
         data.validation.labels,
-        {"student": evaluation.validation_logits},
+        {"student": evaluation.validation_predictions},
         names,
     )
     return [test, validation]
