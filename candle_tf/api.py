@@ -172,7 +172,8 @@ class Model:
         on_bad_image: str = "stop",
         **source: str | Path,
     ) -> Metrics:
-        """Accuracy on labelled images: per class, by shot group of the training, calibration.
+        """Accuracy on labelled images: per class, with precision and F1, by shot group, top-5,
+        calibration.
 
         Not all classes need images: those without are not measured. In a list, whole numbers are
         indices of the student's classes. A warning tells of images that the run learned from.

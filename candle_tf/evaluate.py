@@ -3,8 +3,9 @@
     python -m candle_tf.evaluate runs/flowers --data_dir=new_flowers/
     python -m candle_tf.evaluate runs/flowers --dataset=list --data_dir=photos --test_list=new.csv
 
-Prints accuracy over all classes, by shot group of the training, and the least accurate classes;
---csv writes all classes, --json all figures. Classes without an image here are not measured.
+Prints accuracy over all classes, by shot group of the training, and the least accurate classes with
+their precision and F1 score; --csv writes all classes, --json all figures. Classes without an image
+here are not measured.
 """
 
 import csv
@@ -30,22 +31,41 @@ if TYPE_CHECKING:
 # Flags of a training that say where labelled images are.
 _OF_DATA = ("data_dir", "test_list", "class_names", "archive_encoding", "on_bad_image")
 _SHOWN_CLASSES = 10
+_SCORES = ("precision %", "F1 %")
+_COLUMNS = ("class", "shots", "%", *_SCORES)
 
 
 def class_rows(model: "Model", metrics: Metrics) -> list[dict[str, str]]:
-    """Of each measured class "class", "shots" and "%", the least accurate first."""
+    """Of each measured class "class", "shots", "%" (its accuracy), "precision %" and "F1 %".
+
+    The least accurate is first. A class that nothing was predicted as has no precision.
+    """
     groups = {}
     if model.results:
         members = model.results.split["groups"].items()
         groups = {name: group for group, names in members for name in names}
-    found = [
-        (accuracy, name)
-        for name, accuracy in zip(model.labels, metrics.per_class, strict=True)
-        if accuracy is not None
+    each = zip(
+        model.labels,
+        metrics.per_class,
+        metrics.per_class_precision,
+        metrics.per_class_f1,
+        strict=True,
+    )
+    measured = [
+        (accuracy, name, scores) for name, accuracy, *scores in each if accuracy is not None
     ]
     return [
-        {"class": name, "shots": groups.get(name, ""), "%": percent(accuracy)}
-        for accuracy, name in sorted(found, key=lambda pair: pair[0])
+        {
+            "class": name,
+            "shots": groups.get(name, ""),
+            "%": percent(accuracy),
+            **{
+                column: percent(score)
+                for column, score in zip(_SCORES, scores, strict=True)
+                if score is not None
+            },
+        }
+        for accuracy, name, scores in sorted(measured, key=lambda row: row[0])
     ]
 
 
@@ -56,11 +76,14 @@ def metrics_text(model: "Model", metrics: Metrics) -> str:
     measured = f"{metrics.images:,} images of {len(rows):,} classes"
     if untested := untested_sentence(metrics.untested_classes):
         measured += f"; {untested}"
+    right = f"{percent(metrics.overall)} % of the images are right"
+    if metrics.top_5 is not None:
+        right += f"; top-5 {percent(metrics.top_5)} %, mean over classes"
     return "\n\n".join(
         [
             method_table([row]),
-            f"{measured}; {percent(metrics.overall)} % of the images are right. Least accurate:",
-            text_table(rows[:_SHOWN_CLASSES], ("class", "shots", "%"), left=("class", "shots")),
+            f"{measured}; {right}. Least accurate:",
+            text_table(rows[:_SHOWN_CLASSES], _COLUMNS, left=("class", "shots")),
         ]
     )
 
@@ -75,7 +98,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "runtime", "auto", ("auto", "lce", "float", "saved_model"), "as of candle_tf.predict"
     )
-    flags.DEFINE_string("csv", "", "where to write the accuracy of each class")
+    flags.DEFINE_string("csv", "", "where to write accuracy, precision and F1 of each class")
     flags.DEFINE_string("json", "", "where to write all figures")
 
 
@@ -97,7 +120,7 @@ def main(arguments: list[str]) -> None:
     metrics = model.evaluate(given.dataset, **{name: given[name].value for name in _OF_DATA})
     print(metrics_text(model, metrics))
     text = io.StringIO()
-    writer = csv.DictWriter(text, ("class", "shots", "%"))
+    writer = csv.DictWriter(text, _COLUMNS)
     writer.writeheader()
     writer.writerows(class_rows(model, metrics))
     figures = json.dumps(metrics.to_json(), indent=2) + "\n"

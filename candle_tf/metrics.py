@@ -7,11 +7,12 @@ Pure NumPy: the logits may be from Keras, a SavedModel or a converted file.
     metrics.mean, metrics.groups        # 0.75, {"many": 1.0, "medium": 0.5}
 
 Test sets may be unbalanced, so the main figure is the mean over classes of the per-class accuracy
-(balanced accuracy); `overall` is the mean over images.
+(balanced accuracy); `overall` is the mean over images. A class's accuracy is its recall: beside it
+are its precision, which images of other classes that are taken for it lower, and F1 of both.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,13 @@ SCORE = "val_mean_class_accuracy"
 
 # Classes without test images that a sentence names; all are in report.json.
 _NAMED = 10
+_TOP = 5
+# With fewer classes most are among five.
+_FEWEST_CLASSES_OF_TOP_5 = 11
+# Rows of logits that are compared at a time.
+_ROWS = 1024
 _FRACTIONS = ("mean", "overall", "worst_accuracy", "expected_calibration_error")
+_BY_CLASS = ("per_class", "per_class_precision", "per_class_f1")
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
@@ -45,6 +52,15 @@ class Metrics:
             Calibration of Modern Neural Networks", 2017), 0 (best) to 1.
         images: number of test images.
         untested_classes: names of the classes without test images.
+        top_5: mean over the tested classes of the share of a class's images for which it has one
+            of the five largest logits (the first classes, of equal ones); None with ten classes
+            and fewer, and in reports of older versions.
+        per_class_precision: of each class in class order the share of the images predicted as it
+            that are of it; None where none is, and where it has no test image. Empty in reports of
+            older versions.
+        per_class_f1: of each class the harmonic mean of its accuracy and its precision, 0 where
+            none of its images is classified correctly; None where it has no test image. Empty in
+            reports of older versions.
     """
 
     mean: float
@@ -57,25 +73,28 @@ class Metrics:
     expected_calibration_error: float
     images: int
     untested_classes: tuple[str, ...]
+    top_5: float | None = None
+    per_class_precision: tuple[float | None, ...] = ()
+    per_class_f1: tuple[float | None, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain Python values, JSON-ready; `from_json` is the inverse."""
         return asdict(self) | {
-            "per_class": list(self.per_class),
-            "untested_classes": list(self.untested_classes),
+            name: list(getattr(self, name)) for name in (*_BY_CLASS, "untested_classes")
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Metrics":
-        """Reads what `to_json` wrote.
+        """Reads what `to_json` wrote, also that of older versions.
 
         Raises:
             ValueError: a field is missing, unknown or not what it should be; the message names it.
         """
         known = {field.name for field in fields(cls)}
-        if known != set(values):
+        always = {field.name for field in fields(cls) if field.default is MISSING}
+        if not always <= set(values) <= known:
             raise ValueError(
-                f"these are not the fields of Metrics: missing {sorted(known - set(values))}, "
+                f"these are not the fields of Metrics: missing {sorted(always - set(values))}, "
                 f"unknown {sorted(set(values) - known)}"
             )
         _check_values(values)
@@ -84,8 +103,8 @@ class Metrics:
                 **values,
                 "groups": dict(values["groups"]),
                 "group_classes": dict(values["group_classes"]),
-                "per_class": tuple(values["per_class"]),
                 "untested_classes": tuple(values["untested_classes"]),
+                **{name: tuple(values.get(name, ())) for name in _BY_CLASS},
             }
         )
 
@@ -100,7 +119,16 @@ def _check_values(values: Mapping[str, Any]) -> None:
         return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
     groups, sizes = values["groups"], values["group_classes"]
-    per_class, untested = values["per_class"], values["untested_classes"]
+    untested, top_5 = values["untested_classes"], values.get("top_5")
+
+    def is_by_class(name: str) -> bool:
+        found = values.get(name, ())
+        return (
+            isinstance(found, list | tuple)
+            and all(value is None or is_fraction(value) for value in found)
+            and (not found or len(found) == len(values["per_class"]))
+        )
+
     checks = {
         **{name: is_fraction(values[name]) for name in _FRACTIONS},
         "groups": isinstance(groups, dict) and all(map(is_fraction, groups.values())),
@@ -108,8 +136,8 @@ def _check_values(values: Mapping[str, Any]) -> None:
         and isinstance(groups, dict)
         and sizes.keys() == groups.keys()
         and all(map(is_count, sizes.values())),
-        "per_class": isinstance(per_class, list | tuple)
-        and all(value is None or is_fraction(value) for value in per_class),
+        **{name: is_by_class(name) for name in _BY_CLASS},
+        "top_5": top_5 is None or is_fraction(top_5),
         "worst_class": isinstance(values["worst_class"], str),
         "images": is_count(values["images"]),
         "untested_classes": isinstance(untested, list | tuple)
@@ -171,9 +199,11 @@ def evaluate_logits(
             f"{len(class_names)} class names for logits of shape {scores.shape}: "
             "one name per column is needed"
         )
-    correct = scores.argmax(axis=1) == targets
+    predicted = scores.argmax(axis=1)
+    correct = predicted == targets
     accuracy = _mean_by_bin(correct, targets, classes)
     tested = ~np.isnan(accuracy)
+    precision, f1 = precision_and_f1(count_by_class(targets, predicted, classes))
     members = {name: _group_members(name, indices, classes) for name, indices in groups.items()}
     members = {name: m[tested[m]] for name, m in members.items()}
     worst = int(np.nanargmin(accuracy))
@@ -183,13 +213,54 @@ def evaluate_logits(
         overall=float(correct.mean()),
         groups={name: float(accuracy[m].mean()) for name, m in members.items() if m.size},
         group_classes={name: int(m.size) for name, m in members.items() if m.size},
-        per_class=tuple(float(a) if t else None for a, t in zip(accuracy, tested, strict=True)),
+        per_class=_none_for_nan(accuracy),
         worst_class=class_names[worst],
         worst_accuracy=float(accuracy[worst]),
         expected_calibration_error=calibration.expected_calibration_error,
         images=len(targets),
         untested_classes=tuple(n for n, t in zip(class_names, tested, strict=True) if not t),
+        top_5=_mean_top_5(scores, targets) if classes >= _FEWEST_CLASSES_OF_TOP_5 else None,
+        per_class_precision=_none_for_nan(precision),
+        per_class_f1=_none_for_nan(f1),
     )
+
+
+def count_by_class(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, classes: int
+) -> npt.NDArray[np.int64]:
+    """Counts of images of each class that are classified correctly, and of all.
+
+    Args:
+        labels: int [N], 0 to C - 1.
+        predictions: int [N], 0 to C - 1.
+        classes: C.
+
+    Returns:
+        int64 [3, C]: images of the class that are predicted as it, images of the class, and images
+        predicted as it.
+    """
+    true, predicted = np.asarray(labels), np.asarray(predictions)
+    each = (true[true == predicted], true, predicted)
+    return np.stack([np.bincount(some, minlength=classes) for some in each])
+
+
+def precision_and_f1(counts: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+    """Precision and F1 score of each class, 0 to 1 (van Rijsbergen, "Information Retrieval", 1979).
+
+    Args:
+        counts: of `count_by_class`, int [3, C].
+
+    Returns:
+        float64 [C] each: hits / predicted, nan where none is predicted; 2 hits / (images +
+        predicted). Both are nan where the class has no image.
+    """
+    hits, images, predicted = counts
+
+    def divide(above: IntArray, below: IntArray) -> FloatArray:
+        where = (images > 0) & (below > 0)
+        return np.divide(above, below, out=np.full(len(images), np.nan), where=where)
+
+    return divide(hits, predicted), divide(2 * hits, images + predicted)
 
 
 def untested_sentence(names: Sequence[str], images: str = "test") -> str:
@@ -307,6 +378,24 @@ def _mean_by_bin(
     sizes = np.bincount(bins, minlength=count)
     sums = np.bincount(bins, weights=values, minlength=count)
     return np.divide(sums, sizes, out=np.full(count, np.nan), where=sizes > 0)
+
+
+def _none_for_nan(values: FloatArray) -> tuple[float | None, ...]:
+    return tuple(None if np.isnan(value) else float(value) for value in values)
+
+
+def _mean_top_5(scores: FloatArray, targets: npt.NDArray[np.int64]) -> float:
+    """See `Metrics.top_5`; logits [N, C] are finite, and C is above 5."""
+    places = np.arange(scores.shape[1])
+    hits = np.empty(len(targets), np.bool_)
+    for start in range(0, len(targets), _ROWS):
+        rows = slice(start, start + _ROWS)
+        some, labels = scores[rows], targets[rows, np.newaxis]
+        own = np.take_along_axis(some, labels, axis=1)
+        ahead = (some > own) | ((some == own) & (places < labels))
+        hits[rows] = np.count_nonzero(ahead, axis=1) < _TOP
+    each = _mean_by_bin(hits, targets, len(places))
+    return float(np.nanmean(each))
 
 
 def _shifted_exponentials(scores: FloatArray) -> FloatArray:

@@ -14,6 +14,7 @@ import sys
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,9 @@ from sklearn.datasets import load_digits
 import candle_tf
 from candle_tf.config import Config
 from candle_tf.errors import UserError
+from candle_tf.evaluate import class_rows, metrics_text
+from candle_tf.metrics import evaluate_logits
+from candle_tf.reporting.table import ABSENT
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages.check_images import check_split
 from candle_tf.stages.split import open_data
@@ -418,6 +422,14 @@ def test_the_command_prints_and_writes_what_is_measured(run_dir, labelled, tmp_p
     for row in rows:
         assert float(row["%"]) == pytest.approx(100 * metrics.per_class[int(row["class"])], abs=0.1)
         assert row["shots"] in metrics.groups
+        for column, scores in (
+            ("precision %", metrics.per_class_precision),
+            ("F1 %", metrics.per_class_f1),
+        ):
+            score = scores[int(row["class"])]
+            told = row[column] and float(row[column])
+            assert told == ("" if score is None else pytest.approx(100 * score, abs=0.1))
+    assert "top-5" not in done.stdout
     assert f"{100 * metrics.mean:.1f}" in done.stdout
     assert "39 images of 10 classes" in done.stdout
     for label in "37":
@@ -443,6 +455,24 @@ def test_the_command_measures_on_a_source_of_a_plugin(run_dir, labelled, tmp_pat
     assert without.returncode == 2
     assert "Unknown data set 'mine': choose one of digits, folder" in without.stderr
     assert "(or --plugin)" in without.stderr
+
+
+def test_of_more_than_ten_classes_the_command_tells_top_5():
+    names = [f"class {c}" for c in range(11)]
+    # Each image's own class is the fourth; nothing is predicted as the class 0.
+    logits = np.stack([np.roll(np.arange(11.0), c + 4) for c in range(11)])
+    logits[:, 0] -= 11
+    figures = evaluate_logits(logits, np.arange(11), {}, names)
+    model = SimpleNamespace(results=None, labels=names, student=SimpleNamespace(source="s"))
+    text = metrics_text(model, figures)
+    best = np.argsort(-logits, axis=1)[:, :5]
+    right = np.mean([label in row for label, row in enumerate(best)])
+    assert 0.5 < right < 1
+    assert f"; top-5 {100 * right:.1f} %, mean over classes. Least accurate:" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("class 0 ")]
+    assert line.split()[2:] == ["0.0", ABSENT, "0.0"]
+    (row,) = [row for row in class_rows(model, figures) if row["class"] == "class 0"]
+    assert "precision %" not in row
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,88 @@ def test_json_round_trip_keeps_every_value():
     assert metrics.Metrics.from_json(json.loads(text)) == result
 
 
+def _loop_scores(predicted, labels, classes):
+    """Precision and F1 of each class by counting, None where they are not defined."""
+    precision, f1 = [], []
+    for c in range(classes):
+        hits = sum(p == t == c for p, t in zip(predicted, labels, strict=True))
+        of_class, as_class = sum(t == c for t in labels), sum(p == c for p in predicted)
+        precision.append(hits / as_class if of_class and as_class else None)
+        recall = hits / of_class if of_class else None
+        if hits:
+            f1.append(2 * precision[c] * recall / (precision[c] + recall))
+        else:
+            f1.append(0.0 if of_class else None)
+    return precision, f1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_precision_and_f1_agree_with_a_loop(seed):
+    logits, labels = _random_case(seed, images=60, classes=12)
+    # Nothing is predicted as class 3; class 5 has no image; of class 7 none is right.
+    logits[:, 3], logits[labels == 7, 7] = -50, -40
+    keep = labels != 5
+    result = metrics.evaluate_logits(
+        logits[keep], labels[keep], {}, [f"class {c}" for c in range(12)]
+    )
+    predicted = logits[keep].argmax(1).tolist()
+    precision, f1 = _loop_scores(predicted, labels[keep].tolist(), 12)
+    assert result.per_class_precision == pytest.approx(precision)
+    assert result.per_class_f1 == pytest.approx(f1)
+    assert result.per_class_precision[3] is result.per_class_f1[5] is None
+    assert (result.per_class_f1[3], result.per_class_f1[7]) == (0, 0)
+    assert (result.per_class_precision[5], result.per_class[5]) == (None, None)
+
+
+@pytest.mark.parametrize("images", [40, 2500])
+def test_top_5_agrees_with_sorted_logits(images):
+    logits, labels = _random_case(4, images=images, classes=30)
+    keep = labels != 6
+    logits, labels = logits[keep], labels[keep]
+    result = metrics.evaluate_logits(logits, labels, {}, list(map(str, range(30))))
+    best = np.argsort(-logits, axis=1)[:, :5]
+    hits = [label in row for label, row in zip(labels, best, strict=True)]
+    expected = np.mean([np.mean(np.array(hits)[labels == c]) for c in np.unique(labels)])
+    assert result.top_5 == pytest.approx(expected)
+    assert result.mean < result.top_5 < 1
+
+
+def test_top_5_of_equal_logits_are_the_first_classes_as_of_argmax():
+    labels = np.arange(12)
+    result = metrics.evaluate_logits(np.zeros((12, 12)), labels, {}, list(map(str, labels)))
+    assert result.top_5 == pytest.approx(5 / 12)
+    assert result.mean == pytest.approx(1 / 12)
+
+
+@pytest.mark.parametrize(("classes", "has_top_5"), [(10, False), (11, True)])
+def test_top_5_is_told_of_more_than_ten_classes(classes, has_top_5):
+    logits, labels = _random_case(classes=classes)
+    result = metrics.evaluate_logits(logits, labels, {}, list(map(str, range(classes))))
+    assert (result.top_5 is not None) == has_top_5
+
+
+def test_values_of_older_versions_are_read():
+    logits, labels = _random_case(classes=11)
+    result = metrics.evaluate_logits(logits, labels, {}, list(map(str, range(11))))
+    values = result.to_json()
+    for name in ("top_5", "per_class_precision", "per_class_f1"):
+        del values[name]
+    read = metrics.Metrics.from_json(json.loads(json.dumps(values)))
+    assert (read.top_5, read.per_class_precision, read.per_class_f1) == (None, (), ())
+    assert read.per_class == result.per_class
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("top_5", 1.5), ("top_5", "0.5"), ("per_class_f1", [0.5]), ("per_class_precision", 0.5),
+     ("per_class_f1", [2.0] * 5)],
+)  # fmt: skip
+def test_scores_that_are_none_are_refused_by_name(name, value):
+    values = metrics.evaluate_logits(*_random_case(), GROUPS, NAMES).to_json()
+    with pytest.raises(ValueError, match=f"{name} is not what it should be"):
+        metrics.Metrics.from_json({**values, name: value})
+
+
 def test_from_json_names_missing_and_unknown_fields():
     logits, labels = _random_case()
     values = metrics.evaluate_logits(logits, labels, GROUPS, NAMES).to_json()

@@ -1,4 +1,4 @@
-"""The table of all classes: accuracy of each with its interval, and what it is taken for.
+"""The table of all classes: accuracy of each with its interval, precision, F1, and its confusions.
 
 table = class_table(results, confusion_matrix(labels, predicted, classes))
 """
@@ -7,11 +7,13 @@ import math
 
 import numpy as np
 
+from candle_tf.metrics import precision_and_f1
 from candle_tf.reporting.html import Table
 from candle_tf.reporting.results import Results
 from candle_tf.reporting.table import ABSENT, percent
 
 _Z95 = 1.959964
+_SCORES = ("precision %", "F1 %")
 
 
 def class_table(results: Results, matrix: np.ndarray) -> Table:
@@ -27,6 +29,8 @@ def class_table(results: Results, matrix: np.ndarray) -> Table:
         name: group for group, members in results.split["groups"].items() for name in members
     }
     teacher = results.metrics.get("teacher")
+    counted = np.stack([np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)])
+    precision, f1 = precision_and_f1(counted)
     rows = []
     for c in _worst_first(matrix):
         right, total = int(matrix[c, c]), int(matrix[c].sum())
@@ -44,20 +48,27 @@ def class_table(results: Results, matrix: np.ndarray) -> Table:
                 f"{total:,}",
                 accuracy,
                 interval,
+                _percent(precision[c]),
+                _percent(f1[c]),
                 *([ABSENT if of_teacher is None else percent(of_teacher)] if teacher else []),
             ]
         )
-    columns = ["class", "mostly taken for", "shots", "training", "test", "%", "95 %"]
+    columns = ["class", "mostly taken for", "shots", "training", "test", "%", "95 %", *_SCORES]
     return Table(
         [*columns, *(["teacher %"] if teacher else [])],
         rows,
         f"Each of {len(names):,} classes: numbers of images, the student's accuracy and its 95 % "
-        "interval. A click on a heading sorts; a long table scrolls.",
+        "interval; its precision, the share of the images predicted as the class that are of it, "
+        "and F1, the harmonic mean of both. A click on a heading sorts; a long table scrolls.",
         left=2,
         sortable=True,
         folded=False,
-        wide_only=("shots",),
+        wide_only=("shots", *_SCORES),
     )
+
+
+def _percent(share: float) -> str:
+    return ABSENT if np.isnan(share) else percent(share)
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:

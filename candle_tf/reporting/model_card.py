@@ -155,6 +155,8 @@ def _accuracy(results: Results, metrics: Metrics) -> dict[str, Any]:
         "test_pictures": metrics.images,
         "mean": metrics.mean,
         "overall": metrics.overall,
+        # Of more than ten classes.
+        **({} if metrics.top_5 is None else {"top_5": metrics.top_5}),
         "groups": metrics.groups,
         "expected_calibration_error": metrics.expected_calibration_error,
         "worst_classes": sorted(tested, key=lambda row: row["accuracy"])[:WORST],
@@ -220,6 +222,7 @@ def _accuracy_section(accuracy: Mapping[str, Any]) -> str:
     lines = {
         "mean over classes": accuracy["mean"],
         "mean over images": accuracy["overall"],
+        **({"top-5, mean over classes": accuracy["top_5"]} if "top_5" in accuracy else {}),
         **{f"{group} shots": value for group, value in accuracy["groups"].items()},
         "expected calibration error": accuracy["expected_calibration_error"],
         "same class as Keras": accuracy["same_class_as_keras"],

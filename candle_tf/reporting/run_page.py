@@ -129,12 +129,20 @@ def _shipping(results: Results) -> list[html.Item]:
     return [
         *told,
         html.Table(columns, cells, caption),
+        *_top_5(results, kinds),
         *([f"{untested}."] if untested else []),
         _GROUPS,
         *_files(results),
         draw(lambda _: plots.accuracy_bars(rows), "Accuracy over all classes and by shot group"),
         every,
     ]
+
+
+def _top_5(results: Results, kinds: Sequence[str]) -> list[html.Item]:
+    """One line, where there are more than ten classes."""
+    known = [(TITLES[kind], results.metrics[kind].top_5) for kind in kinds]
+    told = [f"{title} {percent(value)} %" for title, value in known if value is not None]
+    return [f"Top-5, mean over classes: {', '.join(told)}."] if told else []
 
 
 def _files(results: Results) -> list[html.Item]:

@@ -61,6 +61,13 @@ def test_figures_are_those_of_the_measured_file(card):
     assert card["operations"]["parameters_32_bit"] == 7
 
 
+def test_top_5_is_a_line_where_it_was_measured(card):
+    assert "top_5" not in card["accuracy"]
+    assert "top-5" not in card_markdown(card)
+    read = cells(card_markdown({**card, "accuracy": {**card["accuracy"], "top_5": 0.8125}}))
+    assert read["top-5, mean over classes"] == ["81.2"]
+
+
 def test_markdown_holds_the_figures_of_the_json(card):
     read = cells(card_markdown(card))
     accuracy = card["accuracy"]

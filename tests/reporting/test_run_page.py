@@ -11,6 +11,7 @@ from candle_tf.metrics import confusion_matrix
 from candle_tf.reporting import plots, run_page
 from candle_tf.reporting.class_table import class_table, wilson_interval
 from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
+from candle_tf.reporting.table import ABSENT
 from candle_tf.train import closing_text
 from tests.reporting.browser import BROWSER, check_widths, measure_page
 from tests.reporting.made_run import write_made_report
@@ -68,6 +69,15 @@ def test_classes_without_test_images_are_named_below_the_table(tmp_path):
     assert "no test images" not in (tmp_path / "report.html").read_text()
 
 
+def test_top_5_is_one_line_where_there_are_more_than_ten_classes(made):
+    folder, classes, results = made
+    text = (folder / "report.html").read_text()
+    assert text.count("Top-5") == (classes > 10)
+    if classes > 10:
+        student = 100 * results.metrics["student"].top_5
+        assert re.search(rf"Top-5, mean over classes: .*student as LCE file {student:.1f} %", text)
+
+
 @pytest.mark.parametrize(
     ("stages", "titles"),
     [
@@ -122,7 +132,11 @@ def test_the_class_table_begins_with_the_worst_class(made):
     first = dict(zip(table.columns, table.rows[0], strict=True))
     assert first["class"] == names[1]
     assert first["mostly taken for"] == f"{names[0]} (2)"
-    assert first["%"] == "0.0"
+    assert (first["%"], first["precision %"], first["F1 %"]) == ("0.0", ABSENT, "0.0")
+    of_first = next(row for row in table.rows if row[0] == names[0])
+    of_first = dict(zip(table.columns, of_first, strict=True))
+    # Two of four images are of the class that they are taken for: F1 is 2 / (1 + 2).
+    assert (of_first["precision %"], of_first["F1 %"]) == ("50.0", "66.7")
     assert len(table.rows) == classes
 
 
