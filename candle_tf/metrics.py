@@ -203,7 +203,9 @@ def evaluate_logits(
     correct = predicted == targets
     accuracy = _mean_by_bin(correct, targets, classes)
     tested = ~np.isnan(accuracy)
-    precision, f1 = precision_and_f1(count_by_class(targets, predicted, classes))
+    precision, f1 = precision_and_f1(
+        *(np.bincount(each, minlength=classes) for each in (targets[correct], targets, predicted))
+    )
     members = {name: _group_members(name, indices, classes) for name, indices in groups.items()}
     members = {name: m[tested[m]] for name, m in members.items()}
     worst = int(np.nanargmin(accuracy))
@@ -225,36 +227,20 @@ def evaluate_logits(
     )
 
 
-def count_by_class(
-    labels: npt.ArrayLike, predictions: npt.ArrayLike, classes: int
-) -> npt.NDArray[np.int64]:
-    """Counts of images of each class that are classified correctly, and of all.
-
-    Args:
-        labels: int [N], 0 to C - 1.
-        predictions: int [N], 0 to C - 1.
-        classes: C.
-
-    Returns:
-        int64 [3, C]: images of the class that are predicted as it, images of the class, and images
-        predicted as it.
-    """
-    true, predicted = np.asarray(labels), np.asarray(predictions)
-    each = (true[true == predicted], true, predicted)
-    return np.stack([np.bincount(some, minlength=classes) for some in each])
-
-
-def precision_and_f1(counts: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+def precision_and_f1(
+    hits: IntArray, images: IntArray, predicted: IntArray
+) -> tuple[FloatArray, FloatArray]:
     """Precision and F1 score of each class, 0 to 1 (van Rijsbergen, "Information Retrieval", 1979).
 
     Args:
-        counts: of `count_by_class`, int [3, C].
+        hits: of each class its images that are predicted as it, int [C].
+        images: its images, int [C].
+        predicted: images predicted as it, int [C].
 
     Returns:
         float64 [C] each: hits / predicted, nan where none is predicted; 2 hits / (images +
         predicted). Both are nan where the class has no image.
     """
-    hits, images, predicted = counts
 
     def divide(above: IntArray, below: IntArray) -> FloatArray:
         where = (images > 0) & (below > 0)

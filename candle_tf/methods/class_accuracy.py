@@ -4,18 +4,13 @@ import numpy as np
 import tensorflow as tf
 
 
-def mean_class_accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
+def mean_class_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Mean over the classes that occur of each class's top-1 accuracy, 0..1.
 
     Args:
         labels: int `[N]`, N at least 1.
-        logits: float `[N, C]`.
+        predicted: classes, int `[N]`.
     """
-    return mean_accuracy_of_predictions(labels, logits.argmax(axis=1))
-
-
-def mean_accuracy_of_predictions(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """The same of predicted classes, int `[N]`."""
     hits = predicted == labels
     seen = np.bincount(labels)
     correct = np.bincount(labels, weights=hits)

@@ -19,7 +19,7 @@ from itertools import chain
 import numpy as np
 from scipy.special import softmax
 
-from candle_tf.methods.class_accuracy import mean_accuracy_of_predictions
+from candle_tf.methods.class_accuracy import mean_class_accuracy
 from candle_tf.methods.method import Classifier
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -216,7 +216,7 @@ def choose_strength(logits: LazyLogits, logs: HeldOutLogs) -> float:
     for rows, some in logits.blocks():
         for place, strength in enumerate(STRENGTHS):
             predicted[place, rows] = (some - logs.of(rows, strength)).argmax(axis=1)
-    accuracies = [mean_accuracy_of_predictions(logits.labels, each) for each in predicted]
+    accuracies = [mean_class_accuracy(logits.labels, each) for each in predicted]
     return max(zip(STRENGTHS, accuracies, strict=True), key=lambda each: (each[1], -each[0]))[0]
 
 

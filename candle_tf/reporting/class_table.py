@@ -29,8 +29,7 @@ def class_table(results: Results, matrix: np.ndarray) -> Table:
         name: group for group, members in results.split["groups"].items() for name in members
     }
     teacher = results.metrics.get("teacher")
-    counted = np.stack([np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)])
-    precision, f1 = precision_and_f1(counted)
+    precision, f1 = precision_and_f1(np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0))
     rows = []
     for c in _worst_first(matrix):
         right, total = int(matrix[c, c]), int(matrix[c].sum())

@@ -26,7 +26,7 @@ from candle_tf.methods.calibration import (
     online_feature_batches,
     teacher_classifier,
 )
-from candle_tf.methods.class_accuracy import mean_accuracy_of_predictions
+from candle_tf.methods.class_accuracy import mean_class_accuracy
 from candle_tf.methods.optimizers import adam, cosine_schedule
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.settings import AUTO
@@ -145,7 +145,7 @@ def _accuracy(
     if len(data.validation):
         logits = _whole_image_logits(config, teacher, classifier, data.validation)
         predicted = np.concatenate([each.argmax(axis=1) for each in logits])
-        return mean_accuracy_of_predictions(data.validation.labels, predicted)
+        return mean_class_accuracy(data.validation.labels, predicted)
     if not (config.training.is_candle and config.balance.label_weight == AUTO):
         return None
     return held_out_accuracy(*_features_of_images(config, teacher, data), config.run.seed)
