@@ -233,7 +233,7 @@ def main(given: Sequence[Path], rounds: int, csv_path: str, plot_path: str) -> N
             require_writable_file(Path(path))
     files = files_of(given)
     from candle_tf.deploy.checks.latency import machine
-    from candle_tf.reporting.plots import to_png
+    from candle_tf.reporting.plots.style import to_png
 
     rows = measure_files(files, rounds)
     first = next((row for row in rows if row["file"] == FILES["tflite_float"][1]), rows[0])

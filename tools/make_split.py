@@ -24,7 +24,8 @@ from candle_tf.data.splits.near_duplicates import find_near_duplicates, near_dup
 from candle_tf.data.splits.split import Split, load_split, save_split
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
-from candle_tf.reporting import plots
+from candle_tf.reporting.plots.classes import class_counts
+from candle_tf.reporting.plots.style import to_png
 from candle_tf.reporting.table import text_table
 from candle_tf.stages.split import draw_split, open_data, untested_text
 
@@ -130,7 +131,7 @@ def save_new(split: Split, path: Path) -> None:
 def histogram(split: Split) -> bytes:
     """PNG of the training images per class, head to tail, coloured by shot group."""
     groups = shot_groups(split.train_counts)
-    return plots.to_png(plots.class_counts(split.train_counts, groups, split.class_names))
+    return to_png(class_counts(split.train_counts, groups, split.class_names))
 
 
 def define_flags() -> None:

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from candle_tf.reporting import analysis_plots, html, plots
+from candle_tf.reporting import html
 from candle_tf.reporting.adversary import adversary_figures
 from candle_tf.reporting.bootstrap import paired_difference
 from candle_tf.reporting.csv_columns import read_columns, read_student_steps
 from candle_tf.reporting.image_predictions import TEST as PREDICTIONS
 from candle_tf.reporting.image_predictions import ImagePredictions, read_image_predictions
+from candle_tf.reporting.plots.classes import weight_norms
+from candle_tf.reporting.plots.runs import gains_by_class_size, lambda_curves
+from candle_tf.reporting.plots.style import to_png
 from candle_tf.reporting.results import Results, read_results
 from candle_tf.reporting.table import SHOT_GROUPS, text_table
 
@@ -208,8 +211,8 @@ def _norms(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
     if left_out:
         yield f"Classes whose weights are all 0 are left out of a: {'; '.join(left_out)}."
     yield html.Table(["run", "model", "optimizer", *SHOT_GROUPS, "a"], rows, left=3)
-    figure = plots.weight_norms(shown, runs[0].counts)
-    yield html.Figure(plots.to_png(figure), "Classifier weight norms, head to tail")
+    figure = weight_norms(shown, runs[0].counts)
+    yield html.Figure(to_png(figure), "Classifier weight norms, head to tail")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -257,8 +260,8 @@ def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
     )
     columns = ["run", "column", "first tenth", "middle", "last tenth", "lowest", "highest", "mean"]
     yield html.Table(columns, rows, left=2)
-    figure = analysis_plots.lambda_curves(curves)
-    yield html.Figure(plots.to_png(figure), "Lambda during training")
+    figure = lambda_curves(curves)
+    yield html.Figure(to_png(figure), "Lambda during training")
 
 
 # --- Adversary
@@ -404,8 +407,8 @@ def _comparison(first: Run, other: Run) -> Iterator[str | html.Table | html.Figu
         if np.isfinite(slope)
         else "All classes have the same number of training images."
     )
-    figure = analysis_plots.gains_by_class_size(gains, first.counts)
-    yield html.Figure(plots.to_png(figure), "Gain of each class against its training images")
+    figure = gains_by_class_size(gains, first.counts)
+    yield html.Figure(to_png(figure), "Gain of each class against its training images")
     yield from _losing_classes(first, other, gains)
 
 

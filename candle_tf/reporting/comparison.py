@@ -8,7 +8,9 @@ from typing import Any
 
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
-from candle_tf.reporting import html, plots
+from candle_tf.reporting import html
+from candle_tf.reporting.plots.accuracy import accuracy_against_cost, accuracy_bars
+from candle_tf.reporting.plots.style import TEACHERS_COLOR, run_color
 from candle_tf.reporting.results import TITLES, Results, accuracies
 from candle_tf.reporting.run_page import draw
 from candle_tf.reporting.table import ABSENT, method_cells, method_table, percent
@@ -114,13 +116,13 @@ def _kind(shipped: str) -> str:
 
 def _overview(runs: Sequence[Results], rows: list[dict[str, Any]]) -> list[html.Item]:
     teachers = len(rows) - len(runs)
-    colors = [plots.TEACHERS_COLOR] * teachers
-    colors += [plots.run_color(place) for place in range(len(runs))]
+    colors = [TEACHERS_COLOR] * teachers
+    colors += [run_color(place) for place in range(len(runs))]
     return [
         f"All {len(runs)} runs were made and measured on the same split: the SHA-256 in their "
         f"reports is the same, {runs[0].split['hash'][:12]}….",
         html.Table(*method_cells(rows), "Mean class accuracy, also by shot group, and bytes"),
-        draw(lambda _: plots.accuracy_bars(rows, colors=colors), "Accuracy by shot group"),
+        draw(lambda _: accuracy_bars(rows, colors=colors), "Accuracy by shot group"),
     ]
 
 
@@ -128,7 +130,7 @@ def _costs(runs: Sequence[Results], labels: Sequence[str]) -> list[html.Item]:
     """Of exported runs: the weights of a Keras model are in float32, which no file has."""
     places = [place for place, run in enumerate(runs) if _choose_model(run) == "tflite"]
     named = {labels[place]: runs[place] for place in places}
-    colors = {labels[place]: plots.run_color(place) for place in places}
+    colors = {labels[place]: run_color(place) for place in places}
     left_out = [label for label in labels if label not in named]
     told: list[html.Item] = []
     if left_out:
@@ -153,7 +155,7 @@ def _draw_costs(
     costs: dict[str, float], mean: dict[str, float], colors: dict[str, str], unit: str
 ) -> html.Figure:
     return draw(
-        lambda _: plots.accuracy_against_cost(costs, mean, unit, colors=colors),
+        lambda _: accuracy_against_cost(costs, mean, unit, colors=colors),
         f"Mean class accuracy of the runs against {unit}",
     )
 

@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from candle_tf.metrics import confusion_matrix, reliability, softmax, untested_sentence
-from candle_tf.reporting import html, plots
+from candle_tf.reporting import html
 from candle_tf.reporting.class_table import class_table
 from candle_tf.reporting.csv_columns import FIRST_STAGE, read_columns, read_student_steps
 from candle_tf.reporting.data_findings import data_findings
 from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
+from candle_tf.reporting.plots.accuracy import accuracy_bars, reliability_diagram
+from candle_tf.reporting.plots.classes import (
+    accuracy_by_class_size,
+    class_counts,
+    confusion_heatmap,
+    weight_norms,
+)
+from candle_tf.reporting.plots.style import narrow_figures, to_png
+from candle_tf.reporting.plots.training import balance_curves, training_curves
 from candle_tf.reporting.results import TITLES, Results, accuracies, untested_classes
 from candle_tf.reporting.shipping import (
     SHIPPABLE,
@@ -95,16 +105,16 @@ def write_run_report(
     html.write_report(path, f"{config['method']} on {config['dataset']}", sections)
 
 
-def draw(figure: Callable[[bool], plots.Figure], alt: str) -> html.Figure:
+def draw(figure: Callable[[bool], Figure], alt: str) -> html.Figure:
     """A figure in two versions, for wide and for narrow windows.
 
     Args:
         figure: draws it; told whether the window is narrow.
         alt: what a reader who cannot see it should know.
     """
-    wide = plots.to_png(figure(False))
-    with plots.narrow_figures():
-        narrow = plots.to_png(figure(True))
+    wide = to_png(figure(False))
+    with narrow_figures():
+        narrow = to_png(figure(True))
     return html.Figure(wide, alt, narrow=narrow)
 
 
@@ -133,7 +143,7 @@ def _shipping(results: Results) -> list[html.Item]:
         *([f"{untested}."] if untested else []),
         _GROUPS,
         *_files(results),
-        draw(lambda _: plots.accuracy_bars(rows), "Accuracy over all classes and by shot group"),
+        draw(lambda _: accuracy_bars(rows), "Accuracy over all classes and by shot group"),
         every,
     ]
 
@@ -165,7 +175,7 @@ def _failures(results: Results, tested: TestImages, names: Sequence[str]) -> lis
         worst,
         class_table(results, matrix),
         draw(
-            lambda narrow: plots.confusion_heatmap(
+            lambda narrow: confusion_heatmap(
                 matrix, names, _CONFUSED_NARROW if narrow else _CONFUSED
             ),
             "Shares of each class's test images by predicted class",
@@ -183,11 +193,11 @@ def _tail(results: Results, counts: np.ndarray, norms: dict[str, np.ndarray]) ->
     }
     return [
         draw(
-            lambda _: plots.accuracy_by_class_size(models, counts),
+            lambda _: accuracy_by_class_size(models, counts),
             "Accuracy of each class against its training images, teacher and student",
         ),
         draw(
-            lambda _: plots.weight_norms(norms, counts),
+            lambda _: weight_norms(norms, counts),
             "Classifier weight norms, from the class with most images to that with fewest",
         ),
     ]
@@ -210,7 +220,7 @@ def _training(results: Results, folder: Path) -> list[html.Item]:
         }
         items.append(
             draw(
-                lambda _: plots.balance_curves(
+                lambda _: balance_curves(
                     steps["lambda"], steps["kl"], steps["fs"], **losses, unit="step"
                 ),
                 "Lambda and both losses by step",
@@ -231,7 +241,7 @@ def _stage_titles(folder: Path) -> dict[str, str]:
 
 
 def _curves(series: dict[str, list[float]], title: str, selected_epoch: int | None) -> html.Figure:
-    return draw(lambda _: plots.training_curves(series, title, selected_epoch), title)
+    return draw(lambda _: training_curves(series, title, selected_epoch), title)
 
 
 def _is_curve(name: str) -> bool:
@@ -245,7 +255,7 @@ def _columns(read: dict[str, np.ndarray]) -> dict[str, list[float]]:
 def _confidence(tested: TestImages) -> list[html.Item]:
     bins = reliability(softmax(tested.logits), tested.labels)
     return [
-        draw(lambda _: plots.reliability_diagram(bins), "Reliability diagram of the student"),
+        draw(lambda _: reliability_diagram(bins), "Reliability diagram of the student"),
     ]
 
 
@@ -275,7 +285,7 @@ def _data(results: Results, counts: np.ndarray, names: Sequence[str]) -> list[ht
         for group, members in results.split["groups"].items()
     }
     return [
-        draw(lambda narrow: plots.class_counts(counts, groups, None if narrow else names),
+        draw(lambda narrow: class_counts(counts, groups, None if narrow else names),
              "Training images of each class"),
         *data_findings(results.data),
     ]  # fmt: skip

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 from tensorboard.plugins.hparams import api as hparams
 
 from candle_tf.config import Config
 from candle_tf.data.pipeline import training_batches
 from candle_tf.metrics import confusion_matrix
-from candle_tf.reporting import plots
 from candle_tf.reporting.mistakes import mistaken_images
+from candle_tf.reporting.plots.classes import confusion_heatmap
+from candle_tf.reporting.plots.examples import example_grid
+from candle_tf.reporting.plots.style import to_png
 from candle_tf.reporting.results import Results
 from candle_tf.stages.evaluate import Evaluation
 from candle_tf.stages.prepare import Data
@@ -47,7 +50,7 @@ def write_board(
         tf.summary.image("training views", views, step, max_outputs=len(views))
         _write_mistakes(evaluation, labels, names, step)
         matrix = confusion_matrix(labels, logits.argmax(axis=1), len(names))
-        heatmap = plots.confusion_heatmap(matrix, names, _CLASSES)
+        heatmap = confusion_heatmap(matrix, names, _CLASSES)
         tf.summary.image("confusion", _decode(heatmap), step)
         for model, metrics in results.metrics.items():
             for name, value in {"mean": metrics.mean, **metrics.groups}.items():
@@ -79,7 +82,7 @@ def _write_mistakes(
     if not places:
         return
     predicted = evaluation.logits[places].argmax(axis=1)
-    grid = plots.example_grid(
+    grid = example_grid(
         evaluation.pixels[places],
         [names[label] for label in labels[places]],
         [names[label] for label in predicted],
@@ -87,9 +90,9 @@ def _write_mistakes(
     tf.summary.image("mistakes of the highest confidence", _decode(grid), step)
 
 
-def _decode(figure: plots.Figure) -> tf.Tensor:
+def _decode(figure: Figure) -> tf.Tensor:
     """A figure's pixels, uint8 `[1, H, W, 3]`."""
-    return tf.image.decode_png(plots.to_png(figure), channels=3)[tf.newaxis]
+    return tf.image.decode_png(to_png(figure), channels=3)[tf.newaxis]
 
 
 def _hyper_parameters(config: Config) -> dict[str, bool | int | float | str]:

@@ -8,8 +8,10 @@ import re
 import pytest
 
 from candle_tf.errors import UserError
-from candle_tf.reporting import plots
+from candle_tf.reporting import comparison
 from candle_tf.reporting.comparison import compare, comparison_rows, run_labels
+from candle_tf.reporting.plots.accuracy import accuracy_against_cost
+from candle_tf.reporting.plots.style import run_color
 from candle_tf.reporting.results import write_results
 from tests.command import start
 from tests.reporting.browser import BROWSER, check_widths, measure_page
@@ -80,13 +82,13 @@ def _without_export(run):
 
 @pytest.mark.parametrize("exported", [[True, True], [False, True], [False, False]])
 def test_costs_are_of_files_and_runs_without_one_are_named(runs, tmp_path, monkeypatch, exported):
-    drawn, draw_costs = [], plots.accuracy_against_cost
+    drawn, draw_costs = [], accuracy_against_cost
 
     def keep(*values, **named):
         drawn.append(draw_costs(*values, **named))
         return drawn[-1]
 
-    monkeypatch.setattr(plots, "accuracy_against_cost", keep)
+    monkeypatch.setattr(comparison, "accuracy_against_cost", keep)
     given = [run if file else _without_export(run) for run, file in zip(runs, exported,
                                                                         strict=False)]  # fmt: skip
     compare(given, str(tmp_path / "c.html"), None)
@@ -97,7 +99,7 @@ def test_costs_are_of_files_and_runs_without_one_are_named(runs, tmp_path, monke
         dots = figure.axes[0].lines
         assert [dot.get_xdata()[0] for dot in dots] == [1_280_000] * len(places)
         # Of each run as in the other figures.
-        assert [dot.get_color() for dot in dots] == [plots.run_color(place) for place in places]
+        assert [dot.get_color() for dot in dots] == [run_color(place) for place in places]
     assert bool(sizes) == any(exported)
     page = html.unescape((tmp_path / "c.html").read_text())
     left_out = "; ".join(f"reactnet_a 0.5, candle ({name})" for name, file in

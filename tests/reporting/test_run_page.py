@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from candle_tf.metrics import confusion_matrix
-from candle_tf.reporting import plots, run_page
+from candle_tf.reporting import run_page
 from candle_tf.reporting.class_table import class_table, wilson_interval
 from candle_tf.reporting.mistakes import confident_mistakes, mistakes_by_class
+from candle_tf.reporting.plots.accuracy import accuracy_against_cost
+from candle_tf.reporting.plots.classes import class_counts, confusion_heatmap
+from candle_tf.reporting.plots.style import DPI, narrow_figures
+from candle_tf.reporting.plots.training import balance_curves
 from candle_tf.reporting.table import ABSENT
 from candle_tf.train import closing_text
 from tests.reporting.browser import BROWSER, check_widths, measure_page
@@ -95,13 +99,13 @@ def test_each_stage_of_the_training_is_shown_under_its_own_name(tmp_path, stages
 
 
 def test_the_axis_of_the_losses_is_of_those_that_the_run_had(tmp_path, monkeypatch):
-    results, drawn, draw_curves = write_made_report(tmp_path, 7), [], plots.balance_curves
+    results, drawn, draw_curves = write_made_report(tmp_path, 7), [], balance_curves
 
     def keep(*values, **named):
         drawn.append(draw_curves(*values, **named))
         return drawn[-1]
 
-    monkeypatch.setattr(plots, "balance_curves", keep)
+    monkeypatch.setattr(run_page, "balance_curves", keep)
     for losses, label in (
         ({}, "loss (nats; 1 − cos)"),
         ({"logit_loss": "dist", "feature_loss": "r2"}, "loss (4 (1 − mean ρ); 1 − R²)"),
@@ -168,24 +172,24 @@ def test_mistakes_are_chosen_by_confidence_and_by_class():
 
 def test_a_heatmap_holds_shares_of_the_worst_classes_and_the_rest():
     matrix = np.array([[8, 2, 0], [1, 1, 2], [0, 0, 5]])
-    figure = plots.confusion_heatmap(matrix, ["a", "b", "c"], most=2)
+    figure = confusion_heatmap(matrix, ["a", "b", "c"], most=2)
     cells = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(cells, [[80, 20, 0], [25, 25, 50]])
     with pytest.raises(ValueError, match="no class has a test image"):
-        plots.confusion_heatmap(np.zeros((2, 2)), ["a", "b"], most=2)
+        confusion_heatmap(np.zeros((2, 2)), ["a", "b"], most=2)
 
 
 def test_narrow_figures_are_narrow():
     counts = np.array([100, 10])
-    wide = plots.class_counts(counts, {})
-    with plots.narrow_figures():
-        narrow = plots.class_counts(counts, {})
-    assert narrow.get_figwidth() * plots.DPI <= 400 < wide.get_figwidth() * plots.DPI
+    wide = class_counts(counts, {})
+    with narrow_figures():
+        narrow = class_counts(counts, {})
+    assert narrow.get_figwidth() * DPI <= 400 < wide.get_figwidth() * DPI
 
 
 def test_costs_and_accuracies_are_of_the_same_models():
-    figure = plots.accuracy_against_cost({"a": 1e6}, {"a": 0.5}, "size (bytes)")
+    figure = accuracy_against_cost({"a": 1e6}, {"a": 0.5}, "size (bytes)")
     assert figure.axes[0].get_xscale() == "log"
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[1e6, 50.0]]
     with pytest.raises(ValueError, match="accuracies"):
-        plots.accuracy_against_cost({"a": 1e6}, {"b": 0.5}, "size (bytes)")
+        accuracy_against_cost({"a": 1e6}, {"b": 0.5}, "size (bytes)")

@@ -14,7 +14,7 @@ import numpy as np
 
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.metrics import SCORE
-from candle_tf.reporting.plots import to_png
+from candle_tf.reporting.plots.style import to_png
 from candle_tf.reporting.table import SHOT_GROUPS, text_table
 from tools.tables.definition import TableDefinition
 from tools.tables.differences import paired_differences

@@ -1,4 +1,4 @@
-"""Figures of `analysis`: lambda of several runs, and gains of classes against their size."""
+"""Figures of several runs: lambda over the training, and gains of classes against their size."""
 
 from collections.abc import Mapping
 
