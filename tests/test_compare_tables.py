@@ -36,6 +36,8 @@ VALIDATION = {
     "candle": 12, "candle_t4": 19, "softmax": 9, "ldam": 10, "plain": 11, "second_stage": 1,
     "candle_second_stage": 19, "wider": 19,
 }  # fmt: skip
+# What the last epoch has on test images, %.
+LAST_EPOCH = {**TEST, "candle": 62, "ldam": 43.5}
 GROUPS = {"one": {"many": [0], "medium": [1, 2]}, "two": {"many": [0, 1], "few": [2]}}
 SEEDS = (0, 1)
 
@@ -73,7 +75,8 @@ def write_cells(folder: Path, name: str, leave_out: tuple[str, ...] = (), **chan
             "test": f"test images {name}",
             "shot_groups": GROUPS[name],
             "validation": subset(rng, VALIDATION[method], 20),
-            "history": [],
+            **{"history": [], "hours": 0, "images_seen": 1},
+            "figures": {"student_last_epoch": {"mean": LAST_EPOCH[method] / 100}},
             **subset(rng, TEST[method], 100),
         }
         place = cell.record_path(folder / "runs" / name)
@@ -130,6 +133,26 @@ def test_margins_and_their_average_are_those_of_numpy(tmp_path):
         assert "medium" not in part[1]
         assert part[2]["medium"] == part[0]["medium"] + ", 1 of 2 tables"
         assert part[2]["few"] == part[1]["few"] + ", 1 of 2 tables"
+    # 62 minus 43.5 or 55 in each.
+    assert [row["last epochs"] for row in rows] == 3 * ["+18.5"] + 3 * ["+7.0"]
+
+
+def test_last_epochs_are_told_where_all_tables_have_them(tmp_path):
+    paths = [write_cells(tmp_path, name) for name in ("one", "two")]
+    for seed in SEEDS:
+        path = tmp_path / "runs" / "two" / "cells" / f"scratch-ldam-{seed}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "figures": {}}))
+    rows = margin_rows(find_margins(read_tables(tmp_path, *paths)))
+    assert [row.get("last epochs") for row in rows[:3]] == ["+18.5", None, None]
+    # Of a table that chooses settings they are of validation images.
+    path = write_cells(tmp_path, "one", choose=True)
+    for method, score in (("candle", 0.5), ("ldam", 0.375)):
+        for seed in SEEDS:
+            cell = tmp_path / "runs" / "one" / "cells" / f"scratch-{method}-{seed}.json"
+            history = [{"val_mean_class_accuracy": 0.9}, {"val_mean_class_accuracy": score}]
+            cell.write_text(json.dumps({**json.loads(cell.read_text()), "history": history}))
+    row = margin_rows(find_margins(read_tables(tmp_path, path)))[0]
+    assert (row["method"], row["last epochs"]) == ("ldam", "+12.5")
 
 
 def test_tables_with_one_test_set_have_the_same_images_in_a_resample():

@@ -8,6 +8,7 @@ import pytest
 
 from candle_tf.config import Config
 from candle_tf.errors import UserError
+from tests.command import start
 from tests.test_run_table import definition_file
 from tools import run_table
 from tools.tables.cells import settings_of_all_cells
@@ -38,7 +39,11 @@ def keep(definition: TableDefinition, records: Path) -> None:
     """Records of all cells, as they would be kept."""
     records.mkdir()
     for cell in definition.cells:
-        content = {"config": cell_config(cell, {}).to_dict()}
+        content = {
+            **{name: [] for name in ("values", "history", "labels", "correct", "shot_groups")},
+            **{"seed": cell.seed, "split": "", "figures": {}, "hours": 0, "images_seen": 1},
+            "config": cell_config(cell, {}).to_dict(),
+        }
         kept_path(records, cell).write_text(json.dumps(content))
 
 
@@ -156,26 +161,23 @@ def test_what_a_table_gives_to_each_cell_is_no_setting_of_all(tmp_path):
         run_table.main(definition, tmp_path, {"epochs": "0"})
 
 
-def test_a_table_says_which_cells_it_is_without(tmp_path):
-    definition = read_definition(definition_file(tmp_path, seeds=[3, 4], compare=[]))
-    cell = definition.cells[0]
-    cell.record_path(tmp_path).parent.mkdir()
-    figures = {"student": {"mean": 0.5, "groups": {}}}
-    record = {"values": cell.values, "seed": 3, "figures": figures, "images_seen": 1, "hours": 0}
-    cell.record_path(tmp_path).write_text(json.dumps(record | {"history": []}))
-    told = "Not finished, 3 of 4 cells (row and seeds): cross_entropy (3, 4); balanced_softmax (4)."
-    assert write_summary(definition, tmp_path).endswith(told)
-    assert told in (tmp_path / "table.md").read_text()
-
-
 def write_record(definition: TableDefinition, place: int, folder: Path, **changes) -> None:
     """The record of a finished cell, without images of its own."""
     cell = definition.cells[place]
     figures = {"student": {"mean": 0.5, "groups": {}}}
     record = {"values": cell.values, "seed": cell.seed, "figures": figures, "images_seen": 1}
     record |= {"hours": 0, "history": [], "split": "one", "labels": [0], "correct": [1]}
+    record |= {"config": cell_config(cell, {}).to_dict(), "shot_groups": {}}
     cell.record_path(folder).parent.mkdir(exist_ok=True)
     cell.record_path(folder).write_text(json.dumps(record | changes))
+
+
+def test_a_table_says_which_cells_it_is_without(tmp_path):
+    definition = read_definition(definition_file(tmp_path, seeds=[3, 4], compare=[]))
+    write_record(definition, 0, tmp_path)
+    told = "Not finished, 3 of 4 cells (row and seeds): cross_entropy (3, 4); balanced_softmax (4)."
+    assert write_summary(definition, tmp_path).endswith(told)
+    assert told in (tmp_path / "table.md").read_text()
 
 
 def test_an_axis_may_be_renamed_in_the_tables_file(tmp_path):
@@ -217,8 +219,61 @@ def test_a_shot_group_that_some_seeds_have_is_told_as_such(tmp_path):
         ({"leave_out": [{"methd": "cross_entropy"}]}, "leaves out methd=cross_entropy"),
         ({"choose": "false"}, "choose='false'; it is true or false"),
         ({"curve": ["method"]}, "which is no axis"),
+        ({"leave_out": [{"method": ["cross_entropy"]}]}, "leaves out method="),
+        ({"compare": [{"axis": "method", "of": ["cross_entropy"]}]}, "compares method="),
+        ({"compare": [{"axis": ["method"], "of": "cross_entropy"}]}, "which no axis has"),
+        ({"settings": {"seed": 7}}, "settings gives 'seed', which would be lost"),
+        ({"axes": {"method": {"x": {"cache_dir": "/big"}}}, "compare": []},
+         "method=x gives 'cache_dir', which would be lost"),
     ],
 )  # fmt: skip
 def test_a_table_with_a_fault_is_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         read_definition(definition_file(tmp_path, **changes))
+
+
+def test_the_kept_record_counts_and_no_copy_of_an_earlier_one(tmp_path):
+    """`find_record` reads a folder in which `take_records` left copies of the records of then."""
+    definition = taught_table(tmp_path)
+    records, folder = tmp_path / "records", tmp_path / "out"
+    keep(definition, records)
+    cell = definition.cells[0]
+    kept = kept_path(records, cell)
+    take_records(definition, folder, records, {})
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "correct": [1, 1]}))
+    cells = {each.name: each for each in definition.cells}
+    found = find_record(cell, cells, folder, records, {})[0]
+    assert found is not None
+    assert found["correct"] == [1, 1]
+    # Without kept records the copy is what there is.
+    found = find_record(cell, cells, folder, None, {})[0]
+    assert found is not None
+    assert found["correct"] == []
+
+
+def test_a_record_that_lacks_what_is_compared_is_named(tmp_path):
+    definition = taught_table(tmp_path)
+    records, folder = tmp_path / "records", tmp_path / "out"
+    keep(definition, records)
+    cell = definition.cells[0]
+    path = kept_path(records, cell)
+    content = json.loads(path.read_text())
+    del content["history"], content["labels"]
+    path.write_text(json.dumps(content))
+    cells = {each.name: each for each in definition.cells}
+    message = r"first-3.json is damaged: it lacks history, labels. Restore"
+    with pytest.raises(UserError, match=message):
+        find_record(cell, cells, folder, records, {})
+    take_records(definition, folder, records, {})
+    with pytest.raises(UserError, match=message):
+        write_summary(definition, folder)
+
+
+def test_a_mistyped_folder_of_records_is_refused_before_anything_is_run(tmp_path):
+    given = [f"--table={definition_file(tmp_path)}", f"--run_dir={tmp_path / 'out'}"]
+    for tool in ("run_table", "compare_tables"):
+        table = given if tool == "run_table" else [given[0].replace("table", "tables", 1), given[1]]
+        done = start(f"tools.{tool}", *table, f"--records={tmp_path / 'typo'}")
+        assert done.returncode == 2
+        assert f"--records={tmp_path / 'typo'} is no folder" in done.stderr
+    assert not (tmp_path / "out").exists()

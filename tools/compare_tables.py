@@ -21,7 +21,7 @@ from candle_tf.errors import UserError
 from tools.tables.cells import settings_of_all_cells
 from tools.tables.definition import TableDefinition, read_definition
 from tools.tables.margins import STARTS, read_methods, write_margins
-from tools.tables.records import kept_folder
+from tools.tables.records import kept_folder, require_records
 
 
 def main(
@@ -88,6 +88,8 @@ def _run(_: list[str]) -> None:
         for path in paths
         if values.records != "none"
     }
+    if values.records not in ("", "none"):
+        require_records(Path(values.records))
     settings = settings_by_table(values.set, names)
     main(definitions, Path(values.run_dir), records, settings, values.start, values.of)
 

@@ -39,6 +39,7 @@ from tools.tables.records import (
     refuse_begun_with_other_settings,
     refuse_other_settings,
     refuse_to_replace_records,
+    require_records,
     take_records,
 )
 from tools.tables.summary import write_summary
@@ -241,6 +242,8 @@ def _run(_: list[str]) -> None:
     keep = values.keep_records
     if keep and not known:
         raise UserError("--keep_records contradicts --records=none, which keeps none.")
+    if known and values.records and not keep:
+        require_records(known)
     main(definition, folder, settings, values.only, values.cells, values.processes, known, keep)
 
 

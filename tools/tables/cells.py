@@ -4,7 +4,7 @@ record = collect_cell(cell, folder)        # JSON-ready, once the training has e
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,13 @@ OF_EACH_CELL = {
     "run_dir": "Give --run_dir of tools.run_table.",
     "cache_dir": "It is cache/ in --run_dir of tools.run_table.",
 }
+# What every record of a finished cell has; "validation" only where a training has such images.
+_FIELDS = frozenset(
+    {
+        *("values", "seed", "config", "split", "hours", "images_seen", "history", "figures"),
+        *("labels", "correct", "shot_groups"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,19 @@ def collect_cell(cell: Cell, folder: Path) -> dict[str, Any]:
             group: np.searchsorted(names, members).tolist() for group, members in groups.items()
         },
     }
+
+
+def require_fields(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuses a record, read of a file, that is none of a finished cell.
+
+    Raises:
+        UserError: with what it lacks.
+    """
+    if missing := sorted(_FIELDS - record.keys()):
+        raise UserError(
+            f"{path} is damaged: it lacks {', '.join(missing)}. Restore the file, or delete it to "
+            "run the cell again."
+        )
 
 
 def _correct(predictions: ImagePredictions, names: list[str]) -> dict[str, list[int]]:

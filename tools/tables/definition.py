@@ -12,7 +12,7 @@ from typing import Any
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object
-from tools.tables.cells import Cell
+from tools.tables.cells import OF_EACH_CELL, Cell
 
 _KEYS = {
     "about",
@@ -136,7 +136,7 @@ def _check_left_out(path: Path, axes: dict[str, Any], rules: Any) -> None:
         if not isinstance(rule, dict) or not rule:
             raise UserError(f"{path}: leave_out has {rule!r}; expected {{axis: value}}.")
         for axis, value in rule.items():
-            if value not in axes.get(axis, {}):
+            if not isinstance(value, str) or value not in axes.get(axis, {}):
                 raise UserError(f"{path} leaves out {axis}={value}, which no axis has.")
 
 
@@ -156,7 +156,8 @@ def _comparison(path: Path, axes: dict[str, Any], given: Any) -> Comparison:
     if not isinstance(given, dict) or set(given) != {"axis", "of"}:
         raise UserError(f'{path} compares {given!r}; expected {{"axis": ..., "of": ...}}.')
     comparison = Comparison(**given)
-    if comparison.of not in axes.get(comparison.axis, {}):
+    texts = isinstance(comparison.axis, str) and isinstance(comparison.of, str)
+    if not texts or comparison.of not in axes.get(comparison.axis, {}):
         raise UserError(f"{path} compares {comparison.axis}={comparison.of}, which no axis has.")
     return comparison
 
@@ -167,6 +168,12 @@ def _check_settings(place: str, settings: Any) -> None:
     wrong = sorted(set(settings) - set(Config.fields()))
     if wrong:
         raise UserError(f"{place} gives {wrong[0]!r}, which is no setting.")
+    lost = sorted(set(settings) & set(OF_EACH_CELL))
+    if lost:
+        raise UserError(
+            f"{place} gives {lost[0]!r}, which would be lost: a table gives it to each of its "
+            f"cells. {OF_EACH_CELL[lost[0]]}"
+        )
 
 
 def _cell(

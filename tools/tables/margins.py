@@ -18,6 +18,7 @@ import numpy as np
 from candle_tf.config import Config
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
+from candle_tf.metrics import SCORE
 from candle_tf.reporting.bootstrap import (
     ComparedImages,
     Difference,
@@ -47,6 +48,7 @@ _MARGIN_COLUMNS = (
     *("minus the best", "table", "of", "method", "chosen of", "seeds", "images"),
     *("points", "95 %"),
     *SHOT_GROUPS,
+    "last epochs",
 )
 # By whether a table chooses settings.
 _IMAGES = {False: "test", True: "validation"}
@@ -61,7 +63,8 @@ _ABOUT = (
     "have, of the methods that were run. Of several rows of CANDLE a table's is the one with the "
     "highest accuracy on validation images. Methods with another student, and CANDLE with other "
     "settings, are not chosen of. The average of a shot group is over the tables that have the "
-    "group."
+    "group. Last epochs: the points where each training ends in its last epoch, whatever epoch its "
+    "table selects, so that tables that select it by other rules can be compared."
 )
 _Record = dict[str, Any]
 
@@ -106,6 +109,8 @@ class Margin:
         images: that both classified; None where there is no method to compare with.
         is_validation: whether these are the validation images, as the table chooses settings, and
             not the test set.
+        last_epochs: the same difference, of mean class accuracies from 0 to 1, between the last
+            epochs of both trainings; None where a record does not have them.
     """
 
     table: str
@@ -117,6 +122,7 @@ class Margin:
     seeds: tuple[int, ...]
     images: PairedImages | None
     is_validation: bool = False
+    last_epochs: float | None = None
 
 
 def read_methods(
@@ -248,7 +254,24 @@ def _margin(table: TableMethods, kind: str) -> Margin:
     pairs = _pairs(table, best)
     seeds = tuple(record["seed"] for record, _ in pairs)
     images = paired_images(pairs, chooses)
-    return Margin(name, of, kind, best.name, len(there), len(others), seeds, images, chooses)
+    last = _last_epochs_lead(pairs, chooses)
+    return Margin(name, of, kind, best.name, len(there), len(others), seeds, images, chooses, last)
+
+
+def _last_epochs_lead(
+    pairs: Sequence[tuple[_Record, _Record]], is_validation: bool
+) -> float | None:
+    leads = [_last_epoch(own, is_validation) - _last_epoch(other, is_validation)
+             for own, other in pairs]  # fmt: skip
+    return None if np.isnan(leads).any() else float(np.mean(leads))
+
+
+def _last_epoch(record: _Record, is_validation: bool) -> float:
+    """Mean class accuracy of the last epoch, 0 to 1; NaN where the record does not have it."""
+    if is_validation:
+        history = record["history"]
+        return float(history[-1].get(SCORE, np.nan)) if history else np.nan
+    return float(record["figures"].get("student_last_epoch", {}).get("mean", np.nan))
 
 
 def _pairs(table: TableMethods, method: MethodCells) -> list[tuple[_Record, _Record]]:
@@ -303,6 +326,7 @@ def _rows_of_kind(kind: str, margins: Sequence[Margin]) -> Iterator[dict[str, st
             "seeds": ", ".join(map(str, margin.seeds)),
             "images": _IMAGES[margin.is_validation],
             **_figures([margin.images]),
+            **_last_epochs_text([margin]),
         }
     for is_validation in sorted({margin.is_validation for margin in chosen}):
         yield _average_row(kind, [each for each in chosen if each.is_validation == is_validation])
@@ -310,11 +334,19 @@ def _rows_of_kind(kind: str, margins: Sequence[Margin]) -> Iterator[dict[str, st
 
 def _average_row(kind: str, margins: Sequence[Margin]) -> dict[str, str]:
     """The line of the average over the tables that have a margin; all of one kind of images."""
-    there = [margin.images for margin in margins if margin.images is not None]
+    there = [margin for margin in margins if margin.images is not None]
     row = {"minus the best": kind, "table": f"average of {len(there)} of {len(margins)} tables"}
     if not there:
         return row
-    return {**row, "images": _IMAGES[margins[0].is_validation], **_figures(there)}
+    sets = [margin.images for margin in there if margin.images is not None]
+    images = _IMAGES[margins[0].is_validation]
+    return {**row, "images": images, **_figures(sets), **_last_epochs_text(there)}
+
+
+def _last_epochs_text(margins: Sequence[Margin]) -> dict[str, str]:
+    """The mean over tables, where each of them has it."""
+    leads = [margin.last_epochs for margin in margins if margin.last_epochs is not None]
+    return {"last epochs": f"{100 * np.mean(leads):+.1f}"} if len(leads) == len(margins) else {}
 
 
 def _figures(sets: Sequence[PairedImages]) -> dict[str, str]:

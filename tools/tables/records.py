@@ -19,7 +19,7 @@ from candle_tf import app
 from candle_tf.config import Config, settings_of_older_runs
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
-from tools.tables.cells import Cell, setting_text
+from tools.tables.cells import Cell, require_fields, setting_text
 from tools.tables.definition import TableDefinition
 
 # Settings that change no figure of a student.
@@ -170,9 +170,14 @@ def find_record(
         UserError: for a record that is damaged.
     """
     why = "not run"
-    for path in (cell.record_path(folder), *([kept_path(records, cell)] if records else [])):
-        if path.is_file():
+    own = cell.record_path(folder)
+    # A copy of a kept record may be older than that.
+    is_copy = own.is_file() and _COPY in read_json_object(own, _REMEDY)
+    kept = kept_path(records, cell) if records else None
+    for path in (None if is_copy and kept else own, kept):
+        if path is not None and path.is_file():
             record, changed = _record_at(path, cell, cells, settings)
+            require_fields(path, record)
             if not changed:
                 return record, ""
             why = f"run with other settings: {', '.join(changed)}"
@@ -328,6 +333,19 @@ def _refuse_to_replace(path: Path, config: Mapping[str, Any]) -> None:
         raise UserError(
             f"--keep_records would replace {path}, of a training with other settings: {told}. Give "
             "another folder as --records, or delete the record first."
+        )
+
+
+def require_records(folder: Path) -> None:
+    """Refuses a mistyped folder of kept records, before their cells are trained again.
+
+    Raises:
+        UserError: where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"--records={folder} is no folder. Leave it out for the records beside the table's "
+            "file; none is for no kept records."
         )
 
 

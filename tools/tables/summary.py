@@ -16,6 +16,7 @@ from candle_tf.files import read_json_object, write_atomically
 from candle_tf.metrics import SCORE
 from candle_tf.reporting.plots.style import to_png
 from candle_tf.reporting.table import SHOT_GROUPS, text_table
+from tools.tables.cells import require_fields
 from tools.tables.definition import TableDefinition
 from tools.tables.differences import paired_differences
 from tools.tables.plots import bars, curve
@@ -87,6 +88,7 @@ def _records(definition: TableDefinition, folder: Path) -> dict[str, list[_Recor
         path = cell.record_path(folder)
         if path.exists():
             record = read_json_object(path, "Delete it, and start the table again.")
+            require_fields(path, record)
             # An axis may have been renamed since.
             rows[cell.row].append({**record, "values": cell.values})
     return dict(rows)
