@@ -29,6 +29,11 @@ from candle_tf.data.sources.file_tree import (
     wrapping_folder,
 )
 from candle_tf.data.sources.folder_copies import refuse_copies
+from candle_tf.data.sources.folder_parts import (
+    KINDS_OF_FILES,
+    refuse_masks,
+    refuse_subsets_within_classes,
+)
 from candle_tf.data.sources.source import (
     LabelledImages,
     Source,
@@ -48,12 +53,6 @@ _LABEL_FILES = (
     "If the labels are in file names or in a table, write lists and give them by --dataset=list "
     "--train_list=..."
 )
-# Folders that are named after kinds of files, as those of segmentation and detection.
-_KINDS_OF_FILES = frozenset(
-    {"image", "images", "img", "imgs", "jpegimages", "mask", "masks", "label", "labels",
-     "annotation", "annotations", "segmentation", "segmentations", "segmentationclass",
-     "segmentationobject", "groundtruth", "ground_truth", "gt", "trimaps", "xml", "json"}
-)  # fmt: skip
 
 
 def open_folder(name: str, config: SourceConfig) -> Source:
@@ -172,7 +171,7 @@ def _folder_beside_labels(tree: FileTree) -> str:
     """images/train/<class>/... beside labels/ without an image: "images/"; else ""."""
     tops = {name.partition("/")[0] for name in tree.folders}
     holding = {name.partition("/")[0] for name in tree.files if is_image(name)}
-    if len(holding) != 1 or not all(top.casefold() in _KINDS_OF_FILES for top in tops):
+    if len(holding) != 1 or not all(top.casefold() in KINDS_OF_FILES for top in tops):
         return ""
     (top,) = holding
     inside = {name.split("/")[1] for name in tree.folders if name.startswith(f"{top}/")}
@@ -193,7 +192,7 @@ def _subset_prefixes(tree: FileTree, images: list[str], known: frozenset[str]) -
     named = {} if are_classes else subset_names(tops)
     if not nested.intersection(named):
         _refuse_subsets_without_classes(tree, holding)
-        _refuse_subsets_within_classes(tree, images)
+        refuse_subsets_within_classes(tree, images, _LAYOUT)
         return {"train": ""}
     folders = _folder_of_each_subset(tree, named, nested)
     # A training refuses other folders beside these below; a measurement leaves them out.
@@ -243,7 +242,7 @@ def _class_level(tree: FileTree, top: str) -> str:
         (only,) = inside
         deeper = any(name.startswith(f"{prefix}{only}/") for name in tree.folders)
         is_same = subset_names([only]).get(only) == subset_names([top]).get(top) is not None
-        if not deeper or not (only == top or is_same or only.casefold() in _KINDS_OF_FILES):
+        if not deeper or not (only == top or is_same or only.casefold() in KINDS_OF_FILES):
             return prefix
         prefix += f"{only}/"
 
@@ -258,21 +257,8 @@ def _refuse_subsets_without_classes(tree: FileTree, holding: set[str]) -> None:
         )
 
 
-def _refuse_subsets_within_classes(tree: FileTree, images: list[str]) -> None:
-    """<class>/train/<image>: the test images would be trained on."""
-    within = {name.split("/")[1] for name in images if name.count("/") > 1}
-    outside = any(name.count("/") == 1 for name in images)
-    if within and not outside and len(set(subset_names(within).values())) > 1:
-        named = subset_names(within)
-        if set(named) == within:
-            raise UserError(
-                f"{tree.path}: the class folders contain folders named after subsets "
-                f"({format_names(named)}). Put the subsets above the classes. {_LAYOUT}"
-            )
-
-
 def _refuse_kinds_of_files(tree: FileTree, by_class: dict[str, list[str]]) -> None:
-    if by_class and all(name.casefold() in _KINDS_OF_FILES for name in by_class):
+    if by_class and all(name.casefold() in KINDS_OF_FILES for name in by_class):
         raise UserError(
             f"{tree.path}: the folders {format_names(by_class)} are named after kinds of files, "
             "not after classes, as in data sets for segmentation or detection. Sort the images "
@@ -295,6 +281,7 @@ def _classes(
         if name.startswith(prefix) and slash:
             by_class[class_name].append(name)
     _refuse_kinds_of_files(tree, by_class)
+    refuse_masks(tree, prefix, by_class)
     empty = [prefix + class_name for class_name, ids in by_class.items() if not ids]
     if empty and not measured:
         raise UserError(

@@ -18,7 +18,7 @@ _WORDS = {
 }  # fmt: skip
 _SUBSETS = {word: subset for subset, words in _WORDS.items() for word in words}
 # Say nothing about which subset it is.
-_FILLERS = frozenset(
+FILLERS = frozenset(
     {"set", "sets", "data", "dataset", "image", "images", "img", "imgs", "seg", "split", "folder",
      "subset", "files", "jpg", "jpeg", "png"}
 )  # fmt: skip
@@ -41,7 +41,7 @@ def subset_names(names: Iterable[str]) -> dict[str, str]:
         words = split_words(name)
         subsets = [word for word in words if word in _SUBSETS]
         if len(subsets) == 1:
-            others = tuple(w for w in words if w not in _SUBSETS and w not in _FILLERS)
+            others = tuple(w for w in words if w not in _SUBSETS and w not in FILLERS)
             found[name] = _SUBSETS[subsets[0]], others
     shared: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for subset, others in found.values():
@@ -56,6 +56,11 @@ def subset_names(names: Iterable[str]) -> dict[str, str]:
 def subset_of_value(value: str) -> str:
     """The subset that a cell of a table names: "train", "test", "validation", or "" if none."""
     return subset_names([value]).get(value, "")
+
+
+def named_subsets(name: str) -> set[str]:
+    """The subsets that any of a name's words names: of "PublicTest" it is {"test"}."""
+    return {_SUBSETS[word] for word in split_words(name) if word in _SUBSETS}
 
 
 def split_words(name: str) -> list[str]:

@@ -167,6 +167,65 @@ def test_of_other_folders_in_class_folders_nothing_is_said(tmp_path, write, file
     assert not caplog.records
 
 
+@WRITERS
+@pytest.mark.parametrize(
+    ("files", "masks"),
+    [
+        (in_each(("ill", "well"), "images", "masks"), "'ill/masks', 'well/masks'"),
+        (in_each(("ill", "well"), "images") | tree("ill/lung masks/1.png"), "'ill/lung masks'"),
+        (tree("ill/1.png", "ill/Ground_Truth/1.png", "well/1.png"), "'ill/Ground_Truth'"),
+        (in_each(("train/ill", "train/well", "test/ill"), "img") | tree("test/ill/GT/1.png"),
+         "'test/ill/GT'"),
+    ],
+)  # fmt: skip
+def test_masks_beside_the_images_of_a_class_are_refused(tmp_path, write, files, masks):
+    path = write(tmp_path, files)
+    for known in ((), ("ill", "well")):
+        with pytest.raises(UserError, match=f"the folders {masks} are named after masks"):
+            open_source("folder", path, known_classes=known)
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    "files",
+    [
+        in_each(("mask", "no_mask"), "day"),
+        in_each(("train/mask", "train/no_mask", "test/mask", "test/no_mask"), "day"),
+        in_each(("person", "dog"), "images") | tree("person/with_mask/1.png"),
+        tree("person/1.png", "person/mask on/1.png", "dog/1.png"),
+        in_each(("wine", "beer"), "label"),
+        in_each(("cat", "dog"), "images") | {"cat/labels/1.txt": b"0"},
+        in_each(("bus", "tram"), "train") | tree("bus/training/1.png"),
+        in_each(("bus", "tram"), "old", "train"),
+    ],
+)
+def test_masks_and_labels_may_be_classes_or_parts_of_classes(tmp_path, write, files):
+    with open_source("folder", write(tmp_path, files)) as source:
+        images = [name for name in files if name.endswith(".png")]
+        subsets = [each for each in (source.train, source.test) if each]
+        assert sorted(name for each in subsets for name in each.ids) == sorted(images)
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (in_each(("cat", "dog"), "train", "test") | tree("dog/1.png"), "cat contains folders .*"
+         r"\('test', 'train'\)\. Put the subsets above"),
+        (in_each(("cat", "dog"), "train", "test", "extra"), "Put the subsets above"),
+        (tree("cat/train/1.png", "cat/val/2.png", "dog/3.png"), "Put the subsets above"),
+        (in_each(("cat/images", "dog/images"), "train", "test"), "cat/images contains folders"),
+        (in_each(("jar", "nut"), "train/good", "test/bent", "ground_truth/bent"),
+         "to learn the defects of one object"),
+    ],
+)  # fmt: skip
+def test_subsets_within_classes_are_refused_whatever_is_beside_them(
+    tmp_path, write, files, message
+):
+    with pytest.raises(UserError, match=message):
+        open_source("folder", write(tmp_path, files))
+
+
 KNOWN = ("bus", "cat", "dog", "train")
 
 
@@ -262,6 +321,16 @@ def test_names_that_differ_in_case_are_told(tmp_path, write, caplog):
     with open_source("folder", write(tmp_path, files)) as source:
         assert source.class_names == ("Cat", "cat", "dog")
     assert "upper and lower case only: 'Cat' and 'cat'. If" in caplog.text
+
+
+@WRITERS
+def test_spaces_of_other_kinds_are_plain_ones_and_more_of_them_are_told(tmp_path, write, caplog):
+    files = tree("red\u00a0fox/1.png", "red\u2009fox/2.png", "red fox/3.png", "red  fox/4.png")
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert source.class_names == ("red  fox", "red fox")
+        assert source.train.labels.tolist() == [0, 1, 1, 1]
+    assert "in the number of spaces only: 'red  fox' and 'red fox'. If" in caplog.text
+    assert "upper and lower case" not in caplog.text
 
 
 @WRITERS
