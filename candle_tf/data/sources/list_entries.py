@@ -6,16 +6,17 @@ entries.paths[0], entries.labels[entries.label_codes[0]], entries.location(0)
 
 import csv
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from absl import logging
 
 from candle_tf.data.sources.class_names import canonical_class_name
 from candle_tf.data.sources.file_tree import canonical_name, is_image, leads_out
 from candle_tf.data.sources.source import find_repeats, format_names
-from candle_tf.data.sources.subset_names import subset_of_value
+from candle_tf.data.sources.subset_names import named_subsets, subset_of_value
 from candle_tf.data.sources.tables import KINDS, column_name, open_table
 from candle_tf.errors import UserError
 
@@ -31,6 +32,8 @@ _LABEL_COLUMNS = ("label", "class", "class_name", "class_id", "category", "targe
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set", "data_set", "phase")
 _SUBSETS = ("train", "test", "validation")
 _MAX_LINE = 2**16
+# A column of subsets has no more different cells.
+_MOST_SUBSETS = 5
 # First bytes of ZIP (.xlsx too), gzip and the older .xls.
 _BINARY = (b"PK\x03\x04", b"\x1f\x8b", b"\xd0\xcf\x11\xe0")
 
@@ -165,7 +168,7 @@ def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str, str]
             columns = _header(row, path)
             if columns is not None:
                 continue
-            columns = _Columns(2, 0, 1, None)
+            columns = _Columns(2, 0, 1, None, _OtherColumns())
             if len(row) != 2:
                 raise UserError(
                     f"{path}, line {rows.line_num}: {len(row)} columns where 2 are expected, and "
@@ -176,6 +179,7 @@ def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str, str]
                     f"{path}, line {rows.line_num}: the paths are in the second column. Begin the "
                     "file with the names of its columns: label,path."
                 )
+        columns.others.add(row)
         location = f"{path}, line {rows.line_num}"
         if any(cell.strip() for cell in row[columns.count :]):
             raise UserError(
@@ -189,16 +193,51 @@ def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str, str]
             row[columns.path], row[columns.label], path, rows.line_num
         )
         yield rows.line_num, subset, image, label
+    if columns is not None and columns.split is None:
+        columns.others.refuse_subsets(path)
+
+
+class _OtherColumns:
+    """The different cells of columns that are not used, as long as all of them name subsets."""
+
+    def __init__(self, names: Mapping[int, str] = MappingProxyType({})) -> None:
+        self._names = names
+        self._cells: dict[int, set[str]] = {column: set() for column in names}
+
+    def add(self, row: list[str]) -> None:
+        """Adds a row; leaves out the columns that are none of subsets. Empty cells name nothing."""
+        for column, cells in list(self._cells.items()):
+            cell = row[column].strip() if column < len(row) else ""
+            if cell and cell not in cells:
+                if len(cells) < _MOST_SUBSETS and len(named_subsets(cell)) == 1:
+                    cells.add(cell)
+                else:
+                    del self._cells[column]
+
+    def refuse_subsets(self, path: Path) -> None:
+        """Refuses a column of subsets of another name: test images would be trained on.
+
+        Raises:
+            UserError: If the cells of a column name at least two subsets.
+        """
+        for column, cells in self._cells.items():
+            if len({subset for cell in cells for subset in named_subsets(cell)}) > 1:
+                raise UserError(
+                    f"{path}: the column {self._names[column]!r} names subsets "
+                    f"({format_names(cells)}), and is not used under this name: call it 'split', "
+                    f"with the cells {', '.join(_SUBSETS)}; or remove it."
+                )
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """How many columns a table has, and which are read."""
+    """How many columns a table has, which are read, and the others."""
 
     count: int
     path: int
     label: int
     split: int | None
+    others: _OtherColumns
 
     @property
     def last(self) -> int:
@@ -265,10 +304,12 @@ def _header(row: list[str], path: Path) -> _Columns | None:
             f"{path}, line 1: the columns {format_names(names)} do not tell one for paths (one of "
             f"{', '.join(_PATH_COLUMNS)}) and one for labels (one of {', '.join(_LABEL_COLUMNS)})."
         )
-    unused = [name for i, name in enumerate(names) if name and i not in images + labels + splits]
+    used = images + labels + splits
+    unused = {i: name for i, name in enumerate(names) if name and i not in used}
     if unused:
-        logging.warning("%s: the columns %s are not used", path, format_names(unused))
-    return _Columns(len(row), images[0], labels[0], splits[0] if splits else None)
+        logging.warning("%s: the columns %s are not used", path, format_names(unused.values()))
+    split = splits[0] if splits else None
+    return _Columns(len(row), images[0], labels[0], split, _OtherColumns(unused))
 
 
 def _require_path_and_label(image: str, label: str, path: Path, line: int) -> tuple[str, str]:

@@ -22,6 +22,16 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")
 _NO_CLASS = re.compile(r"nan|null|none|n/a|<na>|[+-]?[0-9]*\.[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 # Longer ones are larger than any class index.
 _MAX_DIGITS = 12
+# Of labels that may be indices or names: what they are names of, and what to do.
+_SORT_INTO_FOLDERS = (
+    "If labels are indices, sort the images into folders of the names of these classes; if they "
+    "are names, into folders of these names; and give --dataset=folder."
+)
+_IN_CLASS_NAMES = "a class in --class_names"
+_WRITE_NO_NUMBERS = (
+    "If labels are names, write names that are no numbers, such as 'class 1', in the list and in "
+    "--class_names; if they are indices, write such names in --class_names alone."
+)
 
 
 def read_class_names(path: str) -> tuple[str, ...] | None:
@@ -59,16 +69,19 @@ def training_labels(
         numbers_are_indices: Whether whole numbers may be indices.
 
     Raises:
-        UserError: If indices begin at 1, or labels are neither all indices nor all names.
+        UserError: If indices begin at 1, labels are neither all indices nor all names, or they may
+            be either and would be different classes.
     """
     numbers = numbers_are_indices and _are_numbers(lists, names)
     train = lists["train"]
-    if names is None and numbers:
+    if names is not None:
+        return names, numbers and _are_indices(lists, names, _IN_CLASS_NAMES, _WRITE_NO_NUMBERS)
+    if numbers:
         _refuse_labels_from_one(lists)
         # There cannot be more classes than images; `_class_numbers` names the first label beyond.
         classes = min(1 + max(map(_whole_number, train.labels)), len(train.paths) + 1)
         names = tuple(map(str, range(max(classes, 1))))
-    elif names is None:
+    else:
         names = sort_classes(train.labels)
         warn_of_names_alike(names)
     return names, numbers
@@ -91,20 +104,29 @@ def measured_labels(
         names: Of --class_names, if given.
         known: The student's classes.
         numbers_are_indices: Whether whole numbers may be indices.
+
+    Raises:
+        UserError: If whole numbers may be names or indices, and would be different classes.
     """
     numbers = numbers_are_indices and _are_numbers(lists, names)
     if names is not None:
-        return names, numbers
+        return names, numbers and _are_indices(lists, names, _IN_CLASS_NAMES, _WRITE_NO_NUMBERS)
     if numbers:
-        are_indices = _are_indices(lists, known)
+        are_indices = _are_indices(lists, known, "a class of the student", _SORT_INTO_FOLDERS)
         if are_indices:
             _warn_of_labels_from_one(lists, known)
         return known, are_indices
     return sort_classes(_all_labels(lists)), False
 
 
-def _are_indices(lists: dict[str, Entries], known: tuple[str, ...]) -> bool:
-    """Whether whole numbers are indices of a student's classes; if not, they are their names.
+def _are_indices(lists: dict[str, Entries], known: tuple[str, ...], what: str, remedy: str) -> bool:
+    """Whether whole numbers are indices of known classes; if not, they are their names.
+
+    Args:
+        lists: The images.
+        known: Names of the classes.
+        what: What these are, for the message.
+        remedy: What to do where numbers may be either.
 
     Raises:
         UserError: If they may be either, and a label would be another class.
@@ -118,10 +140,8 @@ def _are_indices(lists: dict[str, Entries], known: tuple[str, ...]) -> bool:
     if other and all(0 <= _whole_number(label) < len(known) for label in labels):
         label = min(other)
         raise UserError(
-            f"{first.path}: the label {label!r} is the name of a class of the student, and the "
-            f"index of its class {known[_whole_number(label)]!r}. If labels are indices, give the "
-            "student's classes in their order as --class_names; if they are names, sort the images "
-            "into folders of these names, and give --dataset=folder."
+            f"{first.path}: the label {label!r} is the name of {what}, and the index of its class "
+            f"{known[_whole_number(label)]!r}. {remedy}"
         )
     return not other
 

@@ -172,6 +172,39 @@ def test_labels_that_may_be_wrong_are_not_measured(tmp_path, images, known, labe
         open_source("list", images, known_classes=known, train_list=table)
 
 
+LISTED = "cats/0.png {}\ndogs/3.png {}\ncats/1.png {}\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "expected"),
+    [
+        (("10", "2", "1"), ("1", "2", "10"), [2, 1, 0]),  # 10 is no index
+        (("0", "1", "2"), ("0", "1", "2"), [0, 1, 2]),  # the same either way
+        (("2", "1", "5"), ("0", "1", "2"), [0, 1, 2]),  # 0 is no name
+    ],
+)
+def test_whole_numbers_may_be_names_of_the_given_classes(tmp_path, images, names, labels, expected):
+    lists = {
+        "train_list": write_list(tmp_path, LISTED.format(*labels)),
+        "class_names": write_list(tmp_path, "\n".join(names), "names.txt"),
+    }
+    for known in ((), names):
+        with open_source("list", images, known_classes=known, **lists) as source:
+            assert source.class_names == names
+            assert source.train.labels.tolist() == expected
+
+
+def test_whole_numbers_that_would_be_other_classes_as_names_are_refused(tmp_path, images):
+    lists = {
+        "train_list": write_list(tmp_path, LISTED.format("0", "1", "2")),
+        "class_names": write_list(tmp_path, "0\n2\n1\n", "names.txt"),
+    }
+    message = "label '1' is the name of a class in --class_names, and the index of its class '2'"
+    for known in ((), ("0", "2", "1")):
+        with pytest.raises(UserError, match=message):
+            open_source("list", images, known_classes=known, **lists)
+
+
 def test_class_names_are_those_of_the_indices_of_measured_images_too(tmp_path, images):
     lists = {
         "train_list": write_list(tmp_path, "cats/0.png 1\n"),
@@ -448,6 +481,43 @@ def test_columns_that_are_not_used_are_told(tmp_path, images, caplog):
     with open_source("list", images, train_list=write_list(tmp_path, text, "t.csv")) as source:
         assert len(source.train.ids) == 2
     assert "the columns 'is_training' are not used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("fold", ("train", "test", "")),
+        ("data_type", ("Train", "valid", "test")),
+        ("Usage", ("Training", "PublicTest", "PrivateTest")),
+    ],
+)
+def test_columns_of_other_names_that_name_subsets_are_refused(tmp_path, images, name, cells):
+    table = f"path,label,{name},source\n" + "".join(
+        f"{image},{label},{cell},web\n"
+        for image, label, cell in zip(IMAGES[:3], ("cat", "dog", "cat"), cells, strict=True)
+    )
+    message = f"the column '{name.casefold()}' names subsets .*: call it 'split'"
+    with pytest.raises(UserError, match=message):
+        open_source("list", images, train_list=write_list(tmp_path, table, "t.csv"))
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [("train", "train", "training"), ("train", "test", "bus"), ("train", "test", "holdout 1")],
+)
+def test_other_columns_are_left_out(tmp_path, images, cells):
+    table = "path,label,kind\n" + "".join(
+        f"{image},{label},{cell}\n"
+        for image, label, cell in zip(IMAGES[:3], ("cat", "dog", "cat"), cells, strict=True)
+    )
+    with open_source("list", images, train_list=write_list(tmp_path, table, "t.csv")) as source:
+        assert len(source.train.ids) == 3
+
+
+def test_beside_a_column_of_subsets_another_one_is_left_out(tmp_path, images):
+    table = "path,label,split,was\ncats/0.png,cat,train,test\ndogs/3.png,dog,train,train\n"
+    with open_source("list", images, train_list=write_list(tmp_path, table, "t.csv")) as source:
+        assert len(source.train.ids) == 2
 
 
 def test_a_data_set_column_gives_the_subset(tmp_path, images):
