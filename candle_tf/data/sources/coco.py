@@ -8,6 +8,7 @@ An annotation file has "images" (id, file_name), "categories" (id, name) and "an
 categories are names of classes, also where they are numbers; categories of one name are one class.
 """
 
+import json
 from array import array
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,11 @@ def _by_id(path: Path, part: str, entries: list[Any], field: str) -> dict[Any, s
     """A field of each image or category, by its id."""
     found: dict[Any, str] = {}
     for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry[field], str | int) or isinstance(entry[field], bool):
+            raise UserError(
+                f"{path}, entry {number} of {part!r}: {field} is {json.dumps(entry[field])}, which "
+                "is no text. Correct it, or remove the entry and its annotations."
+            )
         value = str(entry[field])
         first = found.setdefault(entry["id"], value)
         if first != value:

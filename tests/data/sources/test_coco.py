@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,15 @@ def test_class_names_give_the_order_of_names_that_are_numbers(tmp_path):
     with open_source("coco", data, **lists) as source:
         assert source.class_names == ("2", "1")
         assert source.train.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [("categories", "name", None), ("images", "file_name", True), ("categories", "name", ["a"])],
+)
+def test_a_name_that_is_no_text_is_refused_with_the_place(tmp_path, part, field, value):
+    content = annotations()
+    content[part][1][field] = value
+    message = f"entry 2 of '{part}': {field} is {re.escape(json.dumps(value))}, which is no text"
+    with pytest.raises(UserError, match=message):
+        open_coco(tmp_path, content)
