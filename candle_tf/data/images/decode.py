@@ -18,7 +18,7 @@ from candle_tf.errors import UserError
 # A part of the key of every cache of decoded images: raise it with every change of the pixels that
 # `decode_image` gives, or of what it refuses. tests/data/images/test_version.py compares them with
 # a fingerprint stored for this version.
-DECODE_VERSION = 5
+DECODE_VERSION = 6
 
 # 89,478,485 pixels, 268 MB as RGB: above it Pillow itself warns of a decompression bomb.
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -62,7 +62,7 @@ def decode_image(data: bytes, origin: str) -> np.ndarray:
             _refuse_bomb(image.size, len(data), origin)
             image.load()
             if is_cut_off(data):
-                raise OSError("image file is truncated: it has no IEND at its end")
+                raise OSError("image file is truncated: it has no end")
             avif = kind == "AVIF"
             orientation = read_avif_orientation(image) if avif else read_orientation(data)
             return np.array(_to_rgb(upright(image, orientation)))

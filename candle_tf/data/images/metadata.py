@@ -18,6 +18,10 @@ _WITH_LENGTH = {*range(0xC0, 0xD0), *range(0xDB, 0xE0), *_APPS, _COMMENT}
 # What libjpeg infers the colours from: where the segment begins so, and has so many bytes.
 _COLOURS = {_APP0: (b"JFIF\0", 14), _APP14: (b"Adobe", 12)}
 
+# First bytes of a JPEG, and its end.
+_JPEG = b"\xff\xd8\xff"
+_EOI = b"\xff\xd9"
+
 # Of PNG: where the header has the bits of a value, and the last chunk.
 _DEPTH = slice(24, 25)
 _IEND = b"\0\0\0\0IEND\xae\x42\x60\x82"
@@ -29,18 +33,30 @@ def drop_metadata(data: bytes) -> bytes:
     Args:
         data: the whole file, in any state. From where its structure ends, all is kept.
     """
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(_JPEG):
         return _bare_jpeg(data)
     return _bare_png(data) if data.startswith(PNG_SIGNATURE) else data
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether a PNG has no whole chunk IEND, which libpng refuses and Pillow does not miss."""
+    """Whether a PNG or JPEG has no end, which TensorFlow refuses and Pillow does not always miss.
+
+    The end of a PNG is a whole chunk IEND; that of a JPEG is a marker EOI behind the first start of
+    pixels. In pixels 0xFF is followed by 0, so they hold none; those of thumbnails are before them.
+    """
+    if data.startswith(_JPEG):
+        return data.rfind(_EOI, _split_jpeg(data)[1]) < 0
     return data.startswith(PNG_SIGNATURE) and all(name != b"IEND" for name, _, _ in _chunks(data))
 
 
 def _bare_jpeg(data: bytes) -> bytes:
     """Without comments, and without application segments but those that decide the colours."""
+    kept, rest = _split_jpeg(data)
+    return b"".join([*kept, data[rest:]])
+
+
+def _split_jpeg(data: bytes) -> tuple[list[bytes], int]:
+    """The segments before the pixels that are kept, and where the pixels, or damage, begin."""
     kept, at = [data[:2]], 2
     while True:
         # Other bytes before a marker are skipped, as libjpeg does.
@@ -54,8 +70,7 @@ def _bare_jpeg(data: bytes) -> bytes:
         length = int.from_bytes(data[code + 1 : code + 3], "big")
         end = code + 1 + max(length, 2)
         if marker not in _WITH_LENGTH or end > len(data):
-            # The pixels, or damage.
-            return b"".join([*kept, data[max(found, code - 1) :]])
+            return kept, max(found, code - 1)
         if _decides_pixels(marker, data[code + 3 : end]):
             kept.append(b"\xff" + data[code:end])
         at = end

@@ -123,6 +123,23 @@ def cut_pngs() -> dict[str, bytes]:
     }
 
 
+def cut_jpegs() -> dict[str, bytes]:
+    """JPEG files whose tail is zeros, as downloads leave it that reserve the file and stop.
+
+    Pillow reads all of them: zeros are pixels of one colour.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    photo = encode(Image.fromarray(noise), "JPEG", quality=90)
+    quarter = len(photo) // 4
+    thumbnail = segment(0xE1, b"Exif\0\0" + PLAIN["JPEG"])
+    return {
+        "JPEG, a quarter of its bytes": photo[:quarter] + bytes(len(photo) - quarter),
+        "JPEG, zeros for its end": PLAIN["JPEG"][:-2] + bytes(2),
+        "JPEG with a whole thumbnail": insert(PLAIN["JPEG"][:-2] + bytes(2), thumbnail),
+        "JPEG, zeros and bytes behind it": PLAIN["JPEG"][:-2] + bytes(2) + b"more",
+    }
+
+
 def refused_files() -> dict[str, bytes]:
     """Files that are like those of `damaged_metadata`, but whose pixels are damaged or not all."""
     png, jpeg = PLAIN["PNG"], PLAIN["JPEG"]

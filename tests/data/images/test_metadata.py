@@ -13,6 +13,7 @@ from candle_tf.errors import UserError
 from tests.data.images.metadata_files import (
     PLAIN,
     chunk,
+    cut_jpegs,
     cut_pngs,
     damaged_metadata,
     insert,
@@ -22,7 +23,7 @@ from tests.data.images.metadata_files import (
 )
 
 DAMAGED, SOUND, REFUSED = damaged_metadata(), sound_metadata(), refused_files()
-CUT = cut_pngs()
+CUT = cut_pngs() | cut_jpegs()
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -52,14 +53,22 @@ def test_damage_of_the_pixels_stays_an_error(name):
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_a_png_without_its_end_is_truncated(name):
+def test_a_file_without_its_end_is_truncated(name):
     with pytest.raises(UserError, match=r"cats/7\.png: not a readable image \(OSError: .*runcated"):
         decode_image(CUT[name], "cats/7.png")
 
 
-def test_bytes_behind_the_end_of_a_png_are_no_error():
-    expected = decode_image(PLAIN["PNG"], "x")
-    np.testing.assert_array_equal(decode_image(PLAIN["PNG"] + b"more", "x"), expected)
+@pytest.mark.parametrize("name", cut_jpegs())
+def test_pillow_reads_pixels_of_zeros(name):
+    with Image.open(io.BytesIO(CUT[name])) as image:
+        image.load()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("more", [b"more", b"\xff\xda", PLAIN["JPEG"][:-2]])
+def test_bytes_behind_the_end_are_no_error(kind, more):
+    expected = decode_image(PLAIN[kind], "x")
+    np.testing.assert_array_equal(decode_image(PLAIN[kind] + more, "x"), expected)
 
 
 @pytest.mark.parametrize(

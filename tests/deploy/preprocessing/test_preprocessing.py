@@ -20,7 +20,7 @@ from candle_tf.deploy.preprocessing.orientation import apply_orientation, read_o
 from candle_tf.deploy.preprocessing.stretch import stretch as stretch_in_graph
 from candle_tf.errors import UserError
 from tests.data.images.exif_blocks import files_with_blocks
-from tests.data.images.metadata_files import cut_pngs, damaged_metadata, sound_metadata
+from tests.data.images.metadata_files import cut_jpegs, cut_pngs, damaged_metadata, sound_metadata
 
 ORIENTATION = 0x0112
 
@@ -353,9 +353,9 @@ def test_one_transparent_colour_of_16_bits_is_not_used(channels):
         np.testing.assert_array_equal(image, decode_image(plain, "x"))
 
 
-@pytest.mark.parametrize(("name", "encoded"), cut_pngs().items())
-def test_a_png_without_its_end_is_refused_as_in_training(name, encoded):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="PNG"):
+@pytest.mark.parametrize(("name", "encoded"), [*cut_pngs().items(), *cut_jpegs().items()])
+def test_a_file_without_its_end_is_refused_as_in_training(name, encoded):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"PNG|JPEG"):
         in_graph(encoded)
     with pytest.raises(UserError, match=name):
         decode_image(encoded, name)
