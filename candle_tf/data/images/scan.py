@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from candle_tf.data.cached_arrays import stored_array
+from candle_tf.data.cached_arrays import CheckRows, stored_array
 from candle_tf.data.images.decode import DECODE_VERSION
 from candle_tf.data.images.heif import find_decoders
 from candle_tf.data.sources.source import Source
@@ -50,6 +51,10 @@ class Scan:
         return tuple(self.ids[i] for i in np.flatnonzero(~self.readable))
 
 
+class _OtherImagesError(Exception):
+    """A stored scan is of images with other bytes."""
+
+
 def scan_images(source: Source, ids: Sequence[str], folder: Path) -> Scan:
     """Reads and decodes images, several at once, and logs the progress.
 
@@ -73,13 +78,31 @@ def scan_images(source: Source, ids: Sequence[str], folder: Path) -> Scan:
         unreadable = [ids[start + row] for row in np.flatnonzero(rows[:, 0] == 0)]
         return not any(row[0] for row in pool.map(lambda i: _scan_image(source, i), unreadable))
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        shape = (len(ids), 1 + _HASH_BYTES)
-        rows = np.array(
+    def check(places: np.ndarray, stored: np.ndarray) -> None:
+        """Compares hashes alone: an image that cannot be read now could be read when scanned."""
+        for place, row in zip(places.tolist(), stored, strict=True):
+            try:
+                data = source.read_bytes(ids[place])
+            except UserError:
+                continue
+            if row[0] and row[1:].tobytes() != hashlib.sha256(data).digest():
+                raise _OtherImagesError
+
+    def scan(key: dict[str, Any], check: CheckRows | None) -> np.ndarray:
+        return np.array(
             stored_array(
-                folder, "scan", key, shape, "uint8", _BLOCK, scan_block, is_current=is_current
+                *(folder, "scan", key, (len(ids), 1 + _HASH_BYTES), "uint8", _BLOCK, scan_block),
+                is_current=is_current,
+                check=check,
             )
         )
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            rows = scan(key, check)
+        except _OtherImagesError:
+            # Files of the same names, sizes and times, which another data set has.
+            rows = scan({**key, "sample": source.sample_hash(ids)}, None)
     return Scan(tuple(ids), rows[:, 0] == 1, np.ascontiguousarray(rows[:, 1:]))
 
 

@@ -116,7 +116,8 @@ class ImageStore:
         keys: int64 [N], seeds of each image's random views: a hash of its id, so that views do not
             depend on the order or number of images.
         rows: row of each id.
-        digest: SHA-256 over ids, content hash of the source, side, and how views are cropped.
+        digest: SHA-256 over ids, content and sample hash of the source, side, and how views are
+            cropped.
         original_aspect: whether crops are taken in the original aspect (--resize=crop).
         aspects: for that, width / height of each original image, float32 [N]; None if streamed.
     """
@@ -199,6 +200,7 @@ def open_image_store(
     key = {
         "source": source.name,
         "content": source.content_hash(ids),
+        "sample": source.sample_hash(ids),
         "side": side,
         "resize": "stretch",
         "version": [STORE_VERSION, DECODE_VERSION],

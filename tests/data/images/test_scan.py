@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from candle_tf.data.images import scan as scan_module
 from candle_tf.data.images.scan import reason, scan_images
 from candle_tf.data.sources.registry import Source, open_source
 from candle_tf.errors import UserError
-from tests.data.sources.test_registry import tree, write_folder, write_tar, write_zip
+from tests.data.sources.test_registry import image, tree, write_folder, write_tar, write_zip
 
 NAMES = tuple(f"{label}/{i}.png" for label in ("a", "b") for i in range(5))
 
@@ -80,6 +81,23 @@ def without_rights(source: Source, *unreadable: str) -> Source:
         return source.read_image(image_id)
 
     return dataclasses.replace(source, reader=read_image, encoded=read_bytes)
+
+
+def test_data_sets_of_the_same_names_sizes_and_times_share_no_scan(tmp_path):
+    folders, expected = [], []
+    for number in (1, 2):
+        files = {name: image(number) for name in NAMES}
+        folders.append(Path(write_folder(tmp_path / str(number), files)))
+        expected.append(hashlib.sha256(image(number)).digest())
+        for name in NAMES:
+            os.utime(folders[-1] / name, (315532800, 315532800))
+    assert len(image(1)) == len(image(2))
+    for _ in range(2):
+        for folder, digest in zip(folders, expected, strict=True):
+            with open_source("folder", str(folder)) as source:
+                scan = scan_images(source, NAMES, tmp_path / "cache")
+            assert {row.tobytes() for row in scan.hashes} == {digest}
+    assert len(list((tmp_path / "cache").glob("scan-*.npy"))) == 2
 
 
 @pytest.mark.parametrize("block", [2, 256])

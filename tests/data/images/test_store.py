@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 
 import numpy as np
@@ -139,6 +140,32 @@ def test_a_changed_image_is_decoded_again(data, tmp_path):
     np.testing.assert_array_equal(after.array[1], stretch(noise(90, 25, 25), SIDE))
     np.testing.assert_array_equal(after.array[2], before.array[2])
     np.testing.assert_array_equal(after.keys, before.keys)
+
+
+def write_bitmaps(root, shade):
+    """Images of raw pixels of one shade: of the same names, sizes and times for every shade."""
+    for name in IDS:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (SIDE, SIDE), (shade, shade, shade)).save(path, "BMP")
+        os.utime(path, (315532800, 315532800))
+    return root
+
+
+def test_data_sets_of_the_same_names_sizes_and_times_share_no_images(tmp_path):
+    folders = {shade: write_bitmaps(tmp_path / str(shade), shade) for shade in (10, 200)}
+    digests = set()
+    for _ in range(2):
+        for shade, folder in folders.items():
+            images = open_store(folder, tmp_path / "cache")
+            np.testing.assert_array_equal(images.array, np.full((len(IDS), SIDE, SIDE, 3), shade))
+            digests.add(images.digest)
+    assert len(digests) == 2
+    assert len(list((tmp_path / "cache").glob("images-*.npy"))) == 2
+    for name in IDS:
+        shutil.copy2(folders[10] / name, folders[200] / name)
+    copy = open_store(folders[200], tmp_path / "cache")
+    assert copy.digest == open_store(folders[10], tmp_path / "cache").digest
 
 
 def test_another_side_is_another_digest(data, tmp_path):
