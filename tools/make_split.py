@@ -168,7 +168,8 @@ def main(config: Config) -> None:
         split = draw_split(config, source)
         untested = untested_text(split, source)
         near = config.data.near_duplicates
-        pairs = find_near_duplicates(source, split, near) if near >= 0 else None
+        cache = config.run.cache_path
+        pairs = find_near_duplicates(source, split, near, cache) if near >= 0 else None
     figures = split_figures(split)
     save_new(split, out)
     write_atomically(image, histogram(split))

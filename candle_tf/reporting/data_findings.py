@@ -30,8 +30,13 @@ def data_findings(data: dict[str, Any]) -> list[html.Item]:
         )
     near = data.get("near_duplicates", [])
     if near:
-        rows = [[e["test"], e["train"], str(e["bits"]), ", ".join(e["classes"])] for e in near]
-        columns = ["test image", "training image", "bits that differ", "classes"]
+        rows = [
+            # Older versions recorded each pair.
+            [e["test"], e["train"], str(e["bits"]), ", ".join(e["classes"]), str(e.get("alike", 1))]
+            for e in near
+        ]
+        columns = ["test image", "nearest training image", "bits that differ", "classes",
+                   "training images alike"]  # fmt: skip
         items.append(_table(columns, rows, "Similar test and training images"))
     if left_out:
         rows = [[e["part"], e["class"], e["id"], e["reason"]] for e in left_out]

@@ -72,7 +72,7 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
         folder.forget_data()
         record, split = _read_or_check(config, folder, source)
     if _searches_copies(config, folder, record):
-        record = {**record, **_near_duplicates(source, split, config.data.near_duplicates)}
+        record = {**record, **_near_duplicates(config, source, split)}
         _write(record, path)
     if folder.writes and not folder.has_begun:
         record = {name: value for name, value in record.items() if name != _UNLABELLED}
@@ -164,9 +164,10 @@ def _check(config: Config, folder: RunFolder, source: Source) -> dict[str, Any]:
     }
 
 
-def _near_duplicates(source: Source, split: Split, distance: int) -> dict[str, Any]:
+def _near_duplicates(config: Config, source: Source, split: Split) -> dict[str, Any]:
     """What is recorded of them."""
-    pairs = find_near_duplicates(source, split, distance)
+    distance = config.data.near_duplicates
+    pairs = find_near_duplicates(source, split, distance, config.run.cache_path)
     entries = [{**vars(pair), "classes": list(pair.classes)} for pair in pairs]
     return {_DISTANCE: distance, _NEAR: entries}
 

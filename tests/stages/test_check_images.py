@@ -300,6 +300,11 @@ def test_copies_are_searched_when_it_is_asked_for_later(config, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "imagehash", None)
             assert check(asked)[1] == record
+    # Older versions recorded every pair, without a number.
+    pairs = [{k: v for k, v in pair.items() if k != "alike"} for pair in record["near_duplicates"]]
+    older = {**record, "near_duplicates": 2 * pairs}
+    (Path(config.run.run_dir) / "data_check.json").write_text(json.dumps(older))
+    assert check(config)[1] == older
 
 
 def test_the_package_of_the_search_is_asked_for_before_images_are_read(config, monkeypatch):
