@@ -77,8 +77,8 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
     if folder.writes and not folder.has_begun:
         record = {name: value for name, value in record.items() if name != _UNLABELLED}
         if config.unlabelled.unlabelled_dir:
-            contents = folder.unlabelled_contents_path
-            record[_UNLABELLED] = check_unlabelled_images(config, source, split, contents)
+            paths = folder.image_contents_path, folder.unlabelled_contents_path
+            record[_UNLABELLED] = check_unlabelled_images(config, source, split, *paths)
         _write(record, path)
     _log(record, path)
     return split, record

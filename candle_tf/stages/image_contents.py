@@ -28,7 +28,7 @@ from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 
 # Of each image's SHA-256: enough to tell that it changed, in a file smaller than the split's.
-_BYTES = 8
+HASH_BYTES = 8
 # Reading waits for the disk, and a hash is computed without Python's lock.
 _THREADS = 4
 # Images whose reading is asked for at once: a place in the queue takes more memory than a hash.
@@ -96,7 +96,7 @@ def read_contents(path: Path, key: str, count: int) -> Contents | None:
         return None
     try:
         stored = base64.b64decode(record["hashes"], validate=True)
-        hashes = np.frombuffer(stored, np.uint8).reshape(count, _BYTES)
+        hashes = np.frombuffer(stored, np.uint8).reshape(count, HASH_BYTES)
         return Contents(record["tokens"], hashes)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -148,7 +148,7 @@ def hash_images(source: Source, ids: Sequence[str]) -> list[bytes]:
 
     def hash_one(image_id: str) -> bytes:
         try:
-            return hashlib.sha256(source.read_bytes(image_id)).digest()[:_BYTES]
+            return hashlib.sha256(source.read_bytes(image_id)).digest()[:HASH_BYTES]
         except UserError:
             return b""
 
@@ -162,4 +162,4 @@ def hash_images(source: Source, ids: Sequence[str]) -> list[bytes]:
 def _hashes(scan: Scan, ids: Sequence[str]) -> np.ndarray:
     """Beginnings of the hashes of some images of a scan, uint8 `[N, 8]`."""
     rows = dict(zip(scan.ids, range(len(scan.ids)), strict=True))
-    return scan.hashes[[rows[image_id] for image_id in ids], :_BYTES]
+    return scan.hashes[[rows[image_id] for image_id in ids], :HASH_BYTES]

@@ -5,6 +5,7 @@ They are read before training: unreadable ones stop the run or are left out, as 
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from candle_tf.data.splits.split import Split
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
 from candle_tf.stages.image_contents import (
+    HASH_BYTES,
     change_tokens,
     changed_images,
     has_contents,
+    ids_of,
+    read_contents,
     record_contents,
 )
 
@@ -46,7 +50,7 @@ def require_unlabelled_images(config: Config) -> None:
 
 
 def check_unlabelled_images(
-    config: Config, source: Source, split: Split, contents: Path
+    config: Config, source: Source, split: Split, labelled: Path, contents: Path
 ) -> dict[str, Any]:
     """Reads all images without labels.
 
@@ -54,6 +58,7 @@ def check_unlabelled_images(
         config: the run's settings.
         source: of the images with labels.
         split: of the images with labels.
+        labelled: path of the record of the contents of the images with labels.
         contents: path of the file to which the hashes of their bytes are written.
 
     Returns:
@@ -74,7 +79,7 @@ def check_unlabelled_images(
                 f"--unlabelled_dir={place}: {_list_reasons(left_out)}\n"
                 "Fix or remove them, or leave them out with --on_bad_image=skip."
             )
-        shared = shared_ids(scan, _scan_heldout(source, split, cache))
+        shared = shared_ids(_shorten(scan), _heldout(source, split, labelled, cache))
         record = {"left_out": left_out, "shared": list(shared)}
         ids = _used_ids(unlabelled, record)
         if not ids:
@@ -185,10 +190,22 @@ def _list_reasons(left_out: list[dict[str, str]]) -> str:
     return f"{len(left_out)} images cannot be read:{shown}{more}"
 
 
-def _scan_heldout(source: Source, split: Split, cache: Path) -> Scan:
-    """Of the validation and test images; of all images there is a scan in the cache already."""
-    ids = [image_id for subset in split.subsets.values() for image_id in subset.ids]
-    scan, first = scan_images(source, ids, cache), len(split.train.ids)
+def _shorten(scan: Scan) -> Scan:
+    """The same with so many bytes of each hash as a record has."""
+    return replace(scan, hashes=scan.hashes[:, :HASH_BYTES])
+
+
+def _heldout(source: Source, split: Split, labelled: Path, cache: Path) -> Scan:
+    """What the validation and test images are, by the record of all images where there is one.
+
+    A scan of the images that are left has another place in the cache than that of all images.
+    """
+    ids, first = ids_of(split), len(split.train.ids)
+    recorded = read_contents(labelled, split.hash, len(ids))
+    if recorded is None:
+        scan = _shorten(scan_images(source, ids, cache))
+    else:
+        scan = Scan(tuple(ids), np.ones(len(ids), bool), recorded.hashes)
     return Scan(scan.ids[first:], scan.readable[first:], scan.hashes[first:])
 
 

@@ -31,6 +31,14 @@ def test_images_in_several_classes_are_listed():
     assert "several classes" not in render(contradictory=[])
 
 
+def test_similar_images_are_listed_with_their_number():
+    pair = {"train": "a/1.png", "test": "b/<2>.png", "bits": 3, "classes": ["cat", "dog"]}
+    text = render(near_duplicates=[{**pair, "alike": 417}])
+    assert all(f">{cell}<" in text for cell in ("b/&lt;2&gt;.png", "a/1.png", "3", "417"))
+    # Of older versions.
+    assert "<td" in render(near_duplicates=[pair])
+
+
 def test_long_tables_say_where_the_rest_is():
     text = render(left_out=[{**LEFT_OUT, "id": f"p{i}"} for i in range(51)])
     assert "p49" in text

@@ -1,7 +1,9 @@
 """Images without labels in a distillation (--unlabelled_dir)."""
 
+import dataclasses
 import os
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import calibrate as calibration
 from candle_tf.stages import train as training
 from candle_tf.stages.cache_features import cache_all_features
+from candle_tf.stages.check_images import check_split
 from candle_tf.stages.prepare import prepare
+from candle_tf.stages.split import open_data
 from candle_tf.students.compute_policy import resolve_compute_policy
 from tests.data.sources.test_registry import tree, write_folder, write_old_zip
 from tests.stages.interrupt import interrupt
@@ -78,6 +82,27 @@ def test_unreadable_ones_stop_the_run_or_are_left_out_and_test_images_always_are
     (more / "new.png").write_bytes((more / MORE[0]).read_bytes() + b" ")
     with pytest.raises(UserError, match="not those that this run began with"):
         prepare(skipping, folder)
+
+
+def test_images_with_labels_are_read_once_beside_an_unreadable_one(config, tmp_path):
+    (tmp_path / "data" / TRAIN[3]).write_bytes(b"<html>")
+    (tmp_path / "more" / "copy.png").write_bytes((tmp_path / "data" / TEST[1]).read_bytes())
+    config = config.replace(on_bad_image="skip")
+    folder = open_run_folder(config)
+    read: Counter[str] = Counter()
+    with open_data(config) as source:
+
+        def count(image_id):
+            read[image_id] += 1
+            return source.read_image(image_id)
+
+        counted = dataclasses.replace(source, reader=count)
+        _, record = check_split(config, folder, counted)
+        assert record["unlabelled"]["shared"] == ["copy.png"]
+        assert {read[name] for name in (*TRAIN, *TEST) if name != TRAIN[3]} == {1}
+        # Runs of older versions have no record of contents.
+        folder.image_contents_path.unlink()
+        assert check_split(config, folder, source)[1] == record
 
 
 def test_a_moved_folder_of_the_same_images_resumes(config, tmp_path):
