@@ -79,7 +79,7 @@ def check_unlabelled_images(
                 f"--unlabelled_dir={place}: {_list_reasons(left_out)}\n"
                 "Fix or remove them, or leave them out with --on_bad_image=skip."
             )
-        shared = shared_ids(_shorten(scan), _heldout(source, split, labelled, cache))
+        shared = shared_ids(_short_scan(scan), _heldout(source, split, labelled, cache))
         record = {"left_out": left_out, "shared": list(shared)}
         ids = _used_ids(unlabelled, record)
         if not ids:
@@ -190,7 +190,7 @@ def _list_reasons(left_out: list[dict[str, str]]) -> str:
     return f"{len(left_out)} images cannot be read:{shown}{more}"
 
 
-def _shorten(scan: Scan) -> Scan:
+def _short_scan(scan: Scan) -> Scan:
     """The same with so many bytes of each hash as a record has."""
     return replace(scan, hashes=scan.hashes[:, :HASH_BYTES])
 
@@ -203,7 +203,7 @@ def _heldout(source: Source, split: Split, labelled: Path, cache: Path) -> Scan:
     ids, first = ids_of(split), len(split.train.ids)
     recorded = read_contents(labelled, split.hash, len(ids))
     if recorded is None:
-        scan = _shorten(scan_images(source, ids, cache))
+        scan = _short_scan(scan_images(source, ids, cache))
     else:
         scan = Scan(tuple(ids), np.ones(len(ids), bool), recorded.hashes)
     return Scan(scan.ids[first:], scan.readable[first:], scan.hashes[first:])
