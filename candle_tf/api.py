@@ -56,7 +56,7 @@ class Model:
     """An exported student, and the report of its run where there is one.
 
     One that was loaded can be pickled, for multiprocessing and joblib: it is loaded again from its
-    path.
+    path. Several threads may use one; the interpreter runs the images of one at a time.
 
     Attributes:
         student: what classifies.

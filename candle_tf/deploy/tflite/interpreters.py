@@ -8,6 +8,7 @@ Nothing here needs TensorFlow, but the Larq Compute Engine's own package imports
 """
 
 import platform
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -31,7 +32,7 @@ _PROGRESS_EVERY = 1000
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A loaded file.
+    """A loaded file. Several threads may use it: each waits until the one before has its outputs.
 
     Attributes:
         source: how messages call the file.
@@ -80,8 +81,12 @@ def open_compute_engine(
         raise UserError(f"{source} cannot be run ({error}): export it again.") from error
     shape, dtype = tuple(loaded.input_shapes[0]), np.dtype(loaded.input_types[0])
 
+    # Inputs and outputs are in the engine's own memory, of which a file has one.
+    lock = threading.Lock()
+
     def invoke(image: np.ndarray) -> list[np.ndarray]:
-        return [output.copy() for output in loaded.interpreter.predict([image])]
+        with lock:
+            return [output.copy() for output in loaded.interpreter.predict([image])]
 
     return Interpreter(source, shape, dtype, invoke)
 
@@ -111,10 +116,14 @@ def open_litert(
     given = loaded.get_input_details()[0]
     outputs = [output["index"] for output in loaded.get_output_details()]
 
+    # As in `open_compute_engine`; `get_tensor` gives a copy.
+    lock = threading.Lock()
+
     def invoke(image: np.ndarray) -> list[np.ndarray]:
-        loaded.set_tensor(given["index"], image)
-        loaded.invoke()
-        return [loaded.get_tensor(index) for index in outputs]
+        with lock:
+            loaded.set_tensor(given["index"], image)
+            loaded.invoke()
+            return [loaded.get_tensor(index) for index in outputs]
 
     return Interpreter(source, tuple(given["shape"].tolist()), np.dtype(given["dtype"]), invoke)
 

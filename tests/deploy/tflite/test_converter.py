@@ -1,4 +1,5 @@
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -49,6 +50,19 @@ def test_an_output_is_not_overwritten_by_the_next(flatbuffer, reference):
         second = interpreter(photographs()[1:2])
         assert not np.array_equal(first, second)
         np.testing.assert_array_equal(first, before)
+
+
+def test_threads_may_share_an_interpreter(flatbuffer, reference):
+    images = photographs()[:8]
+    for interpreter in (open_compute_engine(flatbuffer), open_litert(reference)):
+        alone = [interpreter(images[number : number + 1]) for number in range(8)]
+
+        def repeat(number: int, interpreter=interpreter) -> list[np.ndarray]:
+            return [interpreter(images[number : number + 1]) for _ in range(50)]
+
+        with ThreadPoolExecutor(8) as threads:
+            for expected, found in zip(alone, threads.map(repeat, range(8)), strict=True):
+                np.testing.assert_array_equal(np.concatenate(found), expected.repeat(50, axis=0))
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
