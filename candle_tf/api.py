@@ -31,7 +31,7 @@ from candle_tf.data.sources.source import Source
 from candle_tf.deploy.exported_student import ExportedStudent, find_export, load_exported
 from candle_tf.deploy.reported_export import find_run
 from candle_tf.errors import UserError
-from candle_tf.files import expand_home
+from candle_tf.files import given_path
 from candle_tf.metrics import Metrics, evaluate_logits
 from candle_tf.progress import Progress
 from candle_tf.reporting.results import Results, read_results
@@ -130,8 +130,8 @@ class Model:
             image is one with an `error`.
 
         Raises:
-            UserError: for paths that do not exist, arrays of another shape or type, and what is
-                neither; for a `top` that is no whole number from 1 up.
+            UserError: for paths that are empty, too long or do not exist, arrays of another shape
+                or type, and what is neither; for a `top` that is no whole number from 1 up.
         """
         top = _require_count(top)
         given = _as_list(images)
@@ -269,7 +269,7 @@ def load(path: str | Path, runtime: str = "auto") -> Model:
     Raises:
         UserError: where there is none, or it is damaged.
     """
-    given = Path(expand_home(str(path)))
+    given = given_path(path, "Give a run's folder, its export or a file of it.")
     with drop_harmless_warnings():
         student = load_exported(given, runtime)
     loaded_from = given.absolute(), runtime

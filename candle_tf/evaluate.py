@@ -20,7 +20,7 @@ from absl import flags
 from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.errors import UserError
-from candle_tf.files import require_writable_file, write_atomically, write_each
+from candle_tf.files import require_output_files, write_atomically, write_each
 from candle_tf.metrics import Metrics, untested_sentence
 from candle_tf.plugins import import_plugins
 from candle_tf.reporting.table import method_table, percent, text_table
@@ -109,9 +109,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             "Give one run's folder or its export: python -m candle_tf.evaluate RUN --data_dir=..."
         )
-    for path in (given.csv, given.json):
-        if path:
-            require_writable_file(Path(path))
+    require_output_files({"csv": given.csv, "json": given.json})
     import_plugins(given.plugin)
     # TensorFlow comes with it.
     from candle_tf.api import load

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -111,6 +111,32 @@ def require_writable_file(path: Path) -> None:
         raise _unwritable(path, error) from error
 
 
+def require_output_files(places: Mapping[str, str | Path | None]) -> list[Path]:
+    """Refuses outputs of one command that could not be written, or that would replace each other.
+
+    Args:
+        places: path by flag; a flag that is not given has "" or None.
+
+    Returns:
+        The paths that are given, in order.
+
+    Raises:
+        UserError: as `require_writable_file`, and where two are one file, also by links. What is
+            no file, such as a terminal or /dev/null, may be given twice.
+    """
+    given = {flag: Path(place) for flag, place in places.items() if place}
+    flag_of: dict[str, str] = {}
+    for flag, path in given.items():
+        require_writable_file(path)
+        other = flag if _is_stream(path) else flag_of.setdefault(os.path.realpath(path), flag)
+        if other != flag:
+            raise UserError(
+                f"--{other} and --{flag} are both {path}, where one would replace the other: give "
+                "each a file of its own."
+            )
+    return list(given.values())
+
+
 def _refuse_unwritable_file(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -200,6 +226,32 @@ def expand_home(path: str) -> str:
             "another path, or write ./ before a name that begins with ~."
         )
     return expanded
+
+
+def given_path(path: str | Path, remedy: str) -> Path:
+    """A path that somebody gave, with the home folder for a leading "~"; nothing need be there.
+
+    Args:
+        path: as it was given.
+        remedy: what to give, for the message.
+
+    Raises:
+        UserError: where it is empty, which to Python is the current folder; where it is too long,
+            or in a folder without rights.
+    """
+    text = str(path)
+    if not text:
+        raise UserError(f"A path is empty. {remedy} The current folder is a dot.")
+    place = Path(expand_home(text))
+    try:
+        place.exists()
+    except OSError as error:
+        raise (explain_path(error) or _unreadable(place, error)) from error
+    return place
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be read ({error.strerror or error}). Give another path.")
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:

@@ -4,14 +4,14 @@
     python -m candle_tf.predict runs/quickstart/export photos/ --csv=photos.csv --html=photos.html
 
 Give a run's folder, its export or one file of that, and then what to classify: image files, folders
-and archives. A file that is no readable image is a row with its reason, and makes the exit
-code 1.
+and archives, or a pipe (/dev/stdin) with one image. A file that is no readable image is a row with
+its reason, and makes the exit code 1.
 """
 
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from absl import flags, logging
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import require_writable_file, write_each
+from candle_tf.files import require_output_files, write_each
 from candle_tf.progress import Progress
 
 if TYPE_CHECKING:
@@ -49,16 +49,16 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             "Give a run's folder and what to classify: python -m candle_tf.predict RUN IMAGES..."
         )
-    outputs = [Path(flag.value) for flag in (_CSV, _JSONL, _HTML) if flag.value]
-    for path in outputs:
-        require_writable_file(path)
-    from candle_tf.data.sources.image_files import open_image_files
+    outputs = require_output_files({flag.name: flag.value for flag in (_CSV, _JSONL, _HTML)})
+    from candle_tf.data.sources.image_files import open_image_files, refuse_overwritten
     from candle_tf.deploy.exported_student import load_exported
     from candle_tf.reporting.predictions import csv_lines
     from candle_tf.stages.predict import Prediction, predict
 
     student = load_exported(arguments[0], _RUNTIME.value)
+    _refuse_in_export(Path(arguments[0]), outputs)
     with open_image_files(arguments[1:], _ENCODING.value) as files:
+        refuse_overwritten(files, outputs)
         top = min(_TOP.value, len(student.labels))
         found: list[Prediction] = []
         progress = Progress("predict", len(files))
@@ -83,6 +83,19 @@ def main(arguments: list[str]) -> None:
     if bad:
         reasons = "\n".join(each.error for each in itertools.islice(bad, 10))
         raise SystemExit(f"{len(bad)} of {len(found)} images could not be classified:\n{reasons}")
+
+
+def _refuse_in_export(student: Path, outputs: Sequence[Path]) -> None:
+    """Refuses outputs among the files of the export: they would replace some, or be shipped."""
+    from candle_tf.deploy.exported_student import find_export
+
+    export = find_export(student)[0].resolve()
+    for path in outputs:
+        if path.resolve().is_relative_to(export):
+            raise UserError(
+                f"{path} is in {export}, the folder of the exported student, whose files are not "
+                "to be replaced. Write it elsewhere."
+            )
 
 
 def _write_files(found: "list[Prediction]", top: int, title: str) -> None:

@@ -9,7 +9,7 @@ from absl import flags
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import require_writable_file
+from candle_tf.files import require_output_files
 from candle_tf.reporting.comparison import compare
 from candle_tf.reporting.results import read_results
 from candle_tf.run_folder import RunFolder
@@ -26,9 +26,7 @@ def main(arguments: list[str]) -> None:
     given = [*arguments, *_RUNS.value]
     if not given:
         raise UserError("There is no run: give folders of finished runs.")
-    for path in (_HTML.value, _JSON.value):
-        if path:
-            require_writable_file(Path(path))
+    require_output_files({"html": _HTML.value, "json": _JSON.value})
     runs = [read_results(RunFolder(Path(path)).report_path) for path in given]
     print(compare(runs, _HTML.value, _JSON.value))
 

@@ -23,6 +23,7 @@ from sklearn.datasets import load_digits
 
 import candle_tf
 from candle_tf.config import Config
+from candle_tf.deploy.exported_student import find_saved_models, load_exported
 from candle_tf.errors import UserError
 from candle_tf.evaluate import class_rows, metrics_text
 from candle_tf.metrics import evaluate_logits
@@ -483,6 +484,7 @@ def test_of_more_than_ten_classes_the_command_tells_top_5():
         ("run/export/student.lce.tflite", "float", "contradicts"),
         ("run/export/export.json", "auto", "is no student.lce.tflite"),
         ("run", "onnx", "one of auto, lce"),
+        ("x" * 5000, "auto", "xx... cannot be used"),
     ],
 )
 def test_what_is_no_export_is_refused(run_dir, tmp_path, path, runtime, words):
@@ -490,6 +492,18 @@ def test_what_is_no_export_is_refused(run_dir, tmp_path, path, runtime, words):
     (tmp_path / "run").symlink_to(run_dir)
     with pytest.raises(UserError, match=words):
         candle_tf.load(tmp_path / path, runtime)
+
+
+def test_an_empty_path_is_not_the_current_folder(run_dir, photos, monkeypatch):
+    model = candle_tf.load(run_dir)
+    monkeypatch.chdir(photos[0])
+    with pytest.raises(UserError, match="A path is empty"):
+        model.predict("")
+    monkeypatch.chdir(run_dir)
+    for load in (candle_tf.load, load_exported, find_saved_models):
+        with pytest.raises(UserError, match="A path is empty"):
+            load("")
+    assert candle_tf.load(".").labels == model.labels
 
 
 def test_a_changed_file_is_refused(run_dir, tmp_path):
@@ -654,6 +668,23 @@ def test_predict_writes_the_other_files_where_one_cannot_be_written(run_dir, pho
     assert f"{tmp_path / 'x'} cannot be written" in done.stderr
     assert len(files["csv"].read_text().splitlines()) == 3
     assert files["html"].read_text().count("<img") == 2
+
+
+def test_predict_refuses_outputs_that_would_replace_something(run_dir, photos, tmp_path):
+    image, export = tmp_path / "1.png", run_dir / "export"
+    shutil.copy(photos[0] / "1.png", image)
+    (tmp_path / "link").symlink_to(export)
+    before = image.read_bytes(), sorted(path.name for path in export.iterdir())
+    for options, words in (
+        ([f"--csv={image}"], "would replace it"),
+        ([f"--csv={tmp_path}/x", f"--jsonl={tmp_path}/x"], "--csv and --jsonl are both"),
+        ([f"--html={tmp_path}/link/labels.txt"], "the folder of the exported student"),
+    ):
+        done = start("candle_tf.predict", str(run_dir), str(image), *options)
+        assert done.returncode == 2
+        assert words in done.stderr
+    assert (image.read_bytes(), sorted(path.name for path in export.iterdir())) == before
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

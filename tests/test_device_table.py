@@ -155,3 +155,5 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_files_are_timed(t
     for outputs in (("", str(tmp_path)), (str(tmp_path), "")):
         with pytest.raises(UserError, match="cannot be written"):
             device_table.main([tmp_path / "nowhere"], 1, *outputs)
+    with pytest.raises(UserError, match="--csv and --plot are both"):
+        device_table.main([tmp_path / "nowhere"], 1, f"{tmp_path}/x", f"{tmp_path}/y/../x")

@@ -24,7 +24,7 @@ from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import (
     read_json_object,
-    require_writable_file,
+    require_output_files,
     sha256_of_file,
     write_atomically,
     write_each,
@@ -228,9 +228,7 @@ def main(given: Sequence[Path], rounds: int, csv_path: str, plot_path: str) -> N
     """Prints the table, and writes what is asked for."""
     if not given:
         raise UserError("Give folders of finished runs.")
-    for path in (csv_path, plot_path):
-        if path:
-            require_writable_file(Path(path))
+    require_output_files({"csv": csv_path, "plot": plot_path})
     files = files_of(given)
     from candle_tf.deploy.checks.latency import machine
     from candle_tf.reporting.plots.style import to_png

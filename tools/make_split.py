@@ -9,7 +9,6 @@ saved split is checked against the data and shown. An image of the class counts 
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from candle_tf.data.splits.longtail import shot_groups
 from candle_tf.data.splits.near_duplicates import find_near_duplicates, near_duplicates_text
 from candle_tf.data.splits.split import Split, load_split, save_split
 from candle_tf.errors import UserError
-from candle_tf.files import write_atomically
+from candle_tf.files import require_output_files, write_atomically
 from candle_tf.reporting.plots.classes import class_counts
 from candle_tf.reporting.plots.style import to_png
 from candle_tf.reporting.table import text_table
@@ -143,18 +142,6 @@ def define_flags() -> None:
     flags.DEFINE_string("json", None, "where to write the figures")
 
 
-def _refuse_one_file(places: Mapping[str, Path]) -> None:
-    """Refuses two outputs that would replace each other."""
-    flag_of: dict[Path, str] = {}
-    for flag, place in places.items():
-        other = flag_of.setdefault(place.resolve(), flag)
-        if other != flag:
-            raise UserError(
-                f"--{other} and --{flag} are both {place}, where one would replace the other: give "
-                "each a file of its own."
-            )
-
-
 def main(config: Config) -> None:
     """Draws, prints and writes the split."""
     given = flags.FLAGS
@@ -162,8 +149,7 @@ def main(config: Config) -> None:
     # Not flowers.png beside flowers.json, which may be an image of the user.
     default = out.with_name(f"{out.stem}.histogram.png")
     image = Path(given.histogram) if given.histogram else default
-    figures_file = {"json": Path(given.json)} if given.json else {}
-    _refuse_one_file({"out": out, "histogram": image, **figures_file})
+    require_output_files({"out": out, "histogram": image, "json": given.json})
     with open_data(config) as source:
         split = draw_split(config, source)
         untested = untested_text(split, source)

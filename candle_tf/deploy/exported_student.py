@@ -23,12 +23,13 @@ from candle_tf.deploy.tflite.interpreters import (
     open_litert,
 )
 from candle_tf.errors import UserError
-from candle_tf.files import expand_home, read_json_object, sha256_of_file
+from candle_tf.files import given_path, read_json_object, sha256_of_file
 from candle_tf.metrics import softmax
 
 RUNTIMES = ("auto", "lce", "float", "saved_model")
 METADATA = "student.json"
 SAVED_MODELS = "saved_model"
+_ADVICE = "Give a run's folder, its export or a file of it."
 _FILES = {"lce": "student.lce.tflite", "float": "student.float.tflite"}
 
 
@@ -90,12 +91,13 @@ def load_exported(path: str | Path, runtime: str = "auto") -> ExportedStudent:
             "saved_model" (TensorFlow), or "auto": what `path` names, else the engine.
 
     Raises:
-        UserError: where nothing of the kind is there, files are damaged or do not belong together,
-            or are of another student than the run reports, as its export was refused.
+        UserError: for an empty path; where nothing of the kind is there, files are damaged or do
+            not belong together, or are of another student than the run reports, as its export was
+            refused.
     """
     if runtime not in RUNTIMES:
         raise UserError(f"--runtime={runtime} is not known; it is one of {', '.join(RUNTIMES)}.")
-    path = Path(expand_home(str(path)))
+    path = given_path(path, _ADVICE)
     folder, named = find_export(path)
     if runtime not in ("auto", named or runtime):
         raise UserError(f"--runtime={runtime} contradicts {path}, which is for --runtime={named}.")
@@ -162,7 +164,7 @@ def find_saved_models(path: str | Path) -> Path:
             numbered one that is not the highest: another one would be served. Where it is of
             another student than the run reports, as its export was refused.
     """
-    path = Path(expand_home(str(path)))
+    path = given_path(path, _ADVICE)
     if _versions_in(path):
         if path.resolve().name == SAVED_MODELS:
             refuse_other_student(path.resolve().parent, is_saved_model=True)

@@ -1,10 +1,13 @@
 """Image files to classify, from files, folders and archives."""
 
 import os
+import threading
+import unicodedata
+import zipfile
 
 import pytest
 
-from candle_tf.data.sources.image_files import open_image_files
+from candle_tf.data.sources.image_files import open_image_files, refuse_overwritten
 from candle_tf.errors import UserError
 from tests.data.sources.test_registry import write_old_zip
 
@@ -60,3 +63,57 @@ def test_nothing_to_classify_is_refused(tmp_path, name):
         open_image_files([tmp_path / name]),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("", "A path is empty.*Give image files"), ("x" * 5000, "xx cannot be used")],
+)
+def test_paths_that_cannot_be_one_are_refused(tmp_path, monkeypatch, name, words):
+    # Else the current folder would be classified.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1.png").write_bytes(b"x")
+    with (
+        pytest.raises(UserError, match=words.replace("xx", "x{100}\\.\\.\\.")),
+        open_image_files([name]),
+    ):
+        pass
+
+
+def test_a_pipe_is_one_image(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"image" * 100_000,))
+    writer.start()
+    with open_image_files([pipe]) as files:
+        writer.join()
+        assert [file.name for file in files] == [str(pipe)]
+        # It is there a second time, though it was read.
+        assert [files[0].read() for _ in range(2)] == [b"image" * 100_000] * 2
+
+
+def test_a_device_without_an_end_is_too_large():
+    with (
+        pytest.raises(UserError, match="more than the 268,435,456"),
+        open_image_files(["/dev/zero"]),
+    ):
+        pass
+
+
+def test_outputs_that_are_images_are_refused(tmp_path):
+    folder, archive = tmp_path / "photos", tmp_path / "more.zip"
+    folder.mkdir()
+    accent = unicodedata.normalize("NFD", "é.png")
+    for path in (tmp_path / "a.png", folder / "1.png", folder / accent, folder / "old.csv"):
+        path.write_bytes(path.name.encode())
+    (folder / "link.png").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b"x")
+    (tmp_path / "alias").symlink_to(folder)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("1.png", b"x")
+    refused = ["a.png", "more.zip", "alias/1.png", "elsewhere", f"photos/{accent}"]
+    with open_image_files([tmp_path / "a.png", folder, archive]) as files:
+        for name in refused:
+            with pytest.raises(UserError, match=f"{name} is to be classified"):
+                refuse_overwritten(files, [tmp_path / "new", tmp_path / name])
+        refuse_overwritten(files, [tmp_path / "new", folder / "old.csv", folder / "new.png"])
