@@ -31,7 +31,7 @@ from candle_tf.data.sources.source import Source
 from candle_tf.deploy.exported_student import ExportedStudent, find_export, load_exported
 from candle_tf.deploy.reported_export import find_run
 from candle_tf.errors import UserError
-from candle_tf.files import given_path
+from candle_tf.files import require_path
 from candle_tf.metrics import Metrics, evaluate_logits
 from candle_tf.progress import Progress
 from candle_tf.reporting.results import Results, read_results
@@ -269,7 +269,7 @@ def load(path: str | Path, runtime: str = "auto") -> Model:
     Raises:
         UserError: where there is none, or it is damaged.
     """
-    given = given_path(path, "Give a run's folder, its export or a file of it.")
+    given = require_path(path, "Give a run's folder, its export or a file of it.")
     with drop_harmless_warnings():
         student = load_exported(given, runtime)
     loaded_from = given.absolute(), runtime

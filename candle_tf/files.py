@@ -228,7 +228,7 @@ def expand_home(path: str) -> str:
     return expanded
 
 
-def given_path(path: str | Path, remedy: str) -> Path:
+def require_path(path: str | Path, remedy: str) -> Path:
     """A path that somebody gave, with the home folder for a leading "~"; nothing need be there.
 
     Args:

@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
             "Give a run's folder and what to classify: python -m candle_tf.predict RUN IMAGES..."
         )
     outputs = require_output_files({flag.name: flag.value for flag in (_CSV, _JSONL, _HTML)})
-    from candle_tf.data.sources.image_files import open_image_files, refuse_overwritten
+    from candle_tf.data.sources.image_files import open_image_files, refuse_inputs_as_outputs
     from candle_tf.deploy.exported_student import load_exported
     from candle_tf.reporting.predictions import csv_lines
     from candle_tf.stages.predict import Prediction, predict
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     student = load_exported(arguments[0], _RUNTIME.value)
     _refuse_in_export(Path(arguments[0]), outputs)
     with open_image_files(arguments[1:], _ENCODING.value) as files:
-        refuse_overwritten(files, outputs)
+        refuse_inputs_as_outputs(files, outputs)
         top = min(_TOP.value, len(student.labels))
         found: list[Prediction] = []
         progress = Progress("predict", len(files))

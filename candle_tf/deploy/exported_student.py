@@ -23,7 +23,7 @@ from candle_tf.deploy.tflite.interpreters import (
     open_litert,
 )
 from candle_tf.errors import UserError
-from candle_tf.files import given_path, read_json_object, sha256_of_file
+from candle_tf.files import read_json_object, require_path, sha256_of_file
 from candle_tf.metrics import softmax
 
 RUNTIMES = ("auto", "lce", "float", "saved_model")
@@ -97,7 +97,7 @@ def load_exported(path: str | Path, runtime: str = "auto") -> ExportedStudent:
     """
     if runtime not in RUNTIMES:
         raise UserError(f"--runtime={runtime} is not known; it is one of {', '.join(RUNTIMES)}.")
-    path = given_path(path, _ADVICE)
+    path = require_path(path, _ADVICE)
     folder, named = find_export(path)
     if runtime not in ("auto", named or runtime):
         raise UserError(f"--runtime={runtime} contradicts {path}, which is for --runtime={named}.")
@@ -164,7 +164,7 @@ def find_saved_models(path: str | Path) -> Path:
             numbered one that is not the highest: another one would be served. Where it is of
             another student than the run reports, as its export was refused.
     """
-    path = given_path(path, _ADVICE)
+    path = require_path(path, _ADVICE)
     if _versions_in(path):
         if path.resolve().name == SAVED_MODELS:
             refuse_other_student(path.resolve().parent, is_saved_model=True)

@@ -21,7 +21,7 @@ from candle_tf.data.sources.file_tree import (
     read_file,
 )
 from candle_tf.errors import UserError
-from candle_tf.files import given_path
+from candle_tf.files import require_path
 
 _ADVICE = "Give image files, folders of them, or ZIP or TAR files."
 
@@ -63,7 +63,7 @@ def open_image_files(
     with ExitStack() as opened:
         files: list[ImageFile] = []
         for given in paths:
-            path = given_path(given, _ADVICE)
+            path = require_path(given, _ADVICE)
             if path.is_file() and (is_image(path.name) or not is_archive(path)):
                 files.append(ImageFile(str(path), _reader(read_file, path), path))
                 continue
@@ -90,7 +90,7 @@ def open_image_files(
         yield files
 
 
-def refuse_overwritten(files: Sequence[ImageFile], outputs: Sequence[Path]) -> None:
+def refuse_inputs_as_outputs(files: Sequence[ImageFile], outputs: Sequence[Path]) -> None:
     """Refuses outputs that would replace what is read, also by links.
 
     Args:

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from candle_tf.data.sources.image_files import open_image_files, refuse_overwritten
+from candle_tf.data.sources.image_files import open_image_files, refuse_inputs_as_outputs
 from candle_tf.errors import UserError
 from tests.data.sources.test_registry import write_old_zip
 
@@ -115,5 +115,5 @@ def test_outputs_that_are_images_are_refused(tmp_path):
     with open_image_files([tmp_path / "a.png", folder, archive]) as files:
         for name in refused:
             with pytest.raises(UserError, match=f"{name} is to be classified"):
-                refuse_overwritten(files, [tmp_path / "new", tmp_path / name])
-        refuse_overwritten(files, [tmp_path / "new", folder / "old.csv", folder / "new.png"])
+                refuse_inputs_as_outputs(files, [tmp_path / "new", tmp_path / name])
+        refuse_inputs_as_outputs(files, [tmp_path / "new", folder / "old.csv", folder / "new.png"])
