@@ -14,6 +14,14 @@ from tests.deploy.test_binarize import CLASSES, photographs, small_student
 ROOT = Path(candle_tf.__file__).parents[1]
 
 
+def test_files_that_are_named_to_the_container_are_mounted_in_it():
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    named = re.findall(r"--\w+_file=(/models/[\w.]+)", text)
+    assert len(named) == 2
+    for path in named:
+        assert f'-v "$PWD/{Path(path).name}:{path}:ro"' in text
+
+
 def test_the_python_example_names_a_class(tmp_path):
     names = tuple(f"class {number}" for number in range(CLASSES))
     export_saved_model(

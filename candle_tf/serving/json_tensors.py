@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.serving.limits import MAX_BATCH_SIZE
 from candle_tf.serving.status import INVALID_ARGUMENT, RequestError
 
 ROW, COLUMNAR = "instances", "inputs"
@@ -79,6 +80,8 @@ def _columns(rows: Any, infos: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Lists of values by input, of a list of values or of objects."""
     if not isinstance(rows, list) or not rows:
         raise RequestError(INVALID_ARGUMENT, f"Expecting '{ROW}' to be a list with values")
+    if len(rows) > MAX_BATCH_SIZE:
+        raise _too_many(f"'{ROW}'", rows)
     if not _is_named(rows[0]):
         name = _only_name(infos, ROW)
         if any(_is_named(row) for row in rows):
@@ -96,6 +99,9 @@ def _columns(rows: Any, infos: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def _array(name: str, value: Any, infos: Mapping[str, Any]) -> np.ndarray:
     dtype = tf.dtypes.as_dtype(infos[name].dtype)
+    shape = tf.TensorShape(infos[name].tensor_shape)
+    if isinstance(value, list) and len(value) > MAX_BATCH_SIZE and shape.rank and shape[0] is None:
+        raise _too_many(f"input {name}", value)
     try:
         # As objects: an array of NumPy's own strings would have the size of the longest for all,
         # and would lose zeros at the end.
@@ -192,6 +198,14 @@ def _only_name(infos: Mapping[str, Any], key: str) -> str:
             "required as per tensorinfo_map",
         )
     return next(iter(infos))
+
+
+def _too_many(what: str, examples: list[Any]) -> RequestError:
+    """Before an array is made of them; `servable.check_tensor` is for both protocols."""
+    return RequestError(
+        INVALID_ARGUMENT,
+        f"{what} has {len(examples)} examples: send at most {MAX_BATCH_SIZE} in a request",
+    )
 
 
 def _wrong_type(name: str, dtype: tf.DType) -> RequestError:

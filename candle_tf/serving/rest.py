@@ -7,10 +7,14 @@ GET  /v1/models/NAME[/versions/N]/metadata      signatures
 
 import json
 import re
+import threading
+import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from absl import logging
 from google.protobuf import json_format
 from tensorflow_serving.apis import (
@@ -24,17 +28,30 @@ from werkzeug.wrappers import Request, Response
 from candle_tf.files import parse_json
 from candle_tf.serving import responses
 from candle_tf.serving.json_tensors import body_of, inputs_of
-from candle_tf.serving.status import FAILED_PRECONDITION, HTTP, INVALID_ARGUMENT, RequestError
+from candle_tf.serving.limits import LARGE_BODY_BYTES
+from candle_tf.serving.servable import Servable
+from candle_tf.serving.status import (
+    FAILED_PRECONDITION,
+    HTTP,
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    RequestError,
+)
 from candle_tf.serving.versions import Versions
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
 
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
-_PREDICT = re.compile(_MODEL + ":predict")
-_CLASSIFY = re.compile(_MODEL + ":(classify|regress)")
+# As TensorFlow Serving's: paths in any case, but the method after the colon in small letters.
+_API = re.compile(r"(?i)/v1/.*")
+_MODEL = (
+    r"(?i)/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+)
+_PREDICT = re.compile(_MODEL + ":(?-i:predict)")
+_CLASSIFY = re.compile(_MODEL + ":(?-i:classify|regress)")
 _ABOUT = re.compile(_MODEL + "(?P<metadata>/metadata)?")
 # Of a version, which is an int64.
 _MOST_DIGITS = 19
+_large_body = threading.Lock()
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -72,6 +89,8 @@ def _body_and_status(
 
 
 def _route(versions: Versions, request: Request, max_bytes: int) -> dict[str, Any]:
+    if not _API.fullmatch(request.path):
+        raise RequestError(NOT_FOUND, f"No such path: {request.path}")
     if request.method == "POST":
         if found := _PREDICT.fullmatch(request.path):
             return _predict(versions, _model_spec(found), _read_body(request, max_bytes))
@@ -113,6 +132,34 @@ def _model_spec(found: re.Match[str]) -> model_pb2.ModelSpec:
 
 
 def _predict(versions: Versions, spec: model_pb2.ModelSpec, body: bytes) -> dict[str, Any]:
+    with _one_at_a_time(len(body)):
+        servable, signature, inputs, by_row = _read_request(versions, spec, body)
+    return body_of(servable.call(signature, inputs), by_row)
+
+
+@contextmanager
+def _one_at_a_time(size: int) -> Iterator[None]:
+    """Holds back large bodies while another one is read: as JSON they take much memory."""
+    if size <= LARGE_BODY_BYTES:
+        yield
+        return
+    with _large_body:
+        try:
+            yield
+        except RequestError as refused:
+            # It would keep what was parsed until it is told.
+            traceback.clear_frames(refused.__traceback__)
+            raise
+
+
+def _read_request(
+    versions: Versions, spec: model_pb2.ModelSpec, body: bytes
+) -> tuple[Servable, str, dict[str, np.ndarray], bool]:
+    """What is to be called, the signature, its inputs, and whether they are by row.
+
+    Raises:
+        RequestError: for a body or a model that is none, and other inputs than the signature's.
+    """
     asked = _parse_body(body)
     signature = asked.get("signature_name", "")
     if not isinstance(signature, str):
@@ -127,7 +174,7 @@ def _predict(versions: Versions, spec: model_pb2.ModelSpec, body: bytes) -> dict
         message = f'Serving signature name: "{name}" not found in signature def'
         raise RequestError(code, message) from refused
     inputs, by_row = inputs_of(asked, definition.inputs)
-    return body_of(servable.call(signature, inputs), by_row)
+    return servable, signature, inputs, by_row
 
 
 def _parse_body(body: bytes) -> dict[str, Any]:
