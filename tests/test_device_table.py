@@ -78,6 +78,29 @@ def test_a_file_that_was_replaced_after_the_report_is_refused(runs, tmp_path, ch
         files_of([run])
 
 
+def test_a_teachers_file_that_was_swapped_is_refused(runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run)
+    results, path = read_results(run / "report.json"), run / "export" / "teacher.int8.tflite"
+    measured, size = sha256_of_file(path), path.stat().st_size
+    swapped, longer = path.read_bytes()[::-1], path.read_bytes() + b"x"
+    for told, others in (
+        ({"sha256": measured, "bytes": size}, (swapped, longer)),
+        # Older runs.
+        ({"bytes": size}, (longer,)),
+    ):
+        shutil.copy(runs[0] / "export" / path.name, path)
+        record = {**results.export["teacher_int8"], **told}
+        export = {**results.export, "teacher_int8": record}
+        write_results(replace(results, export=export), run / "report.json")
+        assert len(files_of([run])) == 3
+        for other in others:
+            path.write_bytes(other)
+            for place in (run, path):
+                with pytest.raises(UserError, match=r"teacher\.int8\.tflite is not the file"):
+                    files_of([place])
+
+
 def test_every_file_is_told_once_with_its_own_accuracy_size_and_time(runs, tmp_path):
     paths = [tmp_path / "devices.csv", tmp_path / "devices.png"]
     flags = ("--rounds=2", f"--csv={paths[0]}", f"--plot={paths[1]}")

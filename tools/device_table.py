@@ -128,10 +128,27 @@ def _refuse_other_file(path: Path, measured: Mapping[str, float]) -> None:
         )
 
 
+def _refuse_other_teacher(path: Path, told: Mapping[str, Any]) -> None:
+    """Refuses a teacher's file that is not the one that was measured.
+
+    Older runs kept its size alone.
+    """
+    has_sha256 = "sha256" in told
+    found = sha256_of_file(path) if has_sha256 else path.stat().st_size
+    if found != told.get("sha256" if has_sha256 else "bytes", found):
+        raise UserError(
+            f"{path} is not the file that {path.parents[1] / 'report.json'} tells the accuracy of "
+            f"({'SHA-256' if has_sha256 else 'its size'} differs): restore it, or start the run "
+            "again in a folder of its own."
+        )
+
+
 def _file(folder: Path, kind: str, path: Path, results: Results) -> DeviceFile:
     is_teacher = kind == "teacher_int8"
     measured = results.metrics[kind]
-    if not is_teacher:
+    if is_teacher:
+        _refuse_other_teacher(path, results.export[kind])
+    else:
         _refuse_other_file(path, {"mean": measured.mean, **measured.groups})
     return DeviceFile(
         run=folder.resolve().name,

@@ -4,6 +4,7 @@ It shows whether a binary student is worth it: what the teacher itself takes and
 quantized.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,9 @@ class ExportedTeacher:
     """The teacher's int8 file.
 
     Attributes:
-        record: "resolution", "bytes", "metrics", "agreement" (share of test images with the
-            float teacher's class) and "latency" (beside the student's files); or "error", why
-            there is no file.
+        record: "resolution", "bytes", "sha256" of the file, "metrics", "agreement" (share of test
+            images with the float teacher's class) and "latency" (beside the student's files); or
+            "error", why there is no file.
     """
 
     record: dict[str, Any]
@@ -113,6 +114,7 @@ def export_teacher(
         write_atomically(path, flatbuffer)
         files.append(path)
         record = _measure(flatbuffer, data, calibrated, exported, resolution)
+        record["sha256"] = hashlib.sha256(flatbuffer).hexdigest()
     record["identity"] = identity
     write_atomically(record_path, (json.dumps(record, indent=2) + "\n").encode())
     folder.record(STAGE, files)

@@ -4,6 +4,7 @@ import candle_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 # isort: split
 import errno
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -186,6 +187,7 @@ def test_a_teacher_that_could_not_be_quantized_is_tried_again(tmp_path, writers)
     record = export_teacher_beside("student", folder)
     assert "error" not in record
     assert (folder.export_path / teacher_module.NAME).read_bytes() == b"file"
+    assert record["sha256"] == hashlib.sha256(b"file").hexdigest()
     assert export_teacher_beside("student", folder) == record
     assert writers.converted == 3
 
