@@ -56,9 +56,10 @@ def class_table(results: Results, matrix: np.ndarray) -> Table:
     return Table(
         [*columns, *(["teacher %"] if teacher else [])],
         rows,
-        f"Each of {len(names):,} classes: numbers of images, the student's accuracy and its 95 % "
-        "interval; its precision, the share of the images predicted as the class that are of it, "
-        "and F1, the harmonic mean of both. A click on a heading sorts; a long table scrolls.",
+        f"Each of {len(names):,} classes: numbers of images (training: with validation images), "
+        "the student's accuracy and its 95 % interval; its precision, the share of the images "
+        "predicted as the class that are of it, and F1, the harmonic mean of both. A click on a "
+        "heading sorts; a long table scrolls.",
         left=2,
         sortable=True,
         folded=False,

@@ -18,8 +18,10 @@ from candle_tf.reporting.table import ABSENT, human_bytes, percent, printable
 FORMAT = 1
 # So many of the least accurate classes are named.
 WORST = 5
+# What the counts of each class are of; with the validation images, as in published tables.
+COUNTED = "training images, validation images included"
 SHOTS = {
-    "many": "more than 100 training images",
+    "many": f"more than 100 {COUNTED}",
     "medium": "20 to 100",
     "few": "fewer than 20",
 }
@@ -63,6 +65,7 @@ def model_card(
     *,
     operations: Operations,
     files: Mapping[str, str],
+    starting_weights: Mapping[str, Any] | None,
     precision: str,
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -71,14 +74,16 @@ def model_card(
     Args:
         results: of the run, with metrics of the LCE file ("tflite").
         operations: of the exported student.
+        starting_weights: of the student, see `stages.student_weights.describe_starting_weights`.
         files: names by key of `results.export["bytes"]`; "tflite" is the measured one.
         precision: of binary convolutions in training, as --precision came out on this machine.
         versions: of what trained and exported it.
 
     Returns:
-        "format", "title", "student", "data", "accuracy", "files" (bytes), "operations", "latency",
-        "compared" (with what else one could ship), "made_with", "intended_use" and "limits"; plain
-        values for JSON. Accuracies and the
+        "format", "title", "student", "starting_weights" (None for random ones), "data",
+        "accuracy", "files" (bytes), "operations", "latency", "compared" (with what else one could
+        ship), "made_with", "intended_use" and "limits"; plain values for JSON. Class counts include
+        validation images, as "counts_of_classes" says. Accuracies and the
         calibration error are 0 to 1, latency ratios are to the float32 reference model's time.
     """
     config, export = results.config, results.export
@@ -88,11 +93,15 @@ def model_card(
         "student": {
             "architecture": config["student"],
             "width": config["width"],
+            "stem_stride": config["stem_stride"],
             "image_size": config["image_size"],
             "classes": len(results.split["train_counts"]),
             "method": config["method"],
+            # Other methods have none, whatever the flag says.
+            "prior_correction": config["prior_correction"] if config["method"] == "candle" else "0",
             "teacher": config["teacher"] if "teacher" in results.metrics else None,
         },
+        "starting_weights": None if starting_weights is None else dict(starting_weights),
         "data": _data(results),
         "accuracy": {
             "file": files["tflite"],
@@ -135,6 +144,7 @@ def _data(results: Results) -> dict[str, Any]:
         "profile": split["profile"],
         "selection": split["selection"],
         "imbalance_factor": max(counts.values()) / max(1, min(counts.values())),
+        "counts_of_classes": COUNTED,
         "largest_class": max(counts.values()),
         "smallest_class": min(counts.values()),
         "pictures": {subset: split[subset] for subset in ("train", "validation", "test")},
@@ -194,6 +204,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         f"## Intended use\n\n{card['intended_use']}",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in card["limits"]),
         _section("Student", _with_spaces({**student, "teacher": student["teacher"] or "none"})),
+        _starting_section(card["starting_weights"]),
         _section("Data", _with_spaces(_data_lines(card["data"]))),
         _accuracy_section(card["accuracy"]),
         _section("Files, bytes", {name: f"{size:,}" for name, size in card["files"].items()}),
@@ -205,6 +216,14 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         _section("Versions", made["versions"]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _starting_section(starting: Mapping[str, Any] | None) -> str:
+    if starting is None:
+        return "## Starting weights\n\nNone: the student began with random weights."
+    head = "The student began with weights that were trained before, on data of their own."
+    lines = {name: value or "unknown" for name, value in starting.items()}
+    return _section("Starting weights", _with_spaces(lines), head)
 
 
 def _data_lines(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,7 +249,7 @@ def _accuracy_section(accuracy: Mapping[str, Any]) -> str:
     worst = [
         {
             "worst class": row["class"],
-            "training images": row["training_pictures"],
+            COUNTED: row["training_pictures"],
             "%": percent(row["accuracy"]),
         }
         for row in accuracy["worst_classes"]
@@ -243,7 +262,7 @@ def _accuracy_section(accuracy: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             _section("Accuracy, %", {k: percent(v) for k, v in lines.items()}, head),
-            _table(worst, ("worst class", "training images", "%")),
+            _table(worst, ("worst class", COUNTED, "%")),
             f"Classes without test images: {', '.join(map(_escape, untested)) or 'none'}.",
         ]
     )

@@ -25,6 +25,7 @@ from candle_tf.stages.export import Exported
 from candle_tf.stages.export_teacher import ExportedTeacher
 from candle_tf.stages.export_tflite import NAMES
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.student_weights import describe_starting_weights
 from candle_tf.stages.tensorboard import write_board
 from candle_tf.stages.train import Trained
 from candle_tf.students.analysis.cost import Summary, summarize
@@ -78,7 +79,7 @@ def report(
         label_weight=_label_weight(config, data, calibrated, trained),
     )
     write_results(results, folder.report_path)
-    card = _write_card(results, costs, trained, exported, folder) if exported else []
+    card = _write_card(config, results, costs, trained, exported, folder) if exported else []
     html_path = folder.path / "report.html"
     write_run_report(
         html_path,
@@ -148,13 +149,19 @@ def _write_predictions(
 
 
 def _write_card(
-    results: Results, costs: Summary, trained: Trained, exported: Exported, folder: RunFolder
+    config: Config,
+    results: Results,
+    costs: Summary,
+    trained: Trained,
+    exported: Exported,
+    folder: RunFolder,
 ) -> list[Path]:
     saved_model = str(exported.saved_model.relative_to(folder.export_path))
     card = model_card(
         results,
         operations=costs,
         files={**NAMES, "saved_model": saved_model},
+        starting_weights=describe_starting_weights(config.student),
         precision=trained.policy.dtype,
         versions=versions(),
     )

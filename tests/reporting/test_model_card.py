@@ -23,7 +23,8 @@ def card():
     results = Results(
         config={"student": "reactnet_a", "dataset": "folder", "data_dir": "/home/me/my_set.zip",
                 "train_list": "", "width": 0.5, "image_size": 64, "method": "candle",
-                "teacher": "t", "seed": 7, "precision": "float32"},
+                "teacher": "t", "seed": 7, "stem_stride": 1, "prior_correction": "0.5",
+                "precision": "float32"},
         split={"hash": "abc", "profile": "natural", "selection": "seeded", "train": 160,
                "validation": 0, "test": 6,
                "train_counts": dict(zip(NAMES, (150, 6, 4), strict=True)),
@@ -38,7 +39,9 @@ def card():
                             binary_parameters=64, float_parameters=5,
                             frozen_parameters=2)  # fmt: skip
     files = {"tflite": "s.lce.tflite", "tflite_float": "s.float.tflite"}
-    return model_card(results, operations=costs, files=files, precision="bfloat16",
+    starting = {"weights": "w_1.h5", "sha256": None, "data": "[n](x)", "licence": "unknown"}
+    return model_card(results, operations=costs, files=files, starting_weights=starting,
+                      precision="bfloat16",
                       versions={"python": "3.11", "tf_keras": "2.19.0"})  # fmt: skip
 
 
@@ -81,6 +84,27 @@ def test_markdown_holds_the_figures_of_the_json(card):
     assert read["imbalance factor"] == ["37.50"]
     assert read[NAMES[1]] == ["6", "33.3"]
     assert "/home/me" not in card_markdown(card)
+
+
+def test_the_student_and_what_it_began_with_are_told(card):
+    read = cells(card_markdown(card))
+    assert (read["stem stride"], read["prior correction"]) == (["1"], ["0.5"])
+    assert [read[name] for name in ("weights", "sha256", "data", "licence")] == [
+        ["w_1.h5"], ["unknown"], ["[n](x)"], ["unknown"]
+    ]  # fmt: skip
+    assert "began with random weights" not in card_markdown(card)
+    assert "began with random weights" in card_markdown({**card, "starting_weights": None})
+
+
+def test_counts_of_classes_say_that_they_include_validation_images(card):
+    counted = "training images, validation images included"
+    assert card["data"]["counts_of_classes"] == counted
+    read = cells(card_markdown(card))
+    assert read["counts of classes"] == [counted]
+    assert read["worst class"] == [counted, "%"]
+    assert read[f"classes of many shots (more than 100 {counted})"] == ["1"]
+    # What is trained on is counted without.
+    assert read["train images"] == ["160"]
 
 
 def test_class_names_do_not_act_as_markdown(card):
