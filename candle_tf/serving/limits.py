@@ -5,7 +5,7 @@ from dataclasses import dataclass
 MAX_REQUEST_BYTES = 64 * 1024**2
 # Examples in one request. Each becomes an image of the student's size, however few its bytes are.
 # A gRPC request states their number. Of a REST request all JSON is in memory before it is known,
-# which takes up to thirty times the bytes of its body.
+# and that is up to thirty times the bytes of its body.
 MAX_BATCH_SIZE = 1024
 # REST bodies above it are read as JSON one at a time, that only one of them takes that memory.
 LARGE_BODY_BYTES = 4 * 1024**2
