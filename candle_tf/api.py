@@ -31,7 +31,7 @@ from candle_tf.data.sources.source import Source
 from candle_tf.deploy.exported_student import ExportedStudent, find_export, load_exported
 from candle_tf.deploy.reported_export import find_run
 from candle_tf.errors import UserError
-from candle_tf.files import require_path
+from candle_tf.files import expand_home
 from candle_tf.metrics import Metrics, evaluate_logits
 from candle_tf.progress import Progress
 from candle_tf.reporting.results import Results, read_results
@@ -269,9 +269,9 @@ def load(path: str | Path, runtime: str = "auto") -> Model:
     Raises:
         UserError: where there is none, or it is damaged.
     """
-    given = require_path(path, "Give a run's folder, its export or a file of it.")
     with drop_harmless_warnings():
-        student = load_exported(given, runtime)
+        student = load_exported(path, runtime)
+    given = Path(expand_home(str(path)))
     loaded_from = given.absolute(), runtime
     report = given / "report.json"
     if report.exists():

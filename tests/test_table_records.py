@@ -47,6 +47,13 @@ def keep(definition: TableDefinition, records: Path) -> None:
         kept_path(records, cell).write_text(json.dumps(content))
 
 
+def kept_table(folder: Path) -> tuple[TableDefinition, Path, Path]:
+    """The table, the folder of its kept records, and one of a run without any."""
+    definition, records = taught_table(folder), folder / "records"
+    keep(definition, records)
+    return definition, records, folder / "out"
+
+
 def test_a_cell_is_run_again_where_the_one_that_it_learns_from_changed(tmp_path):
     records, folder = tmp_path / "records", tmp_path / "out"
     keep(taught_table(tmp_path), records)
@@ -59,9 +66,7 @@ def test_a_cell_is_run_again_where_the_one_that_it_learns_from_changed(tmp_path)
 
 
 def test_a_record_that_a_cell_of_another_command_needs_is_shown(tmp_path):
-    definition = taught_table(tmp_path)
-    records, folder = tmp_path / "records", tmp_path / "out"
-    keep(definition, records)
+    definition, records, folder = kept_table(tmp_path)
     first, second = definition.cells
     kept_path(records, second).unlink()
     # To train the second, the first's network is needed, and not its record.
@@ -76,9 +81,7 @@ def mean(path: Path) -> float:
 
 
 def test_a_kept_record_that_was_replaced_is_the_one_that_counts(tmp_path):
-    definition = taught_table(tmp_path)
-    records, folder = tmp_path / "records", tmp_path / "out"
-    keep(definition, records)
+    definition, records, folder = kept_table(tmp_path)
     cell = definition.cells[0]
     kept = kept_path(records, cell)
     before = {**json.loads(kept.read_text()), "figures": {"student": {"mean": 0.25}}}
@@ -234,9 +237,7 @@ def test_a_table_with_a_fault_is_refused(tmp_path, changes, message):
 
 def test_the_kept_record_counts_and_no_copy_of_an_earlier_one(tmp_path):
     """`find_record` reads a folder in which `take_records` left copies of the records of then."""
-    definition = taught_table(tmp_path)
-    records, folder = tmp_path / "records", tmp_path / "out"
-    keep(definition, records)
+    definition, records, folder = kept_table(tmp_path)
     cell = definition.cells[0]
     kept = kept_path(records, cell)
     take_records(definition, folder, records, {})
@@ -252,9 +253,7 @@ def test_the_kept_record_counts_and_no_copy_of_an_earlier_one(tmp_path):
 
 
 def test_a_record_that_lacks_what_is_compared_is_named(tmp_path):
-    definition = taught_table(tmp_path)
-    records, folder = tmp_path / "records", tmp_path / "out"
-    keep(definition, records)
+    definition, records, folder = kept_table(tmp_path)
     cell = definition.cells[0]
     path = kept_path(records, cell)
     content = json.loads(path.read_text())

@@ -170,13 +170,11 @@ def find_record(
         UserError: for a record that is damaged.
     """
     why = "not run"
-    own = cell.record_path(folder)
-    # A copy of a kept record may be older than that.
-    is_copy = own.is_file() and _COPY in read_json_object(own, _REMEDY)
-    kept = kept_path(records, cell) if records else None
-    for path in (None if is_copy and kept else own, kept):
-        if path is not None and path.is_file():
+    for path in (cell.record_path(folder), *([kept_path(records, cell)] if records else [])):
+        if path.is_file():
             record, changed = _record_at(path, cell, cells, settings)
+            if records and _COPY in record:  # the kept record may be a later one
+                continue
             require_fields(path, record)
             if not changed:
                 return record, ""

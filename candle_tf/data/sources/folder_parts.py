@@ -14,17 +14,18 @@ from candle_tf.data.sources.source import format_names
 from candle_tf.data.sources.subset_names import FILLERS, split_words, subset_names
 from candle_tf.errors import UserError
 
-# Folders that are named after kinds of files, as those of segmentation and detection.
-KINDS_OF_FILES = frozenset(
-    {"image", "images", "img", "imgs", "jpegimages", "mask", "masks", "label", "labels",
-     "annotation", "annotations", "segmentation", "segmentations", "segmentationclass",
-     "segmentationobject", "groundtruth", "ground_truth", "gt", "trimaps", "xml", "json"}
-)  # fmt: skip
 _IMAGE_WORDS = frozenset({"image", "images", "img", "imgs", "jpegimages"})
-_MASK_WORDS = frozenset(
+_MASK_FOLDERS = frozenset(
     {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentation",
-     "segmentations", "groundtruth", "gt", "trimap", "trimaps"}
+     "segmentations", "groundtruth", "gt", "trimaps"}
 )  # fmt: skip
+_MASK_WORDS = _MASK_FOLDERS | {"trimap"}
+# Folders that are named after kinds of files, as those of segmentation and detection.
+KINDS_OF_FILES = (
+    _IMAGE_WORDS
+    | _MASK_FOLDERS
+    | {"segmentationclass", "segmentationobject", "ground_truth", "xml", "json"}
+)
 # Of images of what has a mask or a label, or has none.
 _STATES = frozenset({"with", "without", "no"})
 
