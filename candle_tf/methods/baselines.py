@@ -101,7 +101,7 @@ class LabelMethodTrainer(Trainer):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits or cosines `[B, C]` of inputs, times the scale of validation."""
-        return self._validation_scale * self._logits(self.network(inputs, training=training))
+        return self._validation_scale * self._logits(self.forward(inputs, training))
 
     def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The total loss alone, the mean over the batch."""

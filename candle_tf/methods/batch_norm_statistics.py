@@ -9,8 +9,7 @@ norm": Wu & Johnson, "Rethinking 'Batch' in BatchNorm", 2021). Layers before it 
 statistics of the batch, as in training.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import tensorflow as tf
 
 from candle_tf.methods.annealing import AnnealedQuantizer, keep_exact_signs
 from candle_tf.methods.before_validation import BeforeValidation
-from candle_tf.students.compute_policy import PLAIN, ComputePolicyLayer, set_compute_policy
+from candle_tf.students.fused_forward import FusedForward, batch_moments, is_native
 
 # Views that statistics are estimated from, or as many as an epoch has.
 VIEWS = 2048
@@ -40,8 +39,9 @@ def trainable_batch_norms(network: tf.keras.Model) -> list[Any]:
 class BatchNormStatistics:
     """Estimates the statistics of a network, as often as it is asked to.
 
-    The network is computed plainly, in float32, as it is in evaluation; one of several replicas by
-    all of them. Frozen batch norms, and all weights, stay as they are.
+    The network is computed in float32, whatever the operands in training are, by the native
+    operators where its layers say so; one of several replicas by all of them. Frozen batch norms,
+    and all weights, stay as they are.
 
     Args:
         network: a functional Keras model, from images.
@@ -53,9 +53,6 @@ class BatchNormStatistics:
     def __init__(self, network: tf.keras.Model) -> None:
         self._network = network
         self._layers = trainable_batch_norms(network)
-        # The first node of a layer is that of its own network.
-        inputs = [layer.get_input_at(0) for layer in self._layers]
-        self._before = tf.keras.Model(network.inputs, inputs) if inputs else None
         self._moments = tf.function(self._moments_of_shares, autograph=False)
 
     def reestimate(self, batches: Iterable[Mapping[str, Any]]) -> None:
@@ -65,10 +62,9 @@ class BatchNormStatistics:
             batches: of one size, with "inputs" float `[B, S, S, 3]`; at least one. Of a network of
                 several replicas their shares of each, which are equal.
         """
-        if self._before is None:
+        if not self._layers:
             return
-        with _compute_plainly(self._network):
-            found = [self._moments(batch["inputs"]).numpy() for batch in batches]
+        found = [self._moments(batch["inputs"]).numpy() for batch in batches]
         means, variances = np.split(np.concatenate(found).astype(np.float64), 2, axis=1)
         mean = means.mean(axis=0)
         # The variance within batches, and that of their means.
@@ -86,25 +82,17 @@ class BatchNormStatistics:
         return strategy.gather(strategy.run(self._compute_moments, args=(images,)), axis=0)
 
     def _compute_moments(self, images: tf.Tensor) -> tf.Tensor:
-        assert self._before is not None
-        # This moves the moving averages as well, which are then replaced.
-        values = tf.nest.flatten(self._before(images, training=True))
-        moments = [tf.nn.moments(x, list(range(len(x.shape) - 1))) for x in values]
+        # This may move the moving averages as well, which are then replaced.
+        if is_native(self._network):
+            forward = FusedForward(self._network, dtype=tf.float32)
+            moments = forward.batch_moments(images, self._layers)
+        else:
+            # The first node of a layer is that of its own network.
+            inputs = [layer.get_input_at(0) for layer in self._layers]
+            values = tf.keras.Model(self._network.inputs, inputs)(images, training=True)
+            moments = [batch_moments(x) for x in tf.nest.flatten(values)]
         means, variances = zip(*moments, strict=True)
         return tf.concat([*means, *variances], axis=0)[tf.newaxis]
-
-
-@contextmanager
-def _compute_plainly(network: tf.keras.Model) -> Iterator[None]:
-    """Without native operators; at the end as before."""
-    layers = [layer for layer in network.submodules if isinstance(layer, ComputePolicyLayer)]
-    before = [layer.compute_policy for layer in layers]
-    set_compute_policy(network, PLAIN)
-    try:
-        yield
-    finally:
-        for layer, policy in zip(layers, before, strict=True):
-            layer.compute_policy = policy
 
 
 class ReestimateBatchNorm(BeforeValidation):

@@ -148,7 +148,7 @@ class DistillationTrainer(Trainer):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits `[B, C]` of inputs, through the tied head where there is one."""
-        outputs = self.network(inputs, training=training)
+        outputs = super().forward(inputs, training)
         if self._head is None:
             return outputs["logits"]
         return self._head.logits(self.projector(outputs["features"]))

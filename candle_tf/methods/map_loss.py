@@ -25,7 +25,7 @@ import tensorflow as tf
 from candle_tf.errors import UserError
 from candle_tf.methods.losses import feature_distance
 from candle_tf.methods.settings import MapSettings
-from candle_tf.students.fused_forward import training_forward
+from candle_tf.students.fused_forward import evaluation_forward, training_forward
 from candle_tf.teachers.feature_maps import LEVELS, average_to_grid
 from candle_tf.teachers.network_maps import cut_tensors
 
@@ -48,11 +48,10 @@ class MapLoss:
     steps: float
 
     def forward(self, inputs: tf.Tensor, training: bool) -> Mapping[str, Any]:
-        """The student's outputs and "maps"; in training by the native operators where it is so."""
-        if training:
-            outputs: Mapping[str, Any] = training_forward(self.network)(inputs)
-            return outputs
-        return self.network(inputs, training=False)
+        """The student's outputs and "maps", by the native operators where its layers say so."""
+        forward = training_forward if training else evaluation_forward
+        outputs: Mapping[str, Any] = forward(self.network)(inputs)
+        return outputs
 
     def weight_at(self, step: tf.Tensor) -> tf.Tensor:
         """w(t), a float32 scalar, of an int scalar."""

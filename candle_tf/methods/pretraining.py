@@ -153,7 +153,7 @@ class PretrainingTrainer(Trainer):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The student's logits of the source classes, `[B, C_0]`."""
-        features = self.network(inputs, training=training)["features"]
+        features = self.forward(inputs, training)["features"]
         return self.source_logits(self.projector(features))
 
     def compute_losses(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:

@@ -14,7 +14,7 @@ from candle_tf.methods.class_accuracy import MeanClassAccuracy
 from candle_tf.methods.fused_adam import FusedAdam
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.weight_average import WeightAverage
-from candle_tf.students.fused_forward import is_native, training_forward
+from candle_tf.students.fused_forward import evaluation_forward, is_native, training_forward
 
 # The total loss among a method's losses: the column of steps.csv and history.csv, and
 # TensorBoard's tag.
@@ -82,13 +82,13 @@ class Trainer(tf.keras.Model):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits `[B, C]` of inputs."""
-        return self.network(inputs, training=training)["logits"]
+        return self.forward(inputs, training)["logits"]
 
     def forward(self, inputs: tf.Tensor, training: bool) -> Mapping[str, tf.Tensor]:
-        """The network's outputs; in training by the native operators where its layers say so."""
-        if training:
-            return training_forward(self.network)(inputs)
-        return self.network(inputs, training=False)
+        """The network's outputs, by the native operators where its layers say so."""
+        forward = training_forward if training else evaluation_forward
+        outputs: Mapping[str, tf.Tensor] = forward(self.network)(inputs)
+        return outputs
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """One optimizer step of every group; returns the losses of this step, not running means.

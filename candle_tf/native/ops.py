@@ -86,6 +86,7 @@ def norm_chain(
     shortcut: tf.Tensor | None = None,
     activation: Activation | None = None,
     sign: SignOf | None = None,
+    statistics: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> Chain:
     """Batch normalisation, sum with a shortcut, activation and sign, in one pass after the sums.
 
@@ -99,6 +100,8 @@ def norm_chain(
         shortcut: float32, of a branch's shape.
         activation: after the sum.
         sign: of the result.
+        statistics: mean and variance to normalise by in place of the batch's, of the scaled x,
+            each float32 [C of all branches]; there is no gradient then.
     """
     parameters = (activation.shift_in, activation.slope, activation.shift_out) if activation else ()
     kind = "none" if sign is None else "quadratic" if sign.clip is None else "clipped"
@@ -111,6 +114,7 @@ def norm_chain(
             shortcut=[] if shortcut is None else [shortcut],
             activation=list(parameters),
             shift=[] if sign is None else [sign.shift],
+            given=[] if statistics is None else list(statistics),
             U=tf.float32 if sign is None else sign.dtype,
             epsilon=epsilon,
             relu=relu,
@@ -132,6 +136,8 @@ def _scale_of(branch: Branch) -> tf.Tensor:
 
 @tf.RegisterGradient("CandleNormChain")
 def _norm_chain_gradient(op: tf.Operation, dy: tf.Tensor, *rest: tf.Tensor) -> list[Any]:
+    if op.get_attr("G"):
+        raise LookupError("a chain that normalises by given statistics has no gradient")
     attributes = {name: op.get_attr(name) for name in ("epsilon", "relu", "sign", "clip")}
     counts = {name: op.get_attr(name) for name in ("K", "M", "A", "S")}
     inputs = iter(op.inputs)

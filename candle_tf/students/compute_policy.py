@@ -4,7 +4,8 @@ policy = resolve_compute_policy("auto", xla="auto", kernels="auto")   # once a r
 set_compute_policy(student, policy)             # policy.xla: whether XLA is to compile it
 
 Evaluation and export always use the plain composition of TensorFlow operators, which the converter
-knows. In training the native operators compute the same function and the same gradients.
+knows. In training the native operators compute the same function and the same gradients, and on
+validation images the same function (`candle_tf.students.fused_forward`).
 """
 
 from dataclasses import dataclass
@@ -65,11 +66,11 @@ class ComputePolicyLayer:
 
     compute_policy: ComputePolicy = PLAIN
 
-    def uses_native(self, training: bool | None) -> bool:
-        """Whether a call is to be computed by the native operators."""
+    def uses_native(self) -> bool:
+        """Whether training is to be computed by the native operators."""
         # Mixed precision has dtypes of its own.
         mixed = getattr(self, "compute_dtype", "float32") != "float32"
-        return bool(training) and not mixed and self.compute_policy.native
+        return not mixed and self.compute_policy.native
 
 
 def set_compute_policy(network: tf.keras.Model, policy: ComputePolicy) -> None:

@@ -1,7 +1,8 @@
-"""The forward pass of training on a CPU: what lies between binary convolutions, in one operator.
+"""The forward pass on a CPU: what lies between binary convolutions, in one operator.
 
     forward = training_forward(student)
     forward(pixels)["logits"]               # as student(pixels, training=True)["logits"]
+    evaluation_forward(student)(pixels)     # as student(pixels, training=False), for validation
 
 A student's graph is searched for batch normalisations, and each is joined with what stands around
 it: a ReLU before it; a sum with a shortcut, a concatenation of several such sums, an activation, a
@@ -11,7 +12,7 @@ student itself does not change.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,8 +20,8 @@ from typing import Any
 import larq as lq
 import tensorflow as tf
 
-from candle_tf.native.ops import Activation, Branch, SignOf, mean_pool, norm_chain
-from candle_tf.students.compute_policy import ComputePolicyLayer
+from candle_tf.native.ops import Activation, Branch, Chain, SignOf, mean_pool, norm_chain
+from candle_tf.students.compute_policy import ComputePolicyLayer, compute_policy_of
 from candle_tf.students.layers.binary_conv import BinaryConv2D
 from candle_tf.students.layers.blocks import RPReLU, Shift
 from candle_tf.students.layers.quantizers import ApproxSign, SteSign
@@ -28,6 +29,9 @@ from candle_tf.students.layers.quantizers import ApproxSign, SteSign
 # A tensor of the graph, by the name that Keras gives it.
 _Key = str
 _Values = dict[_Key, Any]
+
+# The mean and the variance of a batch norm's inputs, by the identity of the layer.
+_Moments = dict[int, tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,6 @@ class _Chain:
     shift: Any = None
     sign: Any = None
     sign_output: _Key | None = None
-    sign_reader: Any = None
 
 
 def training_forward(network: tf.keras.Model) -> Callable[[tf.Tensor], Any]:
@@ -65,6 +68,22 @@ def training_forward(network: tf.keras.Model) -> Callable[[tf.Tensor], Any]:
     return FusedForward(network) if is_native(network) else partial(network, training=True)
 
 
+def evaluation_forward(network: tf.keras.Model) -> Callable[[tf.Tensor], Any]:
+    """How a network is called on validation images: natively where its layers' policy says so.
+
+    The operators compute in float32 then, and their sums of signs are exact. Of the plain
+    composition, which scales before it sums, results differ by rounding: where that decides a sign,
+    by more. Figures that are reported at the end, and export, use the plain one.
+
+    Returns:
+        A function of the inputs that gives the network's outputs with `training=False`, without
+        gradients.
+    """
+    if not is_native(network):
+        return partial(network, training=False)
+    return FusedForward(network, training=False, dtype=tf.float32)
+
+
 def is_native(network: tf.keras.Model) -> bool:
     """Whether a network is a functional model whose layers are to use the native operators."""
     return hasattr(network, "_nodes_by_depth") and any(
@@ -74,15 +93,27 @@ def is_native(network: tf.keras.Model) -> bool:
     )
 
 
+def batch_moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and variance, each `[C]`, of `[B, ..., C]`."""
+    mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))
+    return mean, variance
+
+
 class FusedForward:
-    """A student's forward pass in training by native operators.
+    """A student's forward pass by native operators.
 
     Args:
         network: a functional Keras model.
+        training: whether batch norms use and update the statistics of the batch.
+        dtype: of the operands of binary convolutions; by default that of the compute policy.
     """
 
-    def __init__(self, network: tf.keras.Model) -> None:
+    def __init__(
+        self, network: tf.keras.Model, *, training: bool = True, dtype: tf.DType | None = None
+    ) -> None:
         self._network = network
+        self._training = training
+        self._dtype = dtype or tf.as_dtype(compute_policy_of(network).dtype)
         self._graph = _Graph(network)
         chains = list(_chains(self._graph))
         starts = {branch.source for chain in chains for branch in chain.branches}
@@ -102,19 +133,44 @@ class FusedForward:
         return sum(len(step.branches) for step in self._steps if isinstance(step, _Chain))
 
     def __call__(self, inputs: tf.Tensor) -> Any:
-        """The network's outputs for a batch; updates the moving statistics."""
+        """The network's outputs for a batch; in training updates the moving statistics."""
+        return self._run(inputs, None)
+
+    def batch_moments(
+        self, inputs: tf.Tensor, layers: Sequence[Any]
+    ) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        """The means and variances over a batch of what batch norms get as inputs in training.
+
+        The moving statistics of batch norms that run in a native operator stay as they are.
+
+        Args:
+            inputs: of the network.
+            layers: batch norms of the network.
+
+        Returns:
+            Two float32 [C] for each of them.
+        """
+        moments: _Moments = {}
+        self._run(inputs, moments)
+        return [moments[id(layer)] for layer in layers]
+
+    def _run(self, inputs: tf.Tensor, moments: _Moments | None) -> Any:
+        """The outputs; gathers the moments of batch norms, or updates the moving statistics."""
         network = self._network
         values: _Values = {self._graph.key(network.inputs[0]): inputs}
         for step in self._steps:
             if isinstance(step, _Chain):
-                self._run_chain(step, values)
-            elif step in self._bare and step.layer.may_run_bare(values[step.flat_input_ids[0]]):
-                source = values[step.flat_input_ids[0]]
-                values[step.flat_output_ids[0]] = step.layer.convolve_natively(source)
+                self._run_chain(step, values, moments)
+            elif isinstance(step.layer, BinaryConv2D) and step.layer.may_run_natively(
+                values[step.flat_input_ids[0]]
+            ):
+                bare = step in self._bare and not step.layer.use_bias
+                run = step.layer.convolve_natively if bare else step.layer.call_natively
+                values[step.flat_output_ids[0]] = run(values[step.flat_input_ids[0]], self._dtype)
             elif _is_mean_pool(step.layer):
                 values[step.flat_output_ids[0]] = mean_pool(values[step.flat_input_ids[0]])
             else:
-                self._run_layer(step, values)
+                self._run_layer(step, values, moments)
         outputs = [values[self._graph.key(tensor)] for tensor in network.outputs]
         return tf.nest.pack_sequence_as(network._nested_outputs, outputs)
 
@@ -136,15 +192,17 @@ class FusedForward:
                 steps.append(chain)
         return steps
 
-    def _run_layer(self, node: Any, values: _Values) -> None:
+    def _run_layer(self, node: Any, values: _Values, moments: _Moments | None) -> None:
         given = {key: [values[key]] * node.flat_input_ids.count(key) for key in node.flat_input_ids}
         args, kwargs = node.map_arguments(given)
         if node.layer._call_spec.expects_training_arg:
-            kwargs["training"] = True
+            kwargs["training"] = self._training
+        if moments is not None and isinstance(node.layer, tf.keras.layers.BatchNormalization):
+            moments[id(node.layer)] = batch_moments(values[node.flat_input_ids[0]])
         outputs = tf.nest.flatten(node.layer(*args, **kwargs))
         values.update(zip(node.flat_output_ids, outputs, strict=True))
 
-    def _run_chain(self, chain: _Chain, values: _Values) -> None:
+    def _run_chain(self, chain: _Chain, values: _Values, moments: _Moments | None) -> None:
         first = chain.branches[0]
         branches = [_branch(branch, values[branch.source]) for branch in chain.branches]
         result = norm_chain(
@@ -153,12 +211,16 @@ class FusedForward:
             relu=first.relu,
             shortcut=None if first.shortcut is None else values[first.shortcut],
             activation=_activation(chain.activation, chain),
-            sign=_sign(chain, branches),
+            sign=_sign(chain, branches, self._dtype),
+            statistics=None if self._training else _moving_statistics(chain),
         )
         values[chain.output] = result.y
         if chain.sign_output is not None:
             values[chain.sign_output] = result.signs
-        self._update(chain, result.batch_mean, result.batch_variance)
+        if moments is not None:
+            moments.update(_moments_of(chain, branches, result))
+        elif self._training:
+            self._update(chain, result.batch_mean, result.batch_variance)
 
     @staticmethod
     def _update(chain: _Chain, means: tf.Tensor, variances: tf.Tensor) -> None:
@@ -297,7 +359,6 @@ def _with_sign(graph: _Graph, chain: _Chain) -> _Chain:
                 shift=shift,
                 sign=node.layer,
                 sign_output=signs,
-                sign_reader=graph.readers[signs][0].layer,
             )
     return chain
 
@@ -374,14 +435,32 @@ def _activation(layer: Any, chain: _Chain) -> Activation | None:
     return Activation(none, slope, none)
 
 
-def _sign(chain: _Chain, branches: list[Branch]) -> SignOf | None:
+def _moving_statistics(chain: _Chain) -> tuple[tf.Tensor, tf.Tensor]:
+    layers = [branch.layer for branch in chain.branches]
+    means, variances = zip(*((b.moving_mean, b.moving_variance) for b in layers), strict=True)
+    return tf.concat(means, axis=0), tf.concat(variances, axis=0)
+
+
+def _moments_of(chain: _Chain, branches: list[Branch], result: Chain) -> _Moments:
+    """The mean and the variance of what a chain's batch norms had as inputs, by batch norm."""
+    count = len(branches)
+    means, variances = tf.split(result.mean, count), tf.split(result.variance, count)
+    found: _Moments = {}
+    for normalized, branch, mean, variance in zip(
+        chain.branches, branches, means, variances, strict=True
+    ):
+        scale = 1.0 if branch.scale is None else branch.scale
+        found[id(normalized.layer)] = (scale * mean, scale * scale * variance)
+    return found
+
+
+def _sign(chain: _Chain, branches: list[Branch], dtype: tf.DType) -> SignOf | None:
     if chain.sign is None:
         return None
     channels = sum(branch.gamma.shape[0] for branch in branches)
     shift = tf.zeros([channels])
     if chain.shift is not None:
         shift = tf.convert_to_tensor(chain.shift.offset)
-    dtype = tf.as_dtype(chain.sign_reader.compute_policy.dtype)
     # The operator does not write float32 signs of bfloat16 maps.
     dtype = tf.bfloat16 if branches[0].x.dtype == tf.bfloat16 else dtype
     clip = None if isinstance(chain.sign, ApproxSign) else chain.sign.clip_value

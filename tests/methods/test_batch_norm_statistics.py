@@ -10,11 +10,17 @@ from candle_tf.methods.batch_norm_statistics import (
     ReestimateBatchNorm,
     trainable_batch_norms,
 )
-from candle_tf.students.compute_policy import ComputePolicy, set_compute_policy
-from candle_tf.students.layers.binary_conv import BinaryConv2D
-from candle_tf.students.layers.blocks import RPReLU
+from candle_tf.students.compute_policy import (
+    PLAIN,
+    ComputePolicy,
+    compute_policy_of,
+    set_compute_policy,
+)
+from candle_tf.students.fused_forward import is_native
 from tests.methods.test_distillation import binary_student, float_student, teacher_batch
 from tests.methods.test_training_phases import _annealed_student
+from tests.native.availability import needs_native
+from tests.students.native_step import NATIVE, distance, narrow_student
 
 
 def _batches(count: int = 3) -> list[dict[str, np.ndarray]]:
@@ -70,19 +76,55 @@ def test_a_frozen_batch_norm_keeps_its_statistics():
         assert np.array_equal(variable.numpy(), value) == (variable.ref() not in moved)
 
 
-def test_the_network_is_computed_plainly_and_trains_natively_after_it():
-    """Sums of the native operators may be rounded, those of evaluation are not."""
-    plain, native = binary_student(), binary_student()
-    policy = ComputePolicy(native=True, dtype="bfloat16")
-    set_compute_policy(native, policy)
-    for student in (plain, native):
-        BatchNormStatistics(student).reestimate(_batches())
-    for one, other in zip(plain.weights, native.weights, strict=True):
-        np.testing.assert_array_equal(one.numpy(), other.numpy())
-    layers = [m for m in native.submodules if isinstance(m, BinaryConv2D | RPReLU)]
-    policies = [m.compute_policy for m in layers if isinstance(m, BinaryConv2D)]
-    assert policies
-    assert all(each == policy for each in policies)
+@needs_native
+@pytest.mark.parametrize("name", ["reactnet_a", "bnext_t"])
+def test_native_statistics_are_the_plain_ones_and_nothing_is_rounded_to_bfloat16(name):
+    """Sums of more than 512 signs are rounded in training in bfloat16; here they are not."""
+    student = narrow_student(name, 32)
+    weights = student.get_weights()
+    found = {}
+    for policy in (PLAIN, NATIVE, ComputePolicy(native=True, dtype="bfloat16")):
+        student.set_weights(weights)
+        set_compute_policy(student, policy)
+        BatchNormStatistics(student).reestimate(_large_batches())
+        assert compute_policy_of(student) == policy
+        found[policy.native, policy.dtype] = student.get_weights()
+    plain, native, rounded = found.values()
+    for variable, one, other in zip(student.weights, native, rounded, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=variable.name)
+    for variable, one, other in zip(student.weights, native, plain, strict=True):
+        assert distance(one, other, 1e-2) < 1e-4, variable.name
+    moved = [not np.array_equal(a, b) for a, b in zip(native, weights, strict=True)]
+    statistics = [v for v in student.weights if "moving" in v.name]
+    assert sum(moved) == len(statistics) > 20
+
+
+@needs_native
+def test_batch_norms_that_run_in_no_operator_are_estimated_natively_too():
+    """One without a scale is no usual one, and runs as a layer."""
+    found = []
+    for policy in (PLAIN, NATIVE):
+        student = _student_with_a_batch_norm_without_scale()
+        set_compute_policy(student, policy)
+        assert is_native(student) == policy.native
+        BatchNormStatistics(student).reestimate(_large_batches())
+        norm = student.get_layer("own_bn")
+        found.append((norm.moving_mean.numpy(), norm.moving_variance.numpy()))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        assert np.abs(one).max() > 0
+
+
+def _large_batches() -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(3)
+    return [{"inputs": rng.uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)} for _ in range(2)]
+
+
+def _student_with_a_batch_norm_without_scale() -> tf.keras.Model:
+    student = narrow_student("reactnet_a", 32)
+    own = tf.keras.layers.BatchNormalization(scale=False, name="own_bn")
+    logits = own(student.output["logits"])
+    return tf.keras.Model(student.inputs, {"logits": logits})
 
 
 def test_annealed_kernels_are_exact_signs_for_the_estimate_alone():

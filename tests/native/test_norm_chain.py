@@ -117,6 +117,67 @@ def test_statistics_are_those_of_the_scaled_input():
     np.testing.assert_allclose(chain.batch_variance, scaled.var(0, ddof=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_given_statistics_take_the_place_of_those_of_the_batch(name, shape):
+    """In float64: the chain of which each branch is normalised by the given mean and variance."""
+    of_case, of_chain = _options(CHAINS[name])
+    case = draw_case(shape, **of_case)
+    channels = shape[-1] * len(case.xs)
+    rng = np.random.default_rng(7)
+    given = rng.normal(2.0, 1.0, channels), rng.uniform(0.2, 4.0, channels)
+    p = {key: value.astype(np.float64) for key, value in case.parameters.items()}
+    v = []
+    for k, x in enumerate(case.xs):
+        mean, variance = (np.split(each, len(case.xs))[k] for each in given)
+        scaled = p[f"scale{k}"] * (np.maximum(x, 0) if of_chain["relu"] else x)
+        normal = (scaled - mean) / np.sqrt(variance + EPSILON)
+        shortcut = 0.0 if case.shortcut is None else case.shortcut
+        v.append(p[f"gamma{k}"] * normal + p[f"beta{k}"] + shortcut)
+    y = np.concatenate(v, -1)
+    if of_chain["activation"]:
+        t = y + p["shift_in"]
+        y = np.where(t > 0, t, p["slope"] * t) + p["shift_out"]
+    chain = norm_chain(
+        [
+            Branch(x, *(case.parameters[f"{name}{k}"] for name in ("gamma", "beta", "scale")))
+            for k, x in enumerate(case.xs)
+        ],
+        epsilon=EPSILON,
+        relu=of_chain["relu"],
+        shortcut=case.shortcut,
+        activation=Activation(*(case.parameters[n] for n in ("shift_in", "slope", "shift_out")))
+        if of_chain["activation"]
+        else None,
+        sign=SignOf(case.parameters["shift"], tf.float32, of_chain["clip"])
+        if of_chain["sign"]
+        else None,
+        statistics=tuple(tf.constant(each, tf.float32) for each in given),
+    )
+    _assert_close(chain.y.numpy(), y, 3e-6, "y")
+    if of_chain["sign"]:
+        u = y + p["shift"]
+        sure = np.abs(u) > 1e-5
+        np.testing.assert_array_equal(chain.signs.numpy()[sure], np.where(u >= 0, 1, -1)[sure])
+
+
+def test_given_statistics_have_no_gradient():
+    x = tf.ones([2, 3, 3, 4])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        branch = Branch(x, tf.ones([4]), tf.zeros([4]))
+        y = norm_chain([branch], epsilon=EPSILON, statistics=(tf.zeros([4]), tf.ones([4]))).y
+    with pytest.raises(LookupError, match="has no gradient"):
+        tape.gradient(y, x)
+
+
+@pytest.mark.parametrize("sizes", [(4, 3), (3, 4), (5, 5)])
+def test_given_statistics_of_another_size_are_refused(sizes):
+    branch = Branch(tf.ones([2, 3, 3, 4]), tf.ones([4]), tf.ones([4]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected 4 given means"):
+        norm_chain([branch], epsilon=EPSILON, statistics=tuple(tf.ones([n]) for n in sizes))
+
+
 def test_a_large_mean_does_not_cost_the_variance():
     case = draw_case((8, 16, 16, 6), mean=1e4)
     _, chain = native_chain(case, activation=False, sign=False, clip=None, relu=False)

@@ -5,12 +5,18 @@ import pytest
 import tensorflow as tf
 
 from candle_tf.methods.baselines import SupervisedTrainer
+from candle_tf.methods.batch_norm_statistics import BatchNormStatistics, trainable_batch_norms
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.registry import METHODS
 from candle_tf.students.architectures.registry import STUDENTS, build_student
 from candle_tf.students.compute_policy import PLAIN, ComputePolicy, set_compute_policy
-from candle_tf.students.fused_forward import FusedForward, is_native, training_forward
+from candle_tf.students.fused_forward import (
+    FusedForward,
+    evaluation_forward,
+    is_native,
+    training_forward,
+)
 from candle_tf.students.layers.blocks import RPReLU, Shift, batch_norm, binary_conv
 from candle_tf.students.layers.quantizers import ApproxSign
 from tests.native.availability import needs_native
@@ -171,6 +177,59 @@ def test_it_trains_under_a_mirrored_strategy():
     for a, b in zip(mirrored.get_weights(), alone.get_weights(), strict=True):
         near = np.isclose(a, b, rtol=0, atol=1e-4 * max(1.0, float(np.abs(b).max())))
         assert near.mean() > 0.97
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_validation_by_the_operators_is_that_of_the_plain_composition(name):
+    student = narrow_student(name, SIDE)
+    _draw_statistics(student)
+    weights = student.get_weights()
+    images, _ = _batch()
+    set_compute_policy(student, PLAIN)
+    wanted = student(images, training=False)["logits"].numpy()
+    found = []
+    for policy in (NATIVE, NATIVE_BFLOAT16):
+        set_compute_policy(student, policy)
+        found.append(tf.function(evaluation_forward(student))(images)["logits"].numpy())
+    # Sums are exact there, whatever the operands in training are.
+    np.testing.assert_array_equal(*found)
+    assert isinstance(evaluation_forward(student), FusedForward)
+    tolerance = 1e-4 * float(np.abs(wanted).max())
+    np.testing.assert_allclose(found[0], wanted, rtol=0, atol=tolerance)
+    for before, after in zip(weights, student.get_weights(), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+def _draw_statistics(student: tf.keras.Model) -> None:
+    """Statistics as of a training: near those of a batch, of which each channel is off a little."""
+    set_compute_policy(student, PLAIN)
+    norms = trainable_batch_norms(student)
+    BatchNormStatistics(student).reestimate([{"inputs": _batch(12)[0]}])
+    rng = np.random.default_rng(2)
+    for norm in norms:
+        shape = norm.moving_mean.shape
+        spread = tf.sqrt(norm.moving_variance)
+        norm.moving_mean.assign_add(spread * rng.normal(0, 0.1, shape).astype(np.float32))
+        norm.moving_variance.assign(
+            norm.moving_variance * rng.uniform(0.8, 1.2, shape).astype(np.float32)
+        )
+
+
+def test_validation_in_fit_is_that_of_the_plain_composition():
+    images, _ = _batch(12)
+    labels = tf.constant(np.arange(12) % CLASSES, tf.int32)
+    trainer = _train(NATIVE, tf.distribute.get_strategy())
+    data = tf.data.Dataset.from_tensors({"inputs": images, "labels": labels})
+    found = {}
+    for policy in (NATIVE, PLAIN):
+        set_compute_policy(trainer.network, policy)
+        trainer.test_function = None
+        found[policy] = trainer.evaluate(data, verbose=0, return_dict=True)
+    logits = trainer.network(images, training=False)["logits"]
+    wanted = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    for figures in found.values():
+        np.testing.assert_allclose(figures["loss"], np.mean(wanted), rtol=1e-4)
+    assert found[NATIVE].keys() == found[PLAIN].keys()
 
 
 def test_evaluation_does_not_change():

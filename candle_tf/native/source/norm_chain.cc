@@ -1,5 +1,6 @@
 // Batch normalisation with all that follows it up to the next binary convolution, in one operator,
-// and its gradient in another.
+// and its gradient in another. The mean and the variance are those of the batch, or given ones (in
+// evaluation), and then there is no gradient.
 //
 //   x_k' = relu ? max(x_k, 0) : x_k                          of each branch k
 //   v_k  = gamma_k s_k (x_k' - mean_k) / sqrt(s_k^2 variance_k + epsilon) + beta_k (+ shortcut)
@@ -95,6 +96,8 @@ absl::Status chain_gradient_shapes(InferenceContext* c) {
       .Attr("clip: float = 1.0")
 
 CANDLE_CHAIN_INPUTS(REGISTER_OP("CandleNormChain"))
+    .Input("given: G * float")
+    .Attr("G: int >= 0")
     .Output("y: float")
     .Output("signs: U")
     .Output("mean: float")
@@ -268,6 +271,30 @@ Moments moments_of(OpKernelContext* context, const Chain& chain, int branch, con
   return result;
 }
 
+absl::Status check_given(const OpInputList& given, int64_t channels) {
+  if (given.size() == 0) return absl::OkStatus();
+  if (given.size() != 2) return InvalidArgument("given are a mean and a variance, or nothing");
+  for (int i = 0; i < 2; ++i) {
+    if (given[i].NumElements() != channels) {
+      return InvalidArgument("expected ", channels, " given means and variances, got ",
+                             given[i].NumElements());
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The given ones are of scale * x'.
+Moments moments_given(const OpInputList& given, const Chain& chain, int branch,
+                      const float* scale) {
+  Moments result = {std::vector<double>(chain.channels), std::vector<double>(chain.channels)};
+  for (int64_t c = 0; c < chain.channels; ++c) {
+    const int64_t from = branch * chain.channels + c;
+    result.mean[c] = floats(given[0])[from] / double(scale[c]);
+    result.variance[c] = floats(given[1])[from] / (double(scale[c]) * scale[c]);
+  }
+  return result;
+}
+
 class NormChainOp : public OpKernel {
  public:
   explicit NormChainOp(OpKernelConstruction* c) : OpKernel(c), settings_(c) {}
@@ -288,10 +315,14 @@ class NormChainOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(4, vector, &batch_mean));
     OP_REQUIRES_OK(context, context->allocate_output(5, vector, &batch_variance));
 
-    const double n = chain.pixels, unbias = n / std::max(n - 1, 1.0);
+    OpInputList given;
+    OP_REQUIRES_OK(context, context->input_list("given", &given));
+    OP_REQUIRES_OK(context, check_given(given, chain.all_channels()));
     for (int k = 0; k < chain.branches; ++k) {
-      const Moments moments = moments_of(context, chain, k, rows);
       const float* scale = floats(chain.scale[k]);
+      const Moments moments = given.size() ? moments_given(given, chain, k, scale)
+                                           : moments_of(context, chain, k, rows);
+      const double n = chain.pixels, unbias = given.size() ? 1.0 : n / std::max(n - 1, 1.0);
       for (int64_t c = 0; c < chain.channels; ++c) {
         const int64_t to = k * chain.channels + c;
         mean->flat<float>()(to) = moments.mean[c];

@@ -1,9 +1,10 @@
-"""The binary convolution as a Keras layer: larq's, with native operators for training.
+"""The binary convolution as a Keras layer: larq's, with native operators.
 
     layer = BinaryConv2D(64, 3, padding="same", pad_values=1.0, kernel_quantizer=ScaledSign())
 
-In evaluation and export it is `larq.layers.QuantConv2D`. In training, where its compute policy is
-native, it computes the same function and gradients by `candle_tf.native`.
+Called in evaluation and export it is `larq.layers.QuantConv2D`. In training, where its compute
+policy is native, it computes the same function and gradients by `candle_tf.native`; for validation
+`candle_tf.students.fused_forward` computes it so as well.
 """
 
 from typing import Any
@@ -34,22 +35,34 @@ class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
         super().__init__(*args, **{**options, "autocast": False})
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if not self.uses_native(training) or not self._is_usual(inputs):
-            return super().call(tf.cast(inputs, self.compute_dtype))
-        y, scale = self.convolve_natively(inputs)
+        if training and self.may_run_natively(inputs):
+            return self.call_natively(inputs, tf.as_dtype(self.compute_policy.dtype))
+        return super().call(tf.cast(inputs, self.compute_dtype))
+
+    def call_natively(self, inputs: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        """The layer's outputs by native operators, where `may_run_natively`.
+
+        Args:
+            inputs: as of `convolve_natively`.
+            dtype: of the operands, float32 or bfloat16.
+        """
+        y, scale = self.convolve_natively(inputs, dtype)
         y = tf.cast(y, tf.float32)
         y = y if scale is None else y * scale
         return tf.nn.bias_add(y, self.bias) if self.use_bias else y
 
-    def convolve_natively(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """The convolution in training by native operators, without its scale and bias.
+    def convolve_natively(
+        self, inputs: tf.Tensor, dtype: tf.DType
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The convolution by native operators, without its scale and bias.
 
         Args:
             inputs: -1 and +1, float32 or bfloat16 [N, H, W, C].
+            dtype: of the operands, float32 or bfloat16.
 
         Returns:
-            y: float32 or of the policy's dtype [N, ceil(H / strides), ceil(W / strides), filters];
-                what belongs to the layer is scale * y.
+            y: float32 or of `dtype` [N, ceil(H / strides), ceil(W / strides), filters]; what
+                belongs to the layer is scale * y.
             scale: above 0, float32 [filters] without a gradient; None for 1.
         """
         if not isinstance(self.kernel_quantizer, OneBitKernel):
@@ -62,7 +75,7 @@ class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
         # Outside of larq's quantized scope the variable is read as it is: the latent weights.
         values, scale = binarize(
             tf.convert_to_tensor(self.kernel),
-            tf.as_dtype(self.compute_policy.dtype),
+            dtype,
             floor=self.kernel_quantizer.min_scale,
             clip=self._mask(),
         )
@@ -70,9 +83,9 @@ class BinaryConv2D(ComputePolicyLayer, lq.layers.QuantConv2D):
         x = tf.cast(inputs, values.dtype)
         return convolve_signs(x, values, self.pad_values, self.strides[0], magnitude), scale
 
-    def may_run_bare(self, inputs: Any) -> bool:
-        """Whether in training `convolve_natively` is all that the layer computes but its scale."""
-        return self.uses_native(True) and self._is_usual(inputs) and not self.use_bias
+    def may_run_natively(self, inputs: Any) -> bool:
+        """Whether the policy is native and the operators compute such a layer."""
+        return self.uses_native() and self._is_usual(inputs)
 
     def _mask(self) -> float:
         """Beyond which magnitude latent weights get no gradient; infinite where none gets there."""
