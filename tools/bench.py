@@ -8,6 +8,8 @@ The rows, and what is at least expected of them:
 step         a training step against the plain Keras and larq composition in float32; at width 0.5
              with native operators against --kernels=plain, and in the precision that
              --precision=auto takes against float32
+validation   what an epoch computes beside its steps, at width 0.5: logits of validation images and
+             statistics of batch norms, with native operators against --kernels=plain
 distill      a distillation step on cached targets against a cross-entropy step
 options      a step with each of CANDLE's optional losses against one with the defaults
 calibrate    calibration of 30 epochs on stored features against a backbone in every epoch
@@ -34,6 +36,7 @@ from candle_tf.files import require_writable_file, write_atomically
 
 ROWS = (
     "step",
+    "validation",
     "distill",
     "options",
     "calibrate",
@@ -90,6 +93,7 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
         settings,
         step,
         teacher_cost,
+        validation,
         workers,
     )
     from tools.benchmarks.workload import Workload, from_folder, noise_subset
@@ -111,6 +115,7 @@ def _measure(row: str, data_dir: str, repeats: int) -> dict[str, Any]:
             "precision_ratio_w05_b64": step.precision_ratio(replace(load, width=0.5), repeats),
             "precision_ratio_b32": step.precision_ratio(replace(load, batch_size=32), repeats),
         },
+        "validation": lambda: validation.validation_ratios(replace(load, width=0.5), repeats),
         "distill": lambda: {
             "distill_over_ce": teacher_cost.distill_over_ce(load, images(load.images), repeats)
         },
