@@ -129,6 +129,6 @@ def test_mixed_precision_keeps_the_plain_composition():
     mixed = BinaryConv2D(8, 3, dtype=tf.keras.mixed_precision.Policy("mixed_float16"))
     usual = BinaryConv2D(8, 3)
     mixed.compute_policy = usual.compute_policy = policy
-    assert not mixed.uses_native(training=True)
-    assert usual.uses_native(training=True)
+    assert not mixed.uses_native()
+    assert usual.uses_native()
     assert not usual.uses_native(training=False)
