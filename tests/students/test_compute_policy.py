@@ -131,4 +131,3 @@ def test_mixed_precision_keeps_the_plain_composition():
     mixed.compute_policy = usual.compute_policy = policy
     assert not mixed.uses_native()
     assert usual.uses_native()
-    assert not usual.uses_native(training=False)
