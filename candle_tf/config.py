@@ -72,7 +72,7 @@ class RunSettings(SettingsGroup):
         DEFAULT,
         "settings to begin from, where none are given: default; paper (CANDLE's losses, balance, "
         "optimizer, resolutions and crops as published); or patient (teacher and student on the "
-        "same views, half of them mixed: for three times as many epochs)",
+        "same views, half of them mixed: for photographs, and long trainings)",
         choices=tuple(RECIPES),
     )
     plugin: str = setting(
