@@ -44,8 +44,8 @@ def setting(
         at_least, above, at_most, below: bounds of a number, or of each number of a tuple.
         only_for: another setting and its value without which this one has no effect:
             "balance=fixed", "sampler=deferred_*", one of several in "balance=plain|fixed", or "mix"
-            for any but its default; several with " and ", or one of them with " or ". The help
-            begins with it.
+            for any but its default, or "without mix" for its default alone; several with " and ",
+            or one of them with " or ". The help begins with it.
         nothing: the value that asks for nothing, if the default asks for something: as without
             effect it is not told.
     """
@@ -60,8 +60,8 @@ def setting(
 
 
 def as_flags(only_for: str) -> str:
-    """What a setting is for, as one writes it: "--mix_views=half", "--a=1 and --b"."""
-    return re.sub(r"^|(?<= and )|(?<= or )", "--", only_for)
+    """What a setting is for, as one writes it: "--mix_views=half", "--a=1 and without --b"."""
+    return re.sub(r"(^|(?<= and )|(?<= or ))(without )?", r"\2--", only_for)
 
 
 @dataclasses.dataclass(frozen=True)

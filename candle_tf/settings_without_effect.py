@@ -15,6 +15,7 @@ from typing import Any
 Fields = Mapping[str, "dataclasses.Field[Any]"]
 # A plugin may register values of these, and so read settings that are for others of their values.
 _OF_PLUGINS = ("method", "balance", "feature_loss", "calibration_loss", "student")
+_WITHOUT = "without "
 
 
 def settings_without_effect(
@@ -50,8 +51,8 @@ def _lacks(name: str, values: Mapping[str, Any], fields: Fields, has_plugins: bo
         conditions = alternative.split(" and ")
         unmet = [each for each in conditions if not _holds(each, values, fields, has_plugins)]
         if not unmet:
-            # What it is for may itself have no effect.
-            others = [each.partition("=")[0] for each in conditions]
+            # What it is for may itself have no effect; what must not be given need have none.
+            others = [each.partition("=")[0] for each in conditions if _WITHOUT not in each]
             unmet = [_lacks(other, values, fields, has_plugins) for other in others]
         wanted = " and ".join(filter(None, dict.fromkeys(unmet)))
         if not wanted:
@@ -61,6 +62,9 @@ def _lacks(name: str, values: Mapping[str, Any], fields: Fields, has_plugins: bo
 
 
 def _holds(condition: str, values: Mapping[str, Any], fields: Fields, has_plugins: bool) -> bool:
+    if condition.startswith(_WITHOUT):
+        other = condition.removeprefix(_WITHOUT)
+        return bool(values[other] == fields[other].default)
     other, _, wanted = condition.partition("=")
     if has_plugins and other in _OF_PLUGINS:
         return True

@@ -32,6 +32,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
 TABLES = sorted((ROOT / "configs" / "tables").glob("*.json"))
 FIELDS = Config.fields()
 SMOOTHING = "calibration_loss=label_aware_smoothing or method=mislas"
+REPLAY = "without balance_replay"
 # What else must be set for a value to make sense.
 COMPANIONS = {
     ("profile", "counts"): {"class_counts": "5,3"},
@@ -566,10 +567,21 @@ def test_settings_of_brackets_without_end_are_refused(tmp_path):
         ({"tail_views": 5, "teacher_view": "same"}, {}),
         ({"views": 5, "tail_views": 5, "teacher_view": "same", "teacher_mode": "online"},
          {"views": "teacher_mode=cached", "tail_views": "teacher_mode=cached"}),
-        ({"balance_learning_rate": 0.1, "balance": "class_adversarial"}, {}),
+        *[({"balance_learning_rate": 0.1, **others}, {})
+          for others in ({}, {"balance": "plain"}, {"balance": "relative"},
+                         {"balance": "class_adversarial"}, {"method": "candle_crt"})],
+        ({"balance_learning_rate": 0.1, "method": "focal"}, {"balance_learning_rate": CANDLE}),
+        ({"balance_learning_rate": 0.1, "balance_tau": 2.0, "balance_replay": "runs/x",
+          "balance_prior": 0.4, "balance": "class_adversarial"},
+         {"balance_learning_rate": REPLAY, "balance_tau": REPLAY}),
+        ({"balance_learning_rate": 0.1, "balance_entropy": 0.3, "balance_replay": "runs/x"},
+         {"balance_learning_rate": REPLAY, "balance_entropy": REPLAY}),
+        ({"balance_tau": 2.0, "balance_replay": "runs/x", "balance": "relative"},
+         {"balance_tau": f"balance=class_adversarial and {REPLAY}"}),
+        ({"balance_tau": 2.0, "balance": "class_adversarial", "balance_closed_form": True}, {}),
         ({"balance_learning_rate": 0.1, "balance": "class_adversarial",
           "balance_closed_form": True},
-         {"balance_learning_rate": "balance_closed_form=False"}),
+         {"balance_learning_rate": "without balance_closed_form"}),
         ({"teacher": "efficientnet_lite1", "teacher_layers": 2, "calibration_epochs": 3,
           "combine_resolutions": "concatenate", "method": "cross_entropy"},
          dict.fromkeys(["teacher", "teacher_layers", "calibration_epochs", "combine_resolutions"],
@@ -653,7 +665,7 @@ def test_what_a_setting_is_for_is_a_setting_with_that_value(name):
     only_for = FIELDS[name].metadata["only_for"]
     assert FIELDS[name].metadata["help"].startswith(f"for {as_flags(only_for)}: ")
     for condition in re.split(" and | or ", only_for):
-        other, _, wanted = condition.partition("=")
+        other, _, wanted = condition.removeprefix("without ").partition("=")
         field = FIELDS[other]
         choices = [str(choice) for choice in field.metadata["choices"]]
         if isinstance(field.default, bool):
@@ -664,6 +676,8 @@ def test_what_a_setting_is_for_is_a_setting_with_that_value(name):
 def test_what_a_setting_is_for_is_told_as_flags():
     assert as_flags("a=b|c") == "--a=b|c"
     assert as_flags("a and b=c or d=e_*") == "--a and --b=c or --d=e_*"
+    assert as_flags("a=b and without c") == "--a=b and without --c"
+    assert as_flags("without c or a and without d") == "without --c or --a and without --d"
 
 
 def test_methods_that_a_setting_is_for_are_those_that_are_so():

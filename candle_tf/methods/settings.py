@@ -31,6 +31,8 @@ CALIBRATION_SAMPLERS = ("instance", "class_balanced", "square_root")
 OPTIMIZERS = ("adam", "adam_sgd", "bop")
 DECAYS = ("cosine", "linear")
 _WITH_ADVERSARY = "balance=adversarial|relative|plain|class_adversarial"
+# Of a lambda that is replayed nothing is learned: the barrier does not depend on the student.
+_LEARNED = "without balance_replay"
 
 
 @dataclass(frozen=True)
@@ -333,14 +335,14 @@ class BalanceSettings(SettingsGroup):
         "weight of lambda's entropy, relative to the uniform prediction's KL loss",
         above=0,
         at_most=1e3,
-        only_for="balance=adversarial|relative",
+        only_for=f"balance=adversarial|relative and {_LEARNED}",
     )
     balance_tau: float = setting(
         0.25,
         "weight of the barrier around lambda_0",
         above=0,
         at_most=1e3,
-        only_for="balance=class_adversarial",
+        only_for=f"balance=class_adversarial and {_LEARNED}",
     )
     balance_prior: float = setting(
         0.5,
@@ -377,7 +379,7 @@ class BalanceSettings(SettingsGroup):
         "Adam's rate of the balancing network; class_adversarial's is five times as large",
         above=0,
         at_most=1e3,
-        only_for=f"{_WITH_ADVERSARY} and balance_closed_form=False",
+        only_for=f"{_WITH_ADVERSARY} and {_LEARNED} and without balance_closed_form",
     )
     center_features: bool = setting(
         True,

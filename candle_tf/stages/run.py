@@ -77,8 +77,10 @@ def run(config: Config) -> tuple[RunFolder, Results]:
         check_training_requirements(config, workers.replicas)
         folder = _open_folder(config, workers)
         for name, wanted in config.without_effect().items():
+            runs = "runs " if wanted.startswith("without ") else ""
             logging.warning(
-                "--%s=%s has no effect: it is for %s", name, config[name], as_flags(wanted)
+                "--%s=%s has no effect: it is for %s%s",
+                *(name, config[name], runs, as_flags(wanted)),
             )
         try:
             results = _run_stages(config, folder, policy, workers)
