@@ -58,6 +58,7 @@ from candle_tf.stages.pretrain_settings import (
     open_pretraining,
     write_pretraining,
 )
+from candle_tf.stages.replica_shares import refuse_batch
 from candle_tf.students.analysis.preflight import refuse_unconvertible
 from candle_tf.students.compute_policy import (
     ComputePolicy,
@@ -97,8 +98,8 @@ def pretrain(settings: Pretraining) -> Pretrained:
     """Computes the teacher's features, trains the student, and writes its packed weights.
 
     Raises:
-        UserError: for data or settings that cannot be used, images shared with a test set, a
-            damaged checkpoint, or a training that diverged.
+        UserError: for data or settings that cannot be used, or not by so many devices, images
+            shared with a test set, a damaged checkpoint, or a training that diverged.
     """
     workers = open_workers(settings.strategy)
     tf.keras.utils.set_random_seed(settings.seed)
@@ -108,6 +109,7 @@ def pretrain(settings: Pretraining) -> Pretrained:
         policy = resolve_compute_policy(
             settings.precision, settings.xla, kernels=settings.kernels, replicas=workers.replicas
         )
+        refuse_batch(f"--batch_size={settings.batch_size}", settings.batch_size, workers.replicas)
         # Before all images are decoded; and here, as the check reads variables of one device.
         _refuse_student(settings)
         teacher = load_teacher(
@@ -131,7 +133,7 @@ def _pretrain(
     begun = read_beginning(settings)
     refuse_other_teacher(settings, teacher.fingerprint, begun)
     policy = keep_precision(settings, policy, begun)
-    data = open_images(settings, begun)
+    data = open_images(settings, begun, workers.replicas)
     teacher = scale_parts(teacher, data.train, settings.teacher_size, settings.cache_path)
     trainer, checkpoints = _train(settings, data, teacher, before, policy, workers)
     checkpoints.restore(checkpoints.best_epoch)

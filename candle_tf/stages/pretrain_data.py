@@ -18,6 +18,7 @@ from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError
 from candle_tf.stages.pretrain_record import Beginning, Contents, compare_contents
 from candle_tf.stages.pretrain_settings import Pretraining
+from candle_tf.stages.replica_shares import refuse_batch, refuse_few
 
 # Images whose size is read before all are stored.
 _SAMPLE = 256
@@ -40,7 +41,9 @@ class PretrainingData:
     contents: Contents
 
 
-def open_images(settings: Pretraining, begun: Beginning | None = None) -> PretrainingData:
+def open_images(
+    settings: Pretraining, begun: Beginning | None = None, replicas: int = 1
+) -> PretrainingData:
     """Opens and decodes the images.
 
     They are stored at the side of the larger network's input, but not larger than the largest of
@@ -49,10 +52,11 @@ def open_images(settings: Pretraining, begun: Beginning | None = None) -> Pretra
     Args:
         settings: of the pretraining.
         begun: what it was begun with, where an epoch is done.
+        replicas: devices that train together.
 
     Raises:
-        UserError: where there are no images, one cannot be read, one is also in the test set, or
-            they are not those of the beginning.
+        UserError: where there are no images, one cannot be read, one is also in the test set,
+            they are not those of the beginning, or so many devices cannot share them.
     """
     with ExitStack() as opened:
         source = opened.enter_context(_open(settings))
@@ -62,6 +66,7 @@ def open_images(settings: Pretraining, begun: Beginning | None = None) -> Pretra
         if settings.on_bad_image == "skip":
             ids = _readable(source, ids, settings)
         held = _held_out(ids, settings)
+        _refuse_shares(settings, held, replicas)
         if tests:
             _refuse_test_images(source, ids, tests, settings)
         contents = compare_contents(settings, source, ids, begun)
@@ -97,6 +102,12 @@ def _held_out(ids: Sequence[str], settings: Pretraining) -> np.ndarray:
             "hold out, or none to learn from. Give more images, or another fraction."
         )
     return held
+
+
+def _refuse_shares(settings: Pretraining, held: np.ndarray, replicas: int) -> None:
+    size, heldout = settings.batch_size, int(np.count_nonzero(held))
+    refuse_batch(f"--batch_size={size}", size, replicas, len(held) - heldout)
+    refuse_few("held-out", heldout, replicas, "--heldout_fraction")
 
 
 def _open(settings: Pretraining) -> Source:

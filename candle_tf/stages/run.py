@@ -34,6 +34,7 @@ from candle_tf.stages.export_teacher import NAME as TEACHER_FILE
 from candle_tf.stages.export_teacher import STAGE as EXPORT_TEACHER
 from candle_tf.stages.export_teacher import export_teacher
 from candle_tf.stages.prepare import Data, prepare
+from candle_tf.stages.replica_shares import refuse_share_without_labels
 from candle_tf.stages.report import report
 from candle_tf.stages.run_place import refuse_run_among_images
 from candle_tf.stages.train import default_epochs, train_student, train_together, with_epochs
@@ -115,8 +116,10 @@ def _run_stages(
     """The chief's results."""
     times = _StageTimes()
     policy = _keep_precision(config, folder, policy)
-    check = partial(check_split_requirements, config)
+    check = partial(check_split_requirements, config, replicas=workers.replicas)
     data = times.run("1/6 data", lambda: prepare(config, folder, workers, check))
+    if data.unlabelled is not None:
+        refuse_share_without_labels(config, len(data.unlabelled), workers.replicas)
     default = _keep_default_epochs(config, len(data.train), folder)
     config = with_epochs(config, len(data.train), default)
     records = (folder.config_path, folder.data_check_path, folder.split_path)

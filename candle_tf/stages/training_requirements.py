@@ -1,7 +1,7 @@
 """What a student's training needs, checked before anything is computed.
 
 check_training_requirements(config, workers.replicas)
-check_split_requirements(config, split)                 # as soon as the split is known
+check_split_requirements(config, split, workers.replicas)   # as soon as the split is known
 """
 
 from pathlib import Path
@@ -18,6 +18,7 @@ from candle_tf.methods.calibration import refuse_calibration_arguments
 from candle_tf.methods.checked_losses import refuse_arguments, try_losses
 from candle_tf.stages import run_teacher, student_weights
 from candle_tf.stages.balance_floors import refuse_other_split
+from candle_tf.stages.replica_shares import refuse_batches, refuse_shares_of_split
 from candle_tf.students.any_image_size import explain_fixed_size
 from candle_tf.students.layers.blocks import binary_layers
 from candle_tf.teachers.backbones import refuse_unknown_teachers
@@ -46,9 +47,10 @@ def check_training_requirements(config: Config, replicas: int) -> None:
             one view, or none of one class; with an option for a student that is not the same
             network at all sizes, or one with batch norms whose inputs are not at hand; with an
             option of binary kernels for a student without any; for a classifier that no loss
-            would train.
+            would train; for batches that cannot be divided among the devices.
     """
     refuse_random_classifier(config)
+    refuse_batches(config, replicas)
     if config.run.plugin:
         # A student of a user's own; those of the package are known to be right.
         config.student.build(_ANY_CLASSES)
@@ -64,19 +66,22 @@ def check_training_requirements(config: Config, replicas: int) -> None:
     tf.keras.utils.set_random_seed(config.run.seed)
 
 
-def check_split_requirements(config: Config, split: Split) -> None:
+def check_split_requirements(config: Config, split: Split, replicas: int) -> None:
     """Refuses what the settings cannot be used with: this split's images.
 
     Args:
         config: the run's settings.
         split: without images that cannot be read.
+        replicas: devices that train together.
 
     Raises:
         UserError: for a teacher and starting weights that were trained on this run's test images;
             for options that are decided on validation images where there are none; for a loss that
             does not depend on how sure a student of two classes is, and a method's loss that is not
-            one number of each example; for floors of another split's run.
+            one number of each example; for floors of another split's run; for
+            images that several devices cannot share.
     """
+    refuse_shares_of_split(config, split, replicas)
     _refuse_seen_images(config, split)
     _refuse_options(config, split)
     refuse_other_split(config, split)

@@ -183,15 +183,15 @@ def test_losses_of_another_split_are_no_floors(tmp_path):
     assert split.hash != other.hash
     report = Path(run) / "report.json"
     report.write_text(json.dumps({"split": {"hash": split.hash}}))
-    check_split_requirements(config, split)
+    check_split_requirements(config, split, replicas=1)
     for content in ({"split": {"hash": other.hash}}, {"split": []}, {}):
         report.write_text(json.dumps(content))
         with pytest.raises(UserError, match="has another split: its losses are of other images"):
-            check_split_requirements(config, split)
+            check_split_requirements(config, split, replicas=1)
     # What a run has begun with it keeps.
     begin(config)
     shutil.rmtree(run)
-    check_split_requirements(config, split)
+    check_split_requirements(config, split, replicas=1)
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,19 @@ def test_held_out_images_are_not_learned_from(whole):
     assert data.train.images.array.shape[1:3] == (SIDE, SIDE)
 
 
+def test_images_that_replicas_cannot_share_are_refused(whole):
+    settings, _ = whole
+    data = open_images(settings)
+    learned, held = len(data.train), len(data.heldout)
+    everything = dataclasses.replace(settings, batch_size=1000)
+    with pytest.raises(UserError, match=f"has {learned} images in a step, which are all that"):
+        open_images(everything, replicas=learned - 1)
+    few = dataclasses.replace(settings, batch_size=held + 1)
+    with pytest.raises(UserError, match=f"{held} held-out images for {held + 1} replicas: .*_frac"):
+        open_images(few, replicas=held + 1)
+    open_images(dataclasses.replace(settings, batch_size=held), replicas=held)
+
+
 def test_an_interrupted_training_ends_as_the_uninterrupted_one(
     images, whole, tmp_path, monkeypatch
 ):

@@ -9,6 +9,7 @@ from candle_tf.config import Config
 from candle_tf.data.sources.source import LabelledImages
 from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
+from candle_tf.stages.replica_shares import refuse_share_without_labels
 from candle_tf.stages.training_requirements import (
     check_split_requirements,
     check_training_requirements,
@@ -46,16 +47,66 @@ def test_options_of_binary_kernels_are_refused_for_a_network_without_any(setting
     ],
 )
 def test_what_these_images_cannot_decide_is_refused(settings, validation, classes, message):
-    names = tuple("abc"[:classes])
-    train, held_out, test = (
-        LabelledImages(tuple(f"{part}{i}" for i in range(count)), np.zeros(count, np.int32))
-        for part, count in (("train", 3), ("validation", validation), ("test", 1))
-    )
-    split = Split(
-        *("images", names, "natural", 1.0, 0, train, held_out, test),
-        train_counts=np.bincount(np.zeros(3 + validation, int), minlength=classes),
-        source_hash="",
-    )
     expected = pytest.raises(UserError, match=message) if message else nullcontext()
     with expected:
-        check_split_requirements(Config(**settings), split)
+        check_split_requirements(Config(**settings), split_of(3, validation, classes), replicas=1)
+
+
+def split_of(images, validation, classes=3):
+    """All of them of the first class."""
+    train, held_out, test = (
+        LabelledImages(tuple(f"{part}{i}" for i in range(count)), np.zeros(count, np.int32))
+        for part, count in (("train", images), ("validation", validation), ("test", 1))
+    )
+    return Split(
+        *("images", tuple("abc"[:classes]), "natural", 1.0, 0, train, held_out, test),
+        train_counts=np.bincount(np.zeros(images + validation, int), minlength=classes),
+        source_hash="",
+    )
+
+
+UNLABELLED = {"unlabelled_dir": "images", "unlabelled_fraction": 0.25, "batch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("settings", "replicas", "message"),
+    [
+        ({"batch_size": 7}, 2, "--batch_size=7 has 7 images in a step: they cannot be divided"),
+        ({"batch_size": 7}, 1, ""),
+        ({"batch_size": 8}, 2, ""),
+        ({"calibration_batch_size": 9}, 2, "--calibration_batch_size=9 has 9 views"),
+        ({"calibration_batch_size": 9, "method": "focal"}, 2, ""),
+        (UNLABELLED, 2, ""),
+        (UNLABELLED, 4, "--unlabelled_fraction=0.25 has 6 images in a step"),
+        ({**UNLABELLED, "unlabelled_fraction": 0.5}, 4, ""),
+    ],
+)
+def test_batches_that_replicas_cannot_share_are_refused(settings, replicas, message):
+    config = Config(image_size=32, width=0.125, **settings)
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        check_training_requirements(config, replicas)
+
+
+@pytest.mark.parametrize(
+    ("images", "validation", "message"),
+    [
+        (9, 4, "8 images in a step: they cannot be divided among 3 replicas"),
+        (7, 4, "has 7 images in a step, which are all that there are: they cannot"),
+        (6, 2, "2 validation images for 3 replicas: .* a larger --validation_fraction"),
+        (6, 3, ""),
+        (6, 0, ""),
+    ],
+)
+def test_a_split_that_replicas_cannot_share_is_refused(images, validation, message):
+    config = Config(method="focal", batch_size=8)
+    check_split_requirements(config, split_of(images, validation), replicas=1)
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        check_split_requirements(config, split_of(images, validation), replicas=3)
+
+
+def test_too_few_images_without_labels_for_the_replicas_are_refused():
+    config = Config(**{**UNLABELLED, "unlabelled_fraction": 0.5})
+    refuse_share_without_labels(config, 3, replicas=1)
+    refuse_share_without_labels(config, 5, replicas=4)
+    with pytest.raises(UserError, match="has 3 images without labels in a step, which are all"):
+        refuse_share_without_labels(config, 3, replicas=2)
