@@ -10,8 +10,8 @@ from absl import flags
 from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import require_output_files
-from candle_tf.reporting.comparison import compare
-from candle_tf.reporting.results import read_results
+from candle_tf.reporting.comparison import TOLD_SETTINGS, compare
+from candle_tf.reporting.whole_results import read_whole_results
 from candle_tf.run_folder import RunFolder
 
 _RUNS = flags.DEFINE_list(
@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> None:
     if not given:
         raise UserError("There is no run: give folders of finished runs.")
     require_output_files({"html": _HTML.value, "json": _JSON.value})
-    runs = [read_results(RunFolder(Path(path)).report_path) for path in given]
+    paths = [RunFolder(Path(path)).report_path for path in given]
+    runs = [read_whole_results(path, TOLD_SETTINGS) for path in paths]
     print(compare(runs, _HTML.value, _JSON.value))
 
 

@@ -21,8 +21,9 @@ from candle_tf.reporting.image_predictions import ImagePredictions, read_image_p
 from candle_tf.reporting.plots.classes import weight_norms
 from candle_tf.reporting.plots.runs import gains_by_class_size, lambda_curves
 from candle_tf.reporting.plots.style import to_png
-from candle_tf.reporting.results import Results, read_results
+from candle_tf.reporting.results import Results
 from candle_tf.reporting.table import SHOT_GROUPS, text_table
+from candle_tf.reporting.whole_results import read_whole_results
 
 STUDENT, TEACHER = "student", "teacher"
 # Settings that say where a run is, and not what it is.
@@ -86,7 +87,7 @@ def read_run(folder: Path, earlier: Mapping[str, Any]) -> Run:
         UserError: where the run has not finished, or a file is damaged.
     """
     predictions = folder / PREDICTIONS
-    results = read_results(folder / "report.json")
+    results = read_whole_results(folder / "report.json", settings=("method",))
     seconds = read_columns(folder / "calibrate" / "history.csv").get("seconds", 0.0)
     return Run(
         folder.resolve().name,
@@ -197,7 +198,7 @@ def _norms(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
                 left_out.append(f"{len(without)} of {run.name}, {model} ({_some(without)})")
             exponent = norm_exponent(np.array(norms), run.counts)
             means = [_group_mean(run, np.array(norms), group) for group in SHOT_GROUPS]
-            optimizer = run.results.config["optimizer"] if model == STUDENT else "adam"
+            optimizer = run.settings["optimizer"] if model == STUDENT else "adam"
             rows.append([run.name, model, optimizer, *means, _exponent(exponent)])
             if np.array_equal(run.counts, runs[0].counts):
                 shown[f"{run.name}, {model}"] = norms
@@ -270,7 +271,7 @@ def _lambdas(runs: Sequence[Run]) -> Iterator[str | html.Table | html.Figure]:
 def _adversaries(runs: Sequence[Run]) -> Iterator[str | html.Table]:
     rows = []
     for run in runs:
-        config = run.results.config
+        config = run.settings
         if config.get("balance") != "class_adversarial":
             continue
         found = adversary_figures(
@@ -309,7 +310,7 @@ def _resolutions(runs: Sequence[Run]) -> Iterator[str | html.Table]:
     rows = [
         [
             run.name,
-            _plain(run.results.config["calibration_resolutions"]),
+            _plain(run.settings["calibration_resolutions"]),
             f"{_pixels(run) / _pixels(first):.2f}",
             f"{run.calibration_seconds:.0f}",
             _percent(run.results.metrics[TEACHER].mean),
@@ -338,7 +339,7 @@ def _differ_in_resolutions_alone(first: Run, other: Run) -> bool:
 
 
 def _pixels(run: Run) -> int:
-    return sum(side**2 for side in run.results.config["calibration_resolutions"])
+    return sum(side**2 for side in run.settings["calibration_resolutions"])
 
 
 # --- Two runs, image by image

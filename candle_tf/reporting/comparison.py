@@ -14,9 +14,10 @@ from candle_tf.reporting.plots.style import TEACHERS_COLOR, run_color
 from candle_tf.reporting.results import TITLES, Results, accuracies
 from candle_tf.reporting.run_page import draw
 from candle_tf.reporting.table import ABSENT, method_cells, method_table, percent
+from candle_tf.reporting.whole_results import OPERATIONS
 
-# As report.json names them.
-_OPS = "OPs (binary multiply-adds / 64 + those in float)"
+# Settings that are told of each run.
+TOLD_SETTINGS = ("method", "student", "width", "run_dir")
 # Columns that a phone's width has room for.
 _RUNS_A_TABLE = 5
 
@@ -102,7 +103,7 @@ def _teachers(runs: Sequence[Results]) -> list[list[int]]:
     for place, run in enumerate(runs):
         if "teacher" in run.metrics:
             measured = json.dumps(accuracies(run.metrics["teacher"]))
-            found.setdefault(f"{run.config['teacher']} {measured}", []).append(place)
+            found.setdefault(f"{run.config.get('teacher')} {measured}", []).append(place)
     return list(found.values())
 
 
@@ -141,7 +142,9 @@ def _costs(runs: Sequence[Results], labels: Sequence[str]) -> list[html.Item]:
     sizes = {label: float(run.bytes["tflite"]) for label, run in named.items()}
     items: list[html.Item] = [_draw_costs(sizes, mean, colors, "bytes of the file"), *told]
     operations = {
-        label: run.export["cost"][_OPS] for label, run in named.items() if "cost" in run.export
+        label: run.export["cost"][OPERATIONS]
+        for label, run in named.items()
+        if "cost" in run.export
     }
     if len(operations) == len(named):
         items.append(_draw_costs(operations, mean, colors, "OPs of an image"))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.config import Config
+from candle_tf.config import Config, settings_of_older_runs
 from candle_tf.data.cached_arrays import array_path, stored_array
 from candle_tf.data.sources.registry import open_source
 from candle_tf.data.splits.class_counts import read_class_counts
@@ -25,8 +25,11 @@ from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.methods.classifier_file import read_classifier, write_classifier
 from candle_tf.methods.method import Classifier
 from candle_tf.metrics import evaluate_logits
+from candle_tf.reporting.analysis import analyze, read_run, sections_text
+from candle_tf.reporting.comparison import TOLD_SETTINGS, compare
 from candle_tf.reporting.results import Results, read_results, write_results
 from candle_tf.reporting.table import method_table
+from candle_tf.reporting.whole_results import read_whole_results
 from candle_tf.run_folder import RunFolder, open_run_folder
 from candle_tf.stages.check_images import read_data_check
 from candle_tf.stages.earlier_run import EarlierRun
@@ -44,6 +47,7 @@ from tests.data.sources.test_coco import IMAGES, annotations
 from tests.data.sources.test_registry import BOTH_SUBSETS, tree, write_folder, write_tar, write_zip
 from tests.data.splits.test_split import source_of, split_of, subset
 from tests.fuzz.damage import damaged_bytes, damaged_json
+from tests.reporting.made_run import draw_run
 from tests.students.weights.test_packed import SPEC, random_student
 from tests.weight_files.test_torch_pickle import Storage, file_of, tensor, zip_of
 
@@ -116,6 +120,7 @@ def record_targets(folder: Path) -> Iterator[Target]:
                   lambda path: EarlierRun(path.parent, "--student_weights").spec)  # fmt: skip
     yield _json_target(folder, "report.json", _write_report,
                        lambda path: method_table(read_results(path).rows()))  # fmt: skip
+    yield _compared_report_target(folder / "compared")
     split = split_of(source_of(subset("train", 40, 20, 10), subset("test", 3, 3, 3)))
 
     def read_split(path: Path) -> None:
@@ -229,6 +234,28 @@ def _write_report(path: Path) -> None:
     metrics = evaluate_logits(np.eye(2), np.arange(2), groups, ("ant", "bee"))
     write_results(Results({"method": "candle"}, {"hash": "ab"}, 1, 2, {"student": metrics}, {}, {}),
                   path)  # fmt: skip
+
+
+def _compared_report_target(folder: Path) -> Target:
+    """What `candle_tf.report` and `candle_tf.analyze` read of a run; a sound one is beside it."""
+    path, beside = folder / "report.json", folder / "sound" / "report.json"
+    results = draw_run(3)[0]
+    settings = {"student": "reactnet_a", "width": 0.5, "run_dir": "runs/a", "optimizer": "adam",
+                "teacher": "lite0", "balance": "class_adversarial"}  # fmt: skip
+    norms = {"student": [1.0, 2.0, 0.5], "teacher": [0.5, 0.0, 2.0]}
+    for each in (path, beside):
+        each.parent.mkdir(parents=True, exist_ok=True)
+        write_results(
+            dataclasses.replace(results, config={**results.config, **settings}, norms=norms), each
+        )
+
+    def read(_: Path) -> None:
+        sound, damaged = (read_whole_results(each, TOLD_SETTINGS) for each in (beside, path))
+        split = {**damaged.split, "hash": sound.split["hash"]}
+        compare([sound, dataclasses.replace(damaged, split=split)], None, None)
+        sections_text(analyze([read_run(folder, settings_of_older_runs())]))
+
+    return _target("report.json, compared and analysed", path, read)
 
 
 def _write_data_check(path: Path) -> None:
