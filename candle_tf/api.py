@@ -187,15 +187,18 @@ class Model:
                 for annotations of COCO.
 
         Raises:
-            UserError: for data that cannot be used, a flag that data do not have, an image that
-                cannot be read where that is not to be skipped, no image that can, and a class that
-                the student does not know.
+            UserError: for what is neither text nor a path, data that cannot be used, a flag that
+                data do not have, an image that cannot be read where that is not to be skipped, no
+                image that can, and a class that the student does not know.
         """
         if on_bad_image not in ON_BAD_IMAGE:
             raise UserError(
                 f"on_bad_image={on_bad_image} is not known; it is {' or '.join(ON_BAD_IMAGE)}."
             )
-        place = str(data_dir)
+        for name, value in {"dataset": dataset, "data_dir": data_dir, **source}.items():
+            if not isinstance(value, str | Path):
+                raise UserError(f"{name}={value!r} is neither text nor a path: give one of these.")
+        dataset, place = str(dataset), str(data_dir)
         given = {name: str(value) for name, value in source.items()}
         kind = kind_of(dataset, place, given.get("train_list") or given.get("test_list", ""))
         if kind in LISTED and not given.get("train_list"):
@@ -296,9 +299,15 @@ def train(*, config: str | Path | None = None, **settings: Any) -> Model:
         The exported student with the run's report.
 
     Raises:
-        UserError: for settings and data that cannot be used, and for an export that a check
-            refuses, after the run was reported.
+        UserError: for settings and data that cannot be used, a call without any setting, and for
+            an export that a check refuses, after the run was reported.
     """
+    if not settings and not config:
+        # As the command line, which shows its help: this would train on digits, in runs/run.
+        raise UserError(
+            'train() was given no setting: give dataset="digits", data_dir="images.zip" or what '
+            "else names the images, or config= with the path of a run's config.json."
+        )
     chosen = config_of(_as_json(settings), "The call of train()", str(config or ""))
     if chosen.student.export_student == "off":
         raise UserError(

@@ -15,6 +15,7 @@ from typing import Any
 from candle_tf import app
 from candle_tf.command_help import TRAINING_HELP
 from candle_tf.config import Config
+from candle_tf.errors import UserError
 from candle_tf.metrics import untested_sentence
 from candle_tf.reporting.results import Results, untested_classes
 from candle_tf.reporting.shipping import shipping_sentence
@@ -64,9 +65,14 @@ def command() -> None:
 class _CallableModule(types.ModuleType):
     # This module, which `candle_tf.train(...)` calls as `candle_tf.api.train`, whose text it has.
 
-    def __call__(self, **settings: Any) -> Any:
+    def __call__(self, *unnamed: Any, **settings: Any) -> Any:
         from candle_tf.api import train
 
+        if unnamed:
+            raise UserError(
+                f"train() was given {unnamed[0]!r} without the name of a setting: write "
+                'train(dataset="digits"), for example.'
+            )
         return train(**settings)
 
     @property

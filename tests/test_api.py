@@ -22,6 +22,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import candle_tf
+from candle_tf import api
 from candle_tf.config import Config
 from candle_tf.deploy.exported_student import find_saved_models, load_exported
 from candle_tf.errors import UserError
@@ -150,6 +151,31 @@ def test_numbers_of_numpy_are_settings():
         candle_tf.train(dataset="digits", epochs=np.float64(2.5))
     with pytest.raises(UserError, match="--calibration_resolutions=8 is out of range"):
         candle_tf.train(dataset="digits", calibration_resolutions=np.array([32, 8]))
+
+
+def test_a_call_of_train_without_any_setting_or_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in (candle_tf.train, api.train):
+        with pytest.raises(UserError, match="was given no setting: give dataset="):
+            call()
+    with pytest.raises(UserError, match=r"given 'digits' without .* train\(dataset=\"digits\"\)"):
+        candle_tf.train("digits")
+    with pytest.raises(UserError, match="given 'digits' without the name"):
+        candle_tf.train("digits", epochs=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"dataset": 3}, "dataset=3 is neither text nor a path"),
+        ({"data_dir": None}, "data_dir=None is neither"),
+        ({"dataset": "list", "data_dir": "x", "test_list": None}, "test_list=None is neither"),
+    ],
+)
+def test_data_to_evaluate_on_that_are_no_text_are_refused(given, told):
+    with pytest.raises(UserError, match=told):
+        candle_tf.Model(_Brightness()).evaluate(**given)
 
 
 def test_a_settings_file_that_is_missing_is_told(tmp_path):
