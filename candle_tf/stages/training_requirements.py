@@ -18,6 +18,7 @@ from candle_tf.methods.calibration import refuse_calibration_arguments
 from candle_tf.methods.checked_losses import refuse_arguments, try_losses
 from candle_tf.stages import run_teacher, student_weights
 from candle_tf.stages.balance_floors import refuse_other_split
+from candle_tf.stages.prior_correction import refuse_missing_bias
 from candle_tf.stages.replica_shares import refuse_batches, refuse_shares_of_split
 from candle_tf.students.any_image_size import explain_fixed_size
 from candle_tf.students.layers.blocks import binary_layers
@@ -47,13 +48,14 @@ def check_training_requirements(config: Config, replicas: int) -> None:
             one view, or none of one class; with an option for a student that is not the same
             network at all sizes, or one with batch norms whose inputs are not at hand; with an
             option of binary kernels for a student without any; for a classifier that no loss
-            would train; for batches that cannot be divided among the devices.
+            would train; for a plugin's student without the bias that --prior_correction changes;
+            for batches that cannot be divided among the devices.
     """
     refuse_random_classifier(config)
     refuse_batches(config, replicas)
     if config.run.plugin:
         # A student of a user's own; those of the package are known to be right.
-        config.student.build(_ANY_CLASSES)
+        refuse_missing_bias(config, config.student.build(_ANY_CLASSES))
     refuse_arguments(config.training.method)
     make_augmentation(config.augment, config.run.seed)
     if config.training.distils:

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.data.sources.source import LabelledImages
@@ -14,6 +15,8 @@ from candle_tf.stages.training_requirements import (
     check_split_requirements,
     check_training_requirements,
 )
+from candle_tf.students.architectures.registry import STUDENTS
+from tests import tiny_parts
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,22 @@ def test_options_of_binary_kernels_are_refused_for_a_network_without_any(setting
     check_training_requirements(config, replicas=1)
     with pytest.raises(UserError, match=f"{flag} contradicts --student=float_resnet18"):
         check_training_requirements(config.replace(student="float_resnet18"), replicas=1)
+
+
+def without_bias(input_shape, classes, *, width=1.0, stem_stride=2):
+    whole = tiny_parts.tiny_student(input_shape, classes, width=width, stem_stride=stem_stride)
+    features = whole.output["features"]
+    logits = tf.keras.layers.Dense(classes, use_bias=False, name="logits")(features)
+    return tf.keras.Model(whole.input, {"features": features, "logits": logits})
+
+
+def test_a_plugins_student_without_a_bias_to_correct_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setitem(STUDENTS._targets, "biasless", without_bias)
+    config = Config(plugin="tests.tiny_parts", student="biasless", image_size=32)
+    with pytest.raises(UserError, match=r"--student=biasless has a layer 'logits' without bias"):
+        check_training_requirements(config, replicas=1)
+    for fine in ({"prior_correction": "0"}, {"method": "focal"}, {"student": "tiny_student"}):
+        check_training_requirements(config.replace(**fine), replicas=1)
 
 
 @pytest.mark.parametrize(
