@@ -72,13 +72,13 @@ class StudentSettings(SettingsGroup):
 
 @dataclass(frozen=True)
 class ComputeSettings(SettingsGroup):
-    """How a training step is computed; `compute_policy` resolves it on a machine."""
+    """How a training is computed; `compute_policy` resolves it on a machine."""
 
     precision: str = setting(
         "auto",
         "of binary convolutions in training by native operators: bfloat16 (in which -1 and +1 are "
         "exact), float32, or auto: bfloat16 where it is the faster one on this CPU; plain kernels "
-        "compute in float32",
+        "compute in float32, and so do validation and batch-norm statistics after the steps",
         choices=PRECISIONS,
     )
     xla: str = setting(
@@ -88,8 +88,9 @@ class ComputeSettings(SettingsGroup):
     )
     kernels: str = setting(
         "auto",
-        "native: operators in C++ for the training step on a CPU, compiled once into a cache "
-        "folder; plain: TensorFlow's own; auto: native where there is a C++ compiler",
+        "native: operators in C++ for the training step on a CPU, and for validation and "
+        "batch-norm statistics after it, compiled once into a cache folder; plain: TensorFlow's "
+        "own; auto: native where there is a C++ compiler",
         choices=KERNELS,
     )
     strategy: str = setting(
