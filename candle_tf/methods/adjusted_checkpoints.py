@@ -16,11 +16,13 @@ class AdjustedCheckpoints(ExactSignCheckpoints):
     Args:
         folder, trainer, quantizers: as in `ExactSignCheckpoints`.
         classifier: the dense layer of the network in `trainer`.
-        adjust: changes the classifier, which is as it was trained.
+        adjust: changes the classifier, which is as it was trained; gives how strongly, where that
+            is a number.
 
     Attributes:
         bias_change: of the classifier by its adjustment, float32 `[C]`; 0 before the first epoch
             is restored.
+        strength: what `adjust` gave for the epoch that was restored last; None before that.
     """
 
     def __init__(
@@ -29,21 +31,22 @@ class AdjustedCheckpoints(ExactSignCheckpoints):
         trainer: Any,
         quantizers: Sequence[AnnealedQuantizer],
         classifier: tf.keras.layers.Dense,
-        adjust: Callable[[], None],
+        adjust: Callable[[], float | None],
     ) -> None:
         super().__init__(folder, trainer, quantizers)
         self._classifier, self._adjust = classifier, adjust
-        self._adjusted: dict[int, list[np.ndarray]] = {}
+        self._adjusted: dict[int, tuple[list[np.ndarray], float | None]] = {}
         self.bias_change = np.zeros(classifier.units, np.float32)
+        self.strength: float | None = None
 
     def restore(self, epoch: int) -> None:
         """As `ExactSignCheckpoints.restore`; then adjusts the classifier."""
         super().restore(epoch)
         trained = self._classifier.bias.numpy()
         # Adjusted once: it may take a pass over many images.
-        if epoch in self._adjusted:
-            self._classifier.set_weights(self._adjusted[epoch])
-        else:
-            self._adjust()
-            self._adjusted[epoch] = self._classifier.get_weights()
+        if epoch not in self._adjusted:
+            strength = self._adjust()
+            self._adjusted[epoch] = self._classifier.get_weights(), strength
+        weights, self.strength = self._adjusted[epoch]
+        self._classifier.set_weights(weights)
         self.bias_change = self._classifier.bias.numpy() - trained

@@ -97,8 +97,7 @@ def model_card(
             "image_size": config["image_size"],
             "classes": len(results.split["train_counts"]),
             "method": config["method"],
-            # Other methods have none, whatever the flag says.
-            "prior_correction": config["prior_correction"] if config["method"] == "candle" else "0",
+            "prior_correction": _prior_correction(results),
             "teacher": config["teacher"] if "teacher" in results.metrics else None,
         },
         "starting_weights": None if starting_weights is None else dict(starting_weights),
@@ -128,6 +127,16 @@ def model_card(
         "intended_use": _USE,
         "limits": list(_LIMITS),
     }
+
+
+def _prior_correction(results: Results) -> str:
+    """As --prior_correction; of "auto" the strength that was found as well."""
+    given = str(results.config["prior_correction"])
+    if results.config["method"] != "candle":
+        # Other methods have none, whatever the flag says.
+        return "0"
+    found = results.prior_correction
+    return given if given != "auto" or found is None else f"{found:g} (auto)"
 
 
 def _data(results: Results) -> dict[str, Any]:

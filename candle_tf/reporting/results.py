@@ -45,6 +45,9 @@ class Results:
         selection: why the selected epoch was selected; empty in reports of older versions.
         label_weight: share of the total loss that labels had beside a teacher; None without a
             teacher, and in reports of older versions.
+        prior_correction: strength of the correction of the student's classifier, which
+            --prior_correction=auto finds; None of methods without it, and in reports of older
+            versions.
     """
 
     config: dict[str, Any]
@@ -59,6 +62,7 @@ class Results:
     norms: dict[str, list[float]] = field(default_factory=dict)
     selection: str = ""
     label_weight: float | None = None
+    prior_correction: float | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows for `table.method_table`, in the order of `TITLES`."""
@@ -124,7 +128,8 @@ def _check_types(results: Results) -> None:
     for name in ("selected_epoch", "last_epoch"):
         if not isinstance(getattr(results, name), int):
             raise ValueError(f"{name} is no whole number")
-    if not isinstance(results.label_weight, int | float | None):
-        raise ValueError("label_weight is no number")
+    for name in ("label_weight", "prior_correction"):
+        if not isinstance(getattr(results, name), int | float | None):
+            raise ValueError(f"{name} is no number")
     if not all(isinstance(size, int) for size in results.bytes.values()):
         raise ValueError("a size in bytes is no whole number")

@@ -132,6 +132,12 @@ def _shipping(results: Results) -> list[html.Item]:
         f"Of the {results.split['test']:,} test images, which were used for these results only. "
         f"Epoch {results.selected_epoch} of {results.last_epoch} is the student's{reason}."
     )
+    if results.prior_correction:
+        given = results.config.get("prior_correction", "")
+        caption += (
+            " Its classifier is corrected for the classes that it prefers, with strength "
+            f"{results.prior_correction:g} (--prior_correction={given})."
+        )
     every = html.Folded("All models that were measured", [_all_models(results)])
     sentences = (shipping_sentence(results), weaker_teacher_sentence(results))
     told = [sentence for sentence in sentences if sentence]

@@ -159,7 +159,7 @@ def adjusts_classifier(config: Config) -> bool:
 
 def classifier_adjustment(
     config: Config, data: Data, student: tf.keras.Model
-) -> Callable[[], None] | None:
+) -> Callable[[], float | None] | None:
     """What the run's method does to the student's classifier after training; None for nothing."""
     method = METHODS[config.training.method]
     if not adjusts_classifier(config):

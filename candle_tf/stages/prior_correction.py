@@ -45,13 +45,16 @@ def refuse_missing_bias(config: Config, student: tf.keras.Model) -> None:
         )
 
 
-def correct_student(config: Config, data: Data, student: tf.keras.Model) -> None:
+def correct_student(config: Config, data: Data, student: tf.keras.Model) -> float:
     """Changes the bias of a student that is as it was trained.
 
     Args:
         config: the run's settings.
         data: the prepared split.
         student: its layer "logits" is changed.
+
+    Returns:
+        The strength of the correction, in [0, 1].
     """
     layer = student.get_layer("logits")
     trained = Classifier(layer.kernel.numpy(), layer.bias.numpy())
@@ -66,6 +69,7 @@ def correct_student(config: Config, data: Data, student: tf.keras.Model) -> None
     strength = _strength(config, lambda: _validation(config, data, student, trained))
     logging.info("correction of the student's preferred classes with strength %.2f", strength)
     layer.bias.assign(correct_prior(trained, prediction, strength).bias)
+    return strength
 
 
 def correct_validation_logits(

@@ -7,6 +7,7 @@ import numpy as np
 
 from candle_tf.config import Config
 from candle_tf.files import write_atomically
+from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
 from candle_tf.methods.classifier_file import write_classifier
 from candle_tf.methods.distillation import tied_head
 from candle_tf.methods.method import Classifier, DistillationMethod
@@ -25,6 +26,7 @@ from candle_tf.stages.export import Exported
 from candle_tf.stages.export_teacher import ExportedTeacher
 from candle_tf.stages.export_tflite import NAMES
 from candle_tf.stages.prepare import Data
+from candle_tf.stages.prior_correction import corrects_prior
 from candle_tf.stages.student_weights import describe_starting_weights
 from candle_tf.stages.tensorboard import write_board
 from candle_tf.stages.train import Trained
@@ -77,6 +79,7 @@ def report(
         norms={name: values.tolist() for name, values in norms.items()},
         selection=evaluation.selection,
         label_weight=_label_weight(config, data, calibrated, trained),
+        prior_correction=_prior_correction(config, trained),
     )
     write_results(results, folder.report_path)
     card = _write_card(config, results, costs, trained, exported, folder) if exported else []
@@ -110,6 +113,14 @@ def _label_weight(
         return None
     losses = method.build_losses(config.baseline, config.balance.temperature, data.counts)
     return losses.label_weight
+
+
+def _prior_correction(config: Config, trained: Trained) -> float | None:
+    """See `Results.prior_correction`; the student is restored to the epoch that is reported."""
+    if not corrects_prior(config):
+        return 0.0 if config.training.method == "candle" else None
+    checkpoints = trained.checkpoints
+    return checkpoints.strength if isinstance(checkpoints, AdjustedCheckpoints) else None
 
 
 def _store_classifier(

@@ -18,12 +18,16 @@ PREDICTED = np.array([0, 0, 1, 0, 0, 1])
 
 @pytest.fixture(scope="module")
 def card():
+    return made_card()
+
+
+def made_card(prior_correction="0.5", strength=None):
     groups = {"many": np.array([0]), "few": np.array([1, 2])}
     metrics = evaluate_logits(3 * np.eye(3)[PREDICTED], LABELS, groups, NAMES)
     results = Results(
         config={"student": "reactnet_a", "dataset": "folder", "data_dir": "/home/me/my_set.zip",
                 "train_list": "", "width": 0.5, "image_size": 64, "method": "candle",
-                "teacher": "t", "seed": 7, "stem_stride": 1, "prior_correction": "0.5",
+                "teacher": "t", "seed": 7, "stem_stride": 1, "prior_correction": prior_correction,
                 "precision": "float32"},
         split={"hash": "abc", "profile": "natural", "selection": "seeded", "train": 160,
                "validation": 0, "test": 6,
@@ -34,6 +38,7 @@ def card():
                 "bytes": {"tflite": 12_345, "tflite_float": 234_567},
                 "latency": {"machine": "M", "threads": 1, "baseline": "tflite_float",
                             "tflite": {"ratio": 0.5, "ratio_min": 0.25, "ratio_max": 0.75}}},
+        prior_correction=strength,
     )  # fmt: skip
     costs = SimpleNamespace(binary_multiply_adds=6400, float_multiply_adds=11, ops=111.0,
                             binary_parameters=64, float_parameters=5,
@@ -94,6 +99,15 @@ def test_the_student_and_what_it_began_with_are_told(card):
     ]  # fmt: skip
     assert "began with random weights" not in card_markdown(card)
     assert "began with random weights" in card_markdown({**card, "starting_weights": None})
+
+
+@pytest.mark.parametrize(
+    ("given", "strength", "told"),
+    [("auto", 0.75, "0.75 (auto)"), ("auto", 0.0, "0 (auto)"), ("auto", None, "auto"),
+     ("0.5", 0.5, "0.5"), ("0", 0.0, "0")],
+)  # fmt: skip
+def test_the_strength_of_the_correction_is_told_where_it_was_found(given, strength, told):
+    assert cells(card_markdown(made_card(given, strength)))["prior correction"] == [told]
 
 
 def test_counts_of_classes_say_that_they_include_validation_images(card):

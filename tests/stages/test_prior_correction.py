@@ -81,7 +81,7 @@ def test_validation_images_are_told_with_a_correction_by_the_others(tmp_path, st
     )
     trained = logits_of(config, data.validation, student)
     _, before = layer_weights(student.get_layer("logits"))
-    correct_student(config, data, student)
+    found = correct_student(config, data, student)
     _, after = layer_weights(student.get_layer("logits"))
     told = np.concatenate([*correct_validation_logits(config, data, student, after - before)])
     _, still = layer_weights(student.get_layer("logits"))
@@ -93,6 +93,7 @@ def test_validation_images_are_told_with_a_correction_by_the_others(tmp_path, st
         part[members] = np.arange(len(members)) % 5
     whole = log_p(trained, labels)
     t = 0.5 if strength == "0.5" else np.median((before - after) / whole)
+    assert found == pytest.approx(t, abs=1e-3)
     for own in range(5):
         expected = trained[part == own] - t * log_p(trained[part != own], labels[part != own])
         np.testing.assert_allclose(told[part == own], expected, rtol=1e-3, atol=1e-3)

@@ -49,7 +49,8 @@ def test_its_classifier_is_the_one_that_was_adjusted_after_training(method, tmp_
     config = Config(**SETTINGS, **METHODS[method], method=method, run_dir=str(tmp_path))
     if method == "candle":
         # A finished run is corrected without being trained once more.
-        run(config.replace(prior_correction="0", export_student="off"))
+        _, before = run(config.replace(prior_correction="0", export_student="off"))
+        assert before.prior_correction == 0
         history = (tmp_path / "student" / "history.csv").read_bytes()
     run(config)
     if method == "candle":
@@ -57,6 +58,7 @@ def test_its_classifier_is_the_one_that_was_adjusted_after_training(method, tmp_
     model = candle_tf.load(tmp_path, "float")
     weight = model.results.label_weight
     assert (weight is None) if method != "candle" else (0 < weight <= 1)
+    assert model.results.prior_correction == (1 if method == "candle" else None)
     measured = read_image_predictions(tmp_path / TEST)
     with open_source("digits") as digits:
         images = [digits.read_image(image) for image in measured.images]
