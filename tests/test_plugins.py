@@ -20,6 +20,7 @@ from tests.command import start
 
 ROOT = Path(candle_tf.__file__).parents[1]
 MODULES = "my_student,my_loss,my_teacher,my_source,my_augmentation"
+DISTILLATION = "my_logit_loss,my_feature_loss,my_balance"
 SMALL = ["--dataset=stripes", "--profile=exponential", "--imbalance_factor=2",
          "--image_size=16", "--student=my_student",
          "--width=0.5", "--stem_stride=1", "--batch_size=16", "--epochs=2",
@@ -29,7 +30,7 @@ SMALL = ["--dataset=stripes", "--profile=exponential", "--imbalance_factor=2",
 WRONG_PARTS = """
 from candle_tf.data.augment.settings import OPERATIONS
 from candle_tf.data.samplers import SAMPLERS
-from candle_tf.methods.registry import LOGIT_LOSSES, METHODS
+from candle_tf.methods.registry import BALANCES, FEATURE_LOSSES, LOGIT_LOSSES, METHODS
 from candle_tf.students.architectures.registry import STUDENTS
 
 def raises(shape, classes, *, width, stem_stride):
@@ -44,12 +45,26 @@ def half(counts, done):
 def alike(counts, done):
     return 0 * counts + 1 / len(counts)
 
+def unconvertible(shape, classes, *, width, stem_stride):
+    import larq, tensorflow as tf
+    pixels = tf.keras.Input(shape)
+    binary = larq.layers.QuantConv2D(32, 3, kernel_quantizer="ste_sign", name="mine")(pixels)
+    features = tf.keras.layers.GlobalAveragePooling2D()(binary)
+    logits = tf.keras.layers.Dense(classes)(features)
+    return tf.keras.Model(pixels, {"features": features, "logits": logits})
+
 STUDENTS.register("raises", raises)
+STUDENTS.register("unconvertible", unconvertible)
 METHODS.register("mean", mean)
+OPERATIONS.register("number", 3)
+OPERATIONS.register("right", "wrong_operations:Right")
 OPERATIONS.register("short", "wrong_operations:Short")
 OPERATIONS.register("unsaid", "wrong_operations:Unsaid")
 SAMPLERS.register("half", half)
 SAMPLERS.register("alike", alike)
+BALANCES.register("half", half)
+FEATURE_LOSSES.register("half", half)
+LOGIT_LOSSES.register("half", half)
 LOGIT_LOSSES.register("gone", "nowhere:build")
 """
 WRONG_OPERATIONS = """
@@ -74,6 +89,10 @@ class Short(Operation):
 class Unsaid(Short):
     def signature(self, before):
         return {}
+
+class Right(Unsaid):
+    def draw(self, drawing):
+        return {}
 """
 
 
@@ -83,7 +102,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugins")
     text = (ROOT / "docs" / "plugins.md").read_text()
     blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.S)
-    assert len(blocks) == 8
+    assert len(blocks) == 11
     for name, code in blocks:
         (folder / name).write_text(code)
     return folder
@@ -94,17 +113,21 @@ def train(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "flags", [["--method=my_loss"], ["--method=candle", "--teacher=my_teacher"]],
+    "flags",
+    [["--method=my_loss"],
+     ["--method=candle", "--teacher=my_teacher", "--logit_loss=centred_squares",
+      "--feature_loss=absolute_error", "--balance=in_nats"]],
     ids=["loss", "teacher"],
 )  # fmt: skip
 def test_the_examples_train_and_export(folder, flags, request):
     run_dir = folder / request.node.callspec.id
-    done = train(folder, f"--plugin={MODULES}", *SMALL, *flags, f"--run_dir={run_dir}")
+    modules = f"{MODULES},{DISTILLATION}"
+    done = train(folder, f"--plugin={modules}", *SMALL, *flags, f"--run_dir={run_dir}")
     assert done.returncode == 0, done.stderr[-3000:]
     config = json.loads((run_dir / "config.json").read_text())
-    assert config["plugin"] == MODULES
+    assert config["plugin"] == modules
     assert (run_dir / "export" / "student.lce.tflite").exists()
-    again = train(folder, f"--config={run_dir / 'config.json'}", f"--plugin={MODULES}")
+    again = train(folder, f"--config={run_dir / 'config.json'}", f"--plugin={modules}")
     assert again.returncode == 0, again.stderr[-3000:]
 
 
@@ -127,7 +150,7 @@ def test_a_teacher_that_was_changed_is_told_where_its_features_are_cached(folder
 
 
 def test_the_examples_are_checked_with_a_line_for_every_one(folder):
-    done = start("tools.check_plugin", f"--plugin={MODULES},my_method", cwd=folder)
+    done = start("tools.check_plugin", f"--plugin={MODULES},my_method,{DISTILLATION}", cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.sub(r" of \d+ to \d+", "", done.stdout).splitlines() == [
         "ok    student 'my_student' (my_student:build_my_student): "
@@ -139,6 +162,11 @@ def test_the_examples_are_checked_with_a_line_for_every_one(folder):
         "ok    teacher 'my_teacher' (my_teacher:load_my_teacher): features [5, 32]",
         "ok    source 'stripes' (my_source:open_stripes): 48 images of 2 classes, (16, 16, 3)",
         "ok    augmentation 'darken' (my_darken:Darken): views [5, 32, 32, 3]",
+        "ok    balance 'in_nats' (my_balance:build_in_nats): a total loss, and its lambda",
+        "ok    feature loss 'absolute_error' (my_feature_loss:build_absolute_error): "
+        "losses float32 [B], and those of constant predictions",
+        "ok    logit loss 'centred_squares' (my_logit_loss:LOSS): "
+        "losses float32 [B], and those of constant predictions",
     ]
 
 
@@ -147,16 +175,23 @@ def test_wrong_parts_are_told_together(tmp_path):
     (tmp_path / "wrong_operations.py").write_text(WRONG_OPERATIONS)
     done = start("tools.check_plugin", "--plugin=wrong_parts", cwd=tmp_path)
     assert done.returncode == 2
-    assert "6 of 7 parts of --plugin=wrong_parts are wrong" in done.stderr
+    assert "11 of 13 parts of --plugin=wrong_parts are wrong" in done.stderr
     for line, words in zip(
         done.stdout.splitlines(),
         [
-            "WRONG 'raises' raised ValueError: no such width",
+            "WRONG student 'raises' (wrong_parts:raises) raised ValueError: no such width",
+            "WRONG student 'unconvertible' (wrong_parts:unconvertible): The converter would not "
+            "keep layer mine of model binary: ",
             "WRONG method 'mean' (wrong_parts:mean) gave float32 ()",
+            "WRONG augmentation 'number' is no subclass of candle_tf.data.augment.operation.",
+            "ok    augmentation 'right' (wrong_operations:Right): views [5, 32, 32, 3]",
             "WRONG augmentation 'short' (wrong_operations:Short): `draw` gave 'x' as float64 [3]; ",
             "WRONG augmentation 'unsaid' (wrong_operations:Unsaid): x is in `draw` or in `signat",
             "WRONG sampler 'half' (wrong_parts:half) gave [0.5, 0.5, 0.5]",
             "ok    sampler 'alike' (wrong_parts:alike): probabilities of classes",
+            "WRONG balance 'half' (wrong_parts:half) raised TypeError: ",
+            "WRONG feature loss 'half' (wrong_parts:half) raised TypeError: ",
+            "WRONG logit loss 'half' (wrong_parts:half) has no method of_uniform, which an object",
             "WRONG 'gone' stands for 'nowhere:build', which cannot be imported",
         ],
         strict=True,

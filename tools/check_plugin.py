@@ -7,7 +7,6 @@ are those of a training. What needs the data of flags (`--data_dir`), or more pa
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import tensorflow as tf
 from absl import flags
 
 from candle_tf import app
-from candle_tf.data.augment.augmentation import WHOLE, Augmentation, make_augmentation
+from candle_tf.data.augment.augmentation import WHOLE, Augmentation, refuse_no_operation
 from candle_tf.data.augment.settings import OPERATIONS, AugmentSettings
 from candle_tf.data.augment.views import first_views
 from candle_tf.data.images.store import ImageStore
@@ -24,6 +23,7 @@ from candle_tf.data.sources.registry import SOURCES, open_source
 from candle_tf.data.subset import Subset
 from candle_tf.errors import UserError, find_user_error
 from candle_tf.methods.calibration import build_calibration_loss, refuse_calibration_arguments
+from candle_tf.methods.checked_distillation import try_balance, try_feature_loss, try_logit_loss
 from candle_tf.methods.checked_losses import try_loss, try_losses
 from candle_tf.methods.long_tail.settings import BaselineSettings
 from candle_tf.methods.registry import (
@@ -51,10 +51,15 @@ _COUNTS = np.array([50, 20, 3])
 def check_student(name: str) -> str:
     """Builds it small, for three classes, and runs it on random pixels."""
     student = build_student(name, (_SIDE, _SIDE, 3), len(_COUNTS), width=0.25, stem_stride=1)
-    refuse_unconvertible(student)
+    what = f"student {STUDENTS.title(name)}"
+    try:
+        refuse_unconvertible(student)
+    except UserError as error:
+        # Its message has the name of the Keras model alone, which a user may never have given.
+        raise UserError(f"{what}: {error}") from error
     outputs = student(_pixels().astype(np.float32), training=False)
     for each, values in outputs.items():
-        _require_finite(f"student {STUDENTS.title(name)}: {each!r}", values)
+        _require_finite(f"{what}: {each!r}", values)
     shapes = ", ".join(f"{each} {list(values.shape)}" for each, values in sorted(outputs.items()))
     return f"{shapes}, {len(binary_layers(student))} binary layers"
 
@@ -97,7 +102,7 @@ def check_source(name: str) -> str:
 
 def check_operation(name: str) -> str:
     """Draws and renders views of random images."""
-    make_augmentation(AugmentSettings(), seed=0)
+    refuse_no_operation(name)
     operation = OPERATIONS[name].from_settings(AugmentSettings())
     if operation is None:
         return "found; `from_settings` gives none for the default settings"
@@ -122,10 +127,22 @@ def check_sampler(name: str) -> str:
     return "probabilities of classes"
 
 
-def check_import(registry: Registry[Any], name: str) -> str:
-    """Imports it."""
-    registry[name]
-    return "found; not called, as it needs more parts"
+def check_balance(name: str) -> str:
+    """Balances two losses of a few examples."""
+    try_balance(BalanceSettings(balance=name), _COUNTS)
+    return "a total loss, and its lambda"
+
+
+def check_feature_loss(name: str) -> str:
+    """Computes it on made-up features."""
+    try_feature_loss(BalanceSettings(feature_loss=name))
+    return "losses float32 [B], and those of constant predictions"
+
+
+def check_logit_loss(name: str) -> str:
+    """Computes it on made-up logits."""
+    try_logit_loss(BalanceSettings(logit_loss=name), len(_COUNTS))
+    return "losses float32 [B], and those of constant predictions"
 
 
 # Kind, registry, and what checks a name of it.
@@ -137,9 +154,9 @@ KINDS: list[tuple[str, Registry[Any], Callable[[str], str]]] = [
     ("augmentation", OPERATIONS, check_operation),
     ("sampler", SAMPLERS, check_sampler),
     ("calibration loss", CALIBRATION_LOSSES, check_calibration_loss),
-    ("balance", BALANCES, partial(check_import, BALANCES)),
-    ("feature loss", FEATURE_LOSSES, partial(check_import, FEATURE_LOSSES)),
-    ("logit loss", LOGIT_LOSSES, partial(check_import, LOGIT_LOSSES)),
+    ("balance", BALANCES, check_balance),
+    ("feature loss", FEATURE_LOSSES, check_feature_loss),
+    ("logit loss", LOGIT_LOSSES, check_logit_loss),
 ]
 
 
@@ -158,7 +175,7 @@ def check_parts(parts: set[tuple[str, str]]) -> int:
     for kind, registry, check in KINDS:
         for name in registry:
             if (kind, name) in parts:
-                found, is_right = _check(check, name)
+                found, is_right = _check(check, name, f"{kind} {registry.title(name)}")
                 wrong += not is_right
                 print(
                     f"ok    {kind} {registry.title(name)}: {found}"
@@ -168,14 +185,14 @@ def check_parts(parts: set[tuple[str, str]]) -> int:
     return wrong
 
 
-def _check(check: Callable[[str], str], name: str) -> tuple[str, bool]:
+def _check(check: Callable[[str], str], name: str, what: str) -> tuple[str, bool]:
     try:
         return check(name), True
     except UserError as error:
         return str(find_user_error(error) or error), False
     except Exception as error:
         # What the part itself raises may be anything.
-        return f"{name!r} raised {type(error).__name__}: {error}", False
+        return f"{what} raised {type(error).__name__}: {error}", False
 
 
 def _pixels() -> np.ndarray:

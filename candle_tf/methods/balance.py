@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.errors import UserError
 from candle_tf.methods.balance_controls import ReplayedBalance
 from candle_tf.methods.registry import BALANCES, LOGIT_LOSSES
 from candle_tf.methods.settings import BalanceSettings
@@ -274,8 +275,17 @@ def _log_softmax(values: np.ndarray) -> np.ndarray:
 
 
 def build_total_loss(settings: BalanceSettings, inputs: BalanceInputs) -> TotalLoss:
-    """The total loss that --balance names."""
-    total_loss: TotalLoss = BALANCES[settings.balance](settings, inputs)
+    """The total loss that --balance names.
+
+    Raises:
+        UserError: where what is registered builds something else.
+    """
+    total_loss = BALANCES[settings.balance](settings, inputs)
+    if not isinstance(total_loss, TotalLoss):
+        raise UserError(
+            f"balance {BALANCES.title(settings.balance)} gave {type(total_loss).__name__}; asked "
+            "is a candle_tf.methods.balance.TotalLoss, or an object of a class derived from it."
+        )
     return total_loss
 
 

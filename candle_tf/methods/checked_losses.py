@@ -141,15 +141,25 @@ def try_loss(
     refuse_signature(what, loss, "logits", "labels", *others)
     whole = checked_losses(loss, what)
     labels = tf.range(_TRIED) % classes
-    traced = tf.function(lambda logits: whole(logits, labels, *others.values()))
+    each = computed_in_graph(
+        lambda logits: whole(logits, labels, *others.values()), _made_logits(classes)
+    ).numpy()
+    if not np.isfinite(each).all():
+        raise UserError(f"{what} gave {each.tolist()}: its losses are not finite.")
+
+
+def computed_in_graph(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives of tensors or arrays, in a graph as in training.
+
+    Raises:
+        UserError: that the function raises, without the places that TensorFlow adds to it.
+    """
     try:
-        each = traced(_made_logits(classes)).numpy()
+        return tf.function(function)(*map(tf.convert_to_tensor, arguments))
     except UserError as error:
         if explained := find_user_error(error):
             raise explained from error
         raise
-    if not np.isfinite(each).all():
-        raise UserError(f"{what} gave {each.tolist()}: its losses are not finite.")
 
 
 def _refuse_no_distillation(losses: object, what: str) -> None:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from candle_tf.errors import UserError
 from candle_tf.methods import losses
 from candle_tf.methods.balance import mean_prediction_loss
 from candle_tf.methods.pretraining import FeatureProjector
@@ -149,8 +150,21 @@ class SourceClassLoss:
 
 
 def build_feature_loss(settings: BalanceSettings, teacher: TeacherFeatures) -> FeatureLoss:
-    """The loss that --feature_loss names."""
+    """The loss that --feature_loss names.
+
+    Raises:
+        UserError: where what is registered builds something else.
+    """
     loss: FeatureLoss = FEATURE_LOSSES[settings.feature_loss](settings, teacher)
+    parts = ("reference", "of_mean", "build_projector")
+    missing = [part for part in parts if not hasattr(loss, part)]
+    if missing or not callable(loss):
+        raise UserError(
+            f"feature loss {FEATURE_LOSSES.title(settings.feature_loss)} gave "
+            f"{type(loss).__name__}, which "
+            f"{'has no ' + ', '.join(missing) if missing else 'cannot be called'}; asked is an "
+            "object as candle_tf.methods.feature_losses.FeatureLoss."
+        )
     return loss
 
 

@@ -15,6 +15,10 @@ from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
 from candle_tf.methods.batch_norm_statistics import trainable_batch_norms
 from candle_tf.methods.calibration import refuse_calibration_arguments
+from candle_tf.methods.checked_distillation import (
+    refuse_distillation_arguments,
+    try_distillation,
+)
 from candle_tf.methods.checked_losses import refuse_arguments, try_losses
 from candle_tf.stages import run_teacher, student_weights
 from candle_tf.stages.balance_floors import refuse_other_split
@@ -58,6 +62,8 @@ def check_training_requirements(config: Config, replicas: int) -> None:
         refuse_missing_bias(config, config.student.build(_ANY_CLASSES))
     refuse_arguments(config.training.method)
     make_augmentation(config.augment, config.run.seed)
+    if config.training.is_candle:
+        refuse_distillation_arguments(config.balance)
     if config.training.distils:
         refuse_unknown_teachers(config.teacher)
         refuse_calibration_arguments(config.calibration)
@@ -80,8 +86,9 @@ def check_split_requirements(config: Config, split: Split, replicas: int) -> Non
         UserError: for a teacher and starting weights that were trained on this run's test images;
             for options that are decided on validation images where there are none; for a loss that
             does not depend on how sure a student of two classes is, and a method's loss that is not
-            one number of each example; for floors of another split's run; for
-            images that several devices cannot share.
+            one number of each example; for a plugin's losses and balance of a distillation that
+            give something else; for floors of another split's run; for images that several
+            devices cannot share.
     """
     refuse_shares_of_split(config, split, replicas)
     _refuse_seen_images(config, split)
@@ -89,6 +96,10 @@ def check_split_requirements(config: Config, split: Split, replicas: int) -> Non
     refuse_other_split(config, split)
     training, temperature = config.training, config.balance.temperature
     try_losses(training.method, config.baseline, temperature, split.train_counts)
+    if training.is_candle and config.run.plugin:
+        # Losses and a balance of a user's own; those of the package are known to be right.
+        try_distillation(config.balance, split.train_counts)
+        tf.keras.utils.set_random_seed(config.run.seed)
 
 
 def _refuse_seen_images(config: Config, split: Split) -> None:

@@ -160,8 +160,12 @@ def _checked_pixels(operation: Operation, given: Any, shape: list[int | None]) -
     return tf.ensure_shape(given, shape, name=f"pixels_of_{name}")
 
 
-def _refuse_no_operation(name: str) -> None:
-    """Refuses a registered augmentation that is no whole subclass of `Operation`."""
+def refuse_no_operation(name: str) -> None:
+    """Refuses a registered augmentation that is no subclass of `Operation`, or lacks a method.
+
+    Raises:
+        UserError: with its name and module.
+    """
     part = OPERATIONS[name]
     title = f"augmentation {OPERATIONS.title(name)}"
     if not isinstance(part, type) or not issubclass(part, Operation):
@@ -180,7 +184,7 @@ def make_augmentation(settings: AugmentSettings, seed: int) -> Augmentation:
         UserError: for one in `OPERATIONS` that is no subclass of `Operation`, or lacks a method.
     """
     for name in OPERATIONS:
-        _refuse_no_operation(name)
+        refuse_no_operation(name)
     made = (operation.from_settings(settings) for operation in OPERATIONS.values())
     return Augmentation(tuple(operation for operation in made if operation is not None), seed)
 
