@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,32 @@ def test_imports_run_downwards(name):
         if not (group(target)[0] > layer or group(target) == (layer, own))
     ]
     assert wrong == [], f"{name} ({LAYERS[layer][0]}) must not import {wrong}"
+
+
+def registered_targets(tree: ast.AST) -> set[str]:
+    """Modules of the package that are named as "module:attribute", which a registry imports."""
+    texts = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
+    named = (
+        re.fullmatch(r"candle_tf\.([\w.]+):\w+", text) for text in texts if isinstance(text, str)
+    )
+    return {found[1] for found in named if found}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_registries_name_what_their_package_may_import(name):
+    """A registry of names lies low, so that flags wait for nothing; its parts in its package."""
+    layer, own = group(name.split(".")[0]) if "." in name else group(name)
+    wrong = [
+        target
+        for target in registered_targets(TREES[name])
+        if not (group(target)[0] > layer or group(target) == (layer, own))
+    ]
+    assert wrong == [], f"{name} ({LAYERS[layer][0]}) must not register {wrong}"
+
+
+def test_there_are_registered_targets_to_check():
+    assert "methods.long_tail.paco" in registered_targets(TREES["methods.registry"])
+    assert registered_targets(TREES["stages"]) == {"stages.run_teacher"}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -29,7 +29,7 @@ _POLICY = ContextVar("policy", default="")
 
 
 def load_run(choice: str, weights: str, sha256: str) -> Backbone:
-    """What stands behind "run:<folder>" in `teachers.registry.TEACHERS`.
+    """What stands behind `teachers.registry.RUN_TEACHER`.
 
     Views are resized to the size that the network was trained at.
 

@@ -13,10 +13,11 @@ TEACHERS: Registry[Callable[[str, str, str], Any]] = Registry(
         "efficientnet_lite2": "candle_tf.teachers.backbones:load_efficientnet_lite2",
         "keras_cv:<name>": "candle_tf.teachers.backbones:load_keras_cv",
         "keras_applications:<name>": "candle_tf.teachers.backbones:load_keras_applications",
-        "run:<folder>": "candle_tf.stages.run_teacher:load_run",
     }
 )
+# Of an earlier run; registered by `stages`, which open runs.
+RUN_TEACHER = "run:<folder>"
 # Those whose code is this package's.
-OWN_TEACHERS = frozenset(TEACHERS)
+OWN_TEACHERS = frozenset({*TEACHERS, RUN_TEACHER})
 # Its weights come with an installed package.
 OFFLINE_TEACHER = "efficientnet_lite0"
