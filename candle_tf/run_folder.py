@@ -164,6 +164,11 @@ class RunFolder:
         return any(self.path.glob("*/checkpoints/progress.json"))
 
     @property
+    def has_student_epochs(self) -> bool:
+        """Whether a student's training, or a part of it, has finished an epoch."""
+        return any(self.path.glob("student*/checkpoints/progress.json"))
+
+    @property
     def first_stage_epochs(self) -> int | None:
         """Epochs of the first of two stages, where the second was begun on its student."""
         first, second = (
@@ -183,7 +188,7 @@ class RunFolder:
             policy: the --select_epoch before the first change; later ones leave the record.
         """
         calibrated = (self.path / "calibrate" / "checkpoints" / "progress.json").exists()
-        begun = any(self.path.glob("student*/checkpoints/progress.json"))
+        begun = self.has_student_epochs
         path = self.path / "calibrate" / _POLICY
         if calibrated and begun and not path.exists():
             write_atomically(path, (json.dumps({"select_epoch": policy}) + "\n").encode())

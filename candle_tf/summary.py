@@ -17,7 +17,7 @@ from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import write_atomically
 from candle_tf.plugins import import_plugins
-from candle_tf.reporting.table import text_table
+from candle_tf.reporting.table import human_bytes, text_table
 from candle_tf.students.architectures.registry import STUDENTS
 from candle_tf.students.settings import StudentSettings
 
@@ -104,7 +104,7 @@ def _in_words(summary: "Summary") -> str:
         f"{summary.binary_multiply_adds / 1e6:,.1f} M binary and "
         f"{summary.float_multiply_adds / 1e6:,.1f} M float multiply-adds; "
         f"{summary.ops / 1e6:.1f} M OPs (binary / 64 + float).\n"
-        f"{summary.bytes / 1e6:.2f} MB as shipped (predicted), {in_float / 1e6:.2f} MB with all "
+        f"{human_bytes(summary.bytes)} as shipped (predicted), {human_bytes(in_float)} with all "
         f"parameters in float. {_conversion(summary)} binary layers will convert."
     )
 

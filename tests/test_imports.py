@@ -1,6 +1,7 @@
 """The order of imports: from mains down to pure functions, and never back."""
 
 import ast
+import fnmatch
 import graphlib
 import re
 import subprocess
@@ -182,6 +183,43 @@ def test_registries_name_what_their_package_may_import(name):
 def test_there_are_registered_targets_to_check():
     assert "methods.long_tail.paco" in registered_targets(TREES["methods.registry"])
     assert registered_targets(TREES["stages"]) == {"stages.run_teacher"}
+
+
+def documented_rows() -> list[list[str]]:
+    """What each row of the table in docs/architecture.md names, as it is written there."""
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    table = re.search(r"\| row \| packages \|.*?\n\n", text, re.S)
+    assert table
+    cells = [line.split("|")[2] for line in table[0].strip().splitlines()[2:]]
+    return [re.findall(r"`([^`]+)`", cell) for cell in cells]
+
+
+def named_modules(text: str) -> set[str]:
+    """The modules that "data/", "config.py" or "*/settings.py" stands for."""
+    pattern = f"{text}*" if text.endswith("/") else text
+    return {
+        name
+        for name, path in MODULES.items()
+        if fnmatch.fnmatchcase(str(path.relative_to(PACKAGE)), pattern)
+    }
+
+
+def test_the_documented_rows_are_those_that_are_checked():
+    rows = documented_rows()
+    assert len(rows) == len(LAYERS)
+    settings = [name for name, _ in LAYERS].index("settings")
+    for depth, texts in enumerate(rows):
+        for text in texts:
+            named = named_modules(text)
+            assert named, text
+            # Packages of the rows above hold settings, pure functions, and small mains, too.
+            assert any(group(name)[0] == depth for name in named), text
+            assert {group(name)[0] for name in named} <= {0, depth, settings, len(LAYERS) - 1}, text
+    for depth, (title, _) in enumerate(LAYERS[:-1]):
+        named = set().union(*map(named_modules, rows[depth]))
+        own = {name for name in MODULES if group(name)[0] == depth}
+        missing = {name for name in own if depth or "." not in name} - named
+        assert missing == set(), f"docs/architecture.md lacks in {title}: {missing}"
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -156,3 +156,17 @@ def test_an_installed_wheel_trains(built, tmp_path):
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report
     assert (tmp_path / "run" / "export" / "student.lce.tflite").stat().st_size > 10_000
+
+
+def test_every_tool_has_a_target_of_bazel():
+    """But for `tools/bench.py`, whose target would have the name of the package's own."""
+    mains = {
+        path.stem
+        for path in (ROOT / "tools").glob("*.py")
+        if '__name__ == "__main__"' in path.read_text()
+    }
+    assert "check_plugin" in mains
+    text = (ROOT / "BUILD").read_text()
+    rule = re.search(r'srcs = \["tools/%s\.py" % name\],.*?for name in \[(.*?)\]', text, re.S)
+    assert rule
+    assert set(re.findall(r'"(\w+)"', rule[1])) == mains - {"bench"}

@@ -89,6 +89,7 @@ def stored_array(
     shard: Shard | None = None,
     is_current: IsCurrent | None = None,
     check: CheckRows | None = None,
+    unit: str = "rows",
 ) -> np.ndarray:
     """Opens the array of a key; computes the blocks that are missing, together with others.
 
@@ -107,6 +108,8 @@ def stored_array(
         check: of the numbers of at most eight rows that were finished before, int64 [B], and these
             rows; what it raises is raised before anything is computed. None checks nothing.
 
+        unit: what a row is, in the plural, for messages.
+
     Returns:
         Read-only memory map of the given shape and dtype.
 
@@ -122,7 +125,7 @@ def stored_array(
         array.check_some_rows(check)
     starts = array.starts
     chosen = starts if shard is None else [starts[place] for place in shard.blocks(len(starts))]
-    array.compute(name, chosen, compute)
+    array.compute(name, chosen, compute, unit)
     return np.load(array.path, mmap_mode="r")
 
 
@@ -208,22 +211,23 @@ class _SharedArray:
         rows = starts[blocks] + places - (ends - lengths)[blocks]
         check(rows, np.array(np.load(self.path, mmap_mode="r")[rows]))
 
-    def compute(self, name: str, starts: Sequence[int], compute: Compute) -> None:
+    def compute(self, name: str, starts: Sequence[int], compute: Compute, unit: str) -> None:
         """Computes blocks until all are finished, by this process or by others."""
         missing = [start for start in starts if str(start) not in self.finished]
         if not missing:
             return
         rows = sum(self._stop(start) - start for start in missing)
         logging.info(
-            "%s: computing %d of %d rows; %.1f MB on disk, %.0f MB free beside it",
+            "%s: computing %d of %d %s; %.1f MB on disk, %.0f MB free beside it",
             name,
             rows,
             self.shape[0],
+            unit,
             self.path.stat().st_size / 1e6,
             shutil.disk_usage(self.path.parent).free / 1e6,
         )
         waiting = False
-        with self.path.open("r+b") as file, Progress(name, rows, "rows") as progress:
+        with self.path.open("r+b") as file, Progress(name, rows, unit) as progress:
             while missing:
                 for start in missing:
                     if self._compute_block(file, start, compute):

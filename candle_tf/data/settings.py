@@ -11,7 +11,7 @@ from candle_tf.errors import UserError
 from candle_tf.methods.registry import CANDLE
 from candle_tf.settings import SettingsGroup, setting
 
-# The settings that --dataset=list has of its own.
+# The settings that sources of `LISTED` alone have.
 LISTS = ("train_list", "test_list", "validation_list", "class_names")
 LISTED = ("list", "coco")
 AUTO = "auto"
@@ -43,12 +43,13 @@ class DataSettings(SettingsGroup):
         "images to learn from; for --dataset=list: a CSV, a TSV or lines of <path> <label>; for "
         "--dataset=coco: annotations in COCO's JSON",
     )
-    test_list: str = setting("", "for --dataset=list: the same of the test subset, if there is one")
+    test_list: str = setting("", "the same of the test subset, if there is one")
     validation_list: str = setting(
-        "", "for --dataset=list: the same of the data's own validation subset, if there is one"
+        "", "the same of the data's own validation subset, if there is one"
     )
     class_names: str = setting(
-        "", "for --dataset=list: a file with the name of a class on each line, in label order"
+        "",
+        "for --dataset=list or coco: a file with the name of a class on each line, in label order",
     )
     archive_encoding: str = setting(
         "",
@@ -197,7 +198,7 @@ class DataSettings(SettingsGroup):
         if given and kind not in LISTED:
             raise UserError(
                 f"--{given[0]}={getattr(self, given[0])} contradicts --dataset={self.dataset}; it "
-                "is for --dataset=list."
+                f"is for --dataset={' or '.join(LISTED)}."
             )
         if kind in LISTED and not self.train_list:
             raise UserError(f"--train_list is empty, but --dataset={kind} needs it.")

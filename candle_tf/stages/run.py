@@ -215,7 +215,7 @@ def _keep_precision(config: Config, folder: RunFolder, policy: ComputePolicy) ->
     What is the faster one for a CPU may change with a version. Runs of versions that did not record
     it at their beginning were in bfloat16 where the CPU multiplies it.
     """
-    begun = _has_begun_student(folder)
+    begun = folder.has_student_epochs
     if config.compute.precision != "auto" or not policy.native or not begun:
         return policy
     dtype = folder.manifest().get("precision")
@@ -235,14 +235,10 @@ def _keep_default_epochs(config: Config, images: int, folder: RunFolder) -> int:
         images: for training, with labels.
         folder: of the run.
     """
-    if not _has_begun_student(folder):
+    if not folder.has_student_epochs:
         return default_epochs(config, config.images_in_epoch(images))
     kept = str(folder.manifest().get("default_epochs", ""))
     return int(kept) if kept.isdecimal() and int(kept) else default_epochs(config, images)
-
-
-def _has_begun_student(folder: RunFolder) -> bool:
-    return any(folder.path.glob("student*/checkpoints/progress.json"))
 
 
 def _keep_teacher(config: Config, data: Data, folder: RunFolder) -> Teacher:

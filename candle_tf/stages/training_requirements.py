@@ -20,6 +20,7 @@ from candle_tf.methods.checked_distillation import (
     try_distillation,
 )
 from candle_tf.methods.checked_losses import refuse_arguments, try_losses
+from candle_tf.run_folder import RunFolder
 from candle_tf.stages import run_teacher, student_weights
 from candle_tf.stages.balance_floors import refuse_other_split
 from candle_tf.stages.prior_correction import refuse_missing_bias
@@ -134,7 +135,7 @@ def _refuse_options(config: Config, split: Split) -> None:
 
 def _is_begun(config: Config) -> bool:
     """Whether a student has finished an epoch: starting weights are of no use then."""
-    return any(Path(config.run.run_dir).glob("student*/checkpoints/progress.json"))
+    return RunFolder(Path(config.run.run_dir)).has_student_epochs
 
 
 def _check_options(config: Config, replicas: int) -> None:

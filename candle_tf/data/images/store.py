@@ -279,9 +279,8 @@ def _open_own_sizes(stream: StreamedImages, folder: Path, key: Mapping[str, Any]
         return np.concatenate([image.reshape(-1) for image in kept])
 
     starts = offsets[:-1][::_BLOCK].tolist()
-    pixels = stored_array(
-        folder, _NAME, _own_size_key(key), (int(offsets[-1]),), "uint8", starts, decode
-    )
+    own, shape = _own_size_key(key), (int(offsets[-1]),)
+    pixels = stored_array(folder, _NAME, own, shape, "uint8", starts, decode, unit="bytes")
     return OwnSizeImages(pixels, sizes, side)
 
 
@@ -295,7 +294,8 @@ def _open_squares(
         pixels, aspects[start] = stream.read(np.arange(start, stop))
         return pixels
 
-    return stored_array(folder, _NAME, key, stream.shape, "uint8", _BLOCK, decode), aspects
+    array = stored_array(folder, _NAME, key, stream.shape, "uint8", _BLOCK, decode, unit="images")
+    return array, aspects
 
 
 def _open_aspects(

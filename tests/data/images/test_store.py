@@ -1,4 +1,5 @@
 import io
+import logging
 import os
 import shutil
 
@@ -299,3 +300,17 @@ def test_squares_of_an_earlier_run_are_used(small_data, tmp_path, monkeypatch):
     again = open_store(small_data, tmp_path / "cache")
     assert isinstance(again.array, np.memmap)
     assert len(list((tmp_path / "cache").glob("images-*.npy"))) == 1
+
+
+@pytest.mark.parametrize("side", [SIDE, 64])
+def test_what_is_decoded_is_told_in_images_or_bytes(data, tmp_path, caplog, side):
+    """Images that are smaller than the squares are stored at their own size, one after another."""
+    with caplog.at_level(logging.INFO, logger="absl"):
+        open_store(data, tmp_path / "cache", side=side)
+    own = 3 * 20 * 30 * len(IDS)
+    told = (
+        f"computing {own} of {own} bytes"
+        if side == 64
+        else f"computing {len(IDS)} of {len(IDS)} images"
+    )
+    assert f"images: {told}" in caplog.text
