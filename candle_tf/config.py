@@ -23,6 +23,7 @@ from candle_tf.data.settings import DataSettings, UnlabelledSettings
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.methods.long_tail.settings import BaselineSettings
+from candle_tf.methods.registry import METHODS
 from candle_tf.methods.settings import (
     BalanceSettings,
     CalibrationSettings,
@@ -294,9 +295,9 @@ class Config:
                 f"{_LOSSES_OF_ALL_LOGITS[loss]}: {stored}. Give --logit_loss=kl, or leave "
                 "--teacher_top_k out."
             )
-        flattened = method == "dive" and self.baseline.dive_power != 1
-        if method == "ltkd" or flattened:
-            of = "powers of probabilities (--dive_power)" if flattened else "groups of classes"
+        # What a method's loss needs is known by importing it, and TensorFlow with it.
+        needs = None if method == "candle" else getattr(METHODS[method], "needs_all_logits", None)
+        if needs and (of := needs(self.baseline)):
             raise UserError(
                 f"{given} contradicts --method={method}, whose loss is of {of}: {stored}. Leave "
                 "--teacher_top_k out, or give another --method."

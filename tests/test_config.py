@@ -764,3 +764,16 @@ def test_a_run_of_before_a_setting_has_the_value_that_it_had(tmp_path):
     # A user's own file of a few settings has today's defaults.
     path.write_text(json.dumps({"method": "candle", "epochs": 3}))
     assert Config.from_json(path).balance.prior_correction == "1"
+
+
+def test_a_plugins_method_says_what_it_needs_of_the_teachers_logits(monkeypatch):
+    method = DistillationMethod(
+        lambda *_: None,
+        needs_all_logits=lambda settings: "ranks" if settings.dive_power < 1 else "",
+    )
+    monkeypatch.setitem(METHODS._targets, "mine", method)
+    Config(method="mine", teacher_top_k=8, dive_power=1.0)
+    with pytest.raises(UserError, match=r"--teacher_top_k=8 contradicts --method=mine, .* ranks:"):
+        Config(method="mine", teacher_top_k=8)
+    with pytest.raises(UserError, match=r"--label_weight=0\.3 contradicts --method=mine"):
+        Config.with_catalog({"method": "mine", "label_weight": "0.3"}, "here")

@@ -3,6 +3,9 @@
 A plain loss is a function (logits `[B, C]`, labels `[B]`, training counts `[C]`) -> `[B]`. A method
 that has settings, changes during training, learns from a teacher or has a second stage is one of
 the classes below, an attribute of its own file, and one line in the registry.
+
+What a run has to know of a method is an attribute of it, with a default. A plain loss may have one
+as well: `my_loss.corrects_class_sizes = lambda settings: True`.
 """
 
 from collections.abc import Callable
@@ -18,6 +21,9 @@ StepLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 # (logits [B, C], labels [B], cosines [B, A] between each example's projected features and A others,
 # their labels [A], which of them count for which example, bool [B, A]) -> [B]
 ContrastiveLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+# Settings -> whether the loss favours rare classes by their training images, as a sampler does in
+# its own way; None for one that never does.
+Corrects = Callable[[BaselineSettings], bool] | None
 # () -> features float [N, d_S] and labels int [N] of the validation images; N may be 0.
 Validation = Callable[[], tuple[np.ndarray, np.ndarray]]
 
@@ -49,12 +55,14 @@ class LabelMethod:
         adjust: changes the classifier of a finished epoch, before it is measured or exported.
         validation_scale: settings -> what validation multiplies cosines by, above 0, so that its
             cross-entropy is of logits as the loss makes them; None for 1.
+        corrects_class_sizes: see `Corrects`.
     """
 
     build_loss: Callable[[BaselineSettings, np.ndarray], StepLoss]
     cosine: bool = False
     adjust: Adjustment | None = None
     validation_scale: Callable[[BaselineSettings], float] | None = None
+    corrects_class_sizes: Corrects = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,17 @@ class DistillationMethod:
 
     Attributes:
         build_losses: (settings, temperature T > 0, training counts int `[C]`) -> the losses.
+        corrects_class_sizes: see `Corrects`.
+        needs_all_logits: settings -> what the loss is computed of, for the message, where the
+            highest logits and the probability of the rest together (--teacher_top_k) do not do;
+            "" where they do. None where they always do.
     """
 
     build_losses: Callable[[BaselineSettings, float, np.ndarray], DistillationLosses]
+    corrects_class_sizes: Corrects = None
+    needs_all_logits: Callable[[BaselineSettings], str] | None = None
     distils = True
+    has_label_loss = True
 
 
 @dataclass(frozen=True)
@@ -105,9 +120,11 @@ class ContrastiveMethod:
 
     Attributes:
         build: (settings, training counts int `[C]`) -> what is contrasted, and how.
+        corrects_class_sizes: see `Corrects`.
     """
 
     build: Callable[[BaselineSettings, np.ndarray], Contrast]
+    corrects_class_sizes: Corrects = None
     contrasts = True
 
 

@@ -12,7 +12,6 @@ from candle_tf.methods.registry import (
     FEATURE_LOSSES,
     LOGIT_LOSSES,
     METHODS,
-    WITH_LABEL_LOSS,
     WITH_TEACHER,
 )
 from candle_tf.settings import SettingsGroup, setting
@@ -185,7 +184,7 @@ class TrainingSettings(SettingsGroup):
     def has_label_loss(self) -> bool:
         """Whether the method has a label loss of its own beside a teacher's, whose weight is
         --distillation_label_weight."""
-        return self.method in WITH_LABEL_LOSS.removeprefix("method=").split("|")
+        return self.method != "candle" and getattr(METHODS[self.method], "has_label_loss", False)
 
     @property
     def contrasts(self) -> bool:

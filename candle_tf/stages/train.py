@@ -73,17 +73,6 @@ from candle_tf.students.layers.sync_batch_norm import synchronize_batch_norm
 
 # Below this a training is told to be too short.
 _FEW_STEPS = 500
-# Methods that correct for the classes' training images, as published, as a sampler does in its own
-# way; with the setting that is 0 where one does not, if it has such a setting.
-_CORRECT_FOR_CLASS_SIZES = {
-    "balanced_softmax": None,
-    "logit_adjustment": "method_tau",
-    "post_hoc_logit_adjustment": "method_tau",
-    "class_balanced": "class_balanced_beta",
-    "ldam_drw": None,
-    "paco": None,
-    "dive": "distillation_label_weight",
-}
 
 
 @dataclass(frozen=True)
@@ -314,12 +303,11 @@ def with_epochs(config: Config, images: int, default: int = 0) -> Config:
 def _tell_of_two_corrections(config: Config) -> None:
     """Warns where rare classes are favoured by the method and by the sampler."""
     method, data = config.training.method, config.data
-    strength = _CORRECT_FOR_CLASS_SIZES.get(method)
-    corrects = method in _CORRECT_FOR_CLASS_SIZES and (strength is None or config[strength] != 0)
+    corrects = getattr(METHODS[method], "corrects_class_sizes", None)
     samples = data.sampler != "instance"
     if data.sampler in DEFERRED:
         samples = data.sampler_start < 1
-    if corrects and samples:
+    if corrects and corrects(config.baseline) and samples:
         logging.warning(
             "--method=%s corrects for the classes' numbers of training images, and --sampler=%s "
             "shows rare classes more often already: both together favour them twice",

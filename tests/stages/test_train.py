@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.methods.baselines import SupervisedTrainer
+from candle_tf.methods.registry import METHODS
 from candle_tf.metrics import SCORE
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import student_weights
@@ -173,6 +174,16 @@ def test_views_that_are_shown_too_often_are_told(settings, told, caplog):
     [
         ({"method": "balanced_softmax", "sampler": "class_balanced"}, True),
         ({"method": "ldam_drw", "sampler": "deferred_square_root"}, True),
+        ({"method": "paco", "sampler": "square_root"}, True),
+        ({"method": "class_balanced", "sampler": "square_root"}, True),
+        ({"method": "post_hoc_logit_adjustment", "sampler": "square_root"}, True),
+        ({"method": "dive", "sampler": "square_root"}, True),
+        (
+            {"method": "dive", "sampler": "square_root", "distillation_label_weight": 0.0},
+            False,
+        ),
+        ({"method": "class_balanced", "sampler": "square_root", "class_balanced_beta": 0.0}, False),
+        ({"method": "ltkd", "sampler": "square_root"}, False),
         ({"method": "balanced_softmax"}, False),
         ({"method": "cross_entropy", "sampler": "class_balanced"}, False),
         ({"method": "logit_adjustment", "sampler": "class_balanced", "method_tau": 0.0}, False),
@@ -183,3 +194,16 @@ def test_a_sampler_beside_a_corrected_loss_is_told(settings, told, caplog):
     caplog.set_level("WARNING", logger="absl")
     training.with_epochs(Config(epochs=1, **settings), images=100_000)
     assert ("favour them twice" in caplog.text) == told
+
+
+@pytest.mark.parametrize("corrects", [True, False])
+def test_a_plugins_method_says_whether_it_corrects(monkeypatch, caplog, corrects):
+    def loss(logits, labels, counts):
+        raise AssertionError((logits, labels, counts))
+
+    loss.corrects_class_sizes = lambda settings: corrects and settings.method_tau == 0.5
+    monkeypatch.setitem(METHODS._targets, "mine", loss)
+    caplog.set_level("WARNING", logger="absl")
+    config = Config(epochs=1, method="mine", sampler="class_balanced", method_tau=0.5)
+    training.with_epochs(config, images=100_000)
+    assert ("favour them twice" in caplog.text) == corrects

@@ -45,4 +45,6 @@ def build_loss(settings: BaselineSettings, counts: np.ndarray) -> StepLoss:
     return lambda z, y, progress: class_balanced_loss(z, y, weights)  # noqa: ARG005
 
 
-METHOD = LabelMethod(build_loss)
+METHOD = LabelMethod(
+    build_loss, corrects_class_sizes=lambda settings: settings.class_balanced_beta != 0
+)

@@ -40,4 +40,12 @@ def build_losses(
     )
 
 
-METHOD = DistillationMethod(build_losses)
+def _needs_all_logits(settings: BaselineSettings) -> str:
+    return "powers of probabilities (--dive_power)" if settings.dive_power != 1 else ""
+
+
+METHOD = DistillationMethod(
+    build_losses,
+    corrects_class_sizes=lambda settings: settings.distillation_label_weight != 0,
+    needs_all_logits=_needs_all_logits,
+)

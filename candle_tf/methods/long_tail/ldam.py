@@ -82,5 +82,9 @@ def validation_scale(settings: BaselineSettings) -> float:
 
 
 METHOD = LabelMethod(
-    build_loss, cosine=True, adjust=export_cosines, validation_scale=validation_scale
+    build_loss,
+    cosine=True,
+    adjust=export_cosines,
+    validation_scale=validation_scale,
+    corrects_class_sizes=lambda settings: True,  # noqa: ARG005
 )

@@ -23,8 +23,13 @@ def subtract_prior(
     return Classifier(classifier.kernel, classifier.bias - settings.method_tau * np.log(prior))
 
 
-LOSS = LabelMethod(build_loss)
+def _is_adjusted(settings: BaselineSettings) -> bool:
+    return settings.method_tau != 0
+
+
+LOSS = LabelMethod(build_loss, corrects_class_sizes=_is_adjusted)
 POST_HOC = LabelMethod(
     lambda settings, counts: lambda z, y, progress: cross_entropy(z, y),  # noqa: ARG005
     adjust=subtract_prior,
+    corrects_class_sizes=_is_adjusted,
 )

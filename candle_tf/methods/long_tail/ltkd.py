@@ -104,4 +104,7 @@ def build_losses(
     )
 
 
-METHOD = DistillationMethod(build_losses)
+METHOD = DistillationMethod(
+    build_losses,
+    needs_all_logits=lambda settings: "groups of classes",  # noqa: ARG005
+)
