@@ -178,6 +178,11 @@ def test_data_to_evaluate_on_that_are_no_text_are_refused(given, told):
         candle_tf.Model(_Brightness()).evaluate(**given)
 
 
+def test_images_without_the_name_of_a_data_set_are_a_folder(tmp_path):
+    with pytest.raises(UserError, match=r"--data_dir=.*nothing does not exist"):
+        candle_tf.train(data_dir=tmp_path / "nothing")
+
+
 def test_a_settings_file_that_is_missing_is_told(tmp_path):
     with pytest.raises(UserError, match="There is no settings file"):
         candle_tf.train(config=tmp_path / "config.json", epochs=3)

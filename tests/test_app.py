@@ -257,6 +257,20 @@ def test_flags_win_over_the_settings_file(settings, tmp_path):
     }  # fmt: skip
 
 
+def test_images_without_the_name_of_a_data_set_are_a_folder(settings, refusal, tmp_path):
+    read = settings("--data_dir=a.zip")
+    assert (read["dataset"], read["data_dir"], read["profile"]) == ("folder", "a.zip", "natural")
+    assert settings("--data_dir=a.zip", "--dataset=folder") == read
+    assert settings("--data_dir=")["dataset"] == settings()["dataset"] == "digits"
+    said = refusal("--data_dir=a.zip", "--train_list=a.csv")
+    assert (
+        "--train_list=a.csv contradicts --dataset=folder; it is for --dataset=list or coco" in said
+    )
+    # A run's settings have its data set.
+    Config(dataset="list", data_dir="a", train_list="a.csv").to_json(tmp_path / "config.json")
+    assert settings("--config=config.json", "--data_dir=b")["dataset"] == "list"
+
+
 def test_flags_can_fix_what_contradicts_in_a_settings_file(settings, tmp_path):
     (tmp_path / "config.json").write_text('{"dataset": "folder", "data_dir": "a.zip"}')
     read = settings("--config=config.json", "--dataset=digits", "--data_dir=")

@@ -31,7 +31,7 @@ class DataSettings(SettingsGroup):
         "digits",
         f"where the images come from: {', '.join(SOURCES)}[/<config>][:<version>] of TensorFlow "
         "Datasets, or a name of the catalog (python -m candle_tf.datasets), which brings settings "
-        "of its own",
+        "of its own; folder where --data_dir alone is given",
     )
     data_dir: str = setting(
         "",

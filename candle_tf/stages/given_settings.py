@@ -11,8 +11,8 @@ def config_of(given: dict[str, Any], origin: str, begin_from: str = "") -> Confi
     """The settings that are given, over those of a file where one is named.
 
     A data set of the catalog brings settings of its own, which win over those of a recipe; what is
-    given wins over both. Beside a file a recipe replaces the settings that it has, and so does such
-    a data set, if the file has another one.
+    given wins over both. Images without the name of a data set are a folder. Beside a file a recipe
+    replaces the settings that it has, and so does such a data set, if the file has another one.
 
     Args:
         given: JSON values by flag name, of what was given and of nothing else.
@@ -24,6 +24,9 @@ def config_of(given: dict[str, Any], origin: str, begin_from: str = "") -> Confi
             does not; for an imbalance factor without effect.
     """
     if not begin_from:
+        if given.get("data_dir") and "dataset" not in given:
+            # The default brings its images; one's own are a folder, as in other programs.
+            given = {"dataset": "folder", **given}
         return Config.with_catalog(given, origin)
     # What `Config` takes from the recipe, where nothing is given.
     replaced = set(recipe_settings(_text(given, "recipe")))
