@@ -1,6 +1,6 @@
 """candle_tf: long-tailed recognition on binary networks (CANDLE, arXiv 2404.00285).
 
-    candle_tf.train(dataset="folder", data_dir="flowers.zip", run_dir="runs/flowers")
+    candle_tf.train(data_dir="flowers.zip", run_dir="runs/flowers")
     candle_tf.load("runs/flowers")      # a finished run or an export, as a Model
     candle_tf.Model                     # predict(), evaluate(), results, keras_model
     candle_tf.UserError                 # what is wrong with settings, files or images

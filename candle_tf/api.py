@@ -2,7 +2,7 @@
 
     import candle_tf
 
-    model = candle_tf.train(dataset="folder", data_dir="flowers.zip", run_dir="runs/flowers")
+    model = candle_tf.train(data_dir="flowers.zip", run_dir="runs/flowers")
     model = candle_tf.load("runs/flowers")                     # the same, later
     model.predict(["rose.jpg", "photos/"])[0].classes          # the most likely class first
     model.evaluate("folder", data_dir="more_flowers.zip").mean # accuracy, mean over classes

@@ -1,7 +1,7 @@
 """The main job: calibrate the teacher, train the binary student, evaluate, export, report.
 
     python -m candle_tf.train --flagfile=configs/quickstart.cfg
-    python -m candle_tf.train --dataset=folder --data_dir=images.zip --run_dir=runs/images
+    python -m candle_tf.train --data_dir=images.zip --run_dir=runs/images
 
 The same command resumes an interrupted run.
 """
