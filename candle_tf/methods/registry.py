@@ -27,11 +27,13 @@ METHODS: Registry[Callable[..., Any]] = Registry(
         "paco": "candle_tf.methods.long_tail.paco:METHOD",
     }
 )
+BUILT_IN_METHODS = frozenset(METHODS)
 # What settings are for (`only_for` of `candle_tf.settings.setting`): methods whose student, or its
 # first stage, CANDLE distils; those with a label loss of their own beside a teacher; all with a
 # teacher; those with a second stage. A test compares them with the methods.
 CANDLE = "method=candle|candle_crt"
-WITH_LABEL_LOSS = "method=plain_distillation|ltkd|dive"
+LABEL_LOSS_METHODS = ("plain_distillation", "ltkd", "dive")
+WITH_LABEL_LOSS = f"method={'|'.join(LABEL_LOSS_METHODS)}"
 WITH_TEACHER = "method=candle|candle_crt|plain_distillation|ltkd|dive"
 WITH_SECOND_STAGE = "method=crt|mislas|candle_crt"
 # (`CalibrationSettings`, training counts [C], how often each class is shown [C]) -> loss, which is

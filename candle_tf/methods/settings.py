@@ -7,9 +7,11 @@ from candle_tf.data.image_sizes import parse_sizes, sides_of_epochs
 from candle_tf.errors import UserError
 from candle_tf.methods.registry import (
     BALANCES,
+    BUILT_IN_METHODS,
     CALIBRATION_LOSSES,
     CANDLE,
     FEATURE_LOSSES,
+    LABEL_LOSS_METHODS,
     LOGIT_LOSSES,
     METHODS,
     WITH_TEACHER,
@@ -184,7 +186,10 @@ class TrainingSettings(SettingsGroup):
     def has_label_loss(self) -> bool:
         """Whether the method has a label loss of its own beside a teacher's, whose weight is
         --distillation_label_weight."""
-        return self.method != "candle" and getattr(METHODS[self.method], "has_label_loss", False)
+        # Of ours it is known without importing the method, and TensorFlow with it.
+        if self.method in BUILT_IN_METHODS:
+            return self.method in LABEL_LOSS_METHODS
+        return getattr(METHODS[self.method], "has_label_loss", False)
 
     @property
     def contrasts(self) -> bool:

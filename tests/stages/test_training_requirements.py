@@ -16,7 +16,6 @@ from candle_tf.stages.training_requirements import (
     check_training_requirements,
 )
 from candle_tf.students.architectures.registry import STUDENTS
-from tests import tiny_parts
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,9 @@ def test_options_of_binary_kernels_are_refused_for_a_network_without_any(setting
 
 
 def without_bias(input_shape, classes, *, width=1.0, stem_stride=2):
-    whole = tiny_parts.tiny_student(input_shape, classes, width=width, stem_stride=stem_stride)
+    from tests.tiny_parts import tiny_student  # registers it: not while tests are collected
+
+    whole = tiny_student(input_shape, classes, width=width, stem_stride=stem_stride)
     features = whole.output["features"]
     logits = tf.keras.layers.Dense(classes, use_bias=False, name="logits")(features)
     return tf.keras.Model(whole.input, {"features": features, "logits": logits})
