@@ -107,7 +107,6 @@ def stored_array(
             they are used; those that are not are computed again. None uses all.
         check: of the numbers of at most eight rows that were finished before, int64 [B], and these
             rows; what it raises is raised before anything is computed. None checks nothing.
-
         unit: what a row is, in the plural, for messages.
 
     Returns:

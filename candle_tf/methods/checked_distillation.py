@@ -17,7 +17,7 @@ from candle_tf.methods.balance import (
     balance_without_adversary,
     build_total_loss,
 )
-from candle_tf.methods.checked_losses import checked_losses, computed_in_graph
+from candle_tf.methods.checked_losses import checked_losses, computed_in_graph, require_finite
 from candle_tf.methods.feature_losses import FeatureLoss, TeacherFeatures, build_feature_loss
 from candle_tf.methods.registry import BALANCES, FEATURE_LOSSES, LOGIT_LOSSES
 from candle_tf.methods.settings import BalanceSettings
@@ -110,7 +110,7 @@ def try_logit_loss(settings: BalanceSettings, classes: int) -> None:
     each = computed_in_graph(
         lambda teacher, student: whole(teacher, student, settings.temperature), teacher, student
     )
-    _require_finite(what, each)
+    require_finite(what, each)
     for method in ("of_uniform", "of_mean"):
         value = getattr(loss, method)(iter([teacher]), settings.temperature)
         _require_number(f"{what}: `{method}`", value)
@@ -131,7 +131,7 @@ def try_feature_loss(settings: BalanceSettings) -> None:
     each = computed_in_graph(
         whole, _waves([_TRIED, _STUDENT_SIZE], 0), _waves([_TRIED, _TEACHER_SIZE], 1)
     )
-    _require_finite(what, each)
+    require_finite(what, each)
 
 
 def try_balance(settings: BalanceSettings, counts: np.ndarray) -> None:
@@ -175,11 +175,6 @@ def _made_inputs(counts: np.ndarray) -> BalanceInputs:
 def _waves(shape: list[int], start: int) -> np.ndarray:
     """Float32 in [-1, 1]."""
     return np.sin(start + np.arange(np.prod(shape), dtype=np.float32)).reshape(shape)
-
-
-def _require_finite(what: str, each: tf.Tensor) -> None:
-    if not np.isfinite(each).all():
-        raise UserError(f"{what} gave {each.numpy().tolist()}: its losses are not finite.")
 
 
 def _require_number(what: str, value: Any) -> None:

@@ -143,9 +143,18 @@ def try_loss(
     labels = tf.range(_TRIED) % classes
     each = computed_in_graph(
         lambda logits: whole(logits, labels, *others.values()), _made_logits(classes)
-    ).numpy()
+    )
+    require_finite(what, each)
+
+
+def require_finite(what: str, each: tf.Tensor) -> None:
+    """Refuses losses of examples, float `[B]`, that are not finite.
+
+    Raises:
+        UserError: with the part and its values.
+    """
     if not np.isfinite(each).all():
-        raise UserError(f"{what} gave {each.tolist()}: its losses are not finite.")
+        raise UserError(f"{what} gave {each.numpy().tolist()}: its losses are not finite.")
 
 
 def computed_in_graph(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -25,7 +25,7 @@ import tensorflow as tf
 from candle_tf.errors import UserError
 from candle_tf.methods.losses import feature_distance
 from candle_tf.methods.settings import MapSettings
-from candle_tf.students.fused_forward import evaluation_forward, training_forward
+from candle_tf.students.fused_forward import forward_of
 from candle_tf.teachers.feature_maps import LEVELS, average_to_grid
 from candle_tf.teachers.network_maps import cut_tensors
 
@@ -49,8 +49,7 @@ class MapLoss:
 
     def forward(self, inputs: tf.Tensor, training: bool) -> Mapping[str, Any]:
         """The student's outputs and "maps", by the native operators where its layers say so."""
-        forward = training_forward if training else evaluation_forward
-        outputs: Mapping[str, Any] = forward(self.network)(inputs)
+        outputs: Mapping[str, Any] = forward_of(self.network, training)(inputs)
         return outputs
 
     def weight_at(self, step: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ from candle_tf.methods.class_accuracy import MeanClassAccuracy
 from candle_tf.methods.fused_adam import FusedAdam
 from candle_tf.methods.parameter_groups import ParameterGroup
 from candle_tf.methods.weight_average import WeightAverage
-from candle_tf.students.fused_forward import evaluation_forward, is_native, training_forward
+from candle_tf.students.fused_forward import forward_of, is_native
 
 # The total loss among a method's losses: the column of steps.csv and history.csv, and
 # TensorBoard's tag.
@@ -86,8 +86,7 @@ class Trainer(tf.keras.Model):
 
     def forward(self, inputs: tf.Tensor, training: bool) -> Mapping[str, tf.Tensor]:
         """The network's outputs, by the native operators where its layers say so."""
-        forward = training_forward if training else evaluation_forward
-        outputs: Mapping[str, tf.Tensor] = forward(self.network)(inputs)
+        outputs: Mapping[str, tf.Tensor] = forward_of(self.network, training)(inputs)
         return outputs
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:

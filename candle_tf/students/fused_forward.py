@@ -84,6 +84,11 @@ def evaluation_forward(network: tf.keras.Model) -> Callable[[tf.Tensor], Any]:
     return FusedForward(network, training=False, dtype=tf.float32)
 
 
+def forward_of(network: tf.keras.Model, training: bool) -> Callable[[tf.Tensor], Any]:
+    """`training_forward` or `evaluation_forward`."""
+    return training_forward(network) if training else evaluation_forward(network)
+
+
 def is_native(network: tf.keras.Model) -> bool:
     """Whether a network is a functional model whose layers are to use the native operators."""
     return hasattr(network, "_nodes_by_depth") and any(
