@@ -139,7 +139,8 @@ def drop_copies(definition: TableDefinition, folder: Path) -> None:
     """
     for path in [cell.record_path(folder) for cell in definition.cells]:
         if path.exists() and _COPY in read_json_object(path, _REMEDY):
-            path.unlink()
+            # Another command with the same folder may have removed it.
+            path.unlink(missing_ok=True)
 
 
 def cells_by_name(definition: TableDefinition) -> dict[str, Cell]:
