@@ -28,7 +28,13 @@ from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.run_folder import SPLIT_FOUND, RunFolder
 from candle_tf.stages.image_contents import changed_images, ids_of, record_contents
-from candle_tf.stages.split import draw_split, log_draw, run_split, wants_other_counts
+from candle_tf.stages.split import (
+    draw_split,
+    log_draw,
+    require_split,
+    run_split,
+    wants_other_counts,
+)
 from candle_tf.stages.unlabelled import (
     check_record,
     check_unlabelled_images,
@@ -62,6 +68,7 @@ def check_split(config: Config, folder: RunFolder, source: Source) -> tuple[Spli
         UserError: if images cannot be read and are not to be skipped, naming all of them; or
             as `run_split`; if images have other bytes than when the training began.
     """
+    require_split(folder)
     path = folder.data_check_path
     if _searches_copies(config, folder, read_data_check(path) if path.exists() else {}):
         require_hashes()

@@ -162,6 +162,23 @@ def wants_other_counts(
     return True
 
 
+def require_split(folder: RunFolder) -> None:
+    """Refuses to draw a new split for what was trained: it would put images that were trained on
+    into the other subsets, where images were added or the split had been given.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        UserError: Where something was trained and split.json is missing.
+    """
+    if folder.has_begun and not folder.split_path.exists():
+        raise UserError(
+            f"{folder.split_path} is missing, so that nothing tells on which images was trained "
+            "what is there. Restore it, or give another --run_dir."
+        )
+
+
 def run_split(
     config: Config, folder: RunFolder, source: Source, left_out: Collection[str] = ()
 ) -> Split:
@@ -174,14 +191,22 @@ def run_split(
         left_out: Ids of images that a new split goes without, as they cannot be read.
 
     Raises:
-        UserError: as `draw_split`; or where the folder's split is of other data, or not --split.
+        UserError: as `draw_split` and `require_split`; or where the folder's split is of other
+            data, or not --split, or not the one that its training began with.
     """
+    require_split(folder)
     if not folder.split_path.exists():
         split = leave_out(draw_split(config, source), left_out)
         save_split(split, folder.split_path)
         return split
     split = load_split(folder.split_path)
     check_split(split, source)
+    begun_with = folder.manifest().get("split", split.hash)
+    if folder.has_begun and begun_with != split.hash:
+        raise UserError(
+            f"{folder.split_path} is another split ({split.hash[:12]}) than the one that the run "
+            f"began with ({str(begun_with)[:12]}). Restore it, or give another --run_dir."
+        )
     if config.data.split and leave_out(load_split(config.data.split), left_out).hash != split.hash:
         raise UserError(
             f"{folder.path} holds a run with another split than --split={config.data.split}. Give "

@@ -52,6 +52,38 @@ def test_another_split_in_the_run_folder_is_refused(tmp_path):
         split_of(config.replace(split=str(tmp_path / "split.json")))
 
 
+def test_no_new_split_is_drawn_for_what_was_trained(tmp_path):
+    """With images added it would test on images that were trained on."""
+    names = [f"{label}/{i}.png" for label in ("ant", "bee") for i in range(12)]
+    write_folder(tmp_path / "data", tree(*names))
+    config = settings(tmp_path, dataset="folder", data_dir=str(tmp_path / "data"))
+    run = tmp_path / "run"
+
+    def check():
+        with open_data(config) as source:
+            return check_split(config, open_run_folder(config), source)[0]
+
+    first = check()
+    begin(config)
+    RunFolder(run).record("data", [], split=first.hash)
+    saved = (run / "split.json").read_bytes()
+    (run / "split.json").unlink()
+    write_folder(tmp_path / "data", tree("ant/12.png", "bee/12.png"))
+    before = {path: path.read_bytes() for path in run.rglob("*.json")}
+    for missing in (check, lambda: split_of(config)):
+        with pytest.raises(UserError, match=r"split\.json is missing.*Restore it, or give another"):
+            missing()
+    assert {path: path.read_bytes() for path in run.rglob("*.json")} == before
+    # Nor is another one taken, of the images that are there now.
+    save_split(split_of(config.replace(run_dir=str(tmp_path / "new"))), run / "split.json")
+    with pytest.raises(UserError, match=f"another split .*began with .{first.hash[:12]}"):
+        check()
+    for name in ("ant/12.png", "bee/12.png"):
+        (tmp_path / "data" / name).unlink()
+    (run / "split.json").write_bytes(saved)
+    assert check().hash == first.hash
+
+
 def test_a_split_of_other_data_is_refused(tmp_path):
     first = split_of(settings(tmp_path))
     save_split(dataclasses.replace(first, source_hash="0" * 64), tmp_path / "split.json")
