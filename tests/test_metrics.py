@@ -236,6 +236,8 @@ def test_top_5_of_equal_logits_are_the_first_classes_as_of_argmax():
     result = metrics.evaluate_logits(np.zeros((12, 12)), labels, {}, list(map(str, labels)))
     assert result.top_5 == pytest.approx(5 / 12)
     assert result.mean == pytest.approx(1 / 12)
+    first = metrics.evaluate_logits(np.zeros((5, 12)), labels[:5], {}, list(map(str, labels)))
+    assert first.top_5 == 1
 
 
 @pytest.mark.parametrize(("classes", "has_top_5"), [(10, False), (11, True)])

@@ -166,6 +166,18 @@ def test_samplers_resume_and_show_repetitions_in_other_views(sampler, precompute
     assert most >= 2
 
 
+@pytest.mark.parametrize("start", [0.25, 0.75])
+def test_a_deferred_sampler_begins_where_it_is_told(start):
+    labels = np.r_[np.zeros(8, np.int32), 1, 2].astype("i4")
+    examples = Subset(noisy().images, ROWS, labels)
+    epochs = batches(
+        examples, 0, 4, sampler="deferred_class_balanced", sampler_start=start, batch_size=COUNT
+    )
+    for epoch, batch in enumerate(epochs):
+        shows_each_once = np.array_equal(np.sort(batch["labels"]), labels)
+        assert shows_each_once == (epoch < 4 * start)
+
+
 def test_mixed_batches_carry_both_labels_and_resume():
     settings = AugmentSettings(KIND, color_jitter=0.4, randaugment_magnitude=5, mix="mixup")
     augmentation = make_augmentation(settings, seed=3)
@@ -338,10 +350,13 @@ def test_images_without_labels_have_epochs_of_their_own_and_resume_in_the_middle
     whole = batches_without_labels(noisy(), 0, 8, **settings)
     assert_same(batches_without_labels(noisy(), 5, 8, **settings), whole[5:])
     # Three batches of three are an epoch; in each an image is seen once, in the epoch's view.
+    orders = []
     for epoch in range(2):
         seen = np.concatenate([b["teacher_features"] for b in whole[3 * epoch : 3 * epoch + 3]])
         assert len(set(seen[:, 1])) == 9
         assert set(seen[:, 0]) == {epoch}
+        orders.append(seen[:, 1].tolist())
+    assert orders[0] != orders[1]
     assert len(batches_without_labels(noisy(), 0, 2, batch_size=40)[1]["inputs"]) == COUNT
 
 

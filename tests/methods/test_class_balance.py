@@ -8,10 +8,10 @@ from candle_tf.errors import UserError
 from candle_tf.methods import losses
 from candle_tf.methods.balance import BalanceInputs, build_total_loss
 from candle_tf.methods.class_balance import ClassBalancer, ClassTotalLoss, class_sizes
-from candle_tf.methods.distillation import DistillationTrainer
+from candle_tf.methods.distillation import DistillationTrainer, build_trainer
 from candle_tf.methods.feature_losses import CosineLoss
 from candle_tf.methods.parameter_groups import ParameterGroup
-from candle_tf.methods.settings import BalanceSettings
+from candle_tf.methods.settings import BalanceSettings, OptimizerSettings
 from tests.methods.test_distillation import float_student, teacher_batch
 
 COUNTS = np.array([200, 50, 3])
@@ -20,9 +20,15 @@ LOGITS = RNG.normal(0, 3, (40, 3)).astype(np.float32)
 
 
 def build_class_total_loss(
-    counts=COUNTS, logits=LOGITS, sampler="instance", of_mean=1.5, floors=(0.0, 0.0), **settings
+    counts=COUNTS,
+    logits=LOGITS,
+    sampler="instance",
+    of_mean=1.5,
+    floors=(0.0, 0.0),
+    start=0.6,
+    **settings,
 ):
-    epochs = {"epochs": 10, "steps_in_epoch": 7, "sampler_start": 0.6}
+    epochs = {"epochs": 10, "steps_in_epoch": 7, "sampler_start": start}
     settings = BalanceSettings(balance="class_adversarial", **settings)
     blocks = np.array_split(logits, 2)
     inputs = BalanceInputs(
@@ -53,9 +59,9 @@ def test_units_are_the_losses_of_the_mean_prediction():
     assert total_loss.fs_reference == 1.5
 
 
-def _weights_at(sampler: str, step: int) -> np.ndarray:
+def _weights_at(sampler: str, step: int, **inputs) -> np.ndarray:
     """Of the classes, relative to the first, from the gradients of the total loss."""
-    total_loss = build_class_total_loss(sampler=sampler)
+    total_loss = build_class_total_loss(sampler=sampler, **inputs)
     balancer = total_loss.build_balancer(seed=3)
     kl = tf.Variable(np.ones(3), dtype=tf.float32)
     labels = tf.constant([0, 1, 2])
@@ -85,6 +91,13 @@ def _weights_at(sampler: str, step: int) -> np.ndarray:
 def test_weights_are_of_what_the_sampler_shows_in_the_epoch(sampler, step, probabilities):
     expected = (probabilities / probabilities[0]) ** -0.5
     np.testing.assert_allclose(_weights_at(sampler, step), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("step", "is_sampled"), [(20, False), (21, True), (34, True), (69, True)])
+def test_weights_change_with_a_sampler_that_begins_in_the_first_half(step, is_sampled):
+    expected = np.ones(3) if is_sampled else (COUNTS / COUNTS[0]) ** -0.5
+    found = _weights_at("deferred_class_balanced", step, start=0.3)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_weights_of_the_first_samplers_are_what_they_always_were():
@@ -160,6 +173,12 @@ def test_it_starts_at_lambda_0_whatever_noise_and_class():
         )
         for name in ("lambda", "lambda_rare", "lambda_medium", "lambda_frequent"):
             assert float(logs[name]) == pytest.approx(0.2, rel=1e-5)
+
+
+def test_each_seed_has_a_hidden_layer_of_its_own():
+    first, same, other = (ClassBalancer(seed).get_weights()[0] for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, same)
+    assert not np.isclose(first, other, atol=1e-7).any()
 
 
 def test_the_adversary_finds_the_best_lambda_of_each_class():
@@ -249,6 +268,18 @@ def test_a_step_moves_student_down_and_balancer_up():
         )
     # The last layer starts at zero, so it alone has a gradient in the first step.
     assert max(np.abs(g.numpy()).max() for g in gradients[len(learners) :]) > 1e-3
+
+
+@pytest.mark.parametrize(("balance", "factor"), [("adversarial", 1), ("class_adversarial", 5)])
+def test_the_adversary_that_sees_the_class_learns_at_five_times_the_rate(balance, factor):
+    settings = BalanceSettings(balance=balance, balance_learning_rate=0.002)
+    inputs = BalanceInputs(lambda: [LOGITS], 1.0, COUNTS, "instance")
+    trainer = build_trainer(
+        float_student(), 5, settings, OptimizerSettings(), feature_loss=CosineLoss(np.zeros(12)),
+        total_loss=build_total_loss(settings, inputs), steps=10, seed=0,
+    )  # fmt: skip
+    (adversary,) = (group for group in trainer.parameter_groups if group.maximize)
+    assert float(adversary.optimizer.learning_rate) == pytest.approx(factor * 0.002)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 1e3])

@@ -104,6 +104,16 @@ def test_a_perfect_projection_has_no_loss_and_the_projector_starts_near_the_mean
     assert np.linalg.norm(projected - FEATURES.mean(axis=0), axis=1).max() < 0.5 * spread
 
 
+@pytest.mark.parametrize("name", FEATURE_LOSSES)
+def test_each_seed_has_a_projector_of_its_own(name):
+    loss, student = _loss(name), float_student()
+    first, same, other = (
+        loss.build_projector(student, seed).get_weights()[0] for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert not np.isclose(first, other, atol=1e-7).any()
+
+
 @pytest.mark.parametrize("name", ["r2", "source_kl"])
 def test_student_and_projector_descend_on_every_loss(name):
     """With lambda at 0 the feature loss alone moves the student; its classifier stays."""

@@ -136,6 +136,19 @@ def test_all_variables_move_at_once_whatever_is_read_of_them():
     np.testing.assert_array_equal(found[True][-1], starts[-1])
 
 
+def test_weight_decay_leaves_excluded_variables_alone(fused_adam):
+    start = np.array([2.0, -1.0], np.float32)
+    decayed, excluded = tf.Variable(start), tf.Variable(start)
+    optimizer = fused_adam(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay([excluded])
+    optimizer.build([decayed, excluded])
+    nothing = tf.zeros([2])
+    optimizer.apply_gradients([(nothing, decayed), (nothing, excluded)])
+    # The rate times the decay, as in AdamW (Loshchilov & Hutter 2019, algorithm 2).
+    np.testing.assert_allclose(decayed, start * (1 - 0.1 * 0.5), rtol=1e-6)
+    np.testing.assert_array_equal(excluded, start)
+
+
 @needs_native
 def test_what_is_not_finite_is_not_hidden_by_the_clipping():
     variable = tf.Variable(tf.ones([3]))

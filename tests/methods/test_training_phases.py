@@ -12,8 +12,9 @@ from candle_tf.methods.training_phases import (
     copy_weights,
 )
 from candle_tf.students.layers.annealed_sign import BNextKernelSign
+from candle_tf.students.layers.binary_conv import BinaryConv2D
 from candle_tf.students.layers.blocks import batch_norm, binary_layers
-from candle_tf.students.layers.quantizers import ApproxSign
+from candle_tf.students.layers.quantizers import ApproxSign, ScaledSign
 from tests.methods.test_baselines import supervised_trainer
 from tests.methods.test_distillation import CLASSES, binary_student, teacher_batch
 from tests.students.layers.test_blocks import _conv_by_hand
@@ -81,6 +82,19 @@ def test_phase_two_begins_with_the_weights_and_statistics_of_phase_one():
         quantized = np.abs(layer.kernel_quantizer(layer.kernel.numpy()))
         expected = np.abs(first.get_layer(layer.name).kernel.numpy()).mean((0, 1, 2))
         np.testing.assert_allclose(quantized, np.broadcast_to(expected, quantized.shape), rtol=1e-5)
+
+
+def test_a_bias_of_a_binary_convolution_goes_to_phase_one_and_back():
+    pixels = tf.keras.Input((8, 8, 3))
+    x = ApproxSign()(tf.keras.layers.Conv2D(8, 3, name="stem_conv")(pixels))
+    x = BinaryConv2D(8, 3, padding="same", kernel_quantizer=ScaledSign(), name="conv")(x)
+    student = _randomize(tf.keras.Model(pixels, {"logits": x}))
+    bias = student.get_layer("conv").bias.numpy()
+    first = clone_with_float_kernels(student)
+    np.testing.assert_array_equal(first.get_layer("conv").bias.numpy(), bias)
+    first.get_layer("conv").bias.assign(2 * bias)
+    copy_weights(first, student)
+    np.testing.assert_array_equal(student.get_layer("conv").bias.numpy(), 2 * bias)
 
 
 def _annealed_student() -> tf.keras.Model:

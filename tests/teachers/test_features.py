@@ -10,6 +10,7 @@ from candle_tf.data.augment.augmentation import WHOLE, Augmentation, make_augmen
 from candle_tf.data.augment.crops import render, sample_view
 from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_all
 from candle_tf.data.augment.settings import AugmentSettings
+from candle_tf.data.cached_arrays import key_digest
 from candle_tf.data.images.store import ImageStore, image_key
 from candle_tf.data.pipeline import training_batches
 from candle_tf.data.subset import Subset
@@ -19,6 +20,7 @@ from candle_tf.teachers.features import (
     as_float16,
     average_features,
     cached_features,
+    features_key,
     teacher_views,
 )
 from candle_tf.weight_files.checksums import fingerprint
@@ -175,6 +177,29 @@ def test_another_teacher_seed_resolution_or_view_is_computed_again(tmp_path, exa
     teacher = make_teacher()
     compute_features(teacher, examples, tmp_path)
     assert teacher.shown == []
+
+
+def test_the_key_tells_all_inputs_apart(examples):
+    """Keys of means and maps are made of it: there the resolution is in no file's name, and arrays
+    have as many rows for other views."""
+    as_many = PrecomputedViews(np.resize([1, 3], COUNT))
+    assert as_many.total == SAME.total
+    part = Subset(examples.images, examples.rows[::-1], examples.labels)
+    usual = make_teacher(), examples, FLIPPED, SAME, RESOLUTION
+    changes = {
+        0: [make_teacher(seed=1)],
+        1: [part],
+        2: [augmentation("pad_crop"), augmentation("pad_crop_flip", seed=1)],
+        3: [as_many, PrecomputedViews(as_many.counts[::-1]), same_for_all(COUNT, mirror=True)],
+        4: [RESOLUTION + 1],
+    }
+    given = [usual] + [
+        (*usual[:place], other, *usual[place + 1 :])
+        for place, others in changes.items()
+        for other in others
+    ]
+    assert len({key_digest(features_key(*each)) for each in given}) == len(given) == 9
+    assert features_key(*usual) == features_key(make_teacher(), *usual[1:])
 
 
 def test_another_version_of_the_augmentation_is_computed_again(tmp_path, examples, monkeypatch):

@@ -11,7 +11,7 @@ from candle_tf.data.augment.precomputed_views import PrecomputedViews, same_for_
 from candle_tf.data.augment.settings import AugmentSettings
 from candle_tf.data.augment.views import Views, first_views
 from candle_tf.data.images.store import ImageStore, image_key
-from candle_tf.data.pipeline import training_batches
+from candle_tf.data.pipeline import REPEATED, training_batches
 from candle_tf.data.subset import Subset
 from candle_tf.distribute import ALONE, BatchShare
 from candle_tf.methods.calibration import online_feature_batches, teacher_classifier
@@ -210,6 +210,25 @@ def test_calibration_on_new_views_has_all_kinds_of_view_in_an_epoch(examples):
     for batch in batches.as_numpy_iterator():
         expected = wanted[batch["labels"]]
         np.testing.assert_allclose(batch["inputs"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_calibration_on_new_views_sees_an_image_that_is_sampled_again_in_another_view(examples):
+    features = OnlineFeatures(make_teacher(), examples, AUGMENTATION, RESOLUTIONS, concatenate=True)
+    batches = online_feature_batches(
+        features, examples.labels, batch_size=8, seed=1, first_epoch=1, epochs=2,
+        sampler="class_balanced",
+    )  # fmt: skip
+    epoch = list(batches.as_numpy_iterator())
+    labels = np.concatenate([batch["labels"] for batch in epoch])
+    inputs = np.concatenate([batch["inputs"] for batch in epoch])
+    images, times = np.unique(labels, return_counts=True)
+    assert times.max() > 1
+    for image, shown in zip(images, times, strict=True):
+        numbers = 1 + REPEATED * np.arange(shown)
+        (wanted,) = features.batch(Views(np.full(shown, image), numbers))
+        ours = inputs[labels == image]
+        order = [rows.sum(axis=1).argsort() for rows in (ours, wanted)]
+        np.testing.assert_allclose(ours[order[0]], wanted[order[1]], rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_represent_all_targets(tmp_path, examples, classifier):

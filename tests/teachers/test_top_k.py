@@ -107,6 +107,20 @@ def test_cached_targets_store_the_largest_alone(tmp_path):
     np.testing.assert_array_equal(blocks, largest["teacher_logits"])
 
 
+def test_another_temperature_in_the_same_cache_has_the_rest_of_its_own(tmp_path):
+    features = np.random.default_rng(0).normal(0, 10, (ROWS, 8)).astype(np.float16)
+    classifier = teacher_classifier(8, CLASSES, seed=1)
+    for temperature in (2.0, 4.0):
+        targets = cached_targets(
+            [features], [{"of": "these"}], same_for_all(ROWS), classifier, tmp_path,
+            top_k=10, temperature=temperature,
+        )  # fmt: skip
+        p = _softmax(classifier(features.astype(np.float32))["logits"].numpy() / temperature)
+        expected = np.sort(p, axis=1)[:, :-10].sum(axis=1)
+        assert isinstance(targets.logits, TopKLogits)
+        np.testing.assert_allclose(targets.logits.rest(slice(None)), expected, rtol=1e-3)
+
+
 def test_the_rest_keeps_its_probability_under_the_softmax_at_the_temperature_alone():
     """Why losses of other probabilities are refused: see `Config`."""
     logits = np.random.default_rng(0).normal(0, 4, (16, 40)).astype(np.float16).astype(np.float32)

@@ -260,6 +260,17 @@ def test_first_goes_by_name_whatever_the_order_of_the_source(two_subsets):
         assert set(split.train.ids) == expected
 
 
+@pytest.mark.parametrize("held", ["validation", "test"])
+def test_the_seed_decides_what_is_held_out(held, one_subset, two_subsets):
+    """Nothing else that the seed draws comes before it: all images are selected."""
+    source = one_subset if held == "test" else two_subsets
+    splits = [split_of(source, profile="natural", seed=seed) for seed in (3, 3, 4)]
+    first, same, other = (set(split.subsets[held].ids) for split in splits)
+    assert first == same
+    assert len(first) == len(other)
+    assert first != other
+
+
 def test_ldam_goes_by_name_and_does_not_follow_the_seed(two_subsets):
     splits = [
         split_of(two_subsets, selection="ldam", validation_fraction=0, seed=s) for s in (0, 9)

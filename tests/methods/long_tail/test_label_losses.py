@@ -47,6 +47,20 @@ def test_focal(gamma):
     np.testing.assert_allclose(actual, -((1 - p) ** gamma) * np.log(p), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_the_factor_of_focal_has_a_gradient_too(gamma):
+    logits, labels = case()
+    _, actual = value_and_gradient("focal", logits, labels, focal_gamma=gamma)
+
+    def losses_of(logits):
+        p = label_probability(logits, labels)
+        return -((1 - p) ** gamma) * np.log(p)
+
+    for column, ahead in enumerate(1e-6 * np.eye(5)):
+        expected = (losses_of(logits + ahead) - losses_of(logits - ahead)) / 2e-6
+        np.testing.assert_allclose(actual[:, column], expected, rtol=1e-3, atol=1e-5)
+
+
 def test_focal_has_a_gradient_where_an_image_is_learned():
     z = tf.constant([[200.0, 0.0, 0.0]])
     with tf.GradientTape() as tape:
