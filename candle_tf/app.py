@@ -10,7 +10,9 @@ if __name__ == "__main__":
 import logging as standard_logging
 import os
 import select
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -117,6 +119,7 @@ def run(
             logging.get_absl_handler().addFilter(_is_ours)
         logging.get_absl_handler().python_handler.stream = sys.stderr
         set_child_verbosity()
+        sys.unraisablehook = _interrupt_again
         if len(argv) > 1 and not takes_arguments:
             _fail(f"{argv[1]!r} is not a flag; flags begin with --.")
         try:
@@ -152,6 +155,18 @@ def run(
         return _parse(argv)
 
     absl_app.run(main_with_messages, flags_parser=parse_or_help)
+
+
+def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python drops a KeyboardInterrupt that a finalizer or a weak reference's callback is stopped
+    by, and the work would run to its end: it is raised again, after the callback."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
+        return
+    # Not at once: it would stop this hook, and be dropped as well.
+    timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT])
+    timer.daemon = True
+    timer.start()
 
 
 def _is_output_closed() -> bool:

@@ -14,7 +14,7 @@ from candle_tf import app
 from candle_tf.config import Config
 
 MAIN = """
-import json, sys
+import json, signal, sys, time, weakref
 from pathlib import Path
 from candle_tf import app
 from candle_tf.errors import UserError
@@ -31,6 +31,12 @@ def main(config):
         Path(config.run.run_dir).exists()
     if config.run.run_dir == "ctrl-c":
         raise KeyboardInterrupt
+    if config.run.run_dir == "ctrl-c in a callback":
+        watched = type("Watched", (), {})()
+        callback = weakref.ref(watched, lambda _: signal.raise_signal(signal.SIGINT))
+        del watched
+        for _ in range(600):
+            time.sleep(0.05)
     if config.run.run_dir == "flags":
         app.flags.DEFINE_string("epochs", "", "defined twice")
     assert "tensorflow" not in sys.modules
@@ -383,6 +389,12 @@ def test_a_defect_keeps_its_traceback(start, where, error):
 def test_ctrl_c_says_how_to_resume_where_that_is_so(start, given, said):
     done = start("--run_dir=ctrl-c", *given)
     assert (done.returncode, done.stderr) == (130, said)
+
+
+def test_ctrl_c_that_stops_a_callback_of_a_weak_reference_stops_the_work(start):
+    """Python itself drops it there, with a traceback."""
+    done = start("--run_dir=ctrl-c in a callback")
+    assert (done.returncode, done.stderr, done.stdout) == (130, "error: Stopped.\n", "")
 
 
 @pytest.mark.parametrize(
