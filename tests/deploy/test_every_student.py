@@ -1,4 +1,4 @@
-"""Every student, at three sizes: converted, compared with Keras; and trained on real images."""
+"""Every student: converted, compared with Keras at up to three sizes; trained on real images."""
 
 import functools
 from typing import Any
@@ -21,16 +21,17 @@ CLASSES = 10
 IMAGES = {32: 24, 64: 16, 224: 4}
 # Of the larger ones; those of 32 pixels have 1.
 STEM_STRIDE = 2
-# Wider and deeper ones of a family: what is particular to 224 pixels is the same in its first.
+# Wider and deeper ones of a family, compared at 32 pixels: what is particular to other sizes and
+# to their stem is the same in its first.
 LARGER = ("bnext_s", "bnext_m", "bnext_l", "quicknet", "quicknet_large")
-CASES = [
-    (name, size) for name in STUDENTS for size in (64, 224) if size < 224 or name not in LARGER
-]
+CASES = [(name, size) for name in STUDENTS for size in (64, 224) if name not in LARGER]
 # Channel counts at their floor or near it; BNext-S at 0.125 would be BNext-T.
 WIDTHS = {"bnext_s": 0.25}
 WIDTH = 0.125
 # Adam's, of ten steps. Real-to-Binary's first losses are tens, and it overshoots by larger ones.
-RATES = {"real_to_binary": 1e-3}
+# QuickNet-Large learns little in ten steps of the usual one: near the bound, to either side of it
+# by the number of threads.
+RATES = {"real_to_binary": 1e-3, "quicknet_large": 8e-3}
 RATE = 5e-3
 
 

@@ -1,6 +1,7 @@
 """A run that is killed at its writes, one after the other, ends as if nothing had happened."""
 
 import hashlib
+import re
 import signal
 from pathlib import Path
 
@@ -47,16 +48,23 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """A run folder after all kills and one undisturbed end."""
+def killed_and_told(tmp_path_factory):
+    """A run folder after all kills and one undisturbed end, and what each process told."""
     run_dir = tmp_path_factory.mktemp("killed") / "run"
+    told = []
     for when, pattern in KILLS:
         arguments = [when, pattern, *FLAGS, f"--run_dir={run_dir}"]
         done = start("tests.stages.killed_train", *arguments)
         assert done.returncode == -signal.SIGKILL, (when, pattern, done.stderr[-2000:])
+        told.append(done.stderr)
     done = start("candle_tf.train", *FLAGS, f"--run_dir={run_dir}")
     assert done.returncode == 0, done.stderr[-2000:]
-    return run_dir
+    return run_dir, [*told, done.stderr]
+
+
+@pytest.fixture(scope="module")
+def killed(killed_and_told):
+    return killed_and_told[0]
 
 
 def weights(run_dir: Path) -> dict[str, np.ndarray]:
@@ -69,6 +77,20 @@ def test_weights_are_equal_to_the_bit(whole, killed):
     wanted, found = weights(whole), weights(killed)
     assert set(found) == set(wanted)
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_each_process_tells_where_it_resumes(killed_and_told):
+    _, told = killed_and_told
+    after = dict(zip(KILLS, told[1:], strict=True))
+    for kill, stage, epoch in (
+        (("before", r"calibrate/checkpoints/progress\.json$"), "calibrate", None),
+        (("while", r"student/checkpoints/epoch-0002$"), "calibrate", "2 of 2"),
+        (("while", r"student/checkpoints/epoch-0002$"), "student", "1 of 3"),
+        (("after", r"student/checkpoints/progress\.json$"), "student", "2 of 3"),
+        (("before", r"report\.json$"), "student", "3 of 3"),
+    ):
+        found = re.findall(rf"{stage}: resumes after epoch (\d+ of \d+)", after[kill])
+        assert found == ([epoch] if epoch else []), (kill, stage)
 
 
 def test_logs_and_figures_are_equal(whole, killed):
