@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,7 +37,7 @@ from tools.tables.records import (
     take_records,
     without_places,
 )
-from tools.tables.summary import write_summary
+from tools.tables.summary import write_against, write_summary
 
 ROOT = Path(__file__).parents[1]
 
@@ -414,6 +415,7 @@ def test_settings_that_a_training_refuses_are_told_before_any_cell_is_run(tmp_pa
         ({"flagfile": "nowhere.cfg"}, [], "nowhere.cfg"),
         ({}, ["--keep_records", "--records=none"], "--keep_records contradicts --records=none"),
         ({}, ["--only=candle"], "--only=candle is in no cell's name"),
+        ({}, ["--against=candle"], "--against=candle is no row of the table; one of balanced_soft"),
     ],
 )
 def test_a_command_that_cannot_be_meant_is_refused(tmp_path, changes, arguments, message):
@@ -432,6 +434,25 @@ def test_the_table_holds_both_cells_and_their_paired_difference(table):
     assert "balanced_softmax - cross_entropy" in printed
     assert (folder / "out" / "table.png").read_bytes().startswith(b"\x89PNG")
     assert "| balanced_softmax" in (folder / "out" / "table.md").read_text().replace("\\", "")
+
+
+def test_one_row_is_told_beside_the_others(table):
+    folder, _ = table
+    definition = read_definition(folder / "tiny.json")
+    told = write_against(definition, folder / "out", "balanced_softmax")
+    written = (folder / "out" / "against-balanced_softmax.md").read_text()
+    whole = (folder / "out" / "table.md").read_text()
+    cells = {
+        line.split("|")[1].strip().replace("\\", ""): [cell.strip() for cell in line.split("|")]
+        for line in whole.splitlines()
+        if line.startswith("|")
+    }
+    for name in ("balanced_softmax", "cross_entropy"):
+        mean = cells[name][3]
+        assert re.search(rf"^{name} +{re.escape(mean)} ", told, re.MULTILINE)
+        assert f"| {mean} |" in re.sub(" +", " ", written)
+    points, interval = cells["balanced_softmax - cross_entropy"][4:6]
+    assert f"{points} ({interval})" in written
 
 
 def test_no_difference_is_told_of_runs_on_other_splits(table, tmp_path):

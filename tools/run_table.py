@@ -42,7 +42,7 @@ from tools.tables.records import (
     require_records,
     take_records,
 )
-from tools.tables.summary import write_summary
+from tools.tables.summary import write_against, write_summary
 
 # Exit code of a command that a `UserError` ended; an export that is refused is one.
 _USER_ERROR = 2
@@ -57,6 +57,7 @@ def main(
     processes: int = 1,
     records: Path | None = None,
     keep: bool = False,
+    against: str = "",
 ) -> None:
     """Runs what is missing, then writes table.md, table.csv and table.png.
 
@@ -69,6 +70,7 @@ def main(
         processes: cells at once.
         records: folder of kept records, see `tools.tables.records`; None for none.
         keep: writes what is finished to `records`.
+        against: a row that is told beside each other one, in place of all pairs.
 
     Raises:
         UserError: before any is run, for settings of a cell that a training refuses, cells of
@@ -77,6 +79,9 @@ def main(
     """
     if not any(only in cell.name for cell in definition.cells):
         raise UserError(f"--only={only} is in no cell's name, such as {definition.cells[0].name}.")
+    known = dict.fromkeys(cell.row for cell in definition.cells)
+    if against and against not in known:
+        raise UserError(f"--against={against} is no row of the table; one of {', '.join(known)}.")
     drop_copies(definition, folder)
     refuse_other_settings(definition, folder, settings)
     if records:
@@ -95,7 +100,8 @@ def main(
         refuse_to_replace_records(missing, records, settings)
     _require_needed_cells(missing, folder, processes)
     failures = _run_cells(definition, missing, folder, settings, processes)
-    print(write_summary(definition, folder))
+    summary = write_summary(definition, folder)
+    print(write_against(definition, folder, against) if against else summary)
     if keep and records:
         keep_records(definition, folder, records)
     if failures:
@@ -244,7 +250,10 @@ def _run(_: list[str]) -> None:
         raise UserError("--keep_records contradicts --records=none, which keeps none.")
     if known and values.records and not keep:
         require_records(known)
-    main(definition, folder, settings, values.only, values.cells, values.processes, known, keep)
+    main(
+        definition, folder, settings, values.only, values.cells, values.processes, known, keep,
+        values.against,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -253,6 +262,12 @@ if __name__ == "__main__":
     flags.DEFINE_string("run_dir", "", "folder of cells and table; runs/tables/NAME if empty")
     flags.DEFINE_list("set", [], "settings of all cells, name=value")
     flags.DEFINE_string("only", "", "run only cells with this in their names")
+    flags.DEFINE_string(
+        "against",
+        "",
+        "print this row minus each row that differs from it in one axis, such as "
+        "pretrained-candle, in place of the whole table, and write it to against-ROW.md",
+    )
     flags.DEFINE_string(
         "records",
         "",

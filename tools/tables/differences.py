@@ -45,12 +45,20 @@ def _differences(
                 other = others[0]["values"]
                 changed = [axis for axis in definition.axes if values[axis] != other[axis]]
                 if changed == [comparison.axis]:
-                    yield _difference(comparison.axis, records, others, definition.chooses)
+                    yield difference(comparison.axis, records, others, definition.chooses)
 
 
-def _difference(
+def difference(
     axis: str, records: Sequence[_Record], others: Sequence[_Record], chooses: bool
 ) -> dict[str, str]:
+    """A line of `paired_differences`: the first row minus the second.
+
+    Args:
+        axis: in which alone they differ.
+        records: of the first row's seeds, at least one.
+        others: of the second's.
+        chooses: whether the images are the validation images.
+    """
     values, other = records[0]["values"], others[0]["values"]
     row = {name: value for name, value in values.items() if name != axis}
     row = {"difference": f"{values[axis]} - {other[axis]}", **row}

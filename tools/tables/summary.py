@@ -6,7 +6,7 @@ print(write_summary(definition, folder))        # also table.md, table.csv and t
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from candle_tf.files import read_json_object, write_atomically
 from candle_tf.metrics import SCORE
 from candle_tf.reporting.plots.style import to_png
 from candle_tf.reporting.table import SHOT_GROUPS, text_table
+from tools.tables.against import lines_against
 from tools.tables.cells import require_fields
 from tools.tables.definition import TableDefinition
 from tools.tables.differences import paired_differences
@@ -26,12 +27,33 @@ MODEL = "student"
 _Record = dict[str, Any]
 
 
+def write_against(definition: TableDefinition, folder: Path, row: str) -> str:
+    """Writes against-ROW.md, one row beside the others; returns it as text.
+
+    Raises:
+        UserError: as `against.lines_against`.
+    """
+    rows = _records(definition, folder)
+    if not rows:
+        return "No cell is finished."
+    lines = lines_against(definition, rows, row, _average_of(definition))
+    columns, left = list(lines[0]), definition.axes
+    text = f"{row} minus each of the others:"
+    written = f"{text}\n\n{text_table(lines, columns, left=left, markdown=True)}\n"
+    write_atomically(folder / f"against-{row}.md", written.encode())
+    return f"{text}\n\n{text_table(lines, columns, left=left)}"
+
+
+def _average_of(definition: TableDefinition) -> Callable[[list[_Record]], dict[str, str]]:
+    return _validation_average if definition.chooses else _average
+
+
 def write_summary(definition: TableDefinition, folder: Path) -> str:
     """Writes the table of the finished cells; returns it as text."""
     rows = _records(definition, folder)
     if not rows:
         return "No cell is finished."
-    average = _validation_average if definition.chooses else _average
+    average = _average_of(definition)
     averages = [
         average(records) | _cost_to_reach(records, definition.reach) for records in rows.values()
     ]
