@@ -13,13 +13,16 @@ command resumes, and --cells=0 only writes the table. With
 --processes=2 two cells train at once, each on half of the CPUs. Where one fails, those that do not
 need it are run all the same; the exit code is 2 then. Cells whose records are kept in
 configs/tables/records, with the same settings, are not run; --keep_records adds what is finished.
+Several commands may share a --run_dir, such as with an --only each: a cell that one of them runs is
+refused to the others, and one that was finished meanwhile is not run again.
 """
 
 import json
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from absl import flags, logging
 
@@ -30,10 +33,13 @@ from candle_tf.files import write_atomically
 from candle_tf.reporting.results import read_results
 from tools.tables.cells import Cell, collect_cell, setting_text, settings_of_all_cells
 from tools.tables.definition import TableDefinition, read_definition
+from tools.tables.locks import lock_cell, table_lock
 from tools.tables.processes import failure_text, run_commands
 from tools.tables.records import (
     cell_config,
+    cells_by_name,
     drop_copies,
+    is_trained,
     keep_records,
     kept_folder,
     refuse_begun_with_other_settings,
@@ -82,16 +88,17 @@ def main(
     known = dict.fromkeys(cell.row for cell in definition.cells)
     if against and against not in known:
         raise UserError(f"--against={against} is no row of the table; one of {', '.join(known)}.")
-    drop_copies(definition, folder)
-    refuse_other_settings(definition, folder, settings)
-    if records:
-        wanted = {cell.name for cell in definition.cells if most and only in cell.name}
-        take_records(definition, folder, records, settings, wanted)
-    missing = [
-        cell
-        for cell in definition.cells
-        if only in cell.name and not cell.record_path(folder).exists()
-    ]
+    with table_lock(folder):
+        drop_copies(definition, folder)
+        refuse_other_settings(definition, folder, settings)
+        if records:
+            wanted = {cell.name for cell in definition.cells if most and only in cell.name}
+            take_records(definition, folder, records, settings, wanted)
+        missing = [
+            cell
+            for cell in definition.cells
+            if only in cell.name and not cell.record_path(folder).exists()
+        ]
     missing = missing[:most] if most >= 0 else missing
     for cell in missing:
         _check_cell(cell, cell_config(cell, settings), definition.chooses)
@@ -100,10 +107,11 @@ def main(
         refuse_to_replace_records(missing, records, settings)
     _require_needed_cells(missing, folder, processes)
     failures = _run_cells(definition, missing, folder, settings, processes)
-    summary = write_summary(definition, folder)
-    print(write_against(definition, folder, against) if against else summary)
-    if keep and records:
-        keep_records(definition, folder, records)
+    with table_lock(folder):
+        summary = write_summary(definition, folder)
+        print(write_against(definition, folder, against) if against else summary)
+        if keep and records:
+            keep_records(definition, folder, records)
     if failures:
         raise UserError(
             f"{len(failures)} of {len(missing)} cells are not done. {' '.join(failures.values())} "
@@ -142,27 +150,105 @@ def _run_cells(
     logs = [folder / "logs" / f"{cell.name}.log" for cell in cells]
     logging.info("%d cells to run: %s", len(cells), ", ".join(cell.name for cell in cells))
     failures: dict[str, str] = {}
-    before = [_report_version(cell, folder) for cell in cells]
+    begun: dict[int, _Begun] = {}
 
     def can_begin(place: int) -> bool:
-        return not failures.keys() & set(cells[place].needed_cells)
+        cell = cells[place]
+        if failed := ", ".join(sorted(failures.keys() & set(cell.needed_cells))):
+            failures[cell.name] = f"{cell.name} reads the run of {failed}, so it was not begun."
+            return False
+        try:
+            begun[place] = _begin_cell(definition, cell, folder, settings)
+        except UserError as error:
+            failures[cell.name] = str(error)
+            logging.error("--- %s", error)
+            return False
+        return not begun[place].is_trained
 
-    # Closed, and with it what runs, also where a record cannot be written.
-    with closing(run_commands(commands, logs, processes, can_begin)) as all_ended:
-        for done, (place, code) in enumerate(all_ended, 1):
-            cell = cells[place]
-            if code is None:
-                failed = ", ".join(sorted(failures.keys() & set(cell.needed_cells)))
-                failures[cell.name] = f"{cell.name} reads the run of {failed}, so it was not begun."
-            elif code and not (refused := _refusal(cell, folder, code, before[place])):
-                failures[cell.name] = failure_text(code, commands[place], logs[place])
-                logging.error("--- %s", failures[cell.name])
-            else:
-                if code:
-                    logging.warning("%s has no export, as it was refused: %s", cell.name, refused)
-                _finish_cell(definition, cell, folder)
-                logging.info("--- %d of %d cells done: %s", done, len(cells), cell.name)
+    try:
+        # Closed, and with it what runs, also where a record cannot be written.
+        with closing(run_commands(commands, logs, processes, can_begin)) as all_ended:
+            for done, (place, code) in enumerate(all_ended, 1):
+                cell = cells[place]
+                if code is None:
+                    if place in begun:
+                        logging.info("--- %s was finished by another command", cell.name)
+                elif _end_cell(definition, cell, folder, code, begun[place].report):
+                    logging.info("--- %d of %d cells done: %s", done, len(cells), cell.name)
+                else:
+                    failures[cell.name] = failure_text(code, commands[place], logs[place])
+                    logging.error("--- %s", failures[cell.name])
+                if place in begun:
+                    begun[place].release()
+    finally:
+        for each in begun.values():
+            each.release()
     return failures
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A cell whose turn has come.
+
+    Attributes:
+        lock: by which no other command runs it; None where the file system has no locks.
+        report: version of the report that was there before.
+        is_trained: whether another command has finished it since this one began.
+    """
+
+    lock: IO[str] | None
+    report: tuple[int, int] | None
+    is_trained: bool
+
+    def release(self) -> None:
+        """Leaves the cell to other commands."""
+        if self.lock:
+            self.lock.close()
+
+
+def _begin_cell(
+    definition: TableDefinition, cell: Cell, folder: Path, settings: dict[str, Any]
+) -> _Begun:
+    """Takes a cell for this command.
+
+    Raises:
+        UserError: where another command runs it, or has finished it with other settings.
+    """
+    with ExitStack() as held, table_lock(folder):
+        lock = lock_cell(cell, folder)
+        if lock:
+            held.enter_context(lock)
+        trained = is_trained(cell, cells_by_name(definition), folder, settings)
+        held.pop_all()
+    return _Begun(lock, _report_version(cell, folder), trained)
+
+
+def _end_cell(
+    definition: TableDefinition,
+    cell: Cell,
+    folder: Path,
+    code: int,
+    before: tuple[int, int] | None,
+) -> bool:
+    """Writes the record of a cell whose training has ended; False where it failed.
+
+    Args:
+        definition: the table.
+        cell: of the training.
+        folder: of the table.
+        code: with which it ended.
+        before: version of the report that was there before it.
+    """
+    refused = _refusal(cell, folder, code, before)
+    if code and not refused:
+        return False
+    if refused:
+        logging.warning("%s has no export, as it was refused: %s", cell.name, refused)
+    record = collect_cell(cell, folder)
+    with table_lock(folder):
+        write_atomically(cell.record_path(folder), (json.dumps(record) + "\n").encode())
+        write_summary(definition, folder)
+    return True
 
 
 def _report_version(cell: Cell, folder: Path) -> tuple[int, int] | None:
@@ -188,12 +274,6 @@ def _refusal(cell: Cell, folder: Path, code: int, before: tuple[int, int] | None
     if code != _USER_ERROR or version is None or version == before:
         return ""
     return read_results(cell.run_path(folder) / "report.json").refused
-
-
-def _finish_cell(definition: TableDefinition, cell: Cell, folder: Path) -> None:
-    record = collect_cell(cell, folder)
-    write_atomically(cell.record_path(folder), (json.dumps(record) + "\n").encode())
-    write_summary(definition, folder)
 
 
 def _require_needed_cells(cells: list[Cell], folder: Path, processes: int) -> None:

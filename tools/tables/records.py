@@ -139,7 +139,7 @@ def drop_copies(definition: TableDefinition, folder: Path) -> None:
     """
     for path in [cell.record_path(folder) for cell in definition.cells]:
         if path.exists() and _COPY in read_json_object(path, _REMEDY):
-            # Another command with the same folder may have removed it.
+            # Where the file system has no locks, another command may have removed it.
             path.unlink(missing_ok=True)
 
 
@@ -196,6 +196,30 @@ def refuse_other_settings(
         path = cell.record_path(folder)
         if path.exists():
             _refuse_changes(path, _record_at(path, cell, cells, settings)[1])
+
+
+def is_trained(
+    cell: Cell, cells: Mapping[str, Cell], folder: Path, settings: Mapping[str, Any]
+) -> bool:
+    """Whether the folder has the record of a cell that was run there: no copy of a kept one.
+
+    Args:
+        cell: of a table.
+        cells: of the table, by name.
+        folder: of the run of the table.
+        settings: of all cells, as for `cell_config`.
+
+    Raises:
+        UserError: where the cell was run with other settings, and for a record that is damaged.
+    """
+    path = cell.record_path(folder)
+    if not path.exists():
+        return False
+    record, changed = _record_at(path, cell, cells, settings)
+    if _COPY in record:
+        return False
+    _refuse_changes(path, changed)
+    return True
 
 
 def refuse_begun_with_other_settings(
