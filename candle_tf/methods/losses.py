@@ -52,10 +52,6 @@ def balanced_softmax(logits: tf.Tensor, labels: tf.Tensor, counts: np.ndarray) -
     return logit_adjustment(logits, labels, counts, tau=1.0)
 
 
-# As an attribute of the classes of `method`.
-vars(balanced_softmax)["corrects_class_sizes"] = lambda settings: True  # noqa: ARG005
-
-
 def smoothing_rates(counts: np.ndarray, head: float, tail: float) -> np.ndarray:
     """Label smoothing of each class, from `tail` at the rarest to `head` at the most frequent.
 

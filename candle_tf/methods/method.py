@@ -4,8 +4,8 @@ A plain loss is a function (logits `[B, C]`, labels `[B]`, training counts `[C]`
 that has settings, changes during training, learns from a teacher or has a second stage is one of
 the classes below, an attribute of its own file, and one line in the registry.
 
-What a run has to know of a method is an attribute of it, with a default. A plain loss may have one
-as well: `my_loss.corrects_class_sizes = lambda settings: True`.
+What a run has to know of a method is a field of these classes, with a default. So a loss that
+favours rare classes, which a run has to know, is a `LabelMethod`.
 """
 
 from collections.abc import Callable

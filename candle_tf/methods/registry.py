@@ -11,7 +11,7 @@ METHODS: Registry[Callable[..., Any]] = Registry(
     {
         "candle": "candle_tf.methods.distillation:DistillationTrainer",
         "cross_entropy": "candle_tf.methods.losses:cross_entropy",
-        "balanced_softmax": "candle_tf.methods.losses:balanced_softmax",
+        "balanced_softmax": "candle_tf.methods.long_tail.balanced_softmax:METHOD",
         "focal": "candle_tf.methods.long_tail.focal:METHOD",
         "class_balanced": "candle_tf.methods.long_tail.class_balanced:METHOD",
         "ldam_drw": "candle_tf.methods.long_tail.ldam:METHOD",

@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax
 
+from candle_tf.methods import losses
 from candle_tf.methods.baselines import SupervisedTrainer
 from candle_tf.methods.parameter_groups import ParameterGroup
-from candle_tf.methods.registry import METHODS
 from tests.methods.test_distillation import binary_student, teacher_batch
 
 COUNTS = np.array([90, 30, 10, 3, 1])
@@ -14,7 +14,7 @@ COUNTS = np.array([90, 30, 10, 3, 1])
 def supervised_trainer(network: tf.keras.Model, loss: str, optimizer) -> SupervisedTrainer:
     """Trains all of a network by one optimizer."""
     group = ParameterGroup(network.trainable_variables, optimizer)
-    return SupervisedTrainer(network, METHODS[loss], COUNTS, [group])
+    return SupervisedTrainer(network, getattr(losses, loss), COUNTS, [group])
 
 
 @pytest.mark.parametrize(

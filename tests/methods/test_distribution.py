@@ -25,7 +25,6 @@ from candle_tf.methods.long_tail.ltkd import ltkd_divergence
 from candle_tf.methods.losses import balanced_softmax
 from candle_tf.methods.optimizers import adam
 from candle_tf.methods.parameter_groups import ParameterGroup
-from candle_tf.methods.registry import METHODS
 from candle_tf.methods.trainer import TOTAL_LOSS, Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.students.layers.annealed_sign import BNextKernelSign
@@ -67,11 +66,11 @@ def _trainer(name: str) -> Trainer:
     if name == "batch_norm":
         network = _network_with_batch_norm()
         group = ParameterGroup(network.trainable_variables, adam(0.01))
-        return SupervisedTrainer(network, METHODS["balanced_softmax"], COUNTS, [group])
+        return SupervisedTrainer(network, balanced_softmax, COUNTS, [group])
     if name == "supervised":
         network = _network()
         group = ParameterGroup(network.trainable_variables, adam(0.01))
-        return SupervisedTrainer(network, METHODS["balanced_softmax"], COUNTS, [group])
+        return SupervisedTrainer(network, balanced_softmax, COUNTS, [group])
     return distillation_trainer(
         _network(),
         adam(0.01),

@@ -15,7 +15,7 @@ from candle_tf.methods.registry import METHODS
 COUNTS = np.array([500, 120, 30, 7, 1])
 LABEL_METHODS = [
     "focal", "class_balanced", "ldam_drw", "logit_adjustment", "post_hoc_logit_adjustment",
-    "tau_normalization",
+    "tau_normalization", "balanced_softmax",
 ]  # fmt: skip
 
 
@@ -112,6 +112,13 @@ def test_logit_adjustment_has_a_tau_of_its_own():
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_balanced_softmax():
+    logits, labels = case()
+    expected = -np.log(label_probability(logits + np.log(COUNTS), labels))
+    actual, _ = value_and_gradient("balanced_softmax", logits, labels, method_tau=3.0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["post_hoc_logit_adjustment", "tau_normalization"])
 def test_what_is_adjusted_afterwards_is_trained_by_cross_entropy(name):
     logits, labels = case()
@@ -128,7 +135,9 @@ def test_a_step_raises_the_labels_logit_and_lowers_all_others(name):
     assert (gradient[~is_label] > 0).all()
 
 
-@pytest.mark.parametrize("name", ["class_balanced", "ldam_drw", "logit_adjustment"])
+@pytest.mark.parametrize(
+    "name", ["class_balanced", "ldam_drw", "logit_adjustment", "balanced_softmax"]
+)
 def test_rare_classes_have_larger_losses_on_equal_logits(name):
     actual, _ = value_and_gradient(name, np.zeros((5, 5)), np.arange(5), progress=0.9)
     assert (np.diff(actual) > 0).all()
