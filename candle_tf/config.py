@@ -23,7 +23,7 @@ from candle_tf.data.settings import DataSettings, UnlabelledSettings
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
 from candle_tf.methods.long_tail.settings import BaselineSettings
-from candle_tf.methods.registry import METHODS
+from candle_tf.methods.registry import LOGIT_LOSSES, METHODS
 from candle_tf.methods.settings import (
     BalanceSettings,
     CalibrationSettings,
@@ -45,11 +45,6 @@ _CONTROLS = (
     "balance_closed_form",
     "balance_permute_sizes",
 )
-# Values of --logit_loss that --teacher_top_k does not do for, and what they are computed of.
-_LOSSES_OF_ALL_LOGITS = {
-    "standardized": "logits relative to the mean and variance of all of them",
-    "dist": "correlations over all classes and of each class",
-}
 
 
 # What a setting was of runs that were begun before there was such a setting, where the default or
@@ -288,14 +283,14 @@ class Config:
             "of the classes that are not stored their probability together is kept, under "
             "softmax(z / T) alone"
         )
+        # What a loss needs is known by importing it, and TensorFlow with it.
         loss = self.balance.logit_loss
-        if loss in _LOSSES_OF_ALL_LOGITS and self.training.is_candle:
+        kept = loss == "kl" or not self.training.is_candle
+        if of := "" if kept else getattr(LOGIT_LOSSES[loss], "needs_all_logits", ""):
             raise UserError(
-                f"{given} contradicts --logit_loss={loss}, which is of "
-                f"{_LOSSES_OF_ALL_LOGITS[loss]}: {stored}. Give --logit_loss=kl, or leave "
-                "--teacher_top_k out."
+                f"{given} contradicts --logit_loss={loss}, which is of {of}: {stored}. Give "
+                "--logit_loss=kl, or leave --teacher_top_k out."
             )
-        # What a method's loss needs is known by importing it, and TensorFlow with it.
         needs = None if method == "candle" else getattr(METHODS[method], "needs_all_logits", None)
         if needs and (of := needs(self.baseline)):
             raise UserError(

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from absl import flags
@@ -15,6 +16,7 @@ from candle_tf.errors import UserError
 from candle_tf.methods.method import DistillationMethod, TwoStageMethod
 from candle_tf.methods.registry import (
     CANDLE,
+    LOGIT_LOSSES,
     METHODS,
     WITH_LABEL_LOSS,
     WITH_SECOND_STAGE,
@@ -764,6 +766,17 @@ def test_a_run_of_before_a_setting_has_the_value_that_it_had(tmp_path):
     # A user's own file of a few settings has today's defaults.
     path.write_text(json.dumps({"method": "candle", "epochs": 3}))
     assert Config.from_json(path).balance.prior_correction == "1"
+
+
+@pytest.mark.parametrize("method", ["candle", "candle_crt"])
+def test_a_plugins_logit_loss_says_what_it_needs_of_the_teachers_logits(monkeypatch, method):
+    for name, told in (("needs", {"needs_all_logits": "ranks"}), ("silent", {})):
+        monkeypatch.setitem(LOGIT_LOSSES._targets, name, SimpleNamespace(**told))
+    Config(method=method, teacher_top_k=8, logit_loss="silent")
+    Config(method=method, logit_loss="needs")
+    told = r"--teacher_top_k=8 contradicts --logit_loss=needs, which is of ranks: .*logit_loss=kl"
+    with pytest.raises(UserError, match=told):
+        Config(method=method, teacher_top_k=8, logit_loss="needs")
 
 
 def test_a_plugins_method_says_what_it_needs_of_the_teachers_logits(monkeypatch):

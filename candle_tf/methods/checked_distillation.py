@@ -40,7 +40,8 @@ def refuse_distillation_arguments(settings: BalanceSettings) -> None:
 
     Raises:
         UserError: with the part's name and module, what it is called with and what it takes; for a
-            logit loss without `of_uniform` or `of_mean`.
+            logit loss without `of_uniform` or `of_mean`, or with a `needs_all_logits` that is no
+            text.
     """
     refuse_logit_loss(settings.logit_loss)
     refuse_feature_loss(settings.feature_loss)
@@ -58,6 +59,11 @@ def refuse_logit_loss(name: str) -> None:
             )
         refuse_signature(f"{what}: `{method}`", getattr(loss, method), "blocks", "temperature")
     refuse_signature(what, loss, "teacher_logits", "student_logits", "temperature")
+    told = getattr(loss, "needs_all_logits", "")
+    if not isinstance(told, str):
+        raise UserError(
+            f"{what}: `needs_all_logits` is {told!r}; asked is a text: what the loss is of."
+        )
 
 
 def refuse_feature_loss(name: str) -> None:

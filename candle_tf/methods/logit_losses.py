@@ -24,7 +24,12 @@ _SMALL = 1e-7
 
 
 class LogitLoss(Protocol):
-    """A loss between logits, and what a student that tells no images apart has of it."""
+    """A loss between logits, and what a student that tells no images apart has of it.
+
+    One for which the teacher's highest logits and the probability of the rest together, under
+    softmax(z / T), do not do (--teacher_top_k) has a text `needs_all_logits` as well: what it is
+    computed of, for the message by which the two are refused.
+    """
 
     def __call__(
         self, teacher_logits: tf.Tensor, student_logits: tf.Tensor, temperature: float
@@ -60,6 +65,8 @@ class StandardizedKl:
     Source: Sun et al., "Logit Standardization in Knowledge Distillation" (CVPR 2024).
     """
 
+    needs_all_logits = "logits relative to the mean and variance of all of them"
+
     def __call__(
         self, teacher_logits: tf.Tensor, student_logits: tf.Tensor, temperature: float
     ) -> tf.Tensor:
@@ -82,6 +89,8 @@ class RelationLoss:
     the same for all examples; it wants batches of 128 or more. Source: DIST (Huang et al., NeurIPS
     2022), with beta = gamma = 2.
     """
+
+    needs_all_logits = "correlations over all classes and of each class"
 
     def __call__(
         self, teacher_logits: tf.Tensor, student_logits: tf.Tensor, temperature: float

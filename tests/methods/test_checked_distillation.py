@@ -27,6 +27,10 @@ class NoMean(KullbackLeibler):
     of_mean = None
 
 
+class NeedsAll(KullbackLeibler):
+    needs_all_logits = True
+
+
 class Infinite(KullbackLeibler):
     def of_uniform(self, teacher_logits, temperature):
         del teacher_logits, temperature
@@ -72,6 +76,7 @@ ARGUMENTS = [
     ("logit_loss", half, r"'mine' \(.*:half\) has no method of_uniform, which an object"),
     ("logit_loss", KullbackLeibler, r"'mine' \(.*\): `of_uniform` is called with \(blocks, temp"),
     ("logit_loss", NoMean(), "'mine': `of_mean` is of type NoneType, which cannot be called"),
+    ("logit_loss", NeedsAll(), "'mine': `needs_all_logits` is True; asked is a text"),
     ("feature_loss", lambda settings: settings, r"is called with \(settings, teacher\) and takes "),
     ("feature_loss", 3, "'mine' is of type int, which cannot be called"),
     ("balance", lambda settings: settings, r"is called with \(settings, inputs\) and takes "),
