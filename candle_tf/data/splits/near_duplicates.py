@@ -110,8 +110,7 @@ def require_hashes() -> None:
         import imagehash  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "--near_duplicates needs the package ImageHash: python -m pip install "
-            "'candle-tf[duplicates]'."
+            "--near_duplicates needs the package ImageHash: python -m pip install ImageHash."
         ) from error
 
 
