@@ -34,8 +34,15 @@ from typing import IO, Any
 from absl import logging
 
 import candle_tf
+from candle_tf.changed_settings import (
+    changeable_names,
+    changeable_names_of_workers,
+    changed_names,
+    log_changes_of_trained_student,
+    log_more_epochs,
+    require_same,
+)
 from candle_tf.config import Config
-from candle_tf.data.settings import LISTS
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, sha256_of_file, write_atomically
 from candle_tf.folder_lock import NAME as LOCK_NAME
@@ -57,39 +64,6 @@ _PACKAGES = (
     "pillow",
     "scikit-learn",
 )
-# Paths do not change what a run computes: a moved folder can be resumed.
-_PATHS = (
-    "run_dir",
-    "cache_dir",
-    "data_dir",
-    *LISTS,
-    "class_counts",
-    "split",
-    "teacher_weights",
-    "balance_floors",
-    "balance_replay",
-    "unlabelled_dir",
-)
-# Of these that hold only where a path was given and is given: without one a run computes something
-# else. What is in them is compared where it is read.
-_OPTIONAL = ("balance_floors", "balance_replay", "unlabelled_dir")
-# A run with unreadable images says to try "skip". Once the split is saved it has no effect.
-# Several devices give the results of one, to rounding.
-# Of a recipe the settings are compared, each for itself. Files can be written later, and what is
-# done to a trained student can be done otherwise.
-_CHANGEABLE = (
-    *_PATHS,
-    "on_bad_image",
-    "near_duplicates",
-    "strategy",
-    "recipe",
-    "export_student",
-    "export_teacher",
-    "prior_correction",
-    "select_epoch",
-)
-# Of these, what decides which outputs of the teacher a worker computes.
-_SAME_FOR_WORKERS = ("select_epoch",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,18 +320,15 @@ def open_run_folder(config: Config) -> RunFolder:
             folder.forget_data()
             return settings
         before = Config.from_json(path).to_dict()
-        if not folder.has_begun and _changed_names(before, settings):
+        if not folder.has_begun and changed_names(before, settings):
             folder.forget_data()
         return before
 
     done, epochs = folder.first_stage_epochs, config.training.epochs
     changeable: Collection[str] = tuple(settings)
     if folder.has_begun and folder.config_path.exists():
-        begun = Config.from_json(folder.config_path)
-        changeable = _changeable_names(begun.to_dict(), settings)
-        # As many as are done also where an older version wrote down more, and then refused them.
-        if _continues(begun.training.epochs, epochs) or epochs == done:
-            changeable = (*changeable, "epochs")
+        begun = Config.from_json(folder.config_path).to_dict()
+        changeable = changeable_names(begun, settings, done)
     lock, before = claim_folder(folder.path, settings, changeable, read)
     # Before it is written down: config.json would hold what no command can continue.
     if done is not None and epochs > done:
@@ -372,11 +343,10 @@ def open_run_folder(config: Config) -> RunFolder:
         with _explain_unwritable(folder.path):
             folder.keep_calibration_policy(before["select_epoch"])
     write_settings(folder.path, settings)
-    if before is not None and before["epochs"] != epochs and folder.has_begun and done is None:
-        _log_more_epochs(before["epochs"], epochs, config.optimizer.rate_decay)
     if before is not None and folder.has_begun:
-        for name in ("prior_correction", "select_epoch"):
-            _log_other(name, before[name], settings[name])
+        if done is None:
+            log_more_epochs(before, settings)
+        log_changes_of_trained_student(before, settings)
     return RunFolder(folder.path, lock, found=found)
 
 
@@ -385,17 +355,6 @@ def _names_other_plugin(path: Path, plugin: str) -> bool:
     values = read_json_object(path, "Delete it: nothing was trained by these settings.")
     named = values.get("plugin", "")
     return isinstance(named, str) and named != plugin
-
-
-def _continues(before: int, epochs: int) -> bool:
-    """Whether a run may be continued up to a number of epochs; 0 leaves it to the data."""
-    return not epochs or epochs > before
-
-
-def _changeable_names(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the settings that may differ where a run is resumed."""
-    optional = {name for name in _OPTIONAL if bool(old[name]) != bool(new[name])}
-    return tuple(name for name in _CHANGEABLE if name not in optional)
 
 
 def claim_folder(
@@ -429,7 +388,7 @@ def claim_folder(
         _remove_leftovers(path)
         before = read(config_path) if config_path.exists() else None
         if before is not None:
-            _require_same(before, settings, changeable, path)
+            require_same(before, settings, changeable, path)
     return lock, before
 
 
@@ -464,8 +423,8 @@ def join_run_folder(config: Config) -> RunFolder:
     folder = RunFolder(Path(config.run.run_dir), writes=False)
     chiefs = Config.from_json(folder.config_path).to_dict()
     settings = config.to_dict()
-    changeable = set(_changeable_names(chiefs, settings)).difference(_SAME_FOR_WORKERS)
-    _require_same(chiefs, settings, changeable, folder.path)
+    changeable = changeable_names_of_workers(chiefs, settings)
+    require_same(chiefs, settings, changeable, folder.path)
     return folder
 
 
@@ -509,47 +468,3 @@ def _remove_leftovers(path: Path) -> None:
                 # A cache in the run folder may be shared with a process that runs.
                 if not (process.isdigit() and Path(f"/proc/{process}").exists()):
                     Path(entry.path).unlink(missing_ok=True)
-
-
-def _require_same(
-    old: dict[str, Any], new: dict[str, Any], changeable: Collection[str], path: Path
-) -> None:
-    changed = [
-        f"--{name} was {_as_text(old[name])} and is now {_as_text(new[name])}"
-        for name in new
-        if name not in changeable and old[name] != new[name]
-    ]
-    if changed:
-        raise UserError(
-            f"{path} has a run with other settings: {'; '.join(changed)}. Give another "
-            "--run_dir, or the settings of that run (config.json in it) to resume it."
-        )
-
-
-def _as_text(value: Any) -> str:
-    return "empty" if value == "" else str(value)
-
-
-def _changed_names(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
-    """Names of the settings that differ and that change what a run computes, or its records of the
-    data: other images without labels may be in another folder."""
-    same = set(_CHANGEABLE) - {"unlabelled_dir"}
-    return {name for name in new if name not in same and old.get(name) != new[name]}
-
-
-def _log_other(name: str, old: str, new: str) -> None:
-    if old != new:
-        logging.warning(
-            "--%s was %s and is now %s: the trained student is measured, exported and reported "
-            "again, in place of the one before",
-            *(name, old, new),
-        )
-
-
-def _log_more_epochs(old: int, new: int, decay: str) -> None:
-    logging.info(
-        "--epochs was %d and is now %d: the student's training continues after its last epoch. The "
-        "learning rate follows the %s decay of a training of --epochs from there to 0: with twice "
-        "as many epochs it begins again at half of --learning_rate",
-        *(old, new, decay),
-    )
