@@ -127,7 +127,8 @@ class Model:
 
         Returns:
             One prediction for each image, in order; of no images none. A file that is no readable
-            image is one with an `error`.
+            image is one with an `error`; files in folders and archives without an image's extension
+            are left out, with a warning.
 
         Raises:
             UserError: for paths that are empty, too long or do not exist, arrays of another shape

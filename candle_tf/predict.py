@@ -5,7 +5,8 @@
 
 Give a run's folder, its export or one file of that, and then what to classify: image files, folders
 and archives, or a pipe (/dev/stdin) with one image. A file that is no readable image is a row with
-its reason, and makes the exit code 1.
+its reason, and makes the exit code 1. In folders and archives, files without an image's extension
+are left out, and a warning counts them.
 """
 
 import dataclasses

@@ -111,11 +111,17 @@ def _refuse_shares(settings: Pretraining, held: np.ndarray, replicas: int) -> No
 
 
 def _open(settings: Pretraining) -> Source:
-    reading = {"scratch": str(settings.cache_path), "archive_encoding": settings.archive_encoding}
+    cache, encoding = str(settings.cache_path), settings.archive_encoding
     if settings.dataset == "folder":
-        return open_unlabelled(settings.data_dir, **reading)
+        return open_unlabelled(settings.data_dir, cache, encoding)
     kind = kind_of(settings.dataset, settings.data_dir, settings.train_list)
-    return open_source(kind, data_dir=settings.data_dir, train_list=settings.train_list, **reading)
+    return open_source(
+        kind,
+        data_dir=settings.data_dir,
+        train_list=settings.train_list,
+        scratch=cache,
+        archive_encoding=encoding,
+    )
 
 
 def _open_tests(settings: Pretraining) -> Source:

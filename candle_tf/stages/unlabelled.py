@@ -46,7 +46,7 @@ def require_unlabelled_images(config: Config) -> None:
     path = Path(config.unlabelled.unlabelled_dir).expanduser()
     # To list a compressed archive it is unpacked, which takes long.
     if not (path.is_file() and is_archive(path)):
-        _open(config).close()
+        _open(config, warns=False).close()
 
 
 def check_unlabelled_images(
@@ -71,7 +71,8 @@ def check_unlabelled_images(
             be skipped.
     """
     place, cache = config.unlabelled.unlabelled_dir, config.run.cache_path
-    with _open(config) as unlabelled:
+    # A run opens them several times, and tells once what is not read.
+    with _open(config, warns=True) as unlabelled:
         scan = scan_images(unlabelled, unlabelled.train.ids, cache)
         left_out = [{"id": each, "reason": reason(unlabelled, each)} for each in scan.bad]
         if left_out and config.data.on_bad_image == "stop":
@@ -109,7 +110,7 @@ def open_unlabelled_images(
         UserError: where they are not those of the record, or one cannot be read.
     """
     with ExitStack() as opened:
-        source = opened.enter_context(_open(config))
+        source = opened.enter_context(_open(config, warns=False))
         ids = _used_ids(source, record)
         _refuse_other_images(config, source, ids, record, contents)
         images = open_image_store(
@@ -178,9 +179,12 @@ def log_unlabelled_images(record: dict[str, Any], path: Path) -> None:
         )
 
 
-def _open(config: Config) -> Source:
+def _open(config: Config, *, warns: bool) -> Source:
     return open_unlabelled(
-        config.unlabelled.unlabelled_dir, str(config.run.cache_path), config.data.archive_encoding
+        config.unlabelled.unlabelled_dir,
+        str(config.run.cache_path),
+        config.data.archive_encoding,
+        warns=warns,
     )
 
 

@@ -57,6 +57,15 @@ def teacher(monkeypatch):
     return teacher
 
 
+def test_files_that_are_not_read_as_images_are_told_once(config, tmp_path, caplog):
+    (tmp_path / "more" / "scan.tif").write_bytes(b"x")
+    data = prepare(config, open_run_folder(config))
+    assert data.check["unlabelled"]["images"] == len(MORE)
+    told = [each.getMessage() for each in caplog.records if "scan.tif" in each.getMessage()]
+    assert len(told) == 1
+    assert "1 files that are not read as images (1 .tif)" in told[0]
+
+
 def test_unreadable_ones_stop_the_run_or_are_left_out_and_test_images_always_are(
     config, tmp_path, caplog
 ):

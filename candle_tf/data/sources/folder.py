@@ -11,9 +11,7 @@ data set.
 """
 
 import itertools
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from absl import logging
@@ -34,6 +32,7 @@ from candle_tf.data.sources.folder_parts import (
     refuse_masks,
     refuse_subsets_within_classes,
 )
+from candle_tf.data.sources.other_files import describe_other_files, warn_of_other_files
 from candle_tf.data.sources.source import (
     LabelledImages,
     Source,
@@ -66,6 +65,8 @@ def open_folder(name: str, config: SourceConfig) -> Source:
     path = Path(config.data_dir).expanduser()
     tree = open_tree(path, _LAYOUT, config.scratch, config.archive_encoding)
     known = frozenset(config.known_classes)
+    # Of the whole tree: a wrapping folder has files beside it, too.
+    warn_of_other_files(tree)
     try:
         return _find_subsets(name, _without_wrapping_folder(tree, known), known)
     except BaseException:
@@ -74,7 +75,7 @@ def open_folder(name: str, config: SourceConfig) -> Source:
 
 
 def _find_subsets(name: str, tree: FileTree, known: frozenset[str]) -> Source:
-    """Finds subsets and classes in a tree; logs what it skips.
+    """Finds subsets and classes in a tree; logs which images it skips.
 
     Args:
         name: Of the data set.
@@ -82,8 +83,6 @@ def _find_subsets(name: str, tree: FileTree, known: frozenset[str]) -> Source:
         known: Classes of the student that is measured on them; empty for a training.
     """
     images = [file for file in tree.files if is_image(file)]
-    if len(images) < len(tree.files):
-        logging.warning("%s: %s skipped", tree.path, _other_files(tree))
     if not images:
         raise UserError(f"{tree.path}: no images found, but {_describe_contents(tree)}. {_LAYOUT}")
     prefixes = _subset_prefixes(tree, images, known)
@@ -365,21 +364,10 @@ def _labelled_images(
     return LabelledImages(tuple(ids), np.repeat(np.arange(len(class_names), dtype=np.int32), sizes))
 
 
-def _other_files(tree: FileTree) -> str:
-    """E.g. "3 files that are not images (2 .txt, 1 .csv)"."""
-    kinds = Counter(_suffixes(name for name in tree.files if not is_image(name)))
-    shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-    return f"{kinds.total()} files that are not images ({shown})" if kinds else "no other files"
-
-
-def _suffixes(names: Iterable[str]) -> list[str]:
-    return [PurePosixPath(name).suffix.lower() or "without extension" for name in names]
-
-
 def _describe_contents(tree: FileTree) -> str:
     tops = {name for name in tree.folders if "/" not in name}
     images = sum(map(is_image, tree.files))
     return (
         f"{f'folders {format_names(tops)}' if tops else 'no folders'}, {images} images, "
-        f"{_other_files(tree)}"
+        f"{describe_other_files(tree.files)}"
     )

@@ -20,6 +20,7 @@ from candle_tf.data.sources.file_tree import (
     is_image,
     read_file,
 )
+from candle_tf.data.sources.other_files import describe_other_files, warn_of_other_files
 from candle_tf.errors import UserError
 from candle_tf.files import require_path
 
@@ -46,9 +47,9 @@ class ImageFile:
 def open_image_files(
     paths: Sequence[str | Path], archive_encoding: str = ""
 ) -> Iterator[list[ImageFile]]:
-    """Lists images; what has no image's extension in folders and archives is passed over.
+    """Lists images; what has no image's extension in folders and archives is left out.
 
-    In a folder, names may be of any bytes: see `folder_tree`.
+    A warning tells of it. In a folder, names may be of any bytes: see `folder_tree`.
 
     Args:
         paths: files, folders and ZIP or TAR archives. A file that is named is an image whatever its
@@ -62,6 +63,7 @@ def open_image_files(
     """
     with ExitStack() as opened:
         files: list[ImageFile] = []
+        others: list[str] = []
         for given in paths:
             path = require_path(given, _ADVICE)
             if path.is_file() and (is_image(path.name) or not is_archive(path)):
@@ -76,6 +78,8 @@ def open_image_files(
             else:
                 tree = open_tree(path, _ADVICE, encoding=archive_encoding)
             opened.callback(tree.close)
+            warn_of_other_files(tree)
+            others += tree.files
             files += [
                 ImageFile(
                     f"{path}/{name}",
@@ -86,7 +90,10 @@ def open_image_files(
                 if is_image(name)
             ]
         if not files:
-            raise UserError(f"There is no image in {', '.join(map(str, paths))}. {_ADVICE}")
+            raise UserError(
+                f"There is no image in {', '.join(map(str, paths))}, but "
+                f"{describe_other_files(others)}. {_ADVICE}"
+            )
         yield files
 
 

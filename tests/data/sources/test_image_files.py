@@ -22,6 +22,32 @@ def test_files_folders_and_archives_are_listed_in_order(tmp_path):
         assert [file.read() for file in files] == [name.encode() for name in names]
 
 
+def test_files_that_are_left_out_are_told(tmp_path, caplog):
+    folder, archive = tmp_path / "photos", tmp_path / "more.zip"
+    for name in ("1.png", "scan.TIF", "sub/scan.tif", "sub/notes.txt", "Thumbs.db", ".DS_Store"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("2.png", b"x")
+        for number in range(5):
+            file.writestr(f"{number}.raw", b"x")
+    with open_image_files([folder, archive]) as files:
+        assert [os.path.basename(file.name) for file in files] == ["1.png", "2.png"]
+    of_folder, of_archive = (record.getMessage() for record in caplog.records)
+    assert f"{folder}: 3 files that are not read as images (2 .tif, 1 .txt)" in of_folder
+    assert "'scan.TIF', 'sub/notes.txt', 'sub/scan.tif'. Images are named *.jpg" in of_folder
+    assert f"{archive}: 5 files that are not read as images (5 .raw)" in of_archive
+    assert "e.g. '0.raw', '1.raw', '2.raw'." in of_archive
+
+
+def test_where_no_file_is_an_image_the_error_says_what_is_there(tmp_path):
+    for name in ("1.tif", "2.tif", "3.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    words = r"no image in .*3 files that are not read as images \(2 \.tif, 1 \.txt\)"
+    with pytest.raises(UserError, match=words), open_image_files([tmp_path]):
+        pass
+
+
 @pytest.mark.parametrize("bad", [b"caf\xe9.png", b"caf\xe9/1.png", b"e\xcc\x81\xff.png"])
 def test_names_of_any_bytes_are_kept_as_they_are_on_disk(tmp_path, bad):
     contents = {bad: b"latin", "cafe\u0301.png".encode(): b"accent", b"plain.png": b"plain"}

@@ -192,7 +192,17 @@ def test_other_files_are_counted_in_one_warning(tmp_path, write, caplog):
     with open_source("folder", write(tmp_path, files)) as source:
         assert len(source.train.ids) == 3
     (record,) = caplog.records
-    assert "3 files that are not images (2 .txt, 1 .csv)" in record.getMessage()
+    assert "3 files that are not read as images (2 .txt, 1 .csv)" in record.getMessage()
+
+
+@WRITERS
+def test_other_files_beside_a_wrapping_folder_are_told_too(tmp_path, write, caplog):
+    files = tree(*(f"data/{name}" for name in WHOLE), "data/train/cat/4.tif", "scan.tif")
+    with open_source("folder", write(tmp_path, files)) as source:
+        assert len(source.train.ids) == 3
+    (record,) = caplog.records
+    assert "2 files that are not read as images (2 .tif)" in record.getMessage()
+    assert "'data/train/cat/4.tif', 'scan.tif'" in record.getMessage()
 
 
 @WRITERS
