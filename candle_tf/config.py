@@ -22,6 +22,7 @@ from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.settings import DataSettings, UnlabelledSettings
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
+from candle_tf.folder_kinds import holds_pretraining
 from candle_tf.methods.long_tail.settings import BaselineSettings
 from candle_tf.methods.registry import LOGIT_LOSSES, METHODS
 from candle_tf.methods.settings import (
@@ -428,12 +429,17 @@ class Config:
         """Reads what `to_json` wrote.
 
         Raises:
-            UserError: where the file is missing, is not JSON, or holds what no run can use; where
-                it names a plugin that is not imported yet.
+            UserError: where the file is missing, is not JSON, is of a pretraining, or holds what no
+                run can use; where it names a plugin that is not imported yet.
         """
         if not Path(path).exists():
             raise UserError(f"There is no settings file {path}.")
         values = read_json_object(Path(path), "It is to hold settings, as a run's config.json.")
+        if holds_pretraining(values):
+            raise UserError(
+                f"{path} holds the settings of a pretraining (python -m candle_tf.pretrain), not "
+                "of a training. Give another folder, and what was pretrained by --student_weights."
+            )
         if isinstance(plugin := values.get("plugin"), str):
             refuse_new_plugins(plugin, Path(path))
         if set(values) >= _OF_EVERY_RUN:

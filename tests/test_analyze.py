@@ -236,7 +236,13 @@ def test_the_command_prints_it_and_writes_a_page(folders, tmp_path):
 
 
 def test_an_unfinished_run_and_no_run_are_told(tmp_path):
-    for arguments, said in (([str(tmp_path)], "has not finished"), ([], "Give folders")):
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.json").write_text('{"method": "candle"}')
+    for arguments, said in (
+        ([str(tmp_path / "begun")], "has not finished"),
+        ([str(tmp_path)], "is no folder of a run"),
+        ([], "Give folders"),
+    ):
         done = start("candle_tf.analyze", *arguments)
         assert done.returncode == 2
         assert said in done.stderr

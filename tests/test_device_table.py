@@ -157,6 +157,7 @@ def test_runs_without_files_are_refused(runs, tmp_path):
     with pytest.raises(UserError, match="the run has exported no TFLite file"):
         files_of([tmp_path])
     (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.json").write_text('{"method": "candle"}')
     with pytest.raises(UserError, match="the run has not finished"):
         files_of([tmp_path / "begun"])
     with pytest.raises(UserError, match=r"There is no .*nowhere: give a run's folder"):

@@ -64,6 +64,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
                 "command_help",
                 "errors",
                 "files",
+                "folder_kinds",
                 "folder_lock",
                 "plugins",
                 "progress",

@@ -24,6 +24,7 @@ from candle_tf.deploy.tflite.interpreters import (
 )
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, require_path, sha256_of_file
+from candle_tf.folder_kinds import describe_other_folder, refuse_pretraining
 from candle_tf.metrics import softmax
 
 RUNTIMES = ("auto", "lce", "float", "saved_model")
@@ -123,6 +124,7 @@ def find_export(path: Path) -> tuple[Path, str | None]:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder, its export or a file of it.")
+    refuse_pretraining(path)
     if path.is_file():
         runtimes = {name: runtime for runtime, name in _FILES.items()}
         if path.name in runtimes and (path.parent / METADATA).is_file():
@@ -147,6 +149,8 @@ def find_export(path: Path) -> tuple[Path, str | None]:
             "--export_student=off. Start the same command again without that flag, which resumes "
             "it."
         )
+    if told := describe_other_folder(path):
+        raise UserError(told)
     raise UserError(
         f"{path} holds no export: there is no {METADATA} in it or in {path / 'export'}. Give the "
         "folder of a finished run (python -m candle_tf.train), or its export."

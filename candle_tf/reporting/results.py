@@ -11,6 +11,7 @@ from typing import Any
 
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
+from candle_tf.folder_kinds import describe_other_folder
 from candle_tf.metrics import Metrics
 
 # What each result is called in tables, in their order.
@@ -103,6 +104,13 @@ def read_results(path: Path) -> Results:
     if not path.parent.exists():
         raise UserError(f"{path.parent} does not exist: give the folder of a run.")
     if not path.exists():
+        if told := describe_other_folder(path.parent):
+            raise UserError(told)
+        if not (path.parent / "config.json").is_file():
+            raise UserError(
+                f"{path.parent} is no folder of a run: there is neither {path.name} nor "
+                "config.json in it. Give what --run_dir named."
+            )
         raise UserError(
             f"There is no {path}: the run has not finished. Start it again to resume it."
         )

@@ -16,10 +16,12 @@ import tensorflow as tf
 from PIL import Image
 
 from candle_tf.data.images.store import image_key
+from candle_tf.deploy.exported_student import load_exported
 from candle_tf.errors import UserError
 from candle_tf.methods import training_loop
 from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.metrics import SCORE
+from candle_tf.reporting.results import read_results
 from candle_tf.stages import pretrain as pretrain_module
 from candle_tf.stages.pretrain import pretrain
 from candle_tf.stages.pretrain_data import _held_out, open_images
@@ -127,6 +129,15 @@ def history(settings):
     path = f"{settings.run_dir}/student/checkpoints/progress.json"
     with open(path) as file:
         return json.load(file)["history"]
+
+
+def test_where_a_run_is_asked_for_its_folder_is_told_as_what_it_is(whole):
+    settings, done = whole
+    told = f"{settings.run_dir} is the folder of a pretraining.*--student_weights={done.weights},"
+    with pytest.raises(UserError, match=told):
+        load_exported(settings.run_dir)
+    with pytest.raises(UserError, match=told):
+        read_results(Path(settings.run_dir) / "report.json")
 
 
 def test_weights_and_card_are_written(whole):
