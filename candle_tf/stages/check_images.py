@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.images.scan import reason, scan_images
+from candle_tf.data.images.scan import list_unreadable, reason, scan_images
 from candle_tf.data.sources.registry import Source
 from candle_tf.data.sources.source import format_names
 from candle_tf.data.splits.duplicates import count_pairs, find_contradictions, find_duplicates
@@ -204,9 +204,7 @@ def _refusal(bad: list[dict[str, str]], fixed: bool) -> str:
 
 
 def _list_images(bad: list[dict[str, str]]) -> str:
-    shown = "".join(f"\n  {entry['reason']}" for entry in bad[:_SHOWN])
-    more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    return f"{len(bad)} images cannot be read:{shown}{more}"
+    return list_unreadable([entry["reason"] for entry in bad])
 
 
 def read_data_check(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from candle_tf.data.catalog import kind_of
-from candle_tf.data.images.scan import reason, scan_images
+from candle_tf.data.images.scan import list_unreadable, reason, scan_images
 from candle_tf.data.images.store import image_key, open_image_store
 from candle_tf.data.sources.registry import open_source
 from candle_tf.data.sources.source import Source
@@ -55,16 +55,16 @@ def open_images(
         replicas: devices that train together.
 
     Raises:
-        UserError: where there are no images, one cannot be read, one is also in the test set,
+        UserError: where there are no images, some cannot be read, one is also in the test set,
             they are not those of the beginning, or so many devices cannot share them.
     """
     with ExitStack() as opened:
         source = opened.enter_context(_open(settings))
         # Before any image is read: its path may be wrong.
         tests = opened.enter_context(_open_tests(settings)) if settings.test_data_dir else None
-        ids = list(source.train.ids)
-        if settings.on_bad_image == "skip":
-            ids = _readable(source, ids, settings)
+        # Before all are read: what too few images cannot do, fewer cannot.
+        _refuse_shares(settings, _held_out(source.train.ids, settings), replicas)
+        ids = _readable(source, source.train.ids, settings)
         held = _held_out(ids, settings)
         _refuse_shares(settings, held, replicas)
         if tests:
@@ -134,10 +134,24 @@ def _open_tests(settings: Pretraining) -> Source:
 
 
 def _readable(source: Source, ids: Sequence[str], settings: Pretraining) -> list[str]:
-    bad = set(scan_images(source, ids, settings.cache_path).bad)
-    for image_id in sorted(bad):
-        logging.warning("left out: %s", reason(source, image_id))
-    return [image_id for image_id in ids if image_id not in bad]
+    """The images that can be read; all are read before hours are spent on some of them.
+
+    Raises:
+        UserError: names those that cannot be, where they are not to be left out, or are all.
+    """
+    bad = scan_images(source, ids, settings.cache_path).bad
+    if not bad:
+        return list(ids)
+    unreadable = list_unreadable([reason(source, image_id) for image_id in bad])
+    if settings.on_bad_image == "stop":
+        raise UserError(
+            f"{unreadable}\nFix or remove them, or leave them out with --on_bad_image=skip."
+        )
+    if len(bad) == len(ids):
+        raise UserError(f"{unreadable}\nThese are all images of {settings.data_dir}: give others.")
+    logging.warning("%s\nThey are left out of %d images", unreadable, len(ids))
+    left_out = set(bad)
+    return [image_id for image_id in ids if image_id not in left_out]
 
 
 def _largest_side(source: Source, ids: Sequence[str]) -> int:

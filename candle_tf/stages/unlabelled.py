@@ -14,7 +14,7 @@ from absl import logging
 
 from candle_tf.config import Config
 from candle_tf.data.cached_arrays import key_digest
-from candle_tf.data.images.scan import Scan, reason, scan_images
+from candle_tf.data.images.scan import Scan, list_unreadable, reason, scan_images
 from candle_tf.data.images.store import open_image_store
 from candle_tf.data.sources.archives import is_archive
 from candle_tf.data.sources.source import Source, format_names
@@ -32,9 +32,6 @@ from candle_tf.stages.image_contents import (
     read_contents,
     record_contents,
 )
-
-# Images that a message lists; all are in the record.
-_SHOWN = 50
 
 
 def require_unlabelled_images(config: Config) -> None:
@@ -189,9 +186,7 @@ def _open(config: Config, *, warns: bool) -> Source:
 
 
 def _list_reasons(left_out: list[dict[str, str]]) -> str:
-    shown = "".join(f"\n  {entry['reason']}" for entry in left_out[:_SHOWN])
-    more = f"\n  and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
-    return f"{len(left_out)} images cannot be read:{shown}{more}"
+    return list_unreadable([entry["reason"] for entry in left_out])
 
 
 def _short_scan(scan: Scan) -> Scan:

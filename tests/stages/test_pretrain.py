@@ -435,18 +435,38 @@ def test_a_test_set_that_is_not_there_is_told_before_images_are_read(images, tmp
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_images_that_cannot_be_read_are_refused_or_skipped(tmp_path):
+def test_images_that_cannot_be_read_are_all_listed_or_skipped(tmp_path, caplog):
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(20):
         (folder / f"{number}.png").write_bytes(png(number))
-    (folder / "broken.png").write_bytes(png(0)[:50])
+    for number in range(52):
+        (folder / f"broken{number:02}.png").write_bytes(b"<html>" if number else png(0)[:50])
     settings = Pretraining(data_dir=str(folder), run_dir=str(tmp_path / "run"), image_size=16,
                            heldout_fraction=0.3)  # fmt: skip
-    with pytest.raises(UserError, match=r"broken\.png"):
+    with pytest.raises(UserError) as caught:
         open_images(settings)
+    first, *listed, more, advice = str(caught.value).splitlines()
+    assert first == "52 images cannot be read:"
+    assert [re.findall(r"broken(\d+)\.png: not a readable image", line) for line in listed] == [
+        [f"{number:02}"] for number in range(50)
+    ]
+    assert more == "  and 2 more"
+    assert advice == "Fix or remove them, or leave them out with --on_bad_image=skip."
+    assert not list((tmp_path / "run" / "cache").glob("images-*"))
     data = open_images(dataclasses.replace(settings, on_bad_image="skip"))
     assert len(data.train) + len(data.heldout) == 20
+    (told,) = [each.getMessage() for each in caplog.records if "broken" in each.getMessage()]
+    assert told.splitlines() == [first, *listed, more, "They are left out of 72 images"]
+
+
+def test_where_no_image_can_be_read_that_is_told(tmp_path):
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(b"<html>")
+    settings = Pretraining(data_dir=str(tmp_path), run_dir=str(tmp_path / "run"), image_size=16,
+                           heldout_fraction=0.5, on_bad_image="skip")  # fmt: skip
+    with pytest.raises(UserError, match=r"9 images cannot be read:(?s:.*)These are all images of"):
+        open_images(settings)
 
 
 def test_too_few_images_to_hold_any_out_are_refused(tmp_path):

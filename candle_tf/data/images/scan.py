@@ -26,6 +26,8 @@ from candle_tf.errors import UserError
 _BLOCK = 256
 _THREADS = 4
 _HASH_BYTES = 32
+# Images that a message lists.
+_SHOWN = 50
 # Raise it with every change of what a scan stores; of what can be decoded see `DECODE_VERSION`.
 _VERSION = 3
 
@@ -113,6 +115,17 @@ def reason(source: Source, image_id: str) -> str:
     except UserError as error:
         return str(error)
     return f"{image_id}: could not be read when it was scanned, but can be read now. Start again."
+
+
+def list_unreadable(reasons: Sequence[str]) -> str:
+    """The text of messages about images that cannot be read, a line for each of the first 50.
+
+    Args:
+        reasons: of all of them, see `reason`.
+    """
+    shown = "".join(f"\n  {each}" for each in reasons[:_SHOWN])
+    more = f"\n  and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    return f"{len(reasons)} images cannot be read:{shown}{more}"
 
 
 def _scan_image(source: Source, image_id: str) -> np.ndarray:
