@@ -12,7 +12,7 @@ images is a `UserError`.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ from candle_tf.errors import UserError
 from candle_tf.files import expand_home
 from candle_tf.metrics import Metrics, evaluate_logits
 from candle_tf.progress import Progress
-from candle_tf.reporting.results import Results, read_results
+from candle_tf.reporting.results import Results, read_results, read_shot_groups
 from candle_tf.reporting.table import percent
 from candle_tf.runtime_messages import drop_harmless_warnings
 from candle_tf.stages.data_paths import require_data_paths
@@ -111,6 +111,22 @@ class Model:
 
         with drop_harmless_warnings():
             return load_trained_student(self.run_dir, self.results.selected_epoch)
+
+    @cached_property
+    def shot_groups(self) -> Mapping[str, Sequence[str]]:
+        """Class names by how many images of them were trained on: "many", "medium" and "few".
+
+        They are the report's, or else the export's. An export that was written before it held
+        them has none, unless its run is known.
+
+        Raises:
+            UserError: where the run's report is read for them and is damaged.
+        """
+        if self.results is not None:
+            return self.results.split["groups"]
+        if self.student.shot_groups or self.run_dir is None:
+            return self.student.shot_groups
+        return read_shot_groups(self.run_dir / "report.json")
 
     def predict(
         self,
@@ -255,11 +271,11 @@ class Model:
         return [numbers[name] for name in data.class_names]
 
     def _groups(self) -> dict[str, np.ndarray]:
-        if self.results is None:
-            return {}
         numbers = {name: number for number, name in enumerate(self.labels)}
-        groups = self.results.split["groups"]
-        return {group: np.array([numbers[n] for n in names]) for group, names in groups.items()}
+        return {
+            group: np.array([numbers[name] for name in names if name in numbers], int)
+            for group, names in self.shot_groups.items()
+        }
 
 
 def load(path: str | Path, runtime: str = "auto") -> Model:

@@ -40,10 +40,7 @@ def class_rows(model: "Model", metrics: Metrics) -> list[dict[str, str]]:
 
     The least accurate is first. A class that nothing was predicted as has no precision.
     """
-    groups = {}
-    if model.results:
-        members = model.results.split["groups"].items()
-        groups = {name: group for group, names in members for name in names}
+    groups = {name: group for group, names in model.shot_groups.items() for name in names}
     each = zip(
         model.labels,
         metrics.per_class,

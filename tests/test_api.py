@@ -15,6 +15,7 @@ import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -321,6 +322,7 @@ class _Brightness:
 
     labels = ("dark", "bright")
     source = "brightness"
+    shot_groups: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def scores(self, images):
         bright = np.array([image.mean() > 127 for image in images], np.float32)
@@ -546,6 +548,54 @@ def test_a_changed_file_is_refused(run_dir, tmp_path):
     file.write_bytes(data)
     with pytest.raises(UserError, match="SHA-256"):
         candle_tf.load(export)
+
+
+def test_an_export_has_the_shot_groups_of_its_run(run_dir, tmp_path, labelled):
+    whole, (folder, *_) = candle_tf.load(run_dir), labelled
+    known = {group: tuple(names) for group, names in whole.results.split["groups"].items()}
+    assert sum(map(len, known.values())) == 10
+    inside = shutil.copytree(run_dir, tmp_path / "run") / "export"
+    alone = shutil.copytree(inside, tmp_path / "alone")
+    figures = whole.evaluate("folder", folder, on_bad_image="skip")
+    assert figures.groups
+    for export in (inside, alone):
+        model = candle_tf.load(export)
+        assert model.results is None
+        assert model.shot_groups == known
+        again = model.evaluate("folder", folder, on_bad_image="skip")
+        assert again == figures
+        assert class_rows(model, again) == class_rows(whole, figures)
+        metadata = json.loads((export / "student.json").read_text())
+        del metadata["shot_groups"]
+        (export / "student.json").write_text(json.dumps(metadata))
+    # Exports of older versions have none, but their runs may be there.
+    assert {k: tuple(v) for k, v in candle_tf.load(inside).shot_groups.items()} == known
+    old = candle_tf.load(alone)
+    assert old.evaluate("folder", folder, on_bad_image="skip").groups == {}
+    assert {row["shots"] for row in class_rows(old, figures)} == {""}
+
+
+@pytest.mark.parametrize(
+    "groups", [[], {"few": 1}, {"few": ["1"]}, {"few": [10]}, {"few": [-1]}, {"few": [True]}]
+)
+def test_shot_groups_that_are_not_as_written_are_refused(run_dir, tmp_path, groups):
+    export = shutil.copytree(run_dir / "export", tmp_path / "export")
+    metadata = json.loads((export / "student.json").read_text())
+    (export / "student.json").write_text(json.dumps({**metadata, "shot_groups": groups}))
+    with pytest.raises(UserError, match=r"student\.json is damaged"):
+        candle_tf.load(export)
+
+
+@pytest.mark.parametrize("split", [None, {}, {"groups": []}, {"groups": {"few": [["0"]]}}])
+def test_a_damaged_report_has_no_shot_groups(run_dir, tmp_path, split):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    report, student = run / "report.json", run / "export" / "student.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "split": split}))
+    metadata = json.loads(student.read_text())
+    del metadata["shot_groups"]
+    student.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match=r"report\.json is damaged"):
+        candle_tf.load(run / "export").shot_groups  # noqa: B018
 
 
 def test_an_export_of_before_says_how_images_are_resized_in_its_run(run_dir, tmp_path, scans):

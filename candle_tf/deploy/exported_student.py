@@ -8,8 +8,8 @@ Preprocessing is evaluation's own (`data.augment.evaluation`): bit for bit what 
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class ExportedStudent:
         image_size: side in pixels of the student's input.
         resize: "stretch" (the whole image), or "crop" (its central square).
         scores_of: from pixels, uint8 `[N, S, S, 3]`, to the softmax over classes, float32 `[N, C]`.
+        shot_groups: class names of each shot group; empty for exports before there were these.
     """
 
     source: str
@@ -55,6 +56,7 @@ class ExportedStudent:
     image_size: int
     resize: str
     scores_of: Callable[[np.ndarray], np.ndarray]
+    shot_groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """From a decoded image, uint8 `[H, W, 3]`, to the student's input, uint8 `[S, S, 3]`.
@@ -228,13 +230,18 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _input_of(metadata: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Labels and preprocessing; before version 0.2 the latter was in the run's settings alone."""
+    """Labels, shot groups and preprocessing.
+
+    Before version 0.2 the last was in the run's settings alone.
+    """
     resizing = metadata["input"].get("resizing")
     if resizing is None:
         resizing = _resizing_of_run(folder.parent / "config.json", folder)
+    labels = tuple(map(str, metadata["labels"]))
     try:
         return {
-            "labels": tuple(map(str, metadata["labels"])),
+            "labels": labels,
+            "shot_groups": _shot_groups_of(metadata, labels),
             "stored_side": int(resizing["stored_side"]),
             "resize": str(resizing["resize"]),
             "image_size": int(metadata["input"]["shape"][1]),
@@ -244,6 +251,23 @@ def _input_of(metadata: dict[str, Any], folder: Path) -> dict[str, Any]:
             f"{folder / METADATA} is damaged ({type(error).__name__}: {error}). Export the run "
             "again."
         ) from error
+
+
+def _shot_groups_of(
+    metadata: dict[str, Any], labels: tuple[str, ...]
+) -> dict[str, tuple[str, ...]]:
+    """Class names by group.
+
+    Raises:
+        ValueError: where they are not as written.
+    """
+    groups = metadata.get("shot_groups", {})
+    if not isinstance(groups, dict) or not all(isinstance(each, list) for each in groups.values()):
+        raise ValueError("shot_groups are not lists of classes")
+    places = range(len(labels))
+    if any(type(place) is not int or place not in places for of in groups.values() for place in of):
+        raise ValueError("a shot group has a class that is not in labels")
+    return {group: tuple(labels[place] for place in of) for group, of in groups.items()}
 
 
 def _resizing_of_run(config: Path, folder: Path) -> dict[str, Any]:

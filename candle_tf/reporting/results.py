@@ -124,6 +124,25 @@ def read_results(path: Path) -> Results:
         raise UserError(f"{path} is damaged ({error}). {remedy}") from error
 
 
+def read_shot_groups(path: Path) -> dict[str, list[str]]:
+    """Class names of each shot group, from a report of any version; empty where there is none.
+
+    Raises:
+        UserError: where the report is damaged.
+    """
+    if not path.is_file():
+        return {}
+    remedy = "Start the run again to write it again."
+    split = read_json_object(path, remedy).get("split")
+    groups = split.get("groups") if isinstance(split, dict) else None
+    if not isinstance(groups, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for names in groups.values()
+    ):
+        raise UserError(f"{path} is damaged (split has no groups of classes). {remedy}")
+    return groups
+
+
 def _check_types(results: Results) -> None:
     """Refuses a report whose parts are of other kinds than were written.
 

@@ -97,6 +97,7 @@ def export_tflite(
         side=evaluation.pixels.shape[1],
         image_side=data.test.images.array.shape[1],
         crop=data.test.images.original_aspect,
+        groups=data.groups,
     )
     write_atomically(folder / METADATA_NAME, encode_metadata(metadata))
     record = _record(files)

@@ -6,7 +6,7 @@ write_atomically(path, encode_metadata(metadata))
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -23,6 +23,7 @@ def describe_files(
     side: int,
     image_side: int,
     crop: bool = False,
+    groups: Mapping[str, Iterable[int]] | None = None,
 ) -> dict[str, Any]:
     """Describes the TFLite files of one export.
 
@@ -33,6 +34,7 @@ def describe_files(
         side: of the files' input in pixels.
         image_side: of the square to which images are first resized, in pixels.
         crop: whether the centre square of the image is cut out of that (--resize=crop).
+        groups: of each shot group the positions of its classes in `labels`.
 
     Returns:
         Plain Python values for JSON.
@@ -64,6 +66,10 @@ def describe_files(
         },
         "preprocessing": preprocessing(side, image_side, crop),
         "labels": list(labels),
+        # By how many images of a class were trained on; positions in "labels".
+        "shot_groups": {
+            group: [int(place) for place in places] for group, places in (groups or {}).items()
+        },
         "versions": {
             "candle_tf": candle_tf.__version__,
             "python": platform.python_version(),

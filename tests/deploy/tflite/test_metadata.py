@@ -22,11 +22,19 @@ def test_input_labels_and_runtimes_are_told():
     assert content["input"]["dtype"] == "uint8"
     assert content["output"]["shape"] == [1, 2]
     assert content["labels"] == ["cat", "d\udce9"]
+    assert content["shot_groups"] == {}
     files = content["files"]
     assert files["student.lce.tflite"]["runtime"].startswith("larq-compute-engine ")
     assert files["student.float.tflite"]["runtime"].startswith("ai-edge-litert ")
     assert files["student.lce.tflite"]["sha256"] == "ab"
     assert files["student.lce.tflite"]["accuracy"] == {"mean": 0.5}
+
+
+def test_shot_groups_are_positions_of_labels():
+    groups = {"many": np.array([2, 0]), "few": np.array([1])}
+    labels = ["ant", "bee", "cat"]
+    told = describe_files(FILES, labels=labels, side=32, image_side=96, groups=groups)
+    assert json.loads(encode_metadata(told))["shot_groups"] == {"many": [2, 0], "few": [1]}
 
 
 def test_the_second_resize_is_told_only_where_there_is_one():
