@@ -497,7 +497,7 @@ def test_of_more_than_ten_classes_the_command_tells_top_5():
     logits = np.stack([np.roll(np.arange(11.0), c + 4) for c in range(11)])
     logits[:, 0] -= 11
     figures = evaluate_logits(logits, np.arange(11), {}, names)
-    model = SimpleNamespace(results=None, labels=names, student=SimpleNamespace(source="s"))
+    model = SimpleNamespace(shot_groups={}, labels=names, student=SimpleNamespace(source="s"))
     text = metrics_text(model, figures)
     best = np.argsort(-logits, axis=1)[:, :5]
     right = np.mean([label in row for label, row in enumerate(best)])
