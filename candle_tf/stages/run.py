@@ -37,7 +37,13 @@ from candle_tf.stages.prepare import Data, prepare
 from candle_tf.stages.replica_shares import refuse_share_without_labels
 from candle_tf.stages.report import report
 from candle_tf.stages.run_place import refuse_run_among_images
-from candle_tf.stages.train import default_epochs, train_student, train_together, with_epochs
+from candle_tf.stages.train import (
+    Trained,
+    default_epochs,
+    train_student,
+    train_together,
+    with_epochs,
+)
 from candle_tf.stages.training_requirements import (
     check_split_requirements,
     check_training_requirements,
@@ -46,6 +52,27 @@ from candle_tf.students.compute_policy import DTYPES, ComputePolicy, resolve_com
 from candle_tf.teachers.backbones import Teacher
 
 T = TypeVar("T")
+
+
+class _StageTimes:
+    """Announces the stages of a run, and tells at the end how long each took."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def run(self, title: str, work: Callable[[], T]) -> T:
+        """Does the work of a stage."""
+        logging.info("--- %s", title)
+        began = time.monotonic()
+        result = work()
+        self._seconds[title] = time.monotonic() - began
+        return result
+
+    def log(self) -> None:
+        """Writes the time of each stage, and of all."""
+        each = [f"{title}: {format_seconds(time)}" for title, time in self._seconds.items()]
+        total = format_seconds(sum(self._seconds.values()))
+        logging.info("time: %s; in all %s", ", ".join(each), total)
 
 
 def run(config: Config) -> tuple[RunFolder, Results]:
@@ -116,12 +143,32 @@ def _run_stages(
     """The chief's results."""
     times = _StageTimes()
     policy = _keep_precision(config, folder, policy)
+    config, data = _prepare_data(config, folder, policy, workers, times)
+    needs = None
+    if workers.is_chief:
+        needs = check_export_requirements(config, data.split.class_names, folder)
+    calibrated = None
+    if config.training.distils:
+        calibrated = _calibrate_teacher(config, data, folder, workers, times)
+        if needs:
+            _add_teacher(needs, config, calibrated).require()
+    trained = _train(config, data, calibrated, folder, policy, workers, times)
+    if trained is None:
+        return None
+    results = _export_and_report(config, data, calibrated, trained, folder, times)
+    times.log()
+    return results
+
+
+def _prepare_data(
+    config: Config, folder: RunFolder, policy: ComputePolicy, workers: Workers, times: _StageTimes
+) -> tuple[Config, Data]:
+    """The settings with the number of epochs, and the prepared split."""
     check = partial(check_split_requirements, config, replicas=workers.replicas)
     data = times.run("1/6 data", lambda: prepare(config, folder, workers, check))
     if data.unlabelled is not None:
         refuse_share_without_labels(config, len(data.unlabelled), workers.replicas)
     default = _keep_default_epochs(config, len(data.train), folder)
-    config = with_epochs(config, len(data.train), default)
     records = (folder.config_path, folder.data_check_path, folder.split_path)
     # Runs of older versions have none of the images' contents.
     paths = (folder.image_contents_path, folder.unlabelled_contents_path)
@@ -133,20 +180,32 @@ def _run_stages(
         precision=policy.dtype,
         default_epochs=str(default),
     )
-    needs = None
-    if workers.is_chief:
-        needs = check_export_requirements(config, data.split.class_names, folder)
-    calibrated = None
-    if config.training.distils:
-        path = folder.path / "calibrate"
-        calibrated = times.run(
-            "2/6 calibrate the teacher",
-            lambda: calibrate(config, data, path, workers, _keep_teacher(config, data, folder)),
-        )
-        folder.record("calibrate", _training_files(path))
-        refuse_untrained_classifier(config, data, calibrated)
-        if needs:
-            _add_teacher(needs, config, calibrated).require()
+    return with_epochs(config, len(data.train), default), data
+
+
+def _calibrate_teacher(
+    config: Config, data: Data, folder: RunFolder, workers: Workers, times: _StageTimes
+) -> Calibrated:
+    path = folder.path / "calibrate"
+    calibrated = times.run(
+        "2/6 calibrate the teacher",
+        lambda: calibrate(config, data, path, workers, _keep_teacher(config, data, folder)),
+    )
+    folder.record("calibrate", _training_files(path))
+    refuse_untrained_classifier(config, data, calibrated)
+    return calibrated
+
+
+def _train(
+    config: Config,
+    data: Data,
+    calibrated: Calibrated | None,
+    folder: RunFolder,
+    policy: ComputePolicy,
+    workers: Workers,
+    times: _StageTimes,
+) -> Trained | None:
+    """The student, which the chief alone has."""
     path = folder.path / "student"
     targets = calibrated.targets if calibrated else None
     title = f"3/6 train the student ({config.training.method})"
@@ -163,6 +222,21 @@ def _run_stages(
     folder.record(
         "student", _training_files(path), precision=policy.dtype, xla=xla, kernels=kernels
     )
+    return trained
+
+
+def _export_and_report(
+    config: Config,
+    data: Data,
+    calibrated: Calibrated | None,
+    trained: Trained,
+    folder: RunFolder,
+    times: _StageTimes,
+) -> Results:
+    """Measures the student, writes its files and the teacher's, and reports all of it.
+
+    A refused export is told in the results.
+    """
     evaluation = times.run("4/6 evaluate", lambda: evaluate(config, data, trained, calibrated))
     exported, teacher_file, refused = None, None, ""
     if _is_exported(config, folder):
@@ -175,14 +249,12 @@ def _run_stages(
             "5/6 export the teacher as int8",
             partial(export_teacher, config, data, calibrated, exported, folder),
         )
-    results = times.run(
+    return times.run(
         "6/6 report",
         lambda: report(
             config, folder, data, calibrated, trained, evaluation, exported, teacher_file, refused
         ),
     )
-    times.log()
-    return results
 
 
 def _is_exported(config: Config, folder: RunFolder) -> bool:
@@ -285,24 +357,3 @@ def _training_files(path: Path) -> list[Path]:
     files = [*path.glob("*.csv"), *(path / "checkpoints").glob("*")]
     # What is not a whole file is being written, or was when a process was killed.
     return [file for file in files if file.is_file() and not file.name.startswith(".")]
-
-
-class _StageTimes:
-    """Announces the stages of a run, and tells at the end how long each took."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-
-    def run(self, title: str, work: Callable[[], T]) -> T:
-        """Does the work of a stage."""
-        logging.info("--- %s", title)
-        began = time.monotonic()
-        result = work()
-        self._seconds[title] = time.monotonic() - began
-        return result
-
-    def log(self) -> None:
-        """Writes the time of each stage, and of all."""
-        each = [f"{title}: {format_seconds(time)}" for title, time in self._seconds.items()]
-        total = format_seconds(sum(self._seconds.values()))
-        logging.info("time: %s; in all %s", ", ".join(each), total)

@@ -341,14 +341,7 @@ def _train(
     if workers.replicas > 1 and config.compute.sync_batch_norm:
         synchronize_batch_norm(student)
     steps = steps_per_epoch(len(data.train), config.labelled_batch_size)
-    whole: dict[str, Any] = {"steps": steps * config.training.epochs, "xla": policy.xla}
-    trainer: Trainer = (
-        build_distillation_trainer(config, data, student, targets, calibrated, **whole)
-        if config.training.method == "candle"
-        else build_baseline_trainer(config, data, student, **whole)
-    )
-    if config.optimizer.weight_average:
-        trainer.average_weights(config.optimizer.weight_average)
+    trainer = _build_trainer(config, data, student, targets, calibrated, steps, policy.xla)
     annealing = Annealing(
         find_annealed_quantizers(student), config.training.epochs, config.training.anneal_fraction
     )
@@ -378,6 +371,39 @@ def _train(
             sides=sides if config.training.progressive_sizes else (),
             workers=workers,
         )
+    return _checkpoints_to_read(config, data, student, checkpoints, trainer, annealing)
+
+
+def _build_trainer(
+    config: Config,
+    data: Data,
+    student: tf.keras.Model,
+    targets: Targets | None,
+    calibrated: Calibrated | None,
+    steps: int,
+    xla: bool,
+) -> Trainer:
+    """What trains the student in --epochs of so many steps."""
+    whole: dict[str, Any] = {"steps": steps * config.training.epochs, "xla": xla}
+    trainer: Trainer = (
+        build_distillation_trainer(config, data, student, targets, calibrated, **whole)
+        if config.training.method == "candle"
+        else build_baseline_trainer(config, data, student, **whole)
+    )
+    if config.optimizer.weight_average:
+        trainer.average_weights(config.optimizer.weight_average)
+    return trainer
+
+
+def _checkpoints_to_read(
+    config: Config,
+    data: Data,
+    student: tf.keras.Model,
+    checkpoints: Checkpoints,
+    trainer: Trainer,
+    annealing: Annealing,
+) -> Checkpoints:
+    """Those of a training, which restore exact signs and an adjusted classifier."""
     classifier = student.get_layer("logits")
     classifier.trainable = True
     adjust = classifier_adjustment(config, data, student)

@@ -80,6 +80,7 @@ def test_two_phases_have_a_folder_each_and_resume_in_the_second(tmp_path):
     shutil.copytree(first_phase, tmp_path / "plain" / "student_step1")
     other = _config(tmp_path / "plain", **{**settings, "weight_decay": 0.0})
     other.to_json(tmp_path / "plain" / "config.json")
+    shutil.copy(tmp_path / "whole" / "split.json", tmp_path / "plain")
     plain = _train(other)
     for one, other in zip(plain.student.weights, whole.student.weights, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)
