@@ -87,6 +87,7 @@ def test_a_classifier_is_adjusted_once_at_every_restore(tmp_path):
 
     # The same training by another method, which chooses its tau on the validation subset.
     shutil.copytree(tmp_path / "post_hoc" / "student", tmp_path / "tau" / "student")
+    shutil.copy(tmp_path / "post_hoc" / "split.json", tmp_path / "tau")
     other = configure(tmp_path / "tau", "tau_normalization")
     other.to_json(tmp_path / "tau" / "config.json")
     student, _ = _restore(_train(other))
