@@ -1,20 +1,20 @@
 """Checkpoints of a method that changes its classifier once an epoch is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from candle_tf.methods.annealing import AnnealedQuantizer, ExactSignCheckpoints
+from candle_tf.methods.trained_checkpoints import TrainedCheckpoints
 
 
-class AdjustedCheckpoints(ExactSignCheckpoints):
+class AdjustedCheckpoints(TrainedCheckpoints):
     """Every epoch is restored with its classifier adjusted; the files hold what was trained.
 
     Args:
-        folder, trainer, quantizers: as in `ExactSignCheckpoints`.
+        folder, trainer, network: as in `TrainedCheckpoints`.
         classifier: the dense layer of the network in `trainer`.
         adjust: changes the classifier, which is as it was trained; gives how strongly, where that
             is a number.
@@ -29,18 +29,18 @@ class AdjustedCheckpoints(ExactSignCheckpoints):
         self,
         folder: Path,
         trainer: Any,
-        quantizers: Sequence[AnnealedQuantizer],
+        network: tf.keras.Model,
         classifier: tf.keras.layers.Dense,
         adjust: Callable[[], float | None],
     ) -> None:
-        super().__init__(folder, trainer, quantizers)
+        super().__init__(folder, trainer, network)
         self._classifier, self._adjust = classifier, adjust
         self._adjusted: dict[int, tuple[list[np.ndarray], float | None]] = {}
         self.bias_change = np.zeros(classifier.units, np.float32)
         self.strength: float | None = None
 
     def restore(self, epoch: int) -> None:
-        """As `ExactSignCheckpoints.restore`; then adjusts the classifier."""
+        """As `TrainedCheckpoints.restore`; then adjusts the classifier."""
         super().restore(epoch)
         trained = self._classifier.bias.numpy()
         # Adjusted once: it may take a pass over many images.

@@ -2,17 +2,14 @@
 
 annealing = Annealing(find_annealed_quantizers(student), epochs=100, fraction=0.8)
 fit(trainer, ..., callbacks=[annealing])
-checkpoints = ExactSignCheckpoints(folder, trainer, annealing.quantizers)   # evaluation and export
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import tensorflow as tf
 
-from candle_tf.methods.checkpoints import Checkpoints
 from candle_tf.students.layers.blocks import binary_layers
 
 # Part of the first temperature that is left when signs become exact: at 0.01 all but the smallest
@@ -80,25 +77,6 @@ class Annealing(tf.keras.callbacks.Callback):
     def on_test_end(self, logs: Any = None) -> None:  # noqa: ARG002
         for quantizer, temperature in zip(self.quantizers, self._temperatures, strict=True):
             quantizer.temperature.assign(temperature)
-
-
-class ExactSignCheckpoints(Checkpoints):
-    """Checkpoints of an annealed training: every epoch is restored with exact signs.
-
-    Args:
-        folder: where the files are kept.
-        trainer: as in `Checkpoints`.
-        quantizers: of the student in `trainer`.
-    """
-
-    def __init__(self, folder: Path, trainer: Any, quantizers: Sequence[AnnealedQuantizer]) -> None:
-        super().__init__(folder, trainer)
-        self._quantizers = list(quantizers)
-
-    def restore(self, epoch: int) -> None:
-        """As `Checkpoints.restore`; then makes the kernels exact signs."""
-        super().restore(epoch)
-        set_exact_signs(self._quantizers)
 
 
 def set_exact_signs(quantizers: Sequence[AnnealedQuantizer]) -> None:

@@ -13,7 +13,6 @@ from candle_tf.config import Config
 from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.pipeline import evaluation_batches, training_batches
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
-from candle_tf.methods.annealing import find_annealed_quantizers
 from candle_tf.methods.baselines import (
     LabelMethodTrainer,
     LogitDistillationTrainer,
@@ -250,7 +249,7 @@ def train_classifier(
     return AdjustedCheckpoints(
         checkpoints.folder,
         trainer,
-        find_annealed_quantizers(student),
+        student,
         student.get_layer("logits"),
         trainer.apply_scale,
     )

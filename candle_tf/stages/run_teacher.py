@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from candle_tf.data.splits.split import Split
 from candle_tf.errors import UserError
-from candle_tf.methods.annealing import find_annealed_quantizers, set_exact_signs
+from candle_tf.methods.trained_checkpoints import finish_network
 from candle_tf.stages.earlier_run import EarlierRun
 from candle_tf.teachers.backbones import Backbone
 from candle_tf.teachers.feature_parts import shrink
@@ -47,7 +47,7 @@ def load_run(choice: str, weights: str, sha256: str) -> Backbone:
             "--teacher_weights_sha256 out."
         )
     network = run.load_network(policy=_POLICY.get())
-    set_exact_signs(find_annealed_quantizers(network))
+    finish_network(network)
     side = run.image_size
 
     def resize(pixels: tf.Tensor) -> tf.Tensor:

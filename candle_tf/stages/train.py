@@ -25,7 +25,7 @@ from candle_tf.data.targets import Targets
 from candle_tf.distribute import ONE_PROCESS, BatchShare, Workers
 from candle_tf.errors import UserError
 from candle_tf.methods.adjusted_checkpoints import AdjustedCheckpoints
-from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
+from candle_tf.methods.annealing import Annealing, find_annealed_quantizers
 from candle_tf.methods.batch_norm_statistics import (
     VIEWS,
     ReestimateBatchNorm,
@@ -37,6 +37,7 @@ from candle_tf.methods.distillation import (
 )
 from candle_tf.methods.method import TwoStageMethod
 from candle_tf.methods.registry import METHODS
+from candle_tf.methods.trained_checkpoints import TrainedCheckpoints
 from candle_tf.methods.trainer import Trainer
 from candle_tf.methods.training_loop import fit
 from candle_tf.methods.training_phases import (
@@ -371,7 +372,7 @@ def _train(
             sides=sides if config.training.progressive_sizes else (),
             workers=workers,
         )
-    return _checkpoints_to_read(config, data, student, checkpoints, trainer, annealing)
+    return _checkpoints_to_read(config, data, student, checkpoints, trainer)
 
 
 def _build_trainer(
@@ -401,19 +402,14 @@ def _checkpoints_to_read(
     student: tf.keras.Model,
     checkpoints: Checkpoints,
     trainer: Trainer,
-    annealing: Annealing,
 ) -> Checkpoints:
-    """Those of a training, which restore exact signs and an adjusted classifier."""
+    """Those of a training, whose network is finished and its classifier adjusted."""
     classifier = student.get_layer("logits")
     classifier.trainable = True
     adjust = classifier_adjustment(config, data, student)
     if adjust is not None:
-        return AdjustedCheckpoints(
-            checkpoints.folder, trainer, annealing.quantizers, classifier, adjust
-        )
-    if not annealing.quantizers:
-        return checkpoints
-    return ExactSignCheckpoints(checkpoints.folder, trainer, annealing.quantizers)
+        return AdjustedCheckpoints(checkpoints.folder, trainer, student, classifier, adjust)
+    return TrainedCheckpoints(checkpoints.folder, trainer, student)
 
 
 def _reestimation(

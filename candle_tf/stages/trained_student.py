@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from candle_tf.config import Config
 from candle_tf.errors import UserError
-from candle_tf.methods.annealing import find_annealed_quantizers, set_exact_signs
 from candle_tf.methods.classifier_file import REMEDY, read_classifier
+from candle_tf.methods.trained_checkpoints import finish_network
 from candle_tf.reporting.results import read_results
 from candle_tf.run_folder import RunFolder
 from candle_tf.stages.baselines import adjusts_classifier
@@ -34,7 +34,7 @@ def load_trained_student(run_dir: Path, epoch: int) -> tf.keras.Model:
     folder = RunFolder(run_dir)
     config = _reported_settings(folder)
     student = EarlierRun(run_dir, str(run_dir)).load_network(epoch=epoch)
-    set_exact_signs(find_annealed_quantizers(student))
+    finish_network(student)
     if adjusts_classifier(config):
         _adjust_classifier(student, epoch, folder.classifier_path)
     return student

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from candle_tf.methods.annealing import Annealing, ExactSignCheckpoints, find_annealed_quantizers
+from candle_tf.methods.annealing import Annealing, find_annealed_quantizers
 from candle_tf.methods.batch_norm_statistics import ReestimateBatchNorm
 from candle_tf.methods.optimizers import adam
+from candle_tf.methods.trained_checkpoints import TrainedCheckpoints
 from candle_tf.methods.training_loop import fit
 from candle_tf.metrics import SCORE
 from candle_tf.students.layers.annealed_sign import find_inexact_layers
@@ -124,7 +125,7 @@ def test_epochs_are_selected_and_restored_with_exact_signs(tmp_path):
     history = run.checkpoints.history
     best = run.checkpoints.best_epoch
     for epoch in {best, 5}:
-        exact = ExactSignCheckpoints(run.checkpoints.folder, run.trainer, run.quantizers)
+        exact = TrainedCheckpoints(run.checkpoints.folder, run.trainer, run.student)
         exact.restore(epoch)
         assert find_inexact_layers(run.student) == []
         found = run.trainer.evaluate(validation, verbose=0, return_dict=True)

@@ -9,10 +9,10 @@ from candle_tf.config import Config
 from candle_tf.data.augment.precomputed_views import same_for_all
 from candle_tf.data.pipeline import evaluation_batches
 from candle_tf.errors import UserError
-from candle_tf.methods.annealing import ExactSignCheckpoints
 from candle_tf.methods.calibration import teacher_classifier
 from candle_tf.methods.distillation import DistillationTrainer
 from candle_tf.methods.label_loss import adapted_label_weight, automatic_label_weight
+from candle_tf.methods.trained_checkpoints import TrainedCheckpoints
 from candle_tf.metrics import SCORE
 from candle_tf.run_folder import open_run_folder
 from candle_tf.stages import train as training
@@ -77,7 +77,7 @@ def test_a_student_with_all_options_resumes_and_holds_the_folded_classifier(tmp_
     assert np.abs(bias).max() > 0
 
     # What training left, without the correction.
-    ExactSignCheckpoints.restore(whole.checkpoints, 2)
+    TrainedCheckpoints.restore(whole.checkpoints, 2)
     labels = np.concatenate([batch["labels"] for batch in inputs])
     each = [whole.student(batch["inputs"], training=False)["logits"] for batch in inputs]
     predictions = softmax(np.concatenate(each).astype(np.float64), axis=1)
