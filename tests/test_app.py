@@ -32,6 +32,8 @@ def main(config):
     if config.run.run_dir == "ctrl-c":
         raise KeyboardInterrupt
     if config.run.run_dir == "ctrl-c in a callback":
+        # A test that runs in the background has it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         watched = type("Watched", (), {})()
         callback = weakref.ref(watched, lambda _: signal.raise_signal(signal.SIGINT))
         del watched

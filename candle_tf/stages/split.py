@@ -172,7 +172,7 @@ def require_split(folder: RunFolder) -> None:
     Raises:
         UserError: Where something was trained and split.json is missing.
     """
-    if folder.has_begun and not folder.split_path.exists():
+    if folder.has_epochs and not folder.split_path.exists():
         raise UserError(
             f"{folder.split_path} is missing, so that nothing tells on which images was trained "
             "what is there. Restore it, or give another --run_dir."
@@ -202,7 +202,7 @@ def run_split(
     split = load_split(folder.split_path)
     check_split(split, source)
     begun_with = folder.manifest().get("split", split.hash)
-    if folder.has_begun and begun_with != split.hash:
+    if folder.has_epochs and begun_with != split.hash:
         raise UserError(
             f"{folder.split_path} is another split ({split.hash[:12]}) than the one that the run "
             f"began with ({str(begun_with)[:12]}). Restore it, or give another --run_dir."

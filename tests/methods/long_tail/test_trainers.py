@@ -179,7 +179,7 @@ def test_factors_of_classes_are_learned_and_folded_at_every_restore(tmp_path):
     scaled = trainer(data["inputs"]).numpy()
     assert np.abs(scaled - student(data["inputs"])["logits"].numpy()).max() > 0.05
     classifier = student.get_layer("logits")
-    checkpoints = AdjustedCheckpoints(tmp_path, trainer, [], classifier, trainer.apply_scale)
+    checkpoints = AdjustedCheckpoints(tmp_path, trainer, student, classifier, trainer.apply_scale)
     checkpoints.save({"epoch": 1})
     for _ in range(2):
         checkpoints.restore(1)
