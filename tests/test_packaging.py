@@ -150,6 +150,7 @@ def test_an_installed_wheel_trains(built, tmp_path):
     assert checked.returncode == 0, checked.stdout
     train = [environment / "bin" / "candle-train", "--flagfile=configs/quickstart.cfg",
              "--epochs=1", "--calibration_epochs=1", "--export_teacher=off",
+             "--image_size=16", "--stem_stride=1", "--width=0.125", "--calibration_resolutions=64",
              f"--run_dir={tmp_path / 'run'}"]  # fmt: skip
     done = subprocess.run(train, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

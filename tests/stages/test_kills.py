@@ -31,7 +31,6 @@ KILLS = [
     ("while", r"student/checkpoints/epoch-0002$"),
     ("after", r"student/checkpoints/progress\.json$"),
     ("before", r"student\.lce\.tflite$"),
-    ("before", r"saved_model/1$"),
     ("after", r"saved_model/1$"),
     ("before", r"export\.json$"),
     ("before", r"report\.json$"),
