@@ -15,7 +15,7 @@ from absl import flags
 from candle_tf import app
 from candle_tf.config import settings_of_older_runs
 from candle_tf.errors import UserError
-from candle_tf.files import require_writable_file
+from candle_tf.output_files import require_output_files
 from candle_tf.reporting.analysis import analyze, read_run, sections_text
 from candle_tf.reporting.html import write_report
 
@@ -26,8 +26,7 @@ def main(folders: Sequence[str], html_path: str | None) -> None:
     """Prints what the runs in these folders say; writes the page where a path is given."""
     if not folders:
         raise UserError("Give folders of finished runs: python -m candle_tf.analyze RUN RUN ...")
-    if html_path:
-        require_writable_file(Path(html_path))
+    require_output_files({"html": html_path})
     earlier = settings_of_older_runs()
     sections = analyze([read_run(Path(folder), earlier) for folder in folders])
     print(sections_text(sections))

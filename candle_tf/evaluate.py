@@ -20,8 +20,9 @@ from absl import flags
 from candle_tf import app
 from candle_tf.config import Config
 from candle_tf.errors import UserError
-from candle_tf.files import require_output_files, write_atomically, write_each
+from candle_tf.files import write_atomically, write_each
 from candle_tf.metrics import Metrics, untested_sentence
+from candle_tf.output_files import require_output_files
 from candle_tf.plugins import import_plugins
 from candle_tf.reporting.table import method_table, percent, text_table
 

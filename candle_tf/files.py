@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -103,38 +103,12 @@ def require_writable_file(path: Path) -> None:
         UserError: as `write_atomically`.
     """
     try:
-        if not _is_stream(path):
+        if not is_stream(path):
             _refuse_unwritable_file(Path(os.path.realpath(path)))
         elif not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     except OSError as error:
         raise _unwritable(path, error) from error
-
-
-def require_output_files(places: Mapping[str, str | Path | None]) -> list[Path]:
-    """Refuses outputs of one command that could not be written, or that would replace each other.
-
-    Args:
-        places: path by flag; a flag that is not given has "" or None.
-
-    Returns:
-        The paths that are given, in order.
-
-    Raises:
-        UserError: as `require_writable_file`, and where two are one file, also by links. What is
-            no file, such as a terminal or /dev/null, may be given twice.
-    """
-    given = {flag: Path(place) for flag, place in places.items() if place}
-    flag_of: dict[str, str] = {}
-    for flag, path in given.items():
-        require_writable_file(path)
-        other = flag if _is_stream(path) else flag_of.setdefault(os.path.realpath(path), flag)
-        if other != flag:
-            raise UserError(
-                f"--{other} and --{flag} are both {path}, where one would replace the other: give "
-                "each a file of its own."
-            )
-    return list(given.values())
 
 
 def _refuse_unwritable_file(path: Path) -> None:
@@ -181,10 +155,10 @@ def _stream_at(path: Path) -> IO[bytes] | None:
     if number is not None:
         (sys.stdout if number == 1 else sys.stderr).flush()
         return open(number, "ab", closefd=False)
-    return path.open("wb") if _is_stream(path) else None
+    return path.open("wb") if is_stream(path) else None
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
     """Whether something is there that is written to, and not replaced."""
     try:
         mode = path.stat().st_mode

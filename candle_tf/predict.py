@@ -21,7 +21,8 @@ from absl import flags, logging
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import require_output_files, write_each
+from candle_tf.files import write_each
+from candle_tf.output_files import require_output_files
 from candle_tf.progress import Progress
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from absl import flags
 
 from candle_tf import app
 from candle_tf.errors import UserError
-from candle_tf.files import require_output_files
+from candle_tf.output_files import require_output_files
 from candle_tf.reporting.comparison import TOLD_SETTINGS, compare
 from candle_tf.reporting.whole_results import read_whole_results
 from candle_tf.run_folder import RunFolder

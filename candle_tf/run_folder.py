@@ -51,6 +51,8 @@ from candle_tf.methods.settings import EPOCH_CHOICES
 
 _CONFIG = "config.json"
 _POLICY = "select_epoch.json"
+# Whose files are the run's, whether its manifest names them or not: those of a stage that stopped.
+_STAGE_FOLDERS = ("calibrate", "student", "export", "cache", "tensorboard")
 # In data_check.json: whether the split was there before.
 SPLIT_FOUND = "split_found"
 _PACKAGES = (
@@ -214,6 +216,23 @@ class RunFolder:
     def list_records(self) -> frozenset[Path]:
         """The settings and records of data that are there."""
         return frozenset(path for path in (self.config_path, *self._data_paths) if path.exists())
+
+    def owns(self, path: Path) -> bool:
+        """Whether a file in the folder is the run's: of its settings, data, stages or checkpoints.
+
+        Args:
+            path: of the file; as absolute, and with links followed, as the folder's is.
+
+        Raises:
+            UserError: as `manifest`.
+        """
+        name = path.relative_to(self.path)
+        stages = self.manifest().get("stages", {}).values()
+        recorded = {each for files in stages for each in files}
+        in_stage = len(name.parts) > 1 and name.parts[0] in _STAGE_FOLDERS
+        return in_stage or name.as_posix() in recorded or path in (
+            self.config_path, *self._data_paths, self.report_path,
+        )  # fmt: skip
 
     def record(self, stage: str, files: Iterable[Path], **facts: str) -> None:
         """Records in the manifest that a stage finished, with its files.

@@ -16,7 +16,6 @@ from candle_tf.files import (
     explain_full_disk,
     parse_json,
     read_json_object,
-    require_output_files,
     require_writable_file,
     sha256_of_file,
     write_atomically,
@@ -84,19 +83,6 @@ def test_what_can_be_written_is_not_touched_before(tmp_path):
         require_writable_file(tmp_path / name)
     assert sorted(os.listdir(tmp_path)) == before
     assert (tmp_path / "file").read_bytes() == b"old"
-
-
-def test_outputs_that_would_replace_each_other_are_refused(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    (tmp_path / "folder").symlink_to(tmp_path)
-    for other in ("file", "link", "folder/file", "./file", "x/../file"):
-        with pytest.raises(UserError, match=f"--csv and --json are both .*{other}"):
-            require_output_files({"csv": tmp_path / "file", "json": f"{tmp_path}/{other}"})
-    places = {"csv": "/dev/null", "json": "", "html": None, "plot": "/dev/null", "out": "new"}
-    assert require_output_files(places) == [Path("/dev/null"), Path("/dev/null"), Path("new")]
-    with pytest.raises(UserError, match="cannot be written"):
-        require_output_files({"csv": "new", "json": tmp_path})
-    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
 
 
 def test_files_are_written_also_where_another_one_cannot_be(tmp_path):

@@ -32,7 +32,7 @@ LAYERS: list[tuple[str, list[set[str]]]] = [
     # Images, splits, views and batches; files of weights.
     ("data", [{"data"}, {"weight_files"}]),
     # A run's settings and folder: they know nothing of what the run does.
-    ("records", [{"config", "changed_settings", "run_folder"}]),
+    ("records", [{"config", "changed_settings", "run_folder", "output_files"}]),
     # Each package's settings, and the names that are their choices: no TensorFlow.
     (
         "settings",

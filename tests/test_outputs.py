@@ -1,7 +1,14 @@
 """Commands refuse outputs that cannot be written before the work whose results they are."""
 
+import os
+from pathlib import Path
+
 import pytest
 
+from candle_tf.config import Config
+from candle_tf.errors import UserError
+from candle_tf.output_files import require_output_files
+from candle_tf.run_folder import open_run_folder
 from tests.command import start
 
 
@@ -24,3 +31,35 @@ def test_outputs_are_refused_before_the_work(module, arguments, flags, tmp_path)
         done = start(module, *arguments, f"--{flag}={tmp_path}")
         assert (done.returncode, done.stdout) == (2, "")
         assert f"{tmp_path} cannot be written" in done.stderr
+
+
+def test_outputs_that_would_replace_each_other_are_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for other in ("file", "link", "folder/file", "./file", "x/../file"):
+        with pytest.raises(UserError, match=f"--csv and --json are both .*{other}"):
+            require_output_files({"csv": tmp_path / "file", "json": f"{tmp_path}/{other}"})
+    places = {"csv": "/dev/null", "json": "", "html": None, "plot": "/dev/null", "out": "new"}
+    assert require_output_files(places) == [Path("/dev/null"), Path("/dev/null"), Path("new")]
+    with pytest.raises(UserError, match="cannot be written"):
+        require_output_files({"csv": "new", "json": tmp_path})
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
+
+
+def test_a_file_of_a_run_is_not_replaced_and_one_beside_it_is(tmp_path):
+    run = open_run_folder(Config(run_dir=str(tmp_path / "run")))
+    (run.path / "student").mkdir()
+    for name in ("split.json", "report.html", "student/history.csv", "photos.csv"):
+        (run.path / name).write_text("whole")
+    run.record("report", [run.path / "report.html"])
+    (tmp_path / "link").symlink_to(run.path / "report.html")
+    own = ("run/config.json", "run/split.json", "run/manifest.json", "run/report.html",
+           "run/student/history.csv", "link", "run/student/../split.json")  # fmt: skip
+    for name in own:
+        with pytest.raises(UserError, match=f"{name} is a file of the run in {run.path}"):
+            require_output_files({"csv": tmp_path / name})
+    others = [run.path / name for name in ("photos.csv", "new.html", "student/new.csv")]
+    assert require_output_files(dict(zip("abc", others, strict=True))) == others
+    # Without settings the folder is no run's.
+    run.config_path.unlink()
+    assert require_output_files({"out": run.split_path}) == [run.split_path]

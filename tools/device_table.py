@@ -24,11 +24,11 @@ from candle_tf import app
 from candle_tf.errors import UserError
 from candle_tf.files import (
     read_json_object,
-    require_output_files,
     sha256_of_file,
     write_atomically,
     write_each,
 )
+from candle_tf.output_files import require_output_files
 from candle_tf.reporting.results import Results, accuracies, read_results
 from candle_tf.reporting.table import SHOT_GROUPS, human_bytes, percent, text_table
 

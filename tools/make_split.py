@@ -22,7 +22,8 @@ from candle_tf.data.splits.longtail import shot_groups
 from candle_tf.data.splits.near_duplicates import find_near_duplicates, near_duplicates_text
 from candle_tf.data.splits.split import Split, load_split, save_split
 from candle_tf.errors import UserError
-from candle_tf.files import require_output_files, write_atomically
+from candle_tf.files import write_atomically
+from candle_tf.output_files import require_output_files
 from candle_tf.reporting.plots.classes import class_counts
 from candle_tf.reporting.plots.style import to_png
 from candle_tf.reporting.table import text_table
