@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 
 from candle_tf.config import Config
-from candle_tf.data.images.scan import list_unreadable, reason, scan_images
+from candle_tf.data.images.scan import first_lines, list_unreadable, reason, scan_images
 from candle_tf.data.sources.registry import Source
 from candle_tf.data.sources.source import format_names
 from candle_tf.data.splits.duplicates import count_pairs, find_contradictions, find_duplicates
@@ -48,8 +48,6 @@ _CONTRADICTORY = "contradictory"
 _NEAR = "near_duplicates"
 _DISTANCE = "near_duplicates_distance"
 _UNLABELLED = "unlabelled"
-# Images that a message lists; all are in the file.
-_SHOWN = 50
 # What is recorded of an image that is left out.
 _ENTRY = ("id", "part", "class", "reason")
 
@@ -266,7 +264,7 @@ def _log(record: dict[str, Any], path: Path) -> None:
             len(left_out),
             record["scanned"],
             path,
-            "".join(f"\n  {entry['part']}: {entry['reason']}" for entry in left_out[:_SHOWN]),
+            first_lines([f"{entry['part']}: {entry['reason']}" for entry in left_out]),
         )
     for pair, count in record["shared"].items():
         logging.warning("%d images are in both %s, with the same bytes; see %s", count, pair, path)

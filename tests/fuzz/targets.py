@@ -296,6 +296,7 @@ def _write_metadata(path: Path) -> None:
     (path.parent / "student.lce.tflite").write_bytes(b"no model")
     resizing = {"stored_side": 64, "resize": "stretch"}
     content = {"labels": ["ant", "bee"], "input": {"shape": [1, 64, 64, 3], "resizing": resizing},
+               "shot_groups": {"many": [0], "few": [1]},
                "files": {"student.lce.tflite": {"sha256": "0" * 64}}}  # fmt: skip
     path.write_text(json.dumps(content))
 

@@ -123,9 +123,13 @@ def list_unreadable(reasons: Sequence[str]) -> str:
     Args:
         reasons: of all of them, see `reason`.
     """
-    shown = "".join(f"\n  {each}" for each in reasons[:_SHOWN])
-    more = f"\n  and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    return f"{len(reasons)} images cannot be read:{shown}{more}"
+    return f"{len(reasons)} images cannot be read:{first_lines(reasons)}"
+
+
+def first_lines(texts: Sequence[str]) -> str:
+    """A line for each of the first 50, and how many more there are; each begins a new line."""
+    shown = "".join(f"\n  {each}" for each in texts[:_SHOWN])
+    return shown + (f"\n  and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
 
 
 def _scan_image(source: Source, image_id: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from candle_tf.data.images import scan as scan_module
-from candle_tf.data.images.scan import reason, scan_images
+from candle_tf.data.images.scan import first_lines, reason, scan_images
 from candle_tf.data.sources.registry import Source, open_source
 from candle_tf.errors import UserError
 from tests.data.sources.test_registry import image, tree, write_folder, write_tar, write_zip
@@ -27,6 +27,12 @@ def test_bad_images_are_all_found_and_good_ones_hashed(tmp_path, write):
     for name, row in zip(NAMES, scan.hashes, strict=True):
         expected = bytes(32) if name in scan.bad else hashlib.sha256(files[name]).digest()
         assert row.tobytes() == expected
+
+
+def test_fifty_of_a_list_are_told_and_how_many_more_there_are():
+    assert first_lines(["a", "b"]) == "\n  a\n  b"
+    lines = first_lines([str(number) for number in range(53)]).split("\n  ")
+    assert lines == ["", *map(str, range(50)), "and 3 more"]
 
 
 def test_missing_images_are_bad_ones(tmp_path):
