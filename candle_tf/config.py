@@ -22,7 +22,7 @@ from candle_tf.data.epoch_steps import steps_per_epoch
 from candle_tf.data.settings import DataSettings, UnlabelledSettings
 from candle_tf.errors import UserError
 from candle_tf.files import read_json_object, write_atomically
-from candle_tf.folder_kinds import holds_pretraining
+from candle_tf.folder_kinds import holds_pretraining, holds_whole_settings
 from candle_tf.methods.long_tail.settings import BaselineSettings
 from candle_tf.methods.registry import LOGIT_LOSSES, METHODS
 from candle_tf.methods.settings import (
@@ -51,8 +51,6 @@ _CONTROLS = (
 # What a setting was of runs that were begun before there was such a setting, where the default or
 # a recipe has another one.
 OLDER_VALUES = {"prior_correction": "0", "crop_area": 0.35}
-# Names in the settings of every run; a user's own file may hold a few settings alone.
-_OF_EVERY_RUN = frozenset({"dataset", "student", "teacher", "epochs", "seed", "run_dir"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -442,7 +440,7 @@ class Config:
             )
         if isinstance(plugin := values.get("plugin"), str):
             refuse_new_plugins(plugin, Path(path))
-        if set(values) >= _OF_EVERY_RUN:
+        if holds_whole_settings(values):
             values = {**OLDER_VALUES, **values}
         return cls.from_dict(values, str(path))
 

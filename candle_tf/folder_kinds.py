@@ -18,6 +18,8 @@ from candle_tf.files import read_json_object
 
 _SETTINGS, _REPORT, _CARD = "config.json", "report.json", "student.json"
 _WEIGHTS = "student.safetensors"
+# Names in the settings of every run, and of every pretraining.
+_OF_EVERY_RUN = frozenset({"dataset", "student", "teacher", "epochs", "seed", "run_dir"})
 # `data.cached_arrays` writes it.
 _CACHED = re.compile(r".+-[0-9a-f]{16}\.npy")
 # Of a table (tools.run_table) they are in runs/.
@@ -28,6 +30,19 @@ _SHOWN = 3
 def holds_pretraining(settings: Mapping[str, Any]) -> bool:
     """Whether the contents of a config.json are those of a pretraining, and not of a run."""
     return "heldout_fraction" in settings and "method" not in settings
+
+
+def holds_whole_settings(settings: Mapping[str, Any]) -> bool:
+    """Whether these are all settings of a run or of a pretraining, of any version.
+
+    A user's own file may hold a few settings alone, and config.json of another program none.
+    """
+    return settings.keys() >= _OF_EVERY_RUN
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder is that of a run or of a pretraining, by its settings."""
+    return holds_whole_settings(_read(folder / _SETTINGS))
 
 
 def describe_pretraining(path: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from candle_tf.errors import UserError
 from candle_tf.files import is_stream, require_writable_file
+from candle_tf.folder_kinds import is_run_folder
 from candle_tf.run_folder import RunFolder
 
 
@@ -47,7 +48,7 @@ def _refuse_file_of_run(path: Path) -> None:
         return
     for folder in real.parents:
         run = RunFolder(folder)
-        if run.config_path.exists() and run.owns(real):
+        if is_run_folder(folder) and run.owns(real):
             raise UserError(
                 f"{path} is a file of the run in {folder}, which would be replaced. Choose another "
                 "name, or another folder."

@@ -63,3 +63,15 @@ def test_a_file_of_a_run_is_not_replaced_and_one_beside_it_is(tmp_path):
     # Without settings the folder is no run's.
     run.config_path.unlink()
     assert require_output_files({"out": run.split_path}) == [run.split_path]
+
+
+@pytest.mark.parametrize("manifest", ["", '{"name": "app", "stages": []}'])
+def test_a_folder_with_the_settings_of_another_program_is_no_run(tmp_path, manifest):
+    (tmp_path / "config.json").write_text('{"port": 80}')
+    if manifest:
+        (tmp_path / "manifest.json").write_text(manifest)
+    (tmp_path / "export").mkdir()
+    places = [tmp_path / "export" / "photos.csv", tmp_path / "photos.csv"]
+    for place in places:
+        place.write_text("of an earlier command")
+    assert require_output_files({"csv": places[0], "jsonl": places[1]}) == places
