@@ -5,10 +5,15 @@ from typing import Any
 import pytest
 
 from candle_tf.errors import UserError
+from tests.test_run_table import definition_file
 from tests.test_table_differences import rows_of
+from tests.test_table_locks import stand_in
+from tests.test_table_records import write_record
+from tools import run_table
 from tools.tables.against import lines_against
-from tools.tables.definition import Comparison, TableDefinition
+from tools.tables.definition import Comparison, TableDefinition, read_definition
 from tools.tables.differences import paired_differences
+from tools.tables.records import kept_path
 
 ACCURACIES = {"first": "50.0", "second": "7.5 ± 0.1", "third": "61.2"}
 
@@ -78,3 +83,23 @@ def test_rows_differ_in_an_axis_that_the_table_compares():
 def test_a_row_that_is_not_there_or_has_none_beside_it_is_refused(row, message):
     with pytest.raises(UserError, match=message):
         lines_against(definition("method"), rows(), row, average)
+
+
+def test_why_a_cell_failed_is_told_where_the_row_is_its_own(tmp_path, monkeypatch, capsys):
+    table = read_definition(definition_file(tmp_path))
+    failed, done = table.cells
+    write_record(table, 1, tmp_path)
+    stand_in(monkeypatch, {failed.name: "raise SystemExit(3)"})
+    with pytest.raises(UserError, match=f"{failed.name} ended with code 3"):
+        run_table.main(table, tmp_path, {}, against=failed.row)
+    assert f"{done.row} " in capsys.readouterr().out
+
+
+def test_what_is_finished_is_kept_where_the_row_is_not(tmp_path):
+    table = read_definition(definition_file(tmp_path))
+    missing, done = table.cells
+    write_record(table, 1, tmp_path)
+    kept = tmp_path / "kept"
+    with pytest.raises(UserError, match=f"{missing.row} is no finished row"):
+        run_table.main(table, tmp_path, {}, most=0, records=kept, keep=True, against=missing.row)
+    assert kept_path(kept, done).exists()

@@ -76,7 +76,7 @@ def main(
         processes: cells at once.
         records: folder of kept records, see `tools.tables.records`; None for none.
         keep: writes what is finished to `records`.
-        against: a row that is told beside each other one, in place of all pairs.
+        against: a row that is told beside each other one, in place of all pairs, unless cells fail.
 
     Raises:
         UserError: before any is run, for settings of a cell that a training refuses, cells of
@@ -109,9 +109,10 @@ def main(
     failures = _run_cells(definition, missing, folder, settings, processes)
     with table_lock(folder):
         summary = write_summary(definition, folder)
-        print(write_against(definition, folder, against) if against else summary)
         if keep and records:
             keep_records(definition, folder, records)
+        # Where cells failed, the row may be of them: why they did is told, and not that it is none.
+        print(summary if failures or not against else write_against(definition, folder, against))
     if failures:
         raise UserError(
             f"{len(failures)} of {len(missing)} cells are not done. {' '.join(failures.values())} "
