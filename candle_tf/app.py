@@ -163,6 +163,9 @@ def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
     if unraisable.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(unraisable)
         return
+    # Once all work is done there is nothing to stop, and no thread begins any more.
+    if sys.is_finalizing():
+        return
     # Not at once: it would stop this hook, and be dropped as well.
     timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT])
     timer.daemon = True

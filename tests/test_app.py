@@ -39,6 +39,12 @@ def main(config):
         del watched
         for _ in range(600):
             time.sleep(0.05)
+    if config.run.run_dir == "ctrl-c at the end":
+        # Removed after all work, when Python takes its modules apart.
+        class Watched:
+            def __del__(self):
+                raise KeyboardInterrupt
+        globals()["watched"] = Watched()
     if config.run.run_dir == "flags":
         app.flags.DEFINE_string("epochs", "", "defined twice")
     assert "tensorflow" not in sys.modules
@@ -397,6 +403,13 @@ def test_ctrl_c_that_stops_a_callback_of_a_weak_reference_stops_the_work(start):
     """Python itself drops it there, with a traceback."""
     done = start("--run_dir=ctrl-c in a callback")
     assert (done.returncode, done.stderr, done.stdout) == (130, "error: Stopped.\n", "")
+
+
+def test_ctrl_c_once_all_is_done_keeps_no_process_from_its_end(start):
+    """Where Python ends, no thread begins any more: who waits for one waits for ever."""
+    done = start("--run_dir=ctrl-c at the end")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["run_dir"] == "ctrl-c at the end"
 
 
 @pytest.mark.parametrize(
